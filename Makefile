@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# The front door. Each target does all the set-up it needs; CMake and Ninja do the work underneath.
+BUILD ?= build
+JOBS  ?= $(shell nproc)
+
+.PHONY: help setup build demo demo-real check test bench clean format
+help:
+	@echo "make demo       install what is missing, build, run the main job"
+	@echo "make check      the same, then all tests, sanitizers and fuzzers"
+	@echo "make build      $(BUILD)/bin/weir"
+	@echo "make test       the tests of the plain build alone"
+	@echo "make demo-real  the main job on a published model"
+	@echo "make bench      measure conversions and transports beside their limits"
+
+setup:
+	@scripts/setup
+
+build: setup
+	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIR_UCX=ON -DWEIR_GRPC=ON \
+	       -DWEIR_WERROR=ON >/tmp/weir-cmake.$$$$.log 2>&1 || { cat /tmp/weir-cmake.$$$$.log; exit 1; }; rm -f /tmp/weir-cmake.$$$$.log
+	@ninja -C $(BUILD) -j $(JOBS)
+
+demo: build
+	@$(BUILD)/bin/weir demo
+
+demo-real: build
+	@scripts/demo-real $(BUILD)
+
+test: build
+	@cd $(BUILD) && ctest --output-on-failure
+
+check: build
+	@scripts/check $(BUILD)
+
+bench: build
+	@scripts/bench $(BUILD)
+
+format:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-*

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* weir.h - the front door: a trainer publishes versions, replicas install them.
+ *
+ * Threads    a handle belongs to one thread at a time; different handles are independent. A
+ *            handle's own threads (progress, keep-alive) end when it is closed.
+ * Ownership  options and their strings are copied on open. Registered memory is kept until close:
+ *            it must stay where it is. Reports are plain values.
+ * Errors     weir_status, grouped by what to throw away; weir_last_error() has the one line.
+ * Waits      every call ends within its handle's timeout_ms (per stop), whoever is missing.
+ */
+#ifndef WEIR_WEIR_H
+#define WEIR_WEIR_H
+
+#include "weir/checkpoint.h"
+#include "weir/convert.h"
+#include "weir/family.h"
+#include "weir/plan.h"
+#include "weir/status.h"
+#include "weir/tensor.h"
+#include "weir/transport.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define WEIR_VERSION "0.1.0"
+WEIR_API const char *weir_version(void);
+
+/* ---- logs and settings -----------------------------------------------------------------------*/
+
+typedef enum weir_log_level {
+    WEIR_LOG_ERROR = 1,
+    WEIR_LOG_WARN = 2,
+    WEIR_LOG_INFO = 3,
+    WEIR_LOG_DEBUG = 4
+} weir_log_level;
+/* One line, no newline. Called from any thread of Weir's. */
+typedef void (*weir_log_fn)(void *context, weir_log_level level, const char *line);
+/* Sends log lines up to `level` to fn; NULL: nowhere, the default. The library never prints. */
+WEIR_API void weir_log_set(weir_log_fn fn, void *context, weir_log_level level);
+
+/* One row of the table of environment variables that Weir reads: all there are. */
+typedef struct weir_env_info {
+    const char *name;          /* "WEIR_CPU_DISABLE" */
+    const char *type;          /* "list", "integer", "string" */
+    const char *default_value;
+    const char *help;
+    const char *value;         /* what is set; NULL when it is not */
+} weir_env_info;
+WEIR_API size_t weir_env_table(weir_env_info *infos, size_t n_infos);
+
+/* ---- one refit, as its stops -----------------------------------------------------------------*/
+
+#define WEIR_STOP_LIST(X)                                                                         \
+    X(SOURCE, 0, "source")                                                                        \
+    X(STAGE, 1, "stage")                                                                          \
+    X(SLOT, 2, "slot")                                                                            \
+    X(PUBLISH, 3, "publish")                                                                      \
+    X(DISCOVER, 4, "discover")                                                                    \
+    X(TRANSFER, 5, "transfer")                                                                    \
+    X(INSTALL, 6, "install")                                                                      \
+    X(POSTPROCESS, 7, "postprocess")                                                              \
+    X(ACK, 8, "ack")
+typedef enum weir_stop {
+#define WEIR_STOP_ENUM(name, number, text) WEIR_STOP_##name = (number),
+    WEIR_STOP_LIST(WEIR_STOP_ENUM)
+#undef WEIR_STOP_ENUM
+    WEIR_N_STOPS
+} weir_stop;
+WEIR_API const char *weir_stop_name(weir_stop stop);
+
+/* What Weir itself did on the way. A second refit of one layout leaves all of them at zero. */
+typedef struct weir_counters {
+    uint64_t allocations;   /* heap and slot memory taken by Weir's own code */
+    uint64_t registrations; /* regions allocated or exposed through the transport */
+    uint64_t plans;         /* mappings and plans built */
+    uint64_t connections;   /* transport peers connected */
+} weir_counters;
+
+typedef struct weir_report {
+    uint64_t version;
+    uint64_t n_tensors;             /* published by this rank, or installed by this replica */
+    uint64_t n_bytes;
+    double seconds[WEIR_N_STOPS];   /* 0 for the stops of the other side */
+    double total_seconds;
+    weir_counters counters;
+} weir_report;
+
+/* Called at the entry of every stop (done_bytes 0) and while one takes long. Must be quick and must
+ * not call Weir. */
+typedef void (*weir_progress_fn)(void *context, weir_stop stop, uint64_t version,
+                                 uint64_t done_bytes, uint64_t total_bytes);
+
+/* ---- directory -------------------------------------------------------------------------------*/
+
+/* Who has which version: a gRPC server, wire-compatible with ModelExpress, in a thread of its own. */
+typedef struct weir_directory weir_directory;
+typedef struct weir_directory_options {
+    size_t size;
+    const char *listen;          /* "HOST:PORT"; NULL: "127.0.0.1:0", any free port */
+    unsigned stale_after_s;      /* 0: 90; a source without an update turns STALE */
+    unsigned delete_after_s;     /* 0: 3600; a STALE source is deleted */
+    unsigned sweep_every_s;      /* 0: 30 */
+} weir_directory_options;
+#define WEIR_DIRECTORY_OPTIONS_INIT { sizeof(weir_directory_options) }
+WEIR_API weir_status weir_directory_open(const weir_directory_options *options,
+                                         weir_directory **out);
+WEIR_API void weir_directory_close(weir_directory *directory); /* accepts NULL */
+/* "HOST:PORT" that it listens on. */
+WEIR_API const char *weir_directory_address(const weir_directory *directory);
+
+/* ---- trainer rank ----------------------------------------------------------------------------*/
+
+typedef struct weir_trainer weir_trainer;
+
+/* Zero means the default in every field, for ever. */
+typedef struct weir_trainer_options {
+    size_t size;
+    const char *directory;     /* "HOST:PORT"; NULL: an embedded directory in this process */
+    const char *model;         /* required: the name replicas ask for */
+    const char *run;           /* NULL: "default"; tells apart training runs of one model */
+    uint32_t rank, n_ranks;    /* n_ranks 0: 1 */
+    const char *family;        /* NULL: from the config's model_type */
+    const char *layout;        /* NULL: the family's default */
+    const char *conversion;    /* NULL or "auto": from the config's quantization_config */
+    const char *config;        /* the engine's config.json (path); NULL: none, nothing is checked
+                                  against it */
+    const char *transport;     /* NULL: the first available */
+    const char *transport_directory; /* for "file" */
+    const char *listen;        /* host for the manifest service; NULL: 127.0.0.1, any port */
+    unsigned n_slots;          /* 0: 2, so that one fills while one is read */
+    unsigned n_threads;        /* 0: one per core */
+    unsigned timeout_ms;       /* 0: 60,000; bounds every wait of this handle */
+    unsigned lease_ms;         /* 0: 90,000; this worker's registration, renewed every third */
+    bool keep_masters;         /* do not round F32 masters to bf16 before quantising */
+    const char *const *ignore; /* globs of source names to leave out */
+    size_t n_ignore;
+    weir_progress_fn progress;
+    void *progress_context;
+} weir_trainer_options;
+#define WEIR_TRAINER_OPTIONS_INIT { sizeof(weir_trainer_options) }
+
+WEIR_API weir_status weir_trainer_open(const weir_trainer_options *options, weir_trainer **out);
+WEIR_API void weir_trainer_close(weir_trainer *trainer); /* accepts NULL */
+/* Where its directory is: what replicas need to be told when it is the embedded one. */
+WEIR_API const char *weir_trainer_directory(const weir_trainer *trainer);
+
+/* Keeps the views: all weights of the model, contiguous, in host memory. Called again with the same
+ * names, dtypes and shapes it only takes the new pointers; another layout is planned afresh. */
+WEIR_API weir_status weir_trainer_register(weir_trainer *trainer, const weir_tensor *tensors,
+                                           size_t n_tensors);
+
+/* Stops 1-4: converts what this rank owns, seals and publishes it as `version`, which must be
+ * greater than the last. Blocks until this rank's shard is in (not until the version is READY).
+ * When no slot is free, waits for the oldest version's leases to end. On failure the version is not
+ * published and the rank is good for the next call. report may be NULL. */
+WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version,
+                                          weir_report *report);
+
+/* Blocks until `n_replicas` replicas have acknowledged `version`, at most timeout_ms (0: the
+ * handle's). ERR_TIMED_OUT says who has. */
+WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
+                                       unsigned n_replicas, unsigned timeout_ms);
+
+/* ---- replica worker --------------------------------------------------------------------------*/
+
+typedef struct weir_replica weir_replica;
+#define WEIR_LATEST UINT64_MAX
+
+typedef enum weir_install_mode {
+    WEIR_INSTALL_STAGED = 0, /* land beside, verify, then swap in with an undo log */
+    WEIR_INSTALL_DIRECT = 1, /* land in the live parameters; a failure leaves UNUSABLE */
+} weir_install_mode;
+
+typedef enum weir_replica_state {
+    WEIR_REPLICA_EMPTY = 0,    /* nothing installed yet */
+    WEIR_REPLICA_HOLDING = 1,  /* holds exactly one version */
+    WEIR_REPLICA_UNUSABLE = 2, /* a direct install failed: must not serve until one succeeds */
+} weir_replica_state;
+
+/* What the engine does around an install. Each may be NULL. A status other than OK from `pause` or
+ * `postprocess` fails the install (postprocess: after the old version is back). */
+typedef struct weir_engine_hooks {
+    weir_status (*pause)(void *context);       /* before the first live byte changes */
+    weir_status (*postprocess)(void *context, uint64_t version); /* after all parameters changed */
+    void (*resume)(void *context);             /* only while one whole version is held */
+    void *context;
+} weir_engine_hooks;
+
+typedef struct weir_replica_options {
+    size_t size;
+    const char *directory;     /* required: "HOST:PORT" */
+    const char *model;         /* required */
+    const char *run;           /* NULL: "default" */
+    const char *name;          /* NULL: made of host name and process id; unique per model */
+    const char *family, *layout, *conversion, *config; /* as for the trainer; config required for
+                                                          weir_replica_allocate() */
+    const char *transport;     /* NULL: whatever the source offers */
+    const char *transport_directory;
+    const char *listen;        /* as for the trainer */
+    weir_install_mode install;
+    unsigned n_threads, timeout_ms, lease_ms; /* as for the trainer */
+    weir_engine_hooks hooks;
+    weir_progress_fn progress;
+    void *progress_context;
+} weir_replica_options;
+#define WEIR_REPLICA_OPTIONS_INIT { sizeof(weir_replica_options) }
+
+WEIR_API weir_status weir_replica_open(const weir_replica_options *options, weir_replica **out);
+WEIR_API void weir_replica_close(weir_replica *replica); /* accepts NULL */
+
+/* Tells Weir of live parameters: `tensors` as the engine has them (name, dtype, shape, address),
+ * parallel to `tags` (compile target and metadata of each, name and shape ignored), both copied.
+ * Memory is kept until close. Once, before the first install. */
+WEIR_API weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tensors,
+                                           const weir_parameter *tags, size_t n_tensors);
+/* Allocates every parameter that family, layout, conversion and config describe, the derived ones
+ * included, and registers them: an engine's memory without the engine. */
+WEIR_API weir_status weir_replica_allocate(weir_replica *replica);
+/* The live parameters, at the addresses that never change. */
+WEIR_API const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *out_n);
+
+/* Stops 5-9: waits until `version` (WEIR_LATEST: any newer than the one held) is READY, checks
+ * tags, names, dtypes, shapes and coverage, moves the bytes, verifies them, installs them in place.
+ * On failure the replica holds its old version (staged), or is UNUSABLE (direct, once a byte has
+ * landed). report may be NULL. */
+WEIR_API weir_status weir_replica_install(weir_replica *replica, uint64_t version,
+                                          weir_report *report);
+WEIR_API weir_replica_state weir_replica_get_state(const weir_replica *replica);
+WEIR_API uint64_t weir_replica_version(const weir_replica *replica); /* 0 when EMPTY or UNUSABLE */
+
+/* ---- verifying a live replica ----------------------------------------------------------------*/
+
+typedef struct weir_verify_options {
+    size_t size;
+    const char *directory, *model, *run;
+    const char *replica;       /* its name */
+    const char *family, *layout, *conversion, *config; /* as for the replica */
+    const weir_tensor *sources;/* the checkpoint that it should hold */
+    size_t n_sources;
+    bool keep_masters;
+    const char *const *ignore;
+    size_t n_ignore;
+    const char *transport_directory;
+    unsigned n_threads, timeout_ms;
+    weir_progress_fn progress; /* reported as stop TRANSFER */
+    void *progress_context;
+} weir_verify_options;
+#define WEIR_VERIFY_OPTIONS_INIT { sizeof(weir_verify_options) }
+
+typedef struct weir_verify_report {
+    uint64_t version;          /* that the replica says it holds */
+    uint64_t n_parameters, n_bytes;
+    uint64_t n_different;      /* parameters that differ, are missing or are too many */
+    char first_difference[512];/* "" when there is none */
+} weir_verify_report;
+
+/* Reads every live parameter of a running replica, converts `sources` independently with the C
+ * reference kernels on fused copies, compares byte for byte. OK when it could compare (look at
+ * n_different). */
+WEIR_API weir_status weir_verify(const weir_verify_options *options, weir_verify_report *report);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

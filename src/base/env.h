@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* env.h - the one table of environment variables. Nothing else in the library calls getenv. */
+#ifndef WEIR_BASE_ENV_H
+#define WEIR_BASE_ENV_H
+
+#include <stdbool.h>
+
+/* X(id, name, type, default, help) */
+#define WEIR_ENV_LIST(X)                                                                           \
+    X(CPU_DISABLE, "WEIR_CPU_DISABLE", "list", "",                                                 \
+      "comma-separated rungs of the CPU ladder to leave unused: avx512, avx2, all")                \
+    X(THREADS, "WEIR_THREADS", "integer", "one per core",                                          \
+      "threads of a pool that was opened without a number")                                        \
+    X(UCX_TLS, "WEIR_UCX_TLS", "string", "all",                                                    \
+      "UCX transports that transport ucx may use, \"tcp\" say; as UCX_TLS")                        \
+    X(UCX_KEEPALIVE_MS, "WEIR_UCX_KEEPALIVE_MS", "integer", "1000",                                \
+      "how often UCX looks whether a peer is alive; a dead one is noticed within twice that")
+
+typedef enum weir_env_id {
+#define WEIR_ENV_ENUM(id, name, type, def, help) WEIR_ENV_##id,
+    WEIR_ENV_LIST(WEIR_ENV_ENUM)
+#undef WEIR_ENV_ENUM
+    WEIR_ENV_COUNT
+} weir_env_id;
+
+const char *weir_env_string(weir_env_id id);                  /* NULL when not set or empty */
+unsigned weir_env_unsigned(weir_env_id id, unsigned fallback); /* fallback when not a number */
+/* True when `word` is in the comma-separated list, case ignored. */
+bool weir_env_list_has(weir_env_id id, const char *word);
+
+#endif
