@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* client.h - talking to a directory (Weir's or ModelExpress'), in plain structs.
+ *
+ * One call here is one gRPC call (modelexpress-wire facts: P2pService, RefitService). Records hold
+ * fixed arrays, so a refit takes no memory for them. Strings that do not fit are ERR_FORMAT.
+ *
+ * Threads    a client belongs to one thread at a time.
+ * Ownership  records are the caller's values; strings in arguments are borrowed.
+ * Errors     as rpc.h; a reply with success=false is ERR_REFUSED with the server's message.
+ */
+#ifndef WEIR_DIRECTORY_CLIENT_H
+#define WEIR_DIRECTORY_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "weir/status.h"
+
+#define WEIR_NAME_BYTES 256   /* model, run, worker and slot names, endpoints */
+#define WEIR_ID_BYTES 64      /* uids, lease and source ids */
+#define WEIR_DIGEST_TEXT 80   /* "sha256:" and 64 hex digits */
+#define WEIR_MAX_RANKS 1024   /* expected slots of one version */
+
+typedef struct weir_directory_client weir_directory_client;
+/* timeout_ms bounds each call. */
+weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
+                                       weir_directory_client **out);
+void weir_directory_client_close(weir_directory_client *client); /* accepts NULL */
+const char *weir_directory_client_address(const weir_directory_client *client);
+
+/* ---- RefitService: workers, versions, shards, leases -----------------------------------------*/
+
+typedef enum weir_worker_role { WEIR_ROLE_TRAINER = 1, WEIR_ROLE_GENERATOR = 2 } weir_worker_role;
+
+/* Registers or renews. */
+weir_status weir_directory_register_worker(weir_directory_client *client, const char *worker_id,
+                                           weir_worker_role role, const char *model,
+                                           unsigned ttl_s);
+
+typedef enum weir_version_state {
+    WEIR_VERSION_STAGING = 1,
+    WEIR_VERSION_READY = 2,
+    WEIR_VERSION_RELEASING = 3
+} weir_version_state;
+
+typedef struct weir_version_record {
+    char uid[WEIR_ID_BYTES];
+    char model[WEIR_NAME_BYTES];
+    bool has_number;
+    uint64_t number;
+    weir_version_state state;
+    uint32_t n_slots;          /* expected_source_slots; their names: weir_directory_version_slot() */
+} weir_version_record;
+
+/* Same key and same request give the same version. FULL_TENSOR only. */
+weir_status weir_directory_create_version(weir_directory_client *client, const char *model,
+                                          uint64_t number, const char *idempotency_key,
+                                          const char *const *slots, size_t n_slots,
+                                          weir_version_record *out);
+weir_status weir_directory_get_version(weir_directory_client *client, const char *uid,
+                                       weir_version_record *out);
+/* Expected slot `index` of the version that the last create, get or create_shard call returned.
+ * Borrowed until the next call on this client; NULL beyond the end. */
+const char *weir_directory_version_slot(const weir_directory_client *client, size_t index);
+weir_status weir_directory_delete_version(weir_directory_client *client, const char *uid);
+
+typedef struct weir_shard_record {
+    char version_uid[WEIR_ID_BYTES];
+    char slot[WEIR_NAME_BYTES];        /* "rank-0" */
+    char worker_id[WEIR_NAME_BYTES];
+    uint64_t n_tensors, n_bytes;
+    char manifest_digest[WEIR_DIGEST_TEXT];
+    char manifest_endpoint[WEIR_NAME_BYTES]; /* "HOST:PORT" of its RefitWorkerService */
+    char transport[WEIR_ID_BYTES];     /* "ucx" */
+} weir_shard_record;
+
+weir_status weir_directory_create_shard(weir_directory_client *client,
+                                        const weir_shard_record *shard,
+                                        weir_version_record *out_version);
+/* Writes at most n_max records, in the server's order; *out_n is how many there are. */
+weir_status weir_directory_list_shards(weir_directory_client *client, const char *version_uid,
+                                       weir_shard_record *shards, size_t n_max, size_t *out_n);
+weir_status weir_directory_delete_shard(weir_directory_client *client, const char *version_uid,
+                                        const char *slot, const char *worker_id);
+
+weir_status weir_directory_register_lease(weir_directory_client *client, const char *version_uid,
+                                          const char *worker_id, unsigned ttl_s,
+                                          char out_lease_id[WEIR_ID_BYTES]);
+weir_status weir_directory_delete_lease(weir_directory_client *client, const char *version_uid,
+                                        const char *lease_id, const char *worker_id);
+
+/* ---- RefitWorkerService: a trainer's manifest ------------------------------------------------*/
+
+/* Asks the worker at `endpoint` ("HOST:PORT"). `who` names it in errors. Copies the manifest into
+ * *buffer (weir_realloc'd when *buffer_bytes is too small). Does not check the digest. */
+weir_status weir_directory_get_manifest(weir_directory_client *client, const char *endpoint,
+                                        const char *who, const char *version_uid,
+                                        const char *slot, unsigned char **buffer,
+                                        size_t *buffer_bytes, size_t *out_n_bytes,
+                                        char out_digest[WEIR_DIGEST_TEXT]);
+
+/* ---- P2pService: who is there and what each holds --------------------------------------------*/
+
+typedef enum weir_source_status {
+    WEIR_SOURCE_UNKNOWN = 0,
+    WEIR_SOURCE_INITIALIZING = 1,
+    WEIR_SOURCE_READY = 2,
+    WEIR_SOURCE_STALE = 3
+} weir_source_status;
+
+/* One worker's entry. Its identity (and so its source id) is made of model, run and role alone and
+ * stays the same from version to version. Version, uid, timings ride in descriptors of size 0 whose
+ * names begin with "__mx_" and which nobody transfers: "__mx_v2_meta__" (the JSON sidecar of
+ * ModelExpress v2) and "__mx_weir__" (dtype holds "version uid note"). */
+typedef struct weir_source_record {
+    char source_id[WEIR_ID_BYTES];   /* out only */
+    char worker_id[WEIR_NAME_BYTES];
+    char model[WEIR_NAME_BYTES];
+    char run[WEIR_NAME_BYTES];
+    char role[WEIR_ID_BYTES];        /* "trainer", "inference_replica" */
+    uint32_t rank, n_ranks;
+    weir_source_status status;
+    uint64_t version;                /* training_step */
+    char version_uid[WEIR_ID_BYTES]; /* of the RefitService version; "" if none */
+    char endpoint[WEIR_NAME_BYTES];  /* worker_grpc_endpoint: where its manifest is */
+    char layout_signature[WEIR_ID_BYTES];
+    char note[512];                  /* a replica's timings: one JSON object, or "" */
+    int64_t updated_at_ms;           /* out only: by the server's clock */
+} weir_source_record;
+
+weir_status weir_directory_publish_source(weir_directory_client *client,
+                                          const weir_source_record *record,
+                                          char out_source_id[WEIR_ID_BYTES]);
+weir_status weir_directory_update_status(weir_directory_client *client, const char *source_id,
+                                         const char *worker_id, uint32_t rank,
+                                         weir_source_status status);
+
+typedef struct weir_source_ref {
+    char source_id[WEIR_ID_BYTES];
+    char worker_id[WEIR_NAME_BYTES];
+    uint32_t rank;
+    uint64_t version;    /* 0 when the server does not say */
+    int64_t updated_at_ms;
+} weir_source_ref;
+
+/* Sources of one model (and status, 0: any) whose version is at least min_version, newest first. */
+weir_status weir_directory_list_sources(weir_directory_client *client, const char *model,
+                                        weir_source_status status, uint64_t min_version,
+                                        weir_source_ref *refs, size_t n_max, size_t *out_n);
+/* ERR_NOT_FOUND when the entry is gone. Entries that Weir did not write have version_uid "". */
+weir_status weir_directory_get_source(weir_directory_client *client, const char *source_id,
+                                      const char *worker_id, weir_source_record *out);
+
+#endif

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rpc.h - unary gRPC over nghttp2 and protobuf-c. Knows nothing of weights.
+ *
+ * Threads    a server runs in one thread of its own and calls handlers there, one at a time. A
+ *            client belongs to one thread at a time; it keeps one connection and makes a fresh one
+ *            when the old one is gone.
+ * Ownership  requests handed to handlers live until the handler returns; responses are built in the
+ *            arena that it is given. Responses given to callers live in the caller's arena.
+ * Errors     every call ends by its deadline. UNAVAILABLE becomes ERR_PEER_LOST, DEADLINE_EXCEEDED
+ *            ERR_TIMED_OUT, NOT_FOUND ERR_NOT_FOUND, UNIMPLEMENTED ERR_UNSUPPORTED, any other code
+ *            ERR_REFUSED; the line reads "127.0.0.1:50051: RefitService.GetWeightVersion: NOT_FOUND:
+ *            no such version". Bytes from the network are bounded and never trusted: message size,
+ *            header size, streams, connections, and the memory that a message may unpack to.
+ */
+#ifndef WEIR_RPC_RPC_H
+#define WEIR_RPC_RPC_H
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "weir/status.h"
+
+typedef enum weir_rpc_code {
+    WEIR_RPC_OK = 0,
+    WEIR_RPC_CANCELLED = 1,
+    WEIR_RPC_UNKNOWN = 2,
+    WEIR_RPC_INVALID_ARGUMENT = 3,
+    WEIR_RPC_DEADLINE_EXCEEDED = 4,
+    WEIR_RPC_NOT_FOUND = 5,
+    WEIR_RPC_ALREADY_EXISTS = 6,
+    WEIR_RPC_PERMISSION_DENIED = 7,
+    WEIR_RPC_RESOURCE_EXHAUSTED = 8,
+    WEIR_RPC_FAILED_PRECONDITION = 9,
+    WEIR_RPC_ABORTED = 10,
+    WEIR_RPC_OUT_OF_RANGE = 11,
+    WEIR_RPC_UNIMPLEMENTED = 12,
+    WEIR_RPC_INTERNAL = 13,
+    WEIR_RPC_UNAVAILABLE = 14,
+    WEIR_RPC_DATA_LOSS = 15,
+    WEIR_RPC_UNAUTHENTICATED = 16
+} weir_rpc_code;
+
+#define WEIR_RPC_MESSAGE_TEXT 256
+#define WEIR_RPC_MAX_MESSAGE_BYTES ((size_t)64 << 20)
+
+/* ---- server ----------------------------------------------------------------------------------*/
+
+typedef struct weir_rpc_server weir_rpc_server;
+
+/* Answers one call. `request` is of the method's input type. On WEIR_RPC_OK *out_response is a
+ * message of the output type whose memory lasts until the handler is called again (the arena's,
+ * say); otherwise `message` (WEIR_RPC_MESSAGE_TEXT bytes) says why. Must not block. */
+typedef weir_rpc_code (*weir_rpc_handler)(void *context, const ProtobufCMessage *request,
+                                          weir_arena *arena,
+                                          const ProtobufCMessage **out_response, char *message);
+
+typedef struct weir_rpc_method {
+    const char *name; /* "GetWeightVersion" */
+    weir_rpc_handler handler;
+} weir_rpc_method;
+
+/* Methods of one service; those that are not listed answer UNIMPLEMENTED. */
+typedef struct weir_rpc_service {
+    const ProtobufCServiceDescriptor *descriptor;
+    const weir_rpc_method *methods;
+    size_t n_methods;
+    void *context;
+} weir_rpc_service;
+
+typedef struct weir_rpc_server_options {
+    const char *listen; /* "HOST:PORT"; port 0: any */
+    const weir_rpc_service *services; /* copied; descriptors and methods are kept */
+    size_t n_services;
+    /* Called in the server's thread every tick_ms (0: never): sweeps, expiries. */
+    void (*tick)(void *context);
+    void *tick_context;
+    unsigned tick_ms;
+} weir_rpc_server_options;
+
+/* Listens and starts the thread. ERR_IO "cannot listen on HOST:PORT: Address already in use". */
+weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rpc_server **out);
+/* Stops the thread; calls in flight end with UNAVAILABLE. Accepts NULL. */
+void weir_rpc_server_close(weir_rpc_server *server);
+/* "HOST:PORT" with the real port. */
+const char *weir_rpc_server_address(const weir_rpc_server *server);
+
+/* ---- client ----------------------------------------------------------------------------------*/
+
+typedef struct weir_rpc_client weir_rpc_client;
+
+/* Remembers "HOST:PORT"; connects at the first call. `who` ("directory", "trainer rank 1") goes
+ * before the address in errors; NULL: nothing. */
+weir_status weir_rpc_client_open(const char *address, const char *who, weir_rpc_client **out);
+void weir_rpc_client_close(weir_rpc_client *client); /* accepts NULL */
+
+/* One call. `method` names a method of `service`. Unpacks the response into `arena`. A call that
+ * finds its kept connection closed before any byte of an answer is made once more on a fresh one
+ * (the services here are idempotent); a refused connection is ERR_PEER_LOST at once.
+ * After the first calls of each kind, a call takes no memory from the heap but what its messages
+ * need beyond what earlier ones did. */
+weir_status weir_rpc_call(weir_rpc_client *client, const ProtobufCServiceDescriptor *service,
+                          const char *method, const ProtobufCMessage *request,
+                          unsigned timeout_ms, weir_arena *arena,
+                          const ProtobufCMessage **out_response);
+
+/* Makes a call in flight in another thread end with ERR_CANCELLED. */
+void weir_rpc_client_cancel(weir_rpc_client *client);
+
+#endif
