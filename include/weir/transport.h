@@ -41,6 +41,8 @@ typedef struct weir_transport_options {
     const char *directory; /* file: the shared directory; others ignore it */
     const char *tls;       /* ucx: the list of UCX transports, NULL: all ("tcp" forces TCP) */
     const char *name;      /* who we are, for file names and errors: "trainer-0" */
+    weir_pool *pool;       /* copies of mapped memory run on it; kept until close. NULL: the thread
+                              that calls test copies alone */
 } weir_transport_options;
 #define WEIR_TRANSPORT_OPTIONS_INIT { sizeof(weir_transport_options) }
 
@@ -115,6 +117,7 @@ struct weir_transport {
 };
 struct weir_peer {
     weir_transport *transport;
+    const char *who; /* as given to connect, for errors */
 };
 struct weir_region {
     weir_transport *transport;
@@ -124,6 +127,7 @@ struct weir_remote_region {
 };
 struct weir_transfer {
     weir_peer *peer;
+    uint64_t n_bytes; /* of all its copies */
 };
 
 /* The transports of this build in order of preference; one that cannot run here says why. */

@@ -80,6 +80,14 @@ void weir_free(void *block)
     free(block);
 }
 
+bool weir_alloc_note(size_t n_bytes)
+{
+    if (!planned_failure())
+        return true;
+    weir_fail(WEIR_ERR_NO_MEMORY, "out of memory: %zu bytes wanted", n_bytes);
+    return false;
+}
+
 uint64_t weir_alloc_count(void)
 {
     return atomic_load_explicit(&n_allocations, memory_order_relaxed);

@@ -7,6 +7,7 @@
 #ifndef WEIR_BASE_ALLOC_H
 #define WEIR_BASE_ALLOC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,10 @@ void *weir_realloc(void *block, size_t n_bytes) __attribute__((warn_unused_resul
 char *weir_strdup(const char *text) __attribute__((warn_unused_result)); /* NULL for NULL */
 char *weir_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void weir_free(void *block); /* accepts NULL; for all of the above */
+
+/* Counts memory that is taken by other means (mmap, a library's allocator). False, with the error
+ * line recorded, where a test has planned a failure. */
+bool weir_alloc_note(size_t n_bytes);
 
 /* Allocations so far in this process. */
 uint64_t weir_alloc_count(void);

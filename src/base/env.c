@@ -30,6 +30,11 @@ unsigned weir_env_unsigned(weir_env_id id, unsigned fallback)
     return *end == '\0' && number <= 1000000000ul ? (unsigned)number : fallback;
 }
 
+bool weir_env_foreign_is_set(const char *name)
+{
+    return getenv(name) != NULL;
+}
+
 bool weir_env_list_has(weir_env_id id, const char *word)
 {
     const char *list = weir_env_string(id);

@@ -25,6 +25,9 @@ typedef enum weir_env_id {
 
 const char *weir_env_string(weir_env_id id);                  /* NULL when not set or empty */
 unsigned weir_env_unsigned(weir_env_id id, unsigned fallback); /* fallback when not a number */
+/* Whether a variable of another library is set, "UCX_TLS" say: its user's choice then stands, and
+ * Weir's default for that library is not applied. */
+bool weir_env_foreign_is_set(const char *name);
 /* True when `word` is in the comma-separated list, case ignored. */
 bool weir_env_list_has(weir_env_id id, const char *word);
 
