@@ -179,7 +179,7 @@ typedef struct weir_convert_args {
     bool reference;             /* use the reference kernel, whatever the CPU has */
     weir_pool *pool;            /* NULL: this thread alone */
 } weir_convert_args;
-#define WEIR_CONVERT_ARGS_INIT { sizeof(weir_convert_args) }
+#define WEIR_CONVERT_ARGS_INIT WEIR_SIZED(weir_convert_args)
 
 /* Shape of the fused source that the args describe: what weir_conversion_output_shape() takes. */
 WEIR_API weir_status weir_convert_fused_shape(const weir_convert_args *args, weir_shape *out);

@@ -105,7 +105,7 @@ typedef struct weir_mapping_options {
     const char *const *ignore;    /* globs of source names to leave out, whatever they are */
     size_t n_ignore;
 } weir_mapping_options;
-#define WEIR_MAPPING_OPTIONS_INIT { sizeof(weir_mapping_options) }
+#define WEIR_MAPPING_OPTIONS_INIT WEIR_SIZED(weir_mapping_options)
 
 typedef struct weir_mapping weir_mapping;
 
@@ -136,7 +136,7 @@ typedef struct weir_entry_convert_args {
     bool reference;
     weir_pool *pool;
 } weir_entry_convert_args;
-#define WEIR_ENTRY_CONVERT_ARGS_INIT { sizeof(weir_entry_convert_args) }
+#define WEIR_ENTRY_CONVERT_ARGS_INIT WEIR_SIZED(weir_entry_convert_args)
 WEIR_API weir_status weir_map_entry_convert(const weir_map_entry *entry,
                                             const weir_entry_convert_args *args);
 

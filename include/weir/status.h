@@ -20,6 +20,13 @@ extern "C" {
 #define WEIR_API
 #endif
 
+/* Begins an options struct whose other fields are zero: what every …_INIT macro expands to. */
+#ifdef __cplusplus
+#define WEIR_SIZED(type) { sizeof(type) }
+#else
+#define WEIR_SIZED(type) { .size = sizeof(type) }
+#endif
+
 #define WEIR_STATUS_LIST(X)                                                                       \
     X(IN_PROGRESS, 1, "still in progress: call test again")                                       \
     X(OK, 0, "ok")                                                                                \

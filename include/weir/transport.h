@@ -44,7 +44,7 @@ typedef struct weir_transport_options {
     weir_pool *pool;       /* copies of mapped memory run on it; kept until close. NULL: the thread
                               that calls test copies alone */
 } weir_transport_options;
-#define WEIR_TRANSPORT_OPTIONS_INIT { sizeof(weir_transport_options) }
+#define WEIR_TRANSPORT_OPTIONS_INIT WEIR_SIZED(weir_transport_options)
 
 /* What a region holds when it is sealed, for transports that write it down. */
 typedef struct weir_seal {
@@ -55,7 +55,7 @@ typedef struct weir_seal {
     size_t n_shards;
     uint32_t region;
 } weir_seal;
-#define WEIR_SEAL_INIT { sizeof(weir_seal) }
+#define WEIR_SEAL_INIT WEIR_SIZED(weir_seal)
 
 /* One read: n_bytes from `offset` of the remote region into `local`. */
 typedef struct weir_copy {

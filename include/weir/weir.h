@@ -102,7 +102,7 @@ typedef struct weir_directory_options {
     unsigned delete_after_s;     /* 0: 3600; a STALE source is deleted */
     unsigned sweep_every_s;      /* 0: 30 */
 } weir_directory_options;
-#define WEIR_DIRECTORY_OPTIONS_INIT { sizeof(weir_directory_options) }
+#define WEIR_DIRECTORY_OPTIONS_INIT WEIR_SIZED(weir_directory_options)
 WEIR_API weir_status weir_directory_open(const weir_directory_options *options,
                                          weir_directory **out);
 WEIR_API void weir_directory_close(weir_directory *directory); /* accepts NULL */
@@ -138,7 +138,7 @@ typedef struct weir_trainer_options {
     weir_progress_fn progress;
     void *progress_context;
 } weir_trainer_options;
-#define WEIR_TRAINER_OPTIONS_INIT { sizeof(weir_trainer_options) }
+#define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 
 WEIR_API weir_status weir_trainer_open(const weir_trainer_options *options, weir_trainer **out);
 WEIR_API void weir_trainer_close(weir_trainer *trainer); /* accepts NULL */
@@ -204,7 +204,7 @@ typedef struct weir_replica_options {
     weir_progress_fn progress;
     void *progress_context;
 } weir_replica_options;
-#define WEIR_REPLICA_OPTIONS_INIT { sizeof(weir_replica_options) }
+#define WEIR_REPLICA_OPTIONS_INIT WEIR_SIZED(weir_replica_options)
 
 WEIR_API weir_status weir_replica_open(const weir_replica_options *options, weir_replica **out);
 WEIR_API void weir_replica_close(weir_replica *replica); /* accepts NULL */
@@ -246,7 +246,7 @@ typedef struct weir_verify_options {
     weir_progress_fn progress; /* reported as stop TRANSFER */
     void *progress_context;
 } weir_verify_options;
-#define WEIR_VERIFY_OPTIONS_INIT { sizeof(weir_verify_options) }
+#define WEIR_VERIFY_OPTIONS_INIT WEIR_SIZED(weir_verify_options)
 
 typedef struct weir_verify_report {
     uint64_t version;          /* that the replica says it holds */
