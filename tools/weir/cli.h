@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli.h - what the verbs of the command line share: exit codes, messages, options, figures.
+ *
+ * Threads    one thread, save for weir_cli_stopped(), which may be asked from any.
+ * Ownership  text values are returned by value; nothing here keeps what it is given, the progress
+ *            bar's label excepted.
+ * Errors     stdout carries results alone; one line on stderr says what went wrong, and the exit
+ *            code who: 1 the world, 2 the command line.
+ */
+#ifndef WEIR_TOOLS_CLI_H
+#define WEIR_TOOLS_CLI_H
+
+#include <getopt.h>
+#include <jansson.h>
+
+#include "weir/weir.h"
+
+#define WEIR_EXIT_OK 0
+#define WEIR_EXIT_FAILED 1
+#define WEIR_EXIT_USAGE 2
+
+/* ---- verbs -----------------------------------------------------------------------------------*/
+
+/* argv[0] is the verb's whole name, "bench convert" say. Returns an exit code. */
+typedef int (*weir_verb_fn)(int argc, char **argv);
+
+typedef struct weir_verb {
+    const char *name;    /* one word or two */
+    const char *summary; /* one line for `weir --help` */
+    const char *usage;   /* what `weir VERB --help` prints; NULL: the verb does that itself */
+    weir_verb_fn run;    /* NULL: not in this build */
+} weir_verb;
+
+/* A verb's file cmd_<verb>.c defines these two. */
+#define WEIR_VERB_DECLARE(verb)                 \
+    int weir_cmd_##verb(int argc, char **argv); \
+    extern const char weir_usage_##verb[];
+
+WEIR_VERB_DECLARE(convert)
+WEIR_VERB_DECLARE(formats)
+WEIR_VERB_DECLARE(families)
+WEIR_VERB_DECLARE(resolve)
+WEIR_VERB_DECLARE(inspect)
+WEIR_VERB_DECLARE(info)
+
+/* ---- messages --------------------------------------------------------------------------------*/
+
+/* "weir: <the library's last error>" on stderr. Returns WEIR_EXIT_FAILED. */
+int weir_cli_fail(void);
+/* "weir: <line>" on stderr. Returns WEIR_EXIT_FAILED. */
+int weir_cli_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* "weir: <verb>: <line>; see 'weir <verb> --help'". Returns WEIR_EXIT_USAGE. */
+int weir_cli_usage_error(const char *verb, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* "weir: note: <line>" on stderr, for what the user should know and need not act upon. */
+void weir_cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- options ---------------------------------------------------------------------------------*/
+
+/* Ends the array of a verb's long options. */
+#define WEIR_CLI_OPTIONS_END               \
+    { "verbose", no_argument, NULL, 'v' }, \
+    {                                      \
+        NULL, 0, NULL, 0                   \
+    }
+
+#define WEIR_CLI_BAD_OPTION '?'
+
+/* getopt_long() with the verb's name in argv[0]. `shorts` lists the verb's own short options
+ * ("o:"). -v is dealt with here. Returns -1 after the last option, WEIR_CLI_BAD_OPTION after having
+ * printed the usage error (return WEIR_EXIT_USAGE then). */
+int weir_cli_option(int argc, char **argv, const char *shorts, const struct option *options);
+
+/* The options of a verb that has --json alone. False after having printed the usage error. */
+bool weir_cli_json_option(int argc, char **argv, bool *out_json);
+
+/* Reads a whole number in [least, most]. False after having printed the usage error. */
+bool weir_cli_number(const char *verb, const char *option, const char *text, uint64_t least,
+                     uint64_t most, uint64_t *out);
+
+/* Log lines go to stderr: warnings at first, more with each -v. */
+void weir_cli_log_begin(void);
+void weir_cli_log_more(void);
+
+/* ---- results ---------------------------------------------------------------------------------*/
+
+/* Prints the object, indented, and frees it. NULL is out of memory. Returns an exit code. */
+int weir_cli_print_json(json_t *taken);
+/* Parses JSON text into a value, or wraps it as a string when it is none; NULL gives null. */
+json_t *weir_cli_json_of(const char *text);
+/* Flushes and closes stdout: a full disk must not look like success. Returns `code`, or
+ * WEIR_EXIT_FAILED after a message. */
+int weir_cli_close_stdout(int code);
+
+/* A short text, by value: printf("%s", weir_cli_bytes_text(n).text). */
+typedef struct weir_cli_text {
+    char text[32];
+} weir_cli_text;
+weir_cli_text weir_cli_bytes_text(uint64_t n_bytes);       /* "1.50 GB", decimal */
+weir_cli_text weir_cli_rate_text(double bytes_per_second); /* "12.3 GB/s" */
+weir_cli_text weir_cli_duration_text(double seconds);      /* "1 min 05 s" */
+double weir_cli_now(void);                                 /* monotonic seconds */
+
+/* ---- signals ---------------------------------------------------------------------------------*/
+
+/* SIGINT and SIGTERM ask to stop instead of killing; a second one kills. */
+void weir_cli_catch_signals(void);
+bool weir_cli_stopped(void);
+
+/* ---- progress bar ----------------------------------------------------------------------------*/
+
+/* One line on stderr, redrawn in place: share, bytes, rate, time left. Drawn on a terminal, or when
+ * it was forced (--progress), and then at most ten times a second. */
+typedef struct weir_progress_bar {
+    const char *label;
+    uint64_t total_bytes, done_bytes;
+    double begun, drawn;
+    bool visible, terminal;
+} weir_progress_bar;
+void weir_progress_bar_begin(weir_progress_bar *bar, const char *label, uint64_t total_bytes,
+                             bool forced);
+void weir_progress_bar_update(weir_progress_bar *bar, uint64_t done_bytes);
+/* Leaves a clean line behind: call it before any message. */
+void weir_progress_bar_end(weir_progress_bar *bar);
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_info.c - `weir info`: what this build and this machine offer, and why something is off. */
+#include <stdio.h>
+
+#include "cli.h"
+
+#define MAX_ROWS 32
+
+const char weir_usage_info[] =
+    "usage: weir info [--json]\n"
+    "\n"
+    "Shows the version, the rungs of the CPU ladder and why one is off, the threads of a pool, "
+    "the\n"
+    "devices, the transports in order of preference and why one is off, and every environment\n"
+    "variable that Weir reads.\n"
+    "\n"
+    "  --json         one object: version, cpu, threads, devices, transports, environment\n";
+
+/* One thing that is on, or off for a reason. */
+static json_t *switch_json(const char *name, bool on, const char *why_not)
+{
+    return json_pack("{s:s, s:b, s:s}", "name", name, "available", on, "why_not", why_not);
+}
+
+static void print_switch(const char *label, const json_t *row)
+{
+    const char *why_not = json_string_value(json_object_get(row, "why_not"));
+    bool on = json_is_true(json_object_get(row, "available"));
+    printf("  %-11s %-8s %s%s\n", label, json_string_value(json_object_get(row, "name")),
+           on ? "on" : "off: ", on ? "" : why_not);
+}
+
+static json_t *cpu_json(void)
+{
+    weir_cpu_rung rungs[MAX_ROWS];
+    size_t n_rungs = weir_cpu_rungs(rungs, MAX_ROWS);
+    json_t *rows = json_array();
+    for (size_t i = 0; i < n_rungs && i < MAX_ROWS; i++)
+        json_array_append_new(rows, switch_json(rungs[i].name, rungs[i].in_use, rungs[i].why_not));
+    return rows;
+}
+
+static json_t *transports_json(void)
+{
+    weir_transport_info infos[MAX_ROWS];
+    size_t n_infos = weir_transports(infos, MAX_ROWS);
+    json_t *rows = json_array();
+    for (size_t i = 0; i < n_infos && i < MAX_ROWS; i++)
+        json_array_append_new(rows,
+                              switch_json(infos[i].name, infos[i].available, infos[i].why_not));
+    return rows;
+}
+
+static json_t *environment_json(void)
+{
+    weir_env_info infos[MAX_ROWS];
+    size_t n_infos = weir_env_table(infos, MAX_ROWS);
+    json_t *rows = json_array();
+    for (size_t i = 0; i < n_infos && i < MAX_ROWS; i++)
+        json_array_append_new(rows,
+                              json_pack("{s:s, s:s, s:s, s:s?, s:s}", "name", infos[i].name, "type",
+                                        infos[i].type, "default", infos[i].default_value, "value",
+                                        infos[i].value, "help", infos[i].help));
+    return rows;
+}
+
+static json_t *info_json(unsigned n_threads)
+{
+    json_t *devices = json_array();
+    json_array_append_new(devices, switch_json("cpu", true, ""));
+    json_array_append_new(devices, switch_json("cuda", false, "not in this build"));
+    return json_pack("{s:s, s:o, s:i, s:o, s:o, s:o}", "version", weir_version(), "cpu", cpu_json(),
+                     "threads", (int)n_threads, "devices", devices, "transports", transports_json(),
+                     "environment", environment_json());
+}
+
+static void print_info(const json_t *info)
+{
+    static const char *const switches[][2] = { { "cpu", "cpu" },
+                                               { "devices", "device" },
+                                               { "transports", "transport" } };
+    printf("weir %s, %d threads\n", json_string_value(json_object_get(info, "version")),
+           (int)json_integer_value(json_object_get(info, "threads")));
+    size_t index;
+    json_t *row;
+    for (size_t i = 0; i < sizeof(switches) / sizeof(switches[0]); i++)
+        json_array_foreach(json_object_get(info, switches[i][0]), index, row)
+            print_switch(switches[i][1], row);
+    puts("environment");
+    json_array_foreach(json_object_get(info, "environment"), index, row)
+    {
+        const char *value = json_string_value(json_object_get(row, "value"));
+        const char *fallback = json_string_value(json_object_get(row, "default"));
+        printf("  %s (%s) = %s%s%s\n      %s\n", json_string_value(json_object_get(row, "name")),
+               json_string_value(json_object_get(row, "type")), value != NULL ? value : "unset",
+               value == NULL && fallback[0] != '\0' ? ", default " : "",
+               value == NULL ? fallback : "", json_string_value(json_object_get(row, "help")));
+    }
+}
+
+int weir_cmd_info(int argc, char **argv)
+{
+    bool as_json;
+    if (!weir_cli_json_option(argc, argv, &as_json))
+        return WEIR_EXIT_USAGE;
+    if (optind < argc)
+        return weir_cli_usage_error(argv[0], "takes no argument, got '%s'", argv[optind]);
+
+    weir_pool *pool = NULL;
+    if (weir_pool_open(0, &pool) != WEIR_OK)
+        return weir_cli_fail();
+    json_t *info = info_json(weir_pool_threads(pool));
+    weir_pool_close(pool);
+    if (as_json || info == NULL)
+        return weir_cli_print_json(info);
+    print_info(info);
+    json_decref(info);
+    return WEIR_EXIT_OK;
+}

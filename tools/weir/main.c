@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* main.c - finds the verb and runs it. What a verb does stands in its own file.
+ *
+ * Adding a verb is a row in the table below and a file cmd_<verb>.c.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+/* Verbs that a build may lack: absent ones are NULL here and say so when they are called. */
+#define OPTIONAL_VERB(verb)                                           \
+    int weir_cmd_##verb(int argc, char **argv) __attribute__((weak)); \
+    extern const char weir_usage_##verb[] __attribute__((weak));
+
+OPTIONAL_VERB(synth)
+OPTIONAL_VERB(serve)
+OPTIONAL_VERB(publish)
+OPTIONAL_VERB(receive)
+OPTIONAL_VERB(verify)
+OPTIONAL_VERB(demo)
+OPTIONAL_VERB(bench_convert)
+OPTIONAL_VERB(bench_copy)
+
+static const weir_verb verbs[] = {
+    { "convert", "convert safetensors files, tensor by tensor or as whole layers",
+      weir_usage_convert, weir_cmd_convert },
+    { "formats", "list the conversions", weir_usage_formats, weir_cmd_formats },
+    { "families", "list the model families", weir_usage_families, weir_cmd_families },
+    { "resolve", "say which conversion a config.json selects", weir_usage_resolve,
+      weir_cmd_resolve },
+    { "inspect", "list what a safetensors file or checkpoint holds", weir_usage_inspect,
+      weir_cmd_inspect },
+    { "info", "show what this build and this machine offer", weir_usage_info, weir_cmd_info },
+    { "synth", "write a synthetic checkpoint", weir_usage_synth, weir_cmd_synth },
+    { "serve", "run a directory", weir_usage_serve, weir_cmd_serve },
+    { "publish", "publish a checkpoint as one trainer rank", weir_usage_publish, weir_cmd_publish },
+    { "receive", "hold parameters as one replica and install what arrives", weir_usage_receive,
+      weir_cmd_receive },
+    { "verify", "compare a live replica with a checkpoint, byte for byte", weir_usage_verify,
+      weir_cmd_verify },
+    { "demo", "run the main job: 2 trainer ranks, 2 replicas, 3 versions", weir_usage_demo,
+      weir_cmd_demo },
+    { "bench convert", "measure conversions beside the memory's bandwidth",
+      weir_usage_bench_convert, weir_cmd_bench_convert },
+    { "bench copy", "measure a transport beside memcpy", weir_usage_bench_copy,
+      weir_cmd_bench_copy },
+};
+#define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+static int print_help(void)
+{
+    puts("weir - moves freshly trained weights into running inference engines, in kernel format\n"
+         "\n"
+         "usage: weir [-v] VERB [ARGUMENT...]\n"
+         "       weir VERB --help\n"
+         "\n"
+         "verbs:");
+    for (size_t i = 0; i < N_VERBS; i++)
+        printf("  %-14s %s%s\n", verbs[i].name, verbs[i].summary,
+               verbs[i].run == NULL ? " (not in this build)" : "");
+    puts("\n"
+         "  -v             say more on stderr; twice, more still (before the verb or after it)\n"
+         "  --version      print the version\n"
+         "\n"
+         "Exit code: 0 done, 1 failed, 2 wrong command line.");
+    return WEIR_EXIT_OK;
+}
+
+/* The row that argv[0] (and argv[1], for a verb of two words) names; *out_words: how many did. */
+static const weir_verb *find_verb(int argc, char **argv, int *out_words)
+{
+    for (size_t i = 0; i < N_VERBS; i++) {
+        const char *name = verbs[i].name;
+        size_t first = strcspn(name, " ");
+        if (strncmp(argv[0], name, first) != 0 || argv[0][first] != '\0')
+            continue;
+        *out_words = name[first] == '\0' ? 1 : 2;
+        if (*out_words == 1 || (argc > 1 && strcmp(argv[1], name + first + 1) == 0))
+            return &verbs[i];
+    }
+    return NULL;
+}
+
+/* "bench" alone, or "bench frobnicate": says which second words there are. */
+static int refuse_verb(const char *word)
+{
+    char seconds[128] = "";
+    size_t n = strlen(word);
+    for (size_t i = 0; i < N_VERBS; i++) {
+        size_t used = strlen(seconds);
+        if (strncmp(verbs[i].name, word, n) == 0 && verbs[i].name[n] == ' ')
+            snprintf(seconds + used, sizeof(seconds) - used, "%s%s", used > 0 ? ", " : "",
+                     verbs[i].name + n + 1);
+    }
+    if (seconds[0] != '\0')
+        weir_cli_error("'%s' takes one of: %s; see 'weir --help'", word, seconds);
+    else
+        weir_cli_error("unknown verb '%s'; see 'weir --help'", word);
+    return WEIR_EXIT_USAGE;
+}
+
+static bool asks_for_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+static int run_verb(int argc, char **argv)
+{
+    int n_words = 0;
+    const weir_verb *verb = find_verb(argc, argv, &n_words);
+    if (verb == NULL)
+        return refuse_verb(argv[0]);
+    if (verb->run == NULL)
+        return weir_cli_error("'%s' is not in this build", verb->name);
+    argc -= n_words - 1;
+    argv += n_words - 1;
+    if (verb->usage != NULL && asks_for_help(argc, argv)) {
+        fputs(verb->usage, stdout);
+        return WEIR_EXIT_OK;
+    }
+    argv[0] = (char *)(uintptr_t)verb->name;
+    optind = 1;
+    return verb->run(argc, argv);
+}
+
+/* What stands before the verb. */
+static int run(int argc, char **argv)
+{
+    weir_cli_log_begin();
+    for (; argc > 1 && argv[1][0] == '-'; argc--, argv++) {
+        const char *option = argv[1];
+        if (strcmp(option, "--help") == 0 || strcmp(option, "-h") == 0)
+            return print_help();
+        if (strcmp(option, "--version") == 0) {
+            printf("weir %s\n", weir_version());
+            return WEIR_EXIT_OK;
+        }
+        if (strcmp(option, "-v") != 0 && strcmp(option, "--verbose") != 0) {
+            weir_cli_error("unknown option '%s'; see 'weir --help'", option);
+            return WEIR_EXIT_USAGE;
+        }
+        weir_cli_log_more();
+    }
+    if (argc < 2) {
+        weir_cli_error("which verb? See 'weir --help'");
+        return WEIR_EXIT_USAGE;
+    }
+    return run_verb(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+    return weir_cli_close_stdout(run(argc, argv));
+}
