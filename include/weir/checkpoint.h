@@ -6,7 +6,9 @@
  * Ownership  tensor views borrow from the checkpoint: their data is the mapped file, read-only,
  *            valid until weir_checkpoint_close(). Strings given out belong to the handle.
  * Errors     ERR_NOT_FOUND, ERR_IO, ERR_FORMAT (a hostile or damaged file: the line names file,
- *            tensor, expected and got). Nothing in a file is trusted before it is checked.
+ *            tensor, expected and got), ERR_UNSUPPORTED (a tensor of more than WEIR_MAX_RANK axes).
+ *            Nothing in a file is trusted before it is checked. A file must not be made shorter
+ *            while it is open: touching pages that are gone raises SIGBUS.
  */
 #ifndef WEIR_CHECKPOINT_H
 #define WEIR_CHECKPOINT_H
@@ -24,7 +26,9 @@ typedef struct weir_checkpoint weir_checkpoint;
 /* Opens one of: a .safetensors file; a .safetensors.index.json; a directory that holds
  * model.safetensors.index.json, else model.safetensors, else any *.safetensors. Headers are read
  * and checked whole, data is mapped. Tensors are sorted by name. A name in two files is
- * ERR_FORMAT; so is an index entry that its shard does not hold. Gives *out. */
+ * ERR_FORMAT; so is an index entry that its shard does not hold, or a tensor of a shard that the
+ * index does not name. Data is aligned to its element type: a tensor that is not in its file is
+ * copied into memory of the checkpoint. Gives *out. */
 WEIR_API weir_status weir_checkpoint_open(const char *path, weir_checkpoint **out);
 /* The same over several paths, as one checkpoint. */
 WEIR_API weir_status weir_checkpoint_open_many(const char *const *paths, size_t n_paths,
@@ -56,12 +60,14 @@ WEIR_API void weir_checkpoint_done_with(const weir_checkpoint *checkpoint,
 typedef struct weir_checkpoint_writer weir_checkpoint_writer;
 
 /* Begins a safetensors file of exactly these tensors (their data is ignored; order is kept in the
- * header, offsets follow it). It is written beside `path` under a temporary name and appears at
- * `path` only with weir_checkpoint_commit(). `metadata` holds n_metadata key, value pairs. */
+ * header, offsets follow it, so wide element types first keeps all of them aligned). It is written
+ * beside `path` under a temporary name and appears at `path` only with weir_checkpoint_commit().
+ * `metadata` holds n_metadata key, value pairs. */
 WEIR_API weir_status weir_checkpoint_create(const char *path, const weir_tensor *tensors,
                                             size_t n_tensors, const char *const (*metadata)[2],
                                             size_t n_metadata, weir_checkpoint_writer **out);
-/* Writes bytes [offset, offset + n_bytes) of tensor `index`. Any order. */
+/* Writes bytes [offset, offset + n_bytes) of tensor `index`. Any order; each byte once: what is
+ * written is counted, not mapped. */
 WEIR_API weir_status weir_checkpoint_write(weir_checkpoint_writer *writer, size_t index,
                                            uint64_t offset, const void *data, uint64_t n_bytes);
 /* ERR_INVALID naming a tensor when one was not written whole. Success or not, the writer is gone
