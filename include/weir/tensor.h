@@ -106,8 +106,9 @@ typedef struct weir_tensor {
 
 /* Position-sensitive digest of a tensor's bytes.
  *
- * The bytes are seen as rows (all dims but the last flattened) of row_bytes, each zero-padded to
- * whole little-endian 64-bit words w, numbered i = row * words_per_row + column. With the key
+ * The bytes are seen as rows (all dims but the last flattened; one row for the whole tensor if the
+ * last dim is no whole number of bytes) of row_bytes, each zero-padded to whole little-endian
+ * 64-bit words w, numbered i = row * words_per_row + column. With the key
  *     k(i) = 0xD6E8FEB86659FD93 + i * 0x9E3779B97F4A7C15   (mod 2^64)
  * product = sum of lo32(lo32(w) + lo32(k)) * lo32(hi32(w) + hi32(k))   (mod 2^64)
  * sum     = sum of w                                                   (mod 2^64)

@@ -6,6 +6,7 @@
  */
 #include "base/digest.h"
 
+#include <stdatomic.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -123,18 +124,19 @@ void weir_digest_rows_of(weir_dtype dtype, const weir_shape *shape, uint64_t *ou
     uint64_t n_rows = 1, last = shape->rank > 0 ? shape->dim[shape->rank - 1] : 1;
     for (uint32_t d = 0; d + 1 < shape->rank; d++)
         n_rows *= shape->dim[d];
-    *out_n_rows = n_rows;
-    *out_row_bytes = (last * weir_dtype_bits(dtype) + 7) / 8;
+    uint64_t row_bits = last * weir_dtype_bits(dtype);
+    bool rows_share_bytes = row_bits % 8 != 0;
+    *out_n_rows = rows_share_bytes ? 1 : n_rows;
+    *out_row_bytes = rows_share_bytes ? (n_rows * row_bits + 7) / 8 : row_bits / 8;
 }
 
 #define TASK_BYTES ((uint64_t)1 << 20)
-#define MAX_PARTS 64
 
 /* One pass over a tensor cut into equal runs: whole rows, or words of a single long row. */
 typedef struct digest_loop {
     const unsigned char *data;
     uint64_t n_rows, row_bytes, rows_per_task, bytes_per_task;
-    weir_digest parts[MAX_PARTS]; /* by thread */
+    atomic_uint_fast64_t product, sum; /* one add per task: no contention to speak of */
 } digest_loop;
 
 static weir_status digest_task(void *context, size_t task, unsigned thread)
@@ -158,7 +160,9 @@ static weir_status digest_task(void *context, size_t task, unsigned thread)
         weir_digest_rectangle(&part, loop->data + row * loop->row_bytes + first, 0, 1, n,
                               row * words + first / 8, words);
     }
-    weir_digest_merge(&loop->parts[thread % MAX_PARTS], &part);
+    (void)thread;
+    atomic_fetch_add_explicit(&loop->product, part.product, memory_order_relaxed);
+    atomic_fetch_add_explicit(&loop->sum, part.sum, memory_order_relaxed);
     return WEIR_OK;
 }
 
@@ -167,8 +171,6 @@ weir_status weir_digest_tensor(weir_pool *pool, const weir_tensor *tensor, weir_
     digest_loop loop = { .data = tensor->data };
     weir_digest_rows_of(tensor->dtype, &tensor->shape, &loop.n_rows, &loop.row_bytes);
     uint64_t n_tasks = 0;
-    if (weir_pool_threads(pool) > MAX_PARTS)
-        pool = NULL; /* parts are per thread */
     if (loop.row_bytes > TASK_BYTES) {
         loop.bytes_per_task = TASK_BYTES;
         n_tasks = loop.n_rows * ((loop.row_bytes + TASK_BYTES - 1) / TASK_BYTES);
@@ -179,8 +181,6 @@ weir_status weir_digest_tensor(weir_pool *pool, const weir_tensor *tensor, weir_
     weir_status status = weir_pool_run(n_tasks > 1 ? pool : NULL, n_tasks, digest_task, &loop);
     if (status != WEIR_OK)
         return status;
-    *out = (weir_digest){ 0, 0 };
-    for (int i = 0; i < MAX_PARTS; i++)
-        weir_digest_merge(out, &loop.parts[i]);
+    *out = (weir_digest){ atomic_load(&loop.product), atomic_load(&loop.sum) };
     return WEIR_OK;
 }

@@ -47,7 +47,8 @@ static inline bool weir_digest_equal(const weir_digest *a, const weir_digest *b)
 void weir_digest_rectangle(weir_digest *digest, const void *data, size_t pitch_bytes,
                            size_t n_rows, size_t n_bytes, uint64_t word, uint64_t words_per_row);
 
-/* Rows of a tensor as the digest sees them: all dims but the last, and bytes of the last. */
+/* Rows of a tensor as the digest sees them: all dims but the last, and bytes of the last. One row
+ * when rows would share bytes ([2, 3] of F4). The shape has passed weir_tensor_bytes(). */
 void weir_digest_rows_of(weir_dtype dtype, const weir_shape *shape, uint64_t *out_n_rows,
                          uint64_t *out_row_bytes);
 
