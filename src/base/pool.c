@@ -264,7 +264,7 @@ void *weir_pool_scratch(weir_pool *pool, unsigned thread, size_t n_bytes)
     scratch *mine = pool != NULL ? &pool->scratches[thread] : own_scratch();
     if (mine == NULL)
         return NULL;
-    if (mine->n_bytes < n_bytes) {
+    if (mine->data == NULL || mine->n_bytes < n_bytes) {
         weir_free(mine->data);
         mine->n_bytes = 0;
         mine->data = weir_alloc_aligned(64, n_bytes);
