@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* discover.c - stop 5 of 9: finds a version that this replica can read, and plans how.
+ *
+ * Takes   a wish: a version or "the latest", and the parameters that the engine has.
+ * Gives   a lease on the version, its sources connected, and the plan of copies.
+ * Before  publish.c, on the trainer ranks        After  transfer.c
+ * Breaks  nobody publishes it, a rank is missing, a tag, name, dtype, shape or range differs: the
+ *         refit is refused with the reason, no byte has moved, the lease is given back.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "refit/replica.h"
+
+#define POLL_FIRST_MS 2u
+#define POLL_LAST_MS 50u
+#define MAX_REFS 512u
+#define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
+
+/* ---- which version ---------------------------------------------------------------------------*/
+
+typedef struct search {
+    weir_replica *replica;
+    uint64_t wish;
+    weir_deadline deadline;
+    bool found; /* a trainer's entry of the version that is wanted */
+    uint64_t version;
+    char uid[WEIR_ID_BYTES];
+    bool any_trainer; /* for the error: what there was instead */
+    uint64_t newest;
+    weir_version_record record;
+} search;
+
+static uint64_t lowest_acceptable(const search *look)
+{
+    const weir_replica *replica = look->replica;
+    if (look->wish != WEIR_LATEST)
+        return look->wish;
+    return replica->state == WEIR_REPLICA_HOLDING ? replica->version + 1 : 0;
+}
+
+static weir_status look_at(search *look, const weir_source_ref *ref)
+{
+    weir_source_record record;
+    weir_replica *replica = look->replica;
+    weir_status status =
+        weir_directory_get_source(replica->worker.client, ref->source_id, ref->worker_id, &record);
+    if (status == WEIR_ERR_NOT_FOUND)
+        return WEIR_OK; /* gone since it was listed */
+    if (status != WEIR_OK)
+        return status;
+    if (strcmp(record.role, "trainer") != 0 || strcmp(record.run, replica->worker.run) != 0 ||
+        record.version_uid[0] == '\0')
+        return WEIR_OK;
+    if (!look->any_trainer || record.version > look->newest)
+        look->newest = record.version;
+    look->any_trainer = true;
+    bool wanted = look->wish == WEIR_LATEST ? record.version >= lowest_acceptable(look)
+                                            : record.version == look->wish;
+    if (!wanted || (look->found && record.version <= look->version))
+        return WEIR_OK;
+    look->found = true;
+    look->version = record.version;
+    memcpy(look->uid, record.version_uid, sizeof(look->uid));
+    return WEIR_OK;
+}
+
+/* One look through the trainers' entries: sets found, version, uid. */
+static weir_status find_version(search *look)
+{
+    weir_replica *replica = look->replica;
+    size_t n = 0;
+    look->found = look->any_trainer = false;
+    weir_status status =
+        weir_directory_list_sources(replica->worker.client, replica->worker.model,
+                                    WEIR_SOURCE_READY, 0, replica->refs, MAX_REFS, &n);
+    if (n > MAX_REFS)
+        n = MAX_REFS;
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+        bool too_old = replica->refs[i].version < lowest_acceptable(look);
+        if (!too_old || !look->any_trainer)
+            status = look_at(look, &replica->refs[i]);
+    }
+    return status;
+}
+
+static void name_missing_slots(search *look, char *text, size_t text_bytes)
+{
+    weir_replica *replica = look->replica;
+    size_t n = 0, used = 0;
+    text[0] = '\0';
+    if (weir_directory_list_shards(replica->worker.client, look->uid, replica->shards, MAX_LISTED,
+                                   &n) != WEIR_OK)
+        return;
+    if (n > MAX_LISTED)
+        n = MAX_LISTED;
+    /* The listing call has replaced the slots that the last version call remembered. */
+    if (weir_directory_get_version(replica->worker.client, look->uid, &look->record) != WEIR_OK)
+        return;
+    for (size_t s = 0; s < look->record.n_slots && used + 16 < text_bytes; s++) {
+        const char *slot = weir_directory_version_slot(replica->worker.client, s);
+        bool there = slot == NULL;
+        for (size_t i = 0; i < n && !there; i++)
+            there = strcmp(replica->shards[i].slot, slot) == 0;
+        if (!there)
+            used +=
+                (size_t)snprintf(text + used, text_bytes - used, "%s%s", used ? ", " : "", slot);
+    }
+}
+
+static weir_status time_out(search *look)
+{
+    const weir_replica *replica = look->replica;
+    char wish[32], missing[512];
+    snprintf(wish, sizeof(wish), "%" PRIu64,
+             look->wish == WEIR_LATEST ? lowest_acceptable(look) : look->wish);
+    double waited_s = replica->worker.timeout_ms / 1e3;
+    if (look->found) {
+        name_missing_slots(look, missing, sizeof(missing));
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s waiting for version %" PRIu64
+                         " of %s: of %u trainer ranks these have not published it: %s",
+                         waited_s, look->version, replica->worker.model, look->record.n_slots,
+                         missing[0] ? missing : "(the directory does not say)");
+    }
+    if (look->any_trainer)
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s waiting for version %s%s of %s: the trainer's "
+                         "newest is %" PRIu64,
+                         waited_s, wish, look->wish == WEIR_LATEST ? " or later" : "",
+                         replica->worker.model, look->newest);
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out after %.1f s waiting for version %s%s of %s, run %s: directory %s "
+                     "knows no trainer of it",
+                     waited_s, wish, look->wish == WEIR_LATEST ? " or later" : "",
+                     replica->worker.model, replica->worker.run,
+                     weir_directory_client_address(replica->worker.client));
+}
+
+/* A READY version under our lease. OK, IN_PROGRESS when there is none yet, or an error. */
+static weir_status try_lease(search *look, weir_discovery *out)
+{
+    weir_replica *replica = look->replica;
+    weir_directory_client *client = replica->worker.client;
+    weir_status status = find_version(look);
+    if (status != WEIR_OK || !look->found)
+        return status != WEIR_OK ? status : WEIR_IN_PROGRESS;
+    status = weir_directory_get_version(client, look->uid, &look->record);
+    if (status == WEIR_ERR_NOT_FOUND)
+        return WEIR_IN_PROGRESS; /* the directory was restarted; the trainer's next one will do */
+    if (status != WEIR_OK || look->record.state != WEIR_VERSION_READY)
+        return status != WEIR_OK ? status : WEIR_IN_PROGRESS;
+    status = weir_directory_register_lease(client, look->uid, replica->worker.id,
+                                           replica->worker.lease_s, out->lease_id);
+    if (status == WEIR_ERR_REFUSED)
+        return WEIR_IN_PROGRESS; /* released between the two calls */
+    if (status != WEIR_OK)
+        return status;
+    out->version = look->version;
+    memcpy(out->uid, look->uid, sizeof(out->uid));
+    weir_keeper_hold(replica->worker.keeper, out->uid);
+    return WEIR_OK;
+}
+
+static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_discovery *out)
+{
+    search look = { .replica = replica,
+                    .wish = wish,
+                    .deadline = weir_deadline_in(replica->worker.timeout_ms) };
+    for (unsigned wait_ms = POLL_FIRST_MS;;) {
+        weir_status status = try_lease(&look, out);
+        if (status != WEIR_IN_PROGRESS)
+            return status;
+        if (wish != WEIR_LATEST && !look.found && look.any_trainer && look.newest > wish)
+            return weir_fail(WEIR_ERR_NOT_FOUND,
+                             "version %" PRIu64 " of %s is gone: its trainer has moved on to "
+                             "%" PRIu64,
+                             wish, replica->worker.model, look.newest);
+        if (weir_deadline_passed(look.deadline))
+            return time_out(&look);
+        weir_sleep_ms(wait_ms);
+        wait_ms = wait_ms * 2 < POLL_LAST_MS ? wait_ms * 2 : POLL_LAST_MS;
+    }
+}
+
+void weir_discovery_release(weir_replica *replica, const weir_discovery *discovery)
+{
+    weir_error_line cause;
+    weir_error_save(&cause);
+    weir_keeper_hold(replica->worker.keeper, NULL);
+    if (weir_directory_delete_lease(replica->worker.client, discovery->uid, discovery->lease_id,
+                                    replica->worker.id) != WEIR_OK)
+        weir_log(WEIR_LOG_WARN, "the lease on version %" PRIu64 " was not given back: %s",
+                 discovery->version, weir_last_error());
+    weir_error_restore(&cause);
+}
+
+/* ---- its sources -----------------------------------------------------------------------------*/
+
+static weir_status known_remote(weir_replica *replica, const weir_shard_record *shard,
+                                weir_remote **out)
+{
+    for (size_t i = 0; i < replica->n_remotes; i++) {
+        weir_remote *remote = replica->remotes[i];
+        if (strcmp(remote->worker_id, shard->worker_id) == 0 &&
+            strcmp(remote->slot, shard->slot) == 0) {
+            *out = remote;
+            return WEIR_OK;
+        }
+    }
+    char who[2 * WEIR_NAME_BYTES];
+    const char *number = strncmp(shard->slot, "rank-", 5) == 0 ? shard->slot + 5 : shard->slot;
+    snprintf(who, sizeof(who), "trainer rank %.64s (worker %.255s)", number, shard->worker_id);
+    weir_remote **grown = weir_realloc(replica->remotes, (replica->n_remotes + 1) * sizeof(*grown));
+    if (grown == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    replica->remotes = grown;
+    weir_status status =
+        weir_remote_open(&replica->worker, shard->worker_id, shard->slot, who, out);
+    if (status == WEIR_OK)
+        replica->remotes[replica->n_remotes++] = *out;
+    return status;
+}
+
+/* Several workers may have published one slot (a rank that was restarted): the latest first. */
+static weir_status fetch_slot(weir_replica *replica, const weir_discovery *discovery,
+                              const char *slot, size_t n_shards, weir_remote **out)
+{
+    weir_status status =
+        weir_fail(WEIR_ERR_LAYOUT, "version %" PRIu64 " is READY, yet %s has published nothing",
+                  discovery->version, slot);
+    for (size_t i = n_shards; i-- > 0;) {
+        const weir_shard_record *shard = &replica->shards[i];
+        if (strcmp(shard->slot, slot) != 0)
+            continue;
+        weir_manifest_wish wish = { shard->manifest_endpoint, discovery->uid,
+                                    shard->manifest_digest, discovery->version,
+                                    replica->transport };
+        status = known_remote(replica, shard, out);
+        if (status == WEIR_OK)
+            status = weir_remote_fetch(*out, &wish);
+        if (status == WEIR_OK)
+            return WEIR_OK;
+    }
+    return status;
+}
+
+/* One participant per expected slot. The names are copied out before the next call on the client
+ * takes them away. */
+static weir_status set_participants(weir_replica *replica, uint32_t n_slots)
+{
+    weir_schedule *schedule = &replica->schedule;
+    if (schedule->n_participants != n_slots) {
+        weir_participant *fresh = weir_alloc_zeroed(n_slots, sizeof(*fresh));
+        if (fresh == NULL)
+            return WEIR_ERR_NO_MEMORY;
+        weir_free(schedule->participants);
+        schedule->participants = fresh;
+        schedule->n_participants = n_slots;
+    }
+    for (uint32_t s = 0; s < n_slots; s++) {
+        const char *slot = weir_directory_version_slot(replica->worker.client, s);
+        snprintf(schedule->participants[s].slot, sizeof(schedule->participants[s].slot), "%s",
+                 slot != NULL ? slot : "");
+    }
+    return WEIR_OK;
+}
+
+/* Lists the shards into replica->shards and the slots into the participants. */
+static weir_status list_sources(weir_replica *replica, const weir_discovery *discovery,
+                                size_t *out_n_shards)
+{
+    weir_version_record record;
+    size_t n = 0;
+    weir_status status = weir_directory_list_shards(replica->worker.client, discovery->uid,
+                                                    replica->shards, MAX_LISTED, &n);
+    if (status == WEIR_OK)
+        status = weir_directory_get_version(replica->worker.client, discovery->uid, &record);
+    if (status == WEIR_OK && (n > MAX_LISTED || record.n_slots == 0))
+        status = weir_fail(WEIR_ERR_UNSUPPORTED, "version %" PRIu64 " has %zu shards in %u slots",
+                           discovery->version, n, record.n_slots);
+    *out_n_shards = n;
+    return status == WEIR_OK ? set_participants(replica, record.n_slots) : status;
+}
+
+/* Sets *out_changed when the plan cannot be kept. */
+static weir_status fetch_sources(weir_replica *replica, const weir_discovery *discovery,
+                                 bool *out_changed)
+{
+    weir_schedule *schedule = &replica->schedule;
+    size_t n_shards, n_before = schedule->n_participants;
+    weir_status status = list_sources(replica, discovery, &n_shards);
+    *out_changed = schedule->plan == NULL || schedule->n_participants != n_before;
+    for (size_t s = 0; s < schedule->n_participants && status == WEIR_OK; s++) {
+        weir_participant *participant = &schedule->participants[s];
+        weir_remote *remote = NULL;
+        status = fetch_slot(replica, discovery, participant->slot, n_shards, &remote);
+        if (status != WEIR_OK)
+            return status;
+        *out_changed |= participant->remote != remote ||
+                        participant->layout_generation != remote->layout_generation;
+        participant->remote = remote;
+        participant->layout_generation = remote->layout_generation;
+    }
+    return status;
+}
+
+/* ---- the plan --------------------------------------------------------------------------------*/
+
+static void cut_by_participant(weir_schedule *schedule)
+{
+    size_t at = 0;
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        weir_participant *participant = &schedule->participants[p];
+        participant->first_copy = at;
+        while (at < schedule->n_copies && schedule->planned[at].source == p)
+            at++;
+        participant->n_copies = at - participant->first_copy;
+    }
+}
+
+static weir_status make_plan(weir_replica *replica)
+{
+    weir_schedule *schedule = &replica->schedule;
+    size_t n = schedule->n_participants;
+    weir_plan_close(schedule->plan);
+    weir_free(schedule->copies);
+    schedule->plan = NULL;
+    schedule->copies = NULL;
+    weir_plan_source *sources = weir_alloc(n * sizeof(*sources));
+    if (sources == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t p = 0; p < n; p++) {
+        const weir_remote *remote = schedule->participants[p].remote;
+        sources[p] = (weir_plan_source){ remote->who, remote->shards, remote->n_shards };
+    }
+    replica->worker.counters.plans++;
+    weir_status status =
+        weir_plan_open(replica->wanted, replica->n_parameters, sources, n, &schedule->plan);
+    weir_free(sources);
+    if (status != WEIR_OK) {
+        schedule->plan = NULL;
+        return status;
+    }
+    schedule->planned = weir_plan_copies(schedule->plan, &schedule->n_copies);
+    schedule->n_bytes = weir_plan_bytes(schedule->plan);
+    schedule->copies = weir_alloc_zeroed(schedule->n_copies, sizeof(*schedule->copies));
+    if (schedule->copies == NULL) {
+        weir_plan_close(schedule->plan);
+        schedule->plan = NULL;
+        return WEIR_ERR_NO_MEMORY;
+    }
+    cut_by_participant(schedule);
+    return WEIR_OK;
+}
+
+weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out)
+{
+    bool changed = true;
+    weir_status status = lease_version(replica, version, out);
+    if (status != WEIR_OK)
+        return status;
+    status = fetch_sources(replica, out, &changed);
+    if (status == WEIR_OK && changed)
+        status = make_plan(replica);
+    if (status != WEIR_OK)
+        weir_discovery_release(replica, out);
+    return status;
+}

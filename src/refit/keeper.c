@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper.c - one thread that wakes every third of the lease time, or when it is told to. */
+#include "refit/keeper.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+
+#define RETRY_MS 1000u
+#define CALL_TIMEOUT_MS 5000u
+
+struct weir_keeper {
+    char worker_id[WEIR_NAME_BYTES];
+    char model[WEIR_NAME_BYTES];
+    weir_worker_role role;
+    unsigned lease_s;
+    weir_directory_client *client; /* the thread's own */
+    pthread_t thread;
+    pthread_mutex_t lock; /* protects what follows */
+    pthread_cond_t wake;
+    bool closing, now;
+    char leased_uid[WEIR_ID_BYTES]; /* "" for none */
+    bool announced;
+    weir_source_record record;
+};
+
+/* What there is to renew, copied under the lock so that no call is made with it held. */
+typedef struct renewal {
+    char leased_uid[WEIR_ID_BYTES];
+    bool announced;
+    weir_source_record record;
+} renewal;
+
+static bool renewed(weir_status status, const char *what)
+{
+    if (status != WEIR_OK)
+        weir_log(WEIR_LOG_WARN, "cannot renew the %s: %s", what, weir_last_error());
+    return status == WEIR_OK;
+}
+
+static bool renew_all(weir_keeper *keeper, const renewal *todo)
+{
+    char id[WEIR_ID_BYTES];
+    if (!renewed(weir_directory_register_worker(keeper->client, keeper->worker_id, keeper->role,
+                                                keeper->model, keeper->lease_s),
+                 "worker's registration"))
+        return false;
+    bool good = true;
+    if (todo->announced)
+        good &= renewed(weir_directory_publish_source(keeper->client, &todo->record, id),
+                        "worker's source entry");
+    if (todo->leased_uid[0] != '\0')
+        good &= renewed(weir_directory_register_lease(keeper->client, todo->leased_uid,
+                                                      keeper->worker_id, keeper->lease_s, id),
+                        "version's lease");
+    return good;
+}
+
+static void wait_until(weir_keeper *keeper, unsigned ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += (long)(ms % 1000) * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    while (!keeper->closing && !keeper->now) {
+        if (pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until) != 0)
+            return;
+    }
+}
+
+static void *keeper_main(void *argument)
+{
+    weir_keeper *keeper = argument;
+    unsigned period_ms = keeper->lease_s * 1000 / 3;
+    unsigned wait_ms = period_ms;
+    pthread_mutex_lock(&keeper->lock);
+    for (;;) {
+        wait_until(keeper, wait_ms);
+        if (keeper->closing)
+            break;
+        keeper->now = false;
+        renewal todo = { .announced = keeper->announced, .record = keeper->record };
+        memcpy(todo.leased_uid, keeper->leased_uid, sizeof(todo.leased_uid));
+        pthread_mutex_unlock(&keeper->lock);
+        wait_ms = renew_all(keeper, &todo) ? period_ms : RETRY_MS;
+        pthread_mutex_lock(&keeper->lock);
+    }
+    pthread_mutex_unlock(&keeper->lock);
+    return NULL;
+}
+
+weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **out)
+{
+    weir_keeper *keeper = weir_alloc_zeroed(1, sizeof(*keeper));
+    if (keeper == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    snprintf(keeper->worker_id, sizeof(keeper->worker_id), "%s", options->worker_id);
+    snprintf(keeper->model, sizeof(keeper->model), "%s", options->model);
+    keeper->role = options->role;
+    keeper->lease_s = options->lease_s;
+    weir_status status =
+        weir_directory_client_open(options->directory, CALL_TIMEOUT_MS, &keeper->client);
+    if (status != WEIR_OK)
+        goto err_free;
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&keeper->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&keeper->lock, NULL);
+    if (pthread_create(&keeper->thread, NULL, keeper_main, keeper) != 0) {
+        status = weir_fail(WEIR_ERR_NO_MEMORY, "cannot start the keep-alive thread");
+        goto err_close_client;
+    }
+    *out = keeper;
+    return WEIR_OK;
+
+err_close_client:
+    pthread_mutex_destroy(&keeper->lock);
+    pthread_cond_destroy(&keeper->wake);
+    weir_directory_client_close(keeper->client);
+err_free:
+    weir_free(keeper);
+    return status;
+}
+
+void weir_keeper_close(weir_keeper *keeper)
+{
+    if (keeper == NULL)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    keeper->closing = true;
+    pthread_cond_signal(&keeper->wake);
+    pthread_mutex_unlock(&keeper->lock);
+    pthread_join(keeper->thread, NULL);
+    pthread_mutex_destroy(&keeper->lock);
+    pthread_cond_destroy(&keeper->wake);
+    weir_directory_client_close(keeper->client);
+    weir_free(keeper);
+}
+
+void weir_keeper_hold(weir_keeper *keeper, const char *version_uid)
+{
+    pthread_mutex_lock(&keeper->lock);
+    snprintf(keeper->leased_uid, sizeof(keeper->leased_uid), "%s", version_uid ? version_uid : "");
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_announce(weir_keeper *keeper, const weir_source_record *record, bool now)
+{
+    pthread_mutex_lock(&keeper->lock);
+    keeper->record = *record;
+    keeper->announced = true;
+    keeper->now = now;
+    if (now)
+        pthread_cond_signal(&keeper->wake);
+    pthread_mutex_unlock(&keeper->lock);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper.h - the heartbeat of a worker: a thread that keeps the directory's records of it alive.
+ *
+ * Renews the worker's registration, the lease it holds and its source entry every third of the
+ * lease time, each whole, so a directory that was restarted knows the worker again. Heartbeats say
+ * nothing about readiness: the source entry repeats what the worker last announced.
+ *
+ * Threads    calls may come from the handle's thread; the keeper has its own client.
+ * Errors     renewals that fail are logged and tried again after a second; they fail nobody.
+ */
+#ifndef WEIR_REFIT_KEEPER_H
+#define WEIR_REFIT_KEEPER_H
+
+#include "directory/client.h"
+
+typedef struct weir_keeper weir_keeper;
+
+typedef struct weir_keeper_options {
+    const char *directory;
+    const char *worker_id;
+    const char *model;
+    weir_worker_role role;
+    unsigned lease_s;
+} weir_keeper_options;
+
+weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **out);
+void weir_keeper_close(weir_keeper *keeper); /* accepts NULL */
+/* Renew the lease on this version from now on; NULL: none. */
+void weir_keeper_hold(weir_keeper *keeper, const char *version_uid);
+/* Repeat this source entry from now on. `now`: send it at once as well, from the keeper's thread.
+ */
+void weir_keeper_announce(weir_keeper *keeper, const weir_source_record *record, bool now);
+
+#endif

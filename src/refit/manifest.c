@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* manifest.c - manifests to bytes and back, by protobuf-c, with every number checked.
+ *
+ * Tags repeat from shard to shard, so they travel once each and shards refer to them by index.
+ */
+#include "refit/manifest.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "manifest.pb-c.h"
+
+#define FORMAT 1u
+
+weir_status weir_buffer_reserve(weir_buffer *buffer, size_t n_bytes)
+{
+    if (buffer->capacity_bytes >= n_bytes)
+        return WEIR_OK;
+    unsigned char *data = weir_realloc(buffer->data, n_bytes);
+    if (data == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    buffer->data = data;
+    buffer->capacity_bytes = n_bytes;
+    return WEIR_OK;
+}
+
+void weir_buffer_free(weir_buffer *buffer)
+{
+    weir_free(buffer->data);
+    *buffer = (weir_buffer){ 0 };
+}
+
+static weir_status pack(const ProtobufCMessage *message, weir_buffer *out)
+{
+    size_t n_bytes = protobuf_c_message_get_packed_size(message);
+    weir_status status = weir_buffer_reserve(out, n_bytes);
+    if (status == WEIR_OK)
+        out->n_bytes = protobuf_c_message_pack(message, out->data);
+    return status;
+}
+
+static void *arena_alloc(void *arena, size_t n_bytes)
+{
+    return weir_arena_alloc(arena, n_bytes);
+}
+
+static void arena_free(void *arena, void *piece)
+{
+    (void)arena, (void)piece; /* goes with the arena */
+}
+
+/* ---- layout ----------------------------------------------------------------------------------*/
+
+typedef struct tag_table {
+    Weir__Manifest__Tag **tags;
+    size_t n_tags;
+} tag_table;
+
+static uint32_t tag_of(tag_table *table, Weir__Manifest__Tag *storage, const weir_shard *shard)
+{
+    for (size_t i = 0; i < table->n_tags; i++) {
+        if (strcmp(table->tags[i]->compile_target, shard->compile_target) == 0 &&
+            strcmp(table->tags[i]->compile_metadata, shard->compile_metadata) == 0)
+            return (uint32_t)i;
+    }
+    Weir__Manifest__Tag *tag = &storage[table->n_tags];
+    weir__manifest__tag__init(tag);
+    tag->compile_target = (char *)shard->compile_target;
+    tag->compile_metadata = (char *)shard->compile_metadata;
+    table->tags[table->n_tags] = tag;
+    return (uint32_t)table->n_tags++;
+}
+
+static void fill_shard(Weir__Manifest__Shard *message, const weir_shard *shard, uint32_t tag)
+{
+    weir__manifest__shard__init(message);
+    message->name = (char *)shard->name;
+    message->dtype = (uint32_t)shard->dtype;
+    message->n_global_shape = message->n_lo = message->n_hi = shard->global_shape.rank;
+    message->global_shape = (uint64_t *)shard->global_shape.dim;
+    message->lo = (uint64_t *)shard->box.lo;
+    message->hi = (uint64_t *)shard->box.hi;
+    message->tag = tag;
+    message->region = shard->region;
+    message->offset = shard->offset;
+    message->n_bytes = shard->n_bytes;
+}
+
+weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
+                               weir_buffer *out)
+{
+    Weir__Manifest__Layout layout = WEIR__MANIFEST__LAYOUT__INIT;
+    Weir__Manifest__Shard *storage = weir_arena_alloc(arena, n_shards * sizeof(*storage));
+    Weir__Manifest__Tag *tags = weir_arena_alloc(arena, n_shards * sizeof(*tags));
+    tag_table table = { weir_arena_alloc(arena, n_shards * sizeof(*table.tags)), 0 };
+    layout.shards = weir_arena_alloc(arena, n_shards * sizeof(*layout.shards));
+    if (storage == NULL || tags == NULL || table.tags == NULL || layout.shards == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n_shards; i++) {
+        fill_shard(&storage[i], &shards[i], tag_of(&table, tags, &shards[i]));
+        layout.shards[i] = &storage[i];
+    }
+    layout.n_shards = n_shards;
+    layout.tags = table.tags;
+    layout.n_tags = table.n_tags;
+    return pack(&layout.base, out);
+}
+
+static weir_status check_shard(const Weir__Manifest__Layout *layout,
+                               const Weir__Manifest__Shard *message,
+                               const weir_manifest_region *regions, size_t n_regions)
+{
+    size_t rank = message->n_global_shape;
+    if (message->name[0] == '\0' || rank > WEIR_MAX_RANK || message->n_lo != rank ||
+        message->n_hi != rank)
+        return weir_fail(WEIR_ERR_CORRUPT,
+                         "manifest: shard '%s' has %zu dims and a box of %zu, %zu", message->name,
+                         rank, message->n_lo, message->n_hi);
+    if (weir_dtype_bits((weir_dtype)message->dtype) == 0)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: dtype number %u is unknown",
+                         message->name, message->dtype);
+    if (message->tag >= layout->n_tags)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: tag %u of %zu", message->name,
+                         message->tag, layout->n_tags);
+    if (message->region >= n_regions)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: region %u of %zu", message->name,
+                         message->region, n_regions);
+    for (size_t d = 0; d < rank; d++) {
+        if (message->lo[d] > message->hi[d] || message->hi[d] > message->global_shape[d])
+            return weir_fail(WEIR_ERR_CORRUPT,
+                             "manifest: %s: range [%llu, %llu) of axis %zu, which has %llu",
+                             message->name, (unsigned long long)message->lo[d],
+                             (unsigned long long)message->hi[d], d,
+                             (unsigned long long)message->global_shape[d]);
+    }
+    uint64_t region_bytes = regions[message->region].n_bytes;
+    if (message->offset > region_bytes || message->n_bytes > region_bytes - message->offset)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: bytes %llu + %llu of a region of %llu",
+                         message->name, (unsigned long long)message->offset,
+                         (unsigned long long)message->n_bytes, (unsigned long long)region_bytes);
+    return WEIR_OK;
+}
+
+static weir_status read_shard(const Weir__Manifest__Layout *layout,
+                              const Weir__Manifest__Shard *message, weir_shard *out)
+{
+    const Weir__Manifest__Tag *tag = layout->tags[message->tag];
+    size_t rank = message->n_global_shape;
+    *out = (weir_shard){ .name = message->name,
+                         .dtype = (weir_dtype)message->dtype,
+                         .global_shape.rank = (uint32_t)rank,
+                         .box.rank = (uint32_t)rank,
+                         .compile_target = tag->compile_target,
+                         .compile_metadata = tag->compile_metadata,
+                         .region = message->region,
+                         .offset = message->offset,
+                         .n_bytes = message->n_bytes };
+    for (size_t d = 0; d < rank; d++) {
+        out->global_shape.dim[d] = message->global_shape[d];
+        out->box.lo[d] = message->lo[d];
+        out->box.hi[d] = message->hi[d];
+    }
+    uint64_t whole_bytes, n_bytes;
+    weir_shape shape = weir_box_shape(&out->box);
+    if (weir_tensor_bytes(out->dtype, &out->global_shape, &whole_bytes) != WEIR_OK ||
+        weir_tensor_bytes(out->dtype, &shape, &n_bytes) != WEIR_OK || n_bytes != out->n_bytes)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %llu bytes do not fit its box", out->name,
+                         (unsigned long long)out->n_bytes);
+    return WEIR_OK;
+}
+
+weir_status weir_layout_decode(const void *bytes, size_t n_bytes,
+                               const weir_manifest_region *regions, size_t n_regions,
+                               weir_arena *arena, weir_shard **out, size_t *out_n_shards)
+{
+    ProtobufCAllocator allocator = { arena_alloc, arena_free, arena };
+    Weir__Manifest__Layout *layout = weir__manifest__layout__unpack(&allocator, n_bytes, bytes);
+    if (layout == NULL)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: the layout of %zu bytes does not decode",
+                         n_bytes);
+    weir_shard *shards = weir_arena_zeroed(arena, layout->n_shards, sizeof(*shards));
+    if (shards == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < layout->n_shards; i++) {
+        weir_status status = check_shard(layout, layout->shards[i], regions, n_regions);
+        if (status == WEIR_OK)
+            status = read_shard(layout, layout->shards[i], &shards[i]);
+        if (status != WEIR_OK)
+            return status;
+    }
+    *out = shards;
+    *out_n_shards = layout->n_shards;
+    return WEIR_OK;
+}
+
+/* ---- manifest --------------------------------------------------------------------------------*/
+
+_Static_assert(sizeof(weir_digest) == 2 * sizeof(uint64_t), "digests travel as pairs of fixed64");
+
+weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *arena, weir_buffer *out)
+{
+    Weir__Manifest__Manifest message = WEIR__MANIFEST__MANIFEST__INIT;
+    Weir__Manifest__Region *storage =
+        weir_arena_alloc(arena, manifest->n_regions * sizeof(*storage));
+    message.regions = weir_arena_alloc(arena, manifest->n_regions * sizeof(*message.regions));
+    if (storage == NULL || message.regions == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < manifest->n_regions; i++) {
+        weir__manifest__region__init(&storage[i]);
+        storage[i].key.data = (uint8_t *)manifest->regions[i].key;
+        storage[i].key.len = manifest->regions[i].key_bytes;
+        storage[i].n_bytes = manifest->regions[i].n_bytes;
+        message.regions[i] = &storage[i];
+    }
+    message.n_regions = manifest->n_regions;
+    message.format = FORMAT;
+    message.model = (char *)manifest->model;
+    message.run = (char *)manifest->run;
+    message.version = manifest->version;
+    message.worker_id = (char *)manifest->worker_id;
+    message.rank = manifest->rank;
+    message.n_ranks = manifest->n_ranks;
+    message.transport = (char *)manifest->transport;
+    message.layout_signature = (char *)manifest->layout_signature;
+    message.address.data = (uint8_t *)manifest->address;
+    message.address.len = manifest->address_bytes;
+    message.layout.data = (uint8_t *)manifest->layout;
+    message.layout.len = manifest->layout_bytes;
+    message.digests = (uint64_t *)(void *)manifest->digests;
+    message.n_digests = 2 * manifest->n_digests;
+    return pack(&message.base, out);
+}
+
+static weir_status read_regions(const Weir__Manifest__Manifest *message, weir_arena *arena,
+                                weir_manifest *out)
+{
+    weir_manifest_region *regions = weir_arena_alloc(arena, message->n_regions * sizeof(*regions));
+    if (regions == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < message->n_regions; i++)
+        regions[i] =
+            (weir_manifest_region){ message->regions[i]->key.data, message->regions[i]->key.len,
+                                    message->regions[i]->n_bytes };
+    out->regions = regions;
+    out->n_regions = message->n_regions;
+    return WEIR_OK;
+}
+
+weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
+                                 weir_manifest *out)
+{
+    ProtobufCAllocator allocator = { arena_alloc, arena_free, arena };
+    Weir__Manifest__Manifest *message =
+        weir__manifest__manifest__unpack(&allocator, n_bytes, bytes);
+    if (message == NULL)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest of %zu bytes does not decode", n_bytes);
+    if (message->format != FORMAT)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "manifest format %u, this build reads %u",
+                         message->format, FORMAT);
+    if (message->n_digests % 2 != 0)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest has %zu halves of digests",
+                         message->n_digests);
+    *out = (weir_manifest){ .model = message->model,
+                            .run = message->run,
+                            .worker_id = message->worker_id,
+                            .transport = message->transport,
+                            .layout_signature = message->layout_signature,
+                            .version = message->version,
+                            .rank = message->rank,
+                            .n_ranks = message->n_ranks,
+                            .address = message->address.data,
+                            .address_bytes = message->address.len,
+                            .layout = message->layout.data,
+                            .layout_bytes = message->layout.len,
+                            .digests = (const weir_digest *)(const void *)message->digests,
+                            .n_digests = message->n_digests / 2 };
+    return read_regions(message, arena, out);
+}

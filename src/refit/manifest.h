@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* manifest.h - what one source holds of one version, as structs and as bytes.
+ *
+ * The bytes come from another process: decoding checks every number before it is used (boxes within
+ * shapes, shards within regions, sizes that agree). The layout is a packed message of its own:
+ * equal bytes mean an equal layout, so a second refit compares them and decodes only keys and
+ * digests.
+ *
+ * Ownership  decoded manifests borrow from the arena; buffers are the caller's.
+ * Errors     ERR_CORRUPT for bytes that do not decode, ERR_UNSUPPORTED for a newer format.
+ */
+#ifndef WEIR_REFIT_MANIFEST_H
+#define WEIR_REFIT_MANIFEST_H
+
+#include "base/arena.h"
+#include "weir/plan.h"
+
+/* Bytes that grow and are kept: filling it again with as much allocates nothing. */
+typedef struct weir_buffer {
+    unsigned char *data;
+    size_t n_bytes, capacity_bytes;
+} weir_buffer;
+weir_status weir_buffer_reserve(weir_buffer *buffer, size_t n_bytes);
+void weir_buffer_free(weir_buffer *buffer);
+
+typedef struct weir_manifest_region {
+    const void *key;
+    size_t key_bytes;
+    uint64_t n_bytes;
+} weir_manifest_region;
+
+typedef struct weir_manifest {
+    const char *model, *run, *worker_id, *transport, *layout_signature;
+    uint64_t version;
+    uint32_t rank, n_ranks;
+    const void *address;
+    size_t address_bytes;
+    const weir_manifest_region *regions;
+    size_t n_regions;
+    const void *layout;
+    size_t layout_bytes;
+    const weir_digest *digests; /* one per shard of the layout */
+    size_t n_digests;
+} weir_manifest;
+
+/* Packs names, boxes and tags of the shards (not their digests). `arena` is scratch. */
+weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
+                               weir_buffer *out);
+/* The shards of a layout, digests zero, allocated in `arena`. regions bound their offsets. */
+weir_status weir_layout_decode(const void *bytes, size_t n_bytes,
+                               const weir_manifest_region *regions, size_t n_regions,
+                               weir_arena *arena, weir_shard **out, size_t *out_n_shards);
+
+weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *arena,
+                                 weir_buffer *out);
+weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
+                                 weir_manifest *out);
+
+#endif

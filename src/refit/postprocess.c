@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* postprocess.c - stop 8 of 9: what the engine computes from its weights, computed again.
+ *
+ * Takes   live parameters that hold a new version.
+ * Gives   derived parameters that agree with them (MLA's W_UV and W_UK_T), the engine told.
+ * Before  install.c        After  ack.c
+ * Breaks  the engine's hook refuses: staged goes back to the old version, derived parameters
+ *         included; direct is UNUSABLE.
+ */
+#include "base/error.h"
+#include "refit/replica.h"
+
+weir_status weir_derived_refresh(weir_replica *replica)
+{
+    for (size_t i = 0; i < replica->n_derived; i++) {
+        const weir_derived *derived = &replica->derived[i];
+        const weir_tensor *from = &replica->live[derived->from];
+        const weir_tensor *scale =
+            derived->from_scale != SIZE_MAX ? &replica->live[derived->from_scale] : NULL;
+        weir_status status = weir_derived_compute(
+            derived, from->dtype, from->data, scale != NULL ? scale->data : NULL,
+            scale != NULL ? &scale->shape : NULL, replica->live[derived->parameter].data);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return WEIR_OK;
+}
+
+weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version)
+{
+    weir_status status = weir_derived_refresh(replica);
+    if (status != WEIR_OK || replica->hooks.postprocess == NULL)
+        return status;
+    status = replica->hooks.postprocess(replica->hooks.context, version);
+    if (status != WEIR_OK)
+        return weir_fail(status, "the engine's postprocess hook refused version %llu: %s",
+                         (unsigned long long)version, weir_status_text(status));
+    return WEIR_OK;
+}

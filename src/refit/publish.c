@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* publish.c - stop 4 of 9: tells the directory that this rank's shard of a version can be read.
+ *
+ * Takes   a SEALED slot.
+ * Gives   the slot PUBLISHED; the version READY once every expected rank has come this far.
+ * Before  slot.c        After  discover.c, on the replicas
+ * Breaks  the directory: the slot is dropped and its manifest refused, so that a version record
+ * that may be left STAGING can never be read.
+ *
+ * All ranks create the same version record: the idempotency key makes them meet. The manifest can
+ * be had before the record says so, never the other way round.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "refit/trainer.h"
+
+static weir_status create_version(weir_trainer *trainer, weir_slot *slot)
+{
+    char key[2 * WEIR_NAME_BYTES + 64];
+    weir_version_record record;
+    snprintf(key, sizeof(key), "weir/%s/%s/%" PRIu64, trainer->worker.model, trainer->worker.run,
+             slot->version);
+    weir_status status = weir_directory_create_version(
+        trainer->worker.client, trainer->worker.model, slot->version, key,
+        (const char *const *)trainer->slot_names, trainer->n_ranks, &record);
+    if (status != WEIR_OK)
+        return status;
+    if (record.state == WEIR_VERSION_RELEASING)
+        return weir_fail(WEIR_ERR_EXISTS,
+                         "version %" PRIu64 " of %s, run %s, was published and released already",
+                         slot->version, trainer->worker.model, trainer->worker.run);
+    pthread_mutex_lock(&trainer->lock);
+    memcpy(slot->uid, record.uid, sizeof(slot->uid));
+    pthread_mutex_unlock(&trainer->lock);
+    return WEIR_OK;
+}
+
+static weir_status create_shard(weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_shard_record shard = { .n_tensors = trainer->source.n_shards,
+                                .n_bytes = trainer->source.n_bytes };
+    weir_version_record record;
+    snprintf(shard.version_uid, sizeof(shard.version_uid), "%s", slot->uid);
+    snprintf(shard.slot, sizeof(shard.slot), "%s", trainer->slot_name);
+    snprintf(shard.worker_id, sizeof(shard.worker_id), "%s", trainer->worker.id);
+    snprintf(shard.manifest_digest, sizeof(shard.manifest_digest), "%s", slot->manifest_digest);
+    snprintf(shard.manifest_endpoint, sizeof(shard.manifest_endpoint), "%s",
+             weir_manifest_service_address(trainer->service));
+    snprintf(shard.transport, sizeof(shard.transport), "%s", slot->region->transport->ops->name);
+    return weir_directory_create_shard(trainer->worker.client, &shard, &record);
+}
+
+/* Last, because replicas look here first: who finds the entry finds the shard too. */
+static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_source_record record = { .rank = trainer->rank,
+                                  .n_ranks = trainer->n_ranks,
+                                  .status = WEIR_SOURCE_READY,
+                                  .version = slot->version };
+    snprintf(record.worker_id, sizeof(record.worker_id), "%s", trainer->worker.id);
+    snprintf(record.model, sizeof(record.model), "%s", trainer->worker.model);
+    snprintf(record.run, sizeof(record.run), "%s", trainer->worker.run);
+    snprintf(record.role, sizeof(record.role), "trainer");
+    snprintf(record.version_uid, sizeof(record.version_uid), "%s", slot->uid);
+    snprintf(record.endpoint, sizeof(record.endpoint), "%s",
+             weir_manifest_service_address(trainer->service));
+    snprintf(record.layout_signature, sizeof(record.layout_signature), "%s",
+             trainer->source.signature);
+    weir_status status =
+        weir_directory_publish_source(trainer->worker.client, &record, trainer->source_id);
+    if (status == WEIR_OK)
+        weir_keeper_announce(trainer->worker.keeper, &record, false);
+    return status;
+}
+
+weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_status status = create_version(trainer, slot);
+    if (status == WEIR_OK)
+        status = create_shard(trainer, slot);
+    if (status == WEIR_OK)
+        status = announce(trainer, slot);
+    if (status == WEIR_OK)
+        slot->state = WEIR_SLOT_PUBLISHED;
+    return status;
+}

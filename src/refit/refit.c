@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* refit.c - one refit, from the trainer's weights to a replica's live parameters.
+ *
+ *   TRAINER RANK                                    REPLICA WORKER
+ *   1 source -> 2 stage -> 3 slot -> 4 publish      5 discover -> 6 transfer -> 7 install
+ *                                                     -> 8 postprocess -> 9 ack
+ *
+ * Each stop is a file of its own and hands on one struct: a slot on the trainer, a discovery on the
+ * replica. This file calls them in order and decides what a failure leaves behind. The two halves
+ * meet in the directory (who has what) and in the transport (the bytes, read one-sided).
+ */
+#include <inttypes.h>
+
+#include "base/error.h"
+#include "refit/replica.h"
+#include "refit/trainer.h"
+
+/* ---- trainer: stops 1 to 4 -------------------------------------------------------------------*/
+
+static weir_status publish_slot(weir_trainer *trainer, weir_stopwatch *watch, weir_slot *slot)
+{
+    weir_stopwatch_enter(watch, WEIR_STOP_STAGE);
+    weir_status status = weir_stop_stage(trainer, slot);
+    if (status != WEIR_OK)
+        return status;
+    weir_stopwatch_enter(watch, WEIR_STOP_SLOT);
+    status = weir_stop_slot(trainer, slot, watch->report->version);
+    if (status != WEIR_OK)
+        return status;
+    weir_stopwatch_enter(watch, WEIR_STOP_PUBLISH);
+    return weir_stop_publish(trainer, slot);
+}
+
+weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_report *report)
+{
+    weir_report unread;
+    weir_stopwatch watch;
+    weir_slot *slot = NULL;
+    if (trainer->has_published && version <= trainer->last_version)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "version %" PRIu64 " is not after version %" PRIu64
+                         ", the last that trainer rank %u published",
+                         version, trainer->last_version, trainer->rank);
+    weir_stopwatch_start(&watch, &trainer->worker, version, report != NULL ? report : &unread);
+    weir_stopwatch_enter(&watch, WEIR_STOP_SOURCE);
+    weir_status status = weir_stop_source(trainer);
+    if (status == WEIR_OK)
+        status = weir_slot_acquire(trainer, &slot);
+    if (status == WEIR_OK)
+        status = publish_slot(trainer, &watch, slot);
+    watch.report->n_tensors = trainer->source.n_shards;
+    watch.report->n_bytes = trainer->source.n_bytes;
+    weir_stopwatch_end(&watch);
+    if (status == WEIR_OK) {
+        trainer->last_version = version;
+        trainer->has_published = true;
+    } else if (slot != NULL) {
+        weir_slot_drop(trainer, slot);
+    }
+    return status;
+}
+
+/* ---- replica: stops 5 to 9 -------------------------------------------------------------------*/
+
+/* The live parameters hold a mixture, and say so until a whole version is in. */
+static void mark_unusable(weir_replica *replica, uint64_t version)
+{
+    replica->state = WEIR_REPLICA_UNUSABLE;
+    weir_error_prefix("replica %s is unusable until a whole version is in: direct install of "
+                      "version %" PRIu64 " failed",
+                      replica->worker.id, version);
+}
+
+/* Brings the old version back, derived parameters included. */
+static void roll_back(weir_replica *replica)
+{
+    weir_error_line cause;
+    weir_error_save(&cause);
+    weir_install_undo(replica);
+    weir_status status = weir_derived_refresh(replica);
+    weir_error_restore(&cause);
+    if (status != WEIR_OK) {
+        mark_unusable(replica, replica->version);
+        return;
+    }
+    weir_holding_restore(replica);
+    weir_live_end(replica);
+}
+
+static weir_status install_staged(weir_replica *replica, weir_stopwatch *watch,
+                                  const weir_discovery *discovery)
+{
+    bool landed;
+    weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
+    weir_status status = weir_staging_open(replica);
+    if (status == WEIR_OK)
+        status = weir_stop_transfer(replica, discovery, &landed);
+    if (status != WEIR_OK)
+        return status;
+    weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
+    status = weir_stop_install(replica);
+    if (status != WEIR_OK)
+        return status;
+    weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
+    status = weir_stop_postprocess(replica, discovery->version);
+    if (status != WEIR_OK)
+        roll_back(replica);
+    return status;
+}
+
+static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
+                                  const weir_discovery *discovery)
+{
+    bool landed = false;
+    weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
+    weir_status status = weir_live_begin(replica);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_stop_transfer(replica, discovery, &landed);
+    if (status == WEIR_OK) {
+        weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
+        status = weir_stop_install(replica);
+    }
+    if (status == WEIR_OK) {
+        weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
+        status = weir_stop_postprocess(replica, discovery->version);
+    }
+    if (status == WEIR_OK)
+        return WEIR_OK;
+    if (landed) {
+        mark_unusable(replica, discovery->version);
+    } else if (replica->state != WEIR_REPLICA_UNUSABLE) {
+        weir_holding_restore(replica);
+        weir_live_end(replica);
+    }
+    return status;
+}
+
+static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discovery *discovery)
+{
+    replica->state = WEIR_REPLICA_HOLDING;
+    replica->version = discovery->version;
+    weir_live_end(replica);
+    weir_stopwatch_enter(watch, WEIR_STOP_ACK);
+    weir_holding_publish(replica, discovery);
+    weir_stop_ack(replica, discovery, watch->report);
+}
+
+weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_report *report)
+{
+    weir_report unread;
+    weir_stopwatch watch;
+    weir_discovery discovery = { 0 };
+    if (replica->n_parameters == 0)
+        return weir_fail(WEIR_ERR_INVALID, "replica %s has registered no parameters",
+                         replica->worker.id);
+    weir_stopwatch_start(&watch, &replica->worker, version, report != NULL ? report : &unread);
+    weir_stopwatch_enter(&watch, WEIR_STOP_DISCOVER);
+    weir_status status = weir_stop_discover(replica, version, &discovery);
+    if (status == WEIR_OK) {
+        watch.report->version = discovery.version;
+        watch.report->n_tensors = replica->n_parameters;
+        watch.report->n_bytes = replica->schedule.n_bytes;
+        status = replica->mode == WEIR_INSTALL_DIRECT ? install_direct(replica, &watch, &discovery)
+                                                      : install_staged(replica, &watch, &discovery);
+        if (status == WEIR_OK)
+            hold(replica, &watch, &discovery);
+        else
+            weir_discovery_release(replica, &discovery);
+    }
+    weir_stopwatch_end(&watch);
+    return status;
+}
+
+weir_replica_state weir_replica_get_state(const weir_replica *replica)
+{
+    return replica->state;
+}
+
+uint64_t weir_replica_version(const weir_replica *replica)
+{
+    return replica->state == WEIR_REPLICA_HOLDING ? replica->version : 0;
+}

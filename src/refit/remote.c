@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* remote.c - fetching a source's manifest and keeping what it leads to. */
+#include "refit/remote.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "directory/sha256.h"
+
+#define MANIFEST_CAP_BYTES ((size_t)1 << 30)
+/* Keys that are kept though the current manifest does not use them: the trainer's other slots. */
+#define SPARE_IMPORTS 8u
+
+weir_status weir_remote_open(weir_worker *worker, const char *worker_id, const char *slot,
+                             const char *who, weir_remote **out)
+{
+    weir_remote *remote = weir_alloc_zeroed(1, sizeof(*remote));
+    if (remote == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    remote->worker = worker;
+    snprintf(remote->worker_id, sizeof(remote->worker_id), "%s", worker_id);
+    snprintf(remote->slot, sizeof(remote->slot), "%s", slot);
+    snprintf(remote->who, sizeof(remote->who), "%s", who);
+    weir_arena_init(&remote->arena, MANIFEST_CAP_BYTES);
+    weir_arena_init(&remote->layout_arena, MANIFEST_CAP_BYTES);
+    *out = remote;
+    return WEIR_OK;
+}
+
+void weir_remote_disconnect(weir_remote *remote)
+{
+    const weir_transport_ops *ops = remote->link.ops;
+    for (size_t i = 0; i < remote->n_imported; i++) {
+        ops->forget(remote->imported[i].remote);
+        weir_buffer_free(&remote->imported[i].key);
+    }
+    weir_free(remote->imported);
+    remote->imported = NULL;
+    remote->n_imported = 0;
+    if (remote->peer != NULL)
+        ops->disconnect(remote->peer);
+    remote->peer = NULL;
+}
+
+void weir_remote_close(weir_remote *remote)
+{
+    if (remote == NULL)
+        return;
+    weir_remote_disconnect(remote);
+    weir_buffer_free(&remote->address);
+    weir_buffer_free(&remote->layout);
+    weir_buffer_free(&remote->bytes);
+    weir_arena_close(&remote->arena);
+    weir_arena_close(&remote->layout_arena);
+    weir_free(remote);
+}
+
+/* ---- manifest --------------------------------------------------------------------------------*/
+
+static weir_status check_manifest(const weir_remote *remote, const weir_manifest_wish *wish)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    if (strcmp(manifest->model, remote->worker->model) != 0)
+        return weir_fail(WEIR_ERR_LAYOUT, "its manifest is of model %s, this replica runs %s",
+                         manifest->model, remote->worker->model);
+    if (strcmp(manifest->run, remote->worker->run) != 0)
+        return weir_fail(WEIR_ERR_LAYOUT, "its manifest is of run %s, this replica follows %s",
+                         manifest->run, remote->worker->run);
+    if (manifest->version != wish->version)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "its manifest is of version %" PRIu64 ", %" PRIu64 " was asked for",
+                         manifest->version, wish->version);
+    if (wish->transport != NULL && strcmp(manifest->transport, wish->transport) != 0)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "it offers transport %s, this replica wants %s",
+                         manifest->transport, wish->transport);
+    return WEIR_OK;
+}
+
+static weir_status fetch_manifest(weir_remote *remote, const weir_manifest_wish *wish)
+{
+    char given[WEIR_DIGEST_TEXT], found[WEIR_SHA256_HEX];
+    weir_status status = weir_directory_get_manifest(
+        remote->worker->client, wish->endpoint, remote->who, wish->uid, remote->slot,
+        &remote->bytes.data, &remote->bytes.capacity_bytes, &remote->bytes.n_bytes, given);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_sha256_hex(remote->bytes.data, remote->bytes.n_bytes, found);
+    const char *expected = wish->digest != NULL ? wish->digest : given;
+    if (status == WEIR_OK && strcmp(found, expected) != 0)
+        status = weir_fail(WEIR_ERR_CORRUPT, "manifest digest is %s, the directory says %s", found,
+                           expected);
+    weir_arena_reset(&remote->arena);
+    if (status == WEIR_OK)
+        status = weir_manifest_decode(remote->bytes.data, remote->bytes.n_bytes, &remote->arena,
+                                      &remote->manifest);
+    if (status == WEIR_OK)
+        status = check_manifest(remote, wish);
+    if (status != WEIR_OK)
+        weir_error_prefix("%s", remote->who);
+    return status;
+}
+
+static bool buffer_equals(const weir_buffer *buffer, const void *data, size_t n_bytes)
+{
+    return buffer->n_bytes == n_bytes && memcmp(buffer->data, data, n_bytes) == 0;
+}
+
+static weir_status buffer_set(weir_buffer *buffer, const void *data, size_t n_bytes)
+{
+    weir_status status = weir_buffer_reserve(buffer, n_bytes ? n_bytes : 1);
+    if (status != WEIR_OK)
+        return status;
+    memcpy(buffer->data, data, n_bytes);
+    buffer->n_bytes = n_bytes;
+    return WEIR_OK;
+}
+
+/* New layout bytes are decoded and checked; equal ones stand checked. */
+static weir_status decode_layout(weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    if (remote->shards != NULL &&
+        buffer_equals(&remote->layout, manifest->layout, manifest->layout_bytes))
+        return WEIR_OK;
+    remote->shards = NULL;
+    remote->layout_generation++;
+    weir_arena_reset(&remote->layout_arena);
+    weir_status status = buffer_set(&remote->layout, manifest->layout, manifest->layout_bytes);
+    if (status != WEIR_OK)
+        return status;
+    return weir_layout_decode(remote->layout.data, remote->layout.n_bytes, manifest->regions,
+                              manifest->n_regions, &remote->layout_arena, &remote->shards,
+                              &remote->n_shards);
+}
+
+/* Gives every shard this version's digest. The regions are new in every manifest, so that shards
+ * lie within them is checked every time. */
+static weir_status read_digests(weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    if (manifest->n_digests != remote->n_shards)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest has %zu digests for %zu shards",
+                         manifest->n_digests, remote->n_shards);
+    for (size_t i = 0; i < remote->n_shards; i++) {
+        weir_shard *shard = &remote->shards[i];
+        uint64_t end = shard->offset + shard->n_bytes;
+        if (shard->region >= manifest->n_regions || end > manifest->regions[shard->region].n_bytes)
+            return weir_fail(WEIR_ERR_CORRUPT, "%s lies outside the regions of its manifest",
+                             shard->name);
+        shard->digest = manifest->digests[i];
+    }
+    return WEIR_OK;
+}
+
+static weir_status read_layout(weir_remote *remote)
+{
+    weir_status status = decode_layout(remote);
+    if (status == WEIR_OK)
+        status = read_digests(remote);
+    if (status != WEIR_OK)
+        weir_error_prefix("%s", remote->who);
+    return status;
+}
+
+/* ---- connection ------------------------------------------------------------------------------*/
+
+static weir_status connect_peer(weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    if (remote->peer != NULL &&
+        buffer_equals(&remote->address, manifest->address, manifest->address_bytes) &&
+        strcmp(remote->link.ops->name, manifest->transport) == 0)
+        return WEIR_OK;
+    weir_remote_disconnect(remote);
+    weir_status status = weir_worker_link(remote->worker, manifest->transport, &remote->link);
+    if (status == WEIR_OK)
+        status = buffer_set(&remote->address, manifest->address, manifest->address_bytes);
+    if (status != WEIR_OK) {
+        weir_error_prefix("%s", remote->who);
+        return status;
+    }
+    remote->worker->counters.connections++;
+    return remote->link.ops->connect(remote->link.transport, remote->address.data,
+                                     remote->address.n_bytes, remote->who,
+                                     remote->worker->timeout_ms, &remote->peer);
+}
+
+static weir_imported *find_imported(weir_remote *remote, const weir_manifest_region *region)
+{
+    for (size_t i = 0; i < remote->n_imported; i++) {
+        if (buffer_equals(&remote->imported[i].key, region->key, region->key_bytes))
+            return &remote->imported[i];
+    }
+    return NULL;
+}
+
+/* Drops what no manifest has used for a while: files of old versions, slots of an old layout. */
+static void forget_unused(weir_remote *remote, size_t n_keep)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < remote->n_imported; i++) {
+        weir_imported *imported = &remote->imported[i];
+        bool recent = imported->used_at + SPARE_IMPORTS > remote->n_fetches;
+        if (remote->n_imported <= n_keep || recent) {
+            remote->imported[kept++] = *imported;
+            continue;
+        }
+        remote->link.ops->forget(imported->remote);
+        weir_buffer_free(&imported->key);
+    }
+    remote->n_imported = kept;
+}
+
+static weir_status import_region(weir_remote *remote, const weir_manifest_region *region,
+                                 weir_imported **out)
+{
+    size_t n_bytes = (remote->n_imported + 1) * sizeof(*remote->imported);
+    weir_imported *grown = weir_realloc(remote->imported, n_bytes);
+    if (grown == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    remote->imported = grown;
+    weir_imported *imported = &grown[remote->n_imported];
+    *imported = (weir_imported){ 0 };
+    weir_status status = buffer_set(&imported->key, region->key, region->key_bytes);
+    if (status == WEIR_OK)
+        status = remote->link.ops->import(remote->peer, imported->key.data, imported->key.n_bytes,
+                                          &imported->remote);
+    if (status != WEIR_OK) {
+        weir_buffer_free(&imported->key);
+        return status;
+    }
+    remote->n_imported++;
+    *out = imported;
+    return WEIR_OK;
+}
+
+static weir_status import_regions(weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    remote->regions =
+        weir_arena_alloc(&remote->arena, manifest->n_regions * sizeof(*remote->regions));
+    if (remote->regions == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    remote->n_fetches++;
+    for (size_t i = 0; i < manifest->n_regions; i++) {
+        weir_imported *imported = find_imported(remote, &manifest->regions[i]);
+        weir_status status = WEIR_OK;
+        if (imported == NULL)
+            status = import_region(remote, &manifest->regions[i], &imported);
+        if (status != WEIR_OK)
+            return status;
+        imported->used_at = remote->n_fetches;
+        remote->regions[i] = imported->remote;
+    }
+    forget_unused(remote, manifest->n_regions + SPARE_IMPORTS);
+    return WEIR_OK;
+}
+
+weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish)
+{
+    weir_status status = fetch_manifest(remote, wish);
+    if (status == WEIR_OK)
+        status = read_layout(remote);
+    if (status == WEIR_OK)
+        status = connect_peer(remote);
+    if (status == WEIR_OK)
+        status = import_regions(remote);
+    return status;
+}

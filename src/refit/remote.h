@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* remote.h - one source as its readers know it: connected once, its regions imported once.
+ *
+ * Kept from refit to refit under (worker id, slot). A new version brings a new manifest; when its
+ * address, keys and layout are the ones known, nothing is connected, imported or decoded again.
+ */
+#ifndef WEIR_REFIT_REMOTE_H
+#define WEIR_REFIT_REMOTE_H
+
+#include "base/arena.h"
+#include "refit/manifest.h"
+#include "refit/worker.h"
+
+typedef struct weir_imported {
+    weir_buffer key;
+    weir_remote_region *remote;
+    uint64_t used_at; /* the fetch that used it last */
+} weir_imported;
+
+typedef struct weir_remote {
+    char worker_id[WEIR_NAME_BYTES];
+    char slot[WEIR_NAME_BYTES];
+    char who[2 * WEIR_NAME_BYTES]; /* "trainer rank 1 (worker trainer-1-9f3c12ab)" */
+    weir_worker *worker;
+    weir_link link;
+    weir_peer *peer;     /* NULL until connected, and after a failure */
+    weir_buffer address; /* that peer was connected by */
+    weir_imported *imported;
+    size_t n_imported;
+    uint64_t n_fetches;
+    weir_buffer layout; /* that shards were decoded from */
+    weir_arena layout_arena;
+    weir_shard *shards;
+    size_t n_shards;
+    uint64_t layout_generation; /* grows whenever the layout changed */
+    weir_buffer bytes;          /* the manifest as it came */
+    weir_arena arena;           /* and decoded; both until the next fetch */
+    weir_manifest manifest;
+    weir_remote_region **regions; /* the manifest's, imported */
+} weir_remote;
+
+weir_status weir_remote_open(weir_worker *worker, const char *worker_id, const char *slot,
+                             const char *who, weir_remote **out);
+void weir_remote_close(weir_remote *remote); /* accepts NULL */
+
+/* What a manifest must say, and where it is had. */
+typedef struct weir_manifest_wish {
+    const char *endpoint, *uid, *digest; /* digest NULL: as the endpoint gives it */
+    uint64_t version;
+    const char *transport; /* NULL: any */
+} weir_manifest_wish;
+
+/* Fetches and checks the manifest, connects and imports what is not known yet. */
+weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish);
+/* Forgets the connection: the next fetch makes a new one. */
+void weir_remote_disconnect(weir_remote *remote);
+
+#endif

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* replica.c - opening and closing a replica worker, and the memory that it installs into.
+ *
+ * What an install does is in refit.c; this file owns what lasts from one to the next.
+ */
+#include "refit/replica.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "device/host.h"
+
+#define MAX_REFS 512u
+#define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
+#define PARAMETER_ALIGNMENT 256u
+
+/* ---- open and close --------------------------------------------------------------------------*/
+
+static weir_status copy_text(char **out, const char *text)
+{
+    *out = weir_strdup(text);
+    return text != NULL && *out == NULL ? WEIR_ERR_NO_MEMORY : WEIR_OK;
+}
+
+static weir_status copy_settings(weir_replica *replica, const weir_replica_options *options)
+{
+    weir_status status = copy_text(&replica->family, options->family);
+    if (status == WEIR_OK)
+        status = copy_text(&replica->layout, options->layout);
+    if (status == WEIR_OK)
+        status = copy_text(&replica->conversion, options->conversion);
+    if (status == WEIR_OK)
+        status = copy_text(&replica->transport, options->transport);
+    if (status == WEIR_OK)
+        status = copy_text(&replica->listen, options->listen);
+    if (status == WEIR_OK && options->config != NULL)
+        status = weir_config_open(options->config, &replica->config);
+    replica->mode = options->install;
+    replica->hooks = options->hooks;
+    return status;
+}
+
+static weir_status open_worker(weir_replica *replica, const weir_replica_options *options)
+{
+    char name[WEIR_NAME_BYTES] = "", host[64] = "";
+    if (options->directory == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "directory is required");
+    gethostname(host, sizeof(host) - 1);
+    if (options->name == NULL)
+        snprintf(name, sizeof(name), "replica-%s-%ld", host, (long)getpid());
+    weir_worker_options worker = { .directory = options->directory,
+                                   .model = options->model,
+                                   .run = options->run,
+                                   .name = options->name ? options->name : name,
+                                   .name_is_id = options->name != NULL,
+                                   .role = WEIR_ROLE_GENERATOR,
+                                   .timeout_ms = options->timeout_ms,
+                                   .lease_ms = options->lease_ms,
+                                   .n_threads = options->n_threads,
+                                   .transport_directory = options->transport_directory,
+                                   .progress = options->progress,
+                                   .progress_context = options->progress_context };
+    return weir_worker_open(&replica->worker, &worker);
+}
+
+/* Others read this replica one-sided from memory; a transport that writes files is none for that.
+ */
+static void choose_serving(weir_replica *replica)
+{
+    const weir_transport_ops *ops;
+    if (weir_transport_get(NULL, &ops) != WEIR_OK || !(ops->caps & WEIR_CAP_LIVENESS) ||
+        weir_worker_link(&replica->worker, ops->name, &replica->serving) != WEIR_OK) {
+        replica->serving = (weir_link){ NULL, NULL };
+        weir_log(WEIR_LOG_INFO, "replica %s cannot be read by others: no transport for it",
+                 replica->worker.id);
+    }
+}
+
+weir_status weir_replica_open(const weir_replica_options *options, weir_replica **out)
+{
+    if (options == NULL || options->size != sizeof(*options) || out == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "replica options of another version of Weir");
+    weir_replica *replica = weir_alloc_zeroed(1, sizeof(*replica));
+    if (replica == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    pthread_mutex_init(&replica->lock, NULL);
+    weir_arena_init(&replica->arena, 0);
+    weir_arena_init(&replica->scratch, 0);
+    weir_status status = copy_settings(replica, options);
+    if (status == WEIR_OK)
+        status = open_worker(replica, options);
+    if (status == WEIR_OK) {
+        replica->refs = weir_arena_alloc(&replica->arena, MAX_REFS * sizeof(*replica->refs));
+        replica->shards = weir_arena_alloc(&replica->arena, MAX_LISTED * sizeof(*replica->shards));
+        if (replica->refs == NULL || replica->shards == NULL)
+            status = WEIR_ERR_NO_MEMORY;
+    }
+    if (status != WEIR_OK) {
+        weir_replica_close(replica);
+        return status;
+    }
+    choose_serving(replica);
+    *out = replica;
+    return WEIR_OK;
+}
+
+void weir_replica_close(weir_replica *replica)
+{
+    if (replica == NULL)
+        return;
+    weir_worker_leave(&replica->worker, replica->source_id, 0);
+    weir_holding_close(replica);
+    for (size_t i = 0; i < replica->n_remotes; i++)
+        weir_remote_close(replica->remotes[i]);
+    weir_free(replica->remotes);
+    weir_plan_close(replica->schedule.plan);
+    weir_free(replica->schedule.copies);
+    weir_free(replica->schedule.participants);
+    weir_worker_close(&replica->worker);
+    if (replica->staging != NULL)
+        weir_host_free(replica->staging, replica->staging_bytes);
+    if (replica->owned != NULL)
+        weir_host_free(replica->owned, replica->owned_bytes);
+    weir_mapping_close(replica->mapping);
+    weir_family_sources_free(replica->described);
+    weir_config_close(replica->config);
+    weir_free(replica->listen);
+    weir_free(replica->transport);
+    weir_free(replica->conversion);
+    weir_free(replica->layout);
+    weir_free(replica->family);
+    weir_arena_close(&replica->scratch);
+    weir_arena_close(&replica->arena);
+    pthread_mutex_destroy(&replica->lock);
+    weir_free(replica);
+}
+
+/* ---- live parameters -------------------------------------------------------------------------*/
+
+static weir_status reserve_parameters(weir_replica *replica, size_t n)
+{
+    if (replica->n_parameters != 0)
+        return weir_fail(WEIR_ERR_EXISTS, "replica %s has registered its parameters already",
+                         replica->worker.id);
+    if (n == 0)
+        return weir_fail(WEIR_ERR_INVALID, "no parameters to register");
+    replica->live = weir_arena_zeroed(&replica->arena, n, sizeof(*replica->live));
+    replica->wanted = weir_arena_zeroed(&replica->arena, n, sizeof(*replica->wanted));
+    replica->staging_offset = weir_arena_zeroed(&replica->arena, n, sizeof(uint64_t));
+    if (replica->live == NULL || replica->wanted == NULL || replica->staging_offset == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    return WEIR_OK;
+}
+
+static weir_status copy_parameter(weir_replica *replica, size_t i, const weir_tensor *tensor,
+                                  const weir_parameter *tag)
+{
+    const char *metadata = tag->compile_metadata != NULL ? tag->compile_metadata : "{}";
+    const char *target = tag->compile_target != NULL ? tag->compile_target : WEIR_TARGET_HF_RAW;
+    if (tensor->name == NULL || tensor->data == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "parameter %zu has no %s", i,
+                         tensor->name == NULL ? "name" : "memory");
+    char *name = weir_arena_strdup(&replica->arena, tensor->name);
+    weir_parameter *wanted = &replica->wanted[i];
+    *wanted = *tag;
+    wanted->name = name;
+    wanted->dtype = tensor->dtype;
+    wanted->shape = tensor->shape;
+    wanted->compile_target = weir_arena_strdup(&replica->arena, target);
+    wanted->compile_metadata = weir_arena_strdup(&replica->arena, metadata);
+    if (name == NULL || wanted->compile_target == NULL || wanted->compile_metadata == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    replica->live[i] = *tensor;
+    replica->live[i].name = name;
+    uint64_t n_bytes;
+    return weir_tensor_bytes(tensor->dtype, &tensor->shape, &n_bytes);
+}
+
+weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tensors,
+                                  const weir_parameter *tags, size_t n_tensors)
+{
+    weir_status status = reserve_parameters(replica, n_tensors);
+    for (size_t i = 0; i < n_tensors && status == WEIR_OK; i++)
+        status = copy_parameter(replica, i, &tensors[i], &tags[i]);
+    if (status != WEIR_OK)
+        return status;
+    replica->n_parameters = n_tensors;
+    status = weir_holding_open(replica);
+    if (status != WEIR_OK)
+        replica->n_parameters = 0;
+    return status;
+}
+
+static weir_status describe_engine(weir_replica *replica)
+{
+    if (replica->config == NULL)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "replica %s needs the engine's config.json to know its parameters",
+                         replica->worker.id);
+    const char *family = replica->family;
+    size_t n_sources;
+    weir_status status = WEIR_OK;
+    if (family == NULL)
+        status = weir_family_of_config(replica->config, &family);
+    if (status == WEIR_OK)
+        status = weir_family_sources(family, replica->config, WEIR_NAMING_HF, &replica->described,
+                                     &n_sources);
+    if (status != WEIR_OK)
+        return status;
+    weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
+    options.family = family;
+    options.layout = replica->layout;
+    options.conversion = replica->conversion;
+    options.config = replica->config;
+    return weir_mapping_open(&options, replica->described, n_sources, &replica->mapping);
+}
+
+/* One block for all parameters, from the transport that others will read it through when there is
+ * one: it moves its own memory best. */
+static weir_status allocate_block(weir_replica *replica, uint64_t n_bytes, unsigned char **out)
+{
+    weir_status status;
+    replica->worker.counters.allocations++;
+    if (replica->serving.ops == NULL) {
+        status = weir_host_allocate(n_bytes, &replica->owned);
+        replica->owned_bytes = n_bytes;
+        *out = replica->owned;
+        return status;
+    }
+    replica->worker.counters.registrations++;
+    replica->regions = weir_arena_zeroed(&replica->arena, 1, sizeof(*replica->regions));
+    if (replica->regions == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    status =
+        replica->serving.ops->allocate(replica->serving.transport, n_bytes, &replica->regions[0]);
+    if (status != WEIR_OK)
+        return status;
+    replica->n_regions = 1;
+    *out = replica->serving.ops->region_data(replica->regions[0]);
+    return WEIR_OK;
+}
+
+static weir_status aligned_bytes(const weir_parameter *parameter, uint64_t *out_n_bytes)
+{
+    uint64_t n_bytes = 0;
+    weir_status status = weir_tensor_bytes(parameter->dtype, &parameter->shape, &n_bytes);
+    *out_n_bytes = (n_bytes + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
+    return status;
+}
+
+static weir_status place_parameters(weir_replica *replica, const weir_parameter *parameters,
+                                    size_t n)
+{
+    uint64_t total_bytes = 0, n_bytes = 0;
+    unsigned char *block;
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+        status = aligned_bytes(&parameters[i], &n_bytes);
+        total_bytes += n_bytes;
+    }
+    if (status == WEIR_OK)
+        status = allocate_block(replica, total_bytes ? total_bytes : 1, &block);
+    if (status != WEIR_OK) {
+        weir_error_prefix("live parameters of %" PRIu64 " bytes", total_bytes);
+        return status;
+    }
+    for (size_t i = 0; i < n; i++) {
+        replica->live[i] =
+            (weir_tensor){ parameters[i].name, parameters[i].dtype, parameters[i].shape, block };
+        aligned_bytes(&parameters[i], &n_bytes);
+        block += n_bytes;
+    }
+    memcpy(replica->wanted, parameters, n * sizeof(*parameters));
+    return WEIR_OK;
+}
+
+weir_status weir_replica_allocate(weir_replica *replica)
+{
+    size_t n = 0;
+    const weir_parameter *parameters = NULL;
+    weir_status status = replica->mapping == NULL ? describe_engine(replica) : WEIR_OK;
+    if (status == WEIR_OK)
+        parameters = weir_mapping_parameters(replica->mapping, &n);
+    if (status == WEIR_OK)
+        status = reserve_parameters(replica, n);
+    if (status == WEIR_OK)
+        status = place_parameters(replica, parameters, n);
+    if (status != WEIR_OK)
+        return status;
+    replica->derived = weir_mapping_derived(replica->mapping, &replica->n_derived);
+    replica->n_parameters = n;
+    status = weir_holding_open(replica);
+    if (status != WEIR_OK)
+        replica->n_parameters = 0;
+    return status;
+}
+
+const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *out_n)
+{
+    *out_n = replica->n_parameters;
+    return replica->live;
+}

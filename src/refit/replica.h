@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* replica.h - a replica worker as its stops see it: its live parameters, the sources it knows, and
+ * the version it holds.
+ *
+ * Data goes discover -> transfer -> install -> postprocess -> ack; only refit.c calls the stops.
+ * What a refit needs is kept from one to the next: connections, remote regions, the plan.
+ */
+#ifndef WEIR_REFIT_REPLICA_H
+#define WEIR_REFIT_REPLICA_H
+
+#include <pthread.h>
+
+#include "base/arena.h"
+#include "directory/service.h"
+#include "refit/remote.h"
+#include "refit/worker.h"
+
+/* What stop 5 gives: a leased version, its sources connected, and the copies to make. */
+typedef struct weir_discovery {
+    uint64_t version;
+    char uid[WEIR_ID_BYTES];
+    char lease_id[WEIR_ID_BYTES];
+} weir_discovery;
+
+/* A source that takes part in a refit. */
+typedef struct weir_participant {
+    char slot[WEIR_NAME_BYTES];
+    weir_remote *remote;
+    uint64_t layout_generation; /* of the layout that the plan was made from */
+    weir_transfer *transfer;
+    size_t first_copy, n_copies;
+} weir_participant;
+
+/* The plan of the last refit and what was made from it: kept while the participants and their
+ * layouts stay the same. */
+typedef struct weir_schedule {
+    weir_participant *participants; /* one per expected slot */
+    size_t n_participants;
+    weir_plan *plan;
+    const weir_plan_copy *planned;
+    weir_copy *copies; /* parallel to `planned`, sorted by source */
+    size_t n_copies;
+    uint64_t n_bytes;
+} weir_schedule;
+
+struct weir_replica {
+    weir_worker worker;
+    weir_install_mode mode;
+    weir_engine_hooks hooks;
+    char *family, *layout, *conversion, *transport, *listen;
+    weir_config *config;
+
+    /* The engine's memory. */
+    weir_arena arena;
+    weir_tensor *described; /* the checkpoint that config.json describes; NULL for registered */
+    weir_mapping *mapping;  /* parameters, like this */
+    void *owned;            /* their memory when no transport gave it */
+    uint64_t owned_bytes;
+    weir_tensor *live;      /* n_parameters */
+    weir_parameter *wanted; /* parallel: names, dtypes, shapes, tags */
+    size_t n_parameters;
+    const weir_derived *derived;
+    size_t n_derived;
+    uint64_t *staging_offset; /* parallel to live */
+    unsigned char *staging;   /* NULL until the first staged install; afterwards it holds the
+                                 bytes that the last install replaced */
+    uint64_t staging_bytes;
+
+    /* What is known of the sources. */
+    weir_remote **remotes; /* all that were ever met and not closed */
+    size_t n_remotes;
+    weir_schedule schedule;
+    weir_source_ref *refs; /* room for one listing of each */
+    weir_shard_record *shards;
+
+    /* What is held, and told to others. */
+    char source_id[WEIR_ID_BYTES]; /* of its entry in the directory; "" before the first */
+    weir_replica_state state;
+    uint64_t version;
+    pthread_mutex_t lock;              /* what follows, against the manifest service */
+    char held_uid[WEIR_ID_BYTES];      /* "" while the live parameters are in motion */
+    char published_uid[WEIR_ID_BYTES]; /* that the manifest was made for */
+    weir_buffer manifest;
+    char manifest_digest[80];
+    weir_manifest_service *service;
+    weir_link serving;     /* ops NULL: nobody can read this replica */
+    weir_region **regions; /* of the live parameters: one, or one each */
+    size_t n_regions;
+    weir_shard *held; /* the layout that others see */
+    weir_buffer held_layout;
+    char signature[33];
+    weir_arena scratch; /* of one refit */
+};
+
+/* discover.c, stop 5. `version` may be WEIR_LATEST. On failure no lease is left. */
+weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out);
+/* Gives the lease back; failures are logged, the lease then expires. */
+void weir_discovery_release(weir_replica *replica, const weir_discovery *discovery);
+
+/* transfer.c, stop 6: every copy's bytes are at its destination (not yet verified). *out_landed:
+ * whether a byte may have landed, whatever the status. */
+weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *discovery,
+                               bool *out_landed);
+
+/* install.c */
+/* The live parameters are about to change: pauses the engine, stops handing out the manifest. */
+weir_status weir_live_begin(weir_replica *replica);
+/* They hold one whole version again: the engine resumes. */
+void weir_live_end(weir_replica *replica);
+/* Stop 7: verifies what landed, then (staged) swaps it in. */
+weir_status weir_stop_install(weir_replica *replica);
+/* Undoes a staged install: the old bytes are back at their addresses. */
+void weir_install_undo(weir_replica *replica);
+/* Memory for staged installs, taken once. */
+weir_status weir_staging_open(weir_replica *replica);
+
+/* postprocess.c, stop 8: derived parameters, then the engine's hook. */
+weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version);
+weir_status weir_derived_refresh(weir_replica *replica);
+
+/* ack.c, stop 9: tells the directory what is held and how long each stop took. The install stands
+ * whatever happens here: what could not be said now, the keeper repeats. */
+void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
+                   const weir_report *report);
+
+/* holding.c: lets others read this replica. */
+weir_status weir_holding_open(weir_replica *replica);
+/* Hands out a manifest of the version that is held. Failures are logged: then nobody can read. */
+void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery);
+/* The manifest of the version before is valid again. */
+void weir_holding_restore(weir_replica *replica);
+void weir_holding_withdraw(weir_replica *replica);
+void weir_holding_close(weir_replica *replica);
+
+#endif

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* trainer.c - opening and closing a trainer rank, and the manifests that it hands out.
+ *
+ * What a publish does is in refit.c; this file owns what lasts from one to the next.
+ */
+#include "refit/trainer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#define DEFAULT_SLOTS 2u
+
+/* ---- manifest service ------------------------------------------------------------------------*/
+
+/* Runs in the service's thread; holds the lock until manifest_done(). */
+static bool manifest_find(void *context, const char *version_uid, const char *slot_name,
+                          const void **out_bytes, size_t *out_n_bytes, const char **out_digest)
+{
+    weir_trainer *trainer = context;
+    if (strcmp(slot_name, trainer->slot_name) != 0 || version_uid[0] == '\0')
+        return false;
+    pthread_mutex_lock(&trainer->lock);
+    for (unsigned i = 0; i < trainer->n_slots; i++) {
+        const weir_slot *slot = &trainer->slots[i];
+        if (strcmp(slot->uid, version_uid) != 0)
+            continue;
+        *out_bytes = slot->manifest.data;
+        *out_n_bytes = slot->manifest.n_bytes;
+        *out_digest = slot->manifest_digest;
+        return true;
+    }
+    pthread_mutex_unlock(&trainer->lock);
+    return false;
+}
+
+static void manifest_done(void *context)
+{
+    weir_trainer *trainer = context;
+    pthread_mutex_unlock(&trainer->lock);
+}
+
+/* ---- open and close --------------------------------------------------------------------------*/
+
+static weir_status copy_text(char **out, const char *text)
+{
+    *out = weir_strdup(text);
+    return text != NULL && *out == NULL ? WEIR_ERR_NO_MEMORY : WEIR_OK;
+}
+
+static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_options *options)
+{
+    weir_status status = copy_text(&trainer->family, options->family);
+    if (status == WEIR_OK)
+        status = copy_text(&trainer->layout, options->layout);
+    if (status == WEIR_OK)
+        status = copy_text(&trainer->conversion, options->conversion);
+    if (status == WEIR_OK)
+        status = copy_text(&trainer->transport, options->transport);
+    if (status == WEIR_OK && options->config != NULL)
+        status = weir_config_open(options->config, &trainer->config);
+    trainer->ignore = weir_alloc_zeroed(options->n_ignore, sizeof(*trainer->ignore));
+    if (status == WEIR_OK && trainer->ignore == NULL)
+        status = WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < options->n_ignore && status == WEIR_OK; i++, trainer->n_ignore++)
+        status = copy_text(&trainer->ignore[i], options->ignore[i]);
+    trainer->keep_masters = options->keep_masters;
+    return status;
+}
+
+static weir_status name_slots(weir_trainer *trainer, const weir_trainer_options *options)
+{
+    trainer->rank = options->rank;
+    trainer->n_ranks = options->n_ranks ? options->n_ranks : 1;
+    trainer->n_slots = options->n_slots ? options->n_slots : DEFAULT_SLOTS;
+    if (trainer->n_ranks > WEIR_MAX_RANKS)
+        return weir_fail(WEIR_ERR_INVALID, "%u trainer ranks, at most %d are possible",
+                         trainer->n_ranks, WEIR_MAX_RANKS);
+    if (trainer->rank >= trainer->n_ranks)
+        return weir_fail(WEIR_ERR_INVALID, "trainer rank %u of %u", trainer->rank,
+                         trainer->n_ranks);
+    if (trainer->n_slots > WEIR_MAX_SLOTS)
+        return weir_fail(WEIR_ERR_INVALID, "%u slots, at most %d are possible", trainer->n_slots,
+                         WEIR_MAX_SLOTS);
+    snprintf(trainer->slot_name, sizeof(trainer->slot_name), "rank-%u", trainer->rank);
+    trainer->slot_names = weir_alloc_zeroed(trainer->n_ranks, sizeof(*trainer->slot_names));
+    if (trainer->slot_names == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < trainer->n_ranks; i++) {
+        trainer->slot_names[i] = weir_format("rank-%u", i);
+        if (trainer->slot_names[i] == NULL)
+            return WEIR_ERR_NO_MEMORY;
+    }
+    return WEIR_OK;
+}
+
+static weir_status find_directory(weir_trainer *trainer, const char *address)
+{
+    weir_status status = WEIR_OK;
+    if (address == NULL) {
+        weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
+        status = weir_directory_open(&options, &trainer->embedded);
+        if (status == WEIR_OK)
+            address = weir_directory_address(trainer->embedded);
+    }
+    if (status == WEIR_OK)
+        snprintf(trainer->directory, sizeof(trainer->directory), "%s", address);
+    return status;
+}
+
+static weir_status open_worker(weir_trainer *trainer, const weir_trainer_options *options)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "trainer-%u", trainer->rank);
+    weir_worker_options worker = { .directory = trainer->directory,
+                                   .model = options->model,
+                                   .run = options->run,
+                                   .name = name,
+                                   .role = WEIR_ROLE_TRAINER,
+                                   .timeout_ms = options->timeout_ms,
+                                   .lease_ms = options->lease_ms,
+                                   .n_threads = options->n_threads,
+                                   .transport_directory = options->transport_directory,
+                                   .progress = options->progress,
+                                   .progress_context = options->progress_context };
+    weir_status status = weir_worker_open(&trainer->worker, &worker);
+    if (status != WEIR_OK)
+        return status;
+    weir_manifest_source source = { manifest_find, manifest_done, trainer };
+    return weir_manifest_service_open(options->listen ? options->listen : "127.0.0.1", &source,
+                                      &trainer->service);
+}
+
+weir_status weir_trainer_open(const weir_trainer_options *options, weir_trainer **out)
+{
+    if (options == NULL || options->size != sizeof(*options) || out == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "trainer options of another version of Weir");
+    weir_trainer *trainer = weir_alloc_zeroed(1, sizeof(*trainer));
+    if (trainer == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    pthread_mutex_init(&trainer->lock, NULL);
+    weir_arena_init(&trainer->scratch, 0);
+    weir_status status = copy_settings(trainer, options);
+    if (status == WEIR_OK)
+        status = name_slots(trainer, options);
+    if (status == WEIR_OK)
+        status = find_directory(trainer, options->directory);
+    if (status == WEIR_OK)
+        status = open_worker(trainer, options);
+    if (status != WEIR_OK) {
+        weir_trainer_close(trainer);
+        return status;
+    }
+    *out = trainer;
+    return WEIR_OK;
+}
+
+void weir_trainer_close(weir_trainer *trainer)
+{
+    if (trainer == NULL)
+        return;
+    weir_slots_withdraw(trainer);
+    weir_worker_leave(&trainer->worker, trainer->source_id, trainer->rank);
+    weir_manifest_service_close(trainer->service);
+    weir_slots_release(trainer);
+    weir_source_release(&trainer->source);
+    weir_worker_close(&trainer->worker);
+    weir_directory_close(trainer->embedded);
+    for (uint32_t i = 0; trainer->slot_names != NULL && i < trainer->n_ranks; i++)
+        weir_free(trainer->slot_names[i]);
+    for (size_t i = 0; i < trainer->n_ignore; i++)
+        weir_free(trainer->ignore[i]);
+    weir_free(trainer->slot_names);
+    weir_free(trainer->ignore);
+    weir_config_close(trainer->config);
+    weir_free(trainer->transport);
+    weir_free(trainer->conversion);
+    weir_free(trainer->layout);
+    weir_free(trainer->family);
+    weir_arena_close(&trainer->scratch);
+    pthread_mutex_destroy(&trainer->lock);
+    weir_free(trainer);
+}
+
+const char *weir_trainer_directory(const weir_trainer *trainer)
+{
+    return trainer->directory;
+}
+
+weir_status weir_trainer_register(weir_trainer *trainer, const weir_tensor *tensors,
+                                  size_t n_tensors)
+{
+    return weir_source_bind(trainer, tensors, n_tensors);
+}

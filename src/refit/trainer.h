@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* trainer.h - a trainer rank as its stops see it: what is bound, what is staged, what is published.
+ *
+ * Data goes source -> stage -> slot -> publish. Each stop takes the struct that the stop before
+ * filled; only refit.c calls them.
+ */
+#ifndef WEIR_REFIT_TRAINER_H
+#define WEIR_REFIT_TRAINER_H
+
+#include <pthread.h>
+
+#include "base/arena.h"
+#include "directory/service.h"
+#include "directory/sha256.h"
+#include "refit/manifest.h"
+#include "refit/worker.h"
+
+/* One entry of the mapping that this rank owns, bound to registered tensors. */
+typedef struct weir_owned_entry {
+    weir_map_entry entry; /* its sources are `sources` */
+    weir_tensor *sources;
+    const uint32_t *registered; /* index of each source among the registered tensors */
+    size_t n_bound;
+    size_t first_shard; /* its outputs are shards first_shard … */
+} weir_owned_entry;
+
+/* What stop 1 gives: this rank's part of the model. Planned once per layout. */
+typedef struct weir_source {
+    weir_arena arena;
+    weir_tensor *registered; /* names copied, pointers refreshed by every registration */
+    size_t n_registered;
+    weir_mapping *mapping;
+    weir_owned_entry *owned;
+    size_t n_owned;
+    weir_shard *shards; /* the slot's layout: offsets within region 0 */
+    size_t n_shards;
+    uint64_t slot_bytes; /* with the alignment between shards */
+    uint64_t n_bytes;    /* of the shards alone */
+    char signature[33];
+    weir_buffer layout; /* packed, as manifests carry it */
+} weir_source;
+
+typedef enum weir_slot_state {
+    WEIR_SLOT_FREE = 0,
+    WEIR_SLOT_FILLING,
+    WEIR_SLOT_SEALED,
+    WEIR_SLOT_PUBLISHED,
+    WEIR_SLOT_RETIRED /* unpublished, a reader may still hold a lease */
+} weir_slot_state;
+
+/* One version's bytes. FREE -> FILLING -> SEALED -> PUBLISHED -> RETIRED -> FREE. */
+typedef struct weir_slot {
+    weir_slot_state state;
+    weir_region *region;
+    unsigned char *data;
+    weir_shard *shards; /* the source's shards with this version's digests */
+    weir_digest *digests;
+    uint64_t version;
+    char uid[WEIR_ID_BYTES]; /* of the directory's version record */
+    weir_buffer manifest;
+    char manifest_digest[WEIR_SHA256_HEX];
+} weir_slot;
+
+#define WEIR_MAX_SLOTS 8
+
+struct weir_trainer {
+    weir_worker worker;
+    weir_directory *embedded; /* NULL when the directory is another process */
+    char directory[WEIR_NAME_BYTES];
+    uint32_t rank, n_ranks;
+    char source_id[WEIR_ID_BYTES]; /* of its entry in the directory; "" before the first */
+    char slot_name[32];            /* "rank-0": this rank's name among the expected slots */
+    char **slot_names;             /* of all ranks */
+    char *family, *layout, *conversion, *transport;
+    char **ignore;
+    size_t n_ignore;
+    weir_config *config; /* NULL when not given */
+    bool keep_masters;
+    weir_source source;
+    weir_arena scratch; /* of one publish */
+    weir_slot slots[WEIR_MAX_SLOTS];
+    unsigned n_slots;
+    bool has_published;
+    uint64_t last_version;
+    pthread_mutex_t lock; /* slots' uid and manifest, against the manifest service */
+    weir_manifest_service *service;
+};
+
+/* source.c: binds tensors to the family's rows; a layout that is bound already only takes new
+ * pointers. On failure the old binding is gone. */
+weir_status weir_source_bind(weir_trainer *trainer, const weir_tensor *tensors, size_t n_tensors);
+void weir_source_release(weir_source *source);
+/* Stop 1: this rank's tensors, checked to be there. */
+weir_status weir_stop_source(weir_trainer *trainer);
+
+/* slot.c */
+/* A FREE slot, turned FILLING: waits until the oldest published one has no readers left. */
+weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out);
+/* Stop 3: FILLING -> SEALED, nothing changes its bytes until it is FREE again. */
+weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t version);
+/* Takes every published slot back, each once it has no readers left. */
+weir_status weir_slots_retire(weir_trainer *trainer);
+/* Tells the directory that the published versions go; waits for nobody. */
+void weir_slots_withdraw(weir_trainer *trainer);
+/* Gives a slot back whatever its state: its manifest can no longer be had. */
+void weir_slot_drop(weir_trainer *trainer, weir_slot *slot);
+void weir_slots_release(weir_trainer *trainer);
+
+/* stage.c, stop 2: converts every owned entry into the slot. */
+weir_status weir_stop_stage(weir_trainer *trainer, weir_slot *slot);
+
+/* publish.c, stop 4: SEALED -> PUBLISHED. */
+weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot);
+
+#endif

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* transfer.c - stop 6 of 9: moves the bytes of a plan onto the replica.
+ *
+ * Takes   a leased version with its plan of copies.
+ * Gives   every copy's bytes at its destination: beside the live parameters (staged) or in them
+ *         (direct). What arrived is verified by the next stop.
+ * Before  discover.c        After  install.c
+ * Breaks  a source dies or stalls: all transfers are ended, so that nothing writes any more.
+ * Staged: the live parameters were never touched. Direct: they hold a mixture.
+ *
+ * One-sided: the trainer's threads take no part. All sources are read at the same time.
+ */
+#include <inttypes.h>
+
+#include "base/error.h"
+#include "refit/replica.h"
+
+static unsigned char *destination(const weir_replica *replica, const weir_plan_copy *planned)
+{
+    unsigned char *base = replica->mode == WEIR_INSTALL_DIRECT
+                              ? replica->live[planned->parameter].data
+                              : replica->staging + replica->staging_offset[planned->parameter];
+    return base + planned->parameter_offset;
+}
+
+/* Which of a trainer's slots holds the version changes from refit to refit; the plan does not. */
+static void aim_copies(weir_replica *replica)
+{
+    weir_schedule *schedule = &replica->schedule;
+    for (size_t i = 0; i < schedule->n_copies; i++) {
+        const weir_plan_copy *planned = &schedule->planned[i];
+        weir_remote *remote = schedule->participants[planned->source].remote;
+        schedule->copies[i] = (weir_copy){ .remote = remote->regions[planned->region],
+                                           .offset = planned->source_offset,
+                                           .local = destination(replica, planned),
+                                           .n_bytes = planned->n_bytes };
+    }
+}
+
+static weir_status post_all(weir_schedule *schedule, bool *out_landed)
+{
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        weir_participant *participant = &schedule->participants[p];
+        if (participant->n_copies == 0)
+            continue;
+        *out_landed = true;
+        weir_status status = participant->remote->link.ops->post(
+            participant->remote->peer, schedule->copies + participant->first_copy,
+            participant->n_copies, &participant->transfer);
+        if (status != WEIR_OK) {
+            participant->transfer = NULL;
+            return status;
+        }
+    }
+    return WEIR_OK;
+}
+
+/* One round over the unfinished transfers. *out_slowest: one that is still under way. */
+static weir_status test_all(weir_schedule *schedule, uint64_t *out_done_bytes,
+                            const weir_remote **out_slowest)
+{
+    weir_status result = WEIR_OK;
+    *out_done_bytes = 0;
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        weir_participant *participant = &schedule->participants[p];
+        uint64_t done_bytes = 0;
+        if (participant->transfer == NULL)
+            continue;
+        weir_status status =
+            participant->remote->link.ops->test(participant->transfer, &done_bytes);
+        if (status < WEIR_OK)
+            return status;
+        if (status == WEIR_IN_PROGRESS) {
+            result = WEIR_IN_PROGRESS;
+            *out_slowest = participant->remote;
+        }
+        *out_done_bytes += done_bytes;
+    }
+    return result;
+}
+
+static weir_status drive(weir_replica *replica, uint64_t version)
+{
+    weir_schedule *schedule = &replica->schedule;
+    const weir_remote *slowest = NULL;
+    uint64_t best_bytes = 0, done_bytes;
+    weir_deadline deadline = weir_deadline_in(replica->worker.timeout_ms);
+    for (;;) {
+        weir_status status = test_all(schedule, &done_bytes, &slowest);
+        if (done_bytes > best_bytes) {
+            best_bytes = done_bytes;
+            deadline = weir_deadline_in(replica->worker.timeout_ms);
+            weir_worker_progress(&replica->worker, WEIR_STOP_TRANSFER, version, done_bytes,
+                                 schedule->n_bytes);
+        }
+        if (status != WEIR_IN_PROGRESS)
+            return status;
+        if (weir_deadline_passed(deadline))
+            return weir_fail(
+                WEIR_ERR_TIMED_OUT,
+                "timed out: no byte from %s for %.1f s (%" PRIu64 " of %" PRIu64 " have arrived)",
+                slowest->who, replica->worker.timeout_ms / 1e3, done_bytes, schedule->n_bytes);
+    }
+}
+
+static void finish_all(weir_schedule *schedule, bool failed)
+{
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        weir_participant *participant = &schedule->participants[p];
+        if (participant->transfer != NULL)
+            participant->remote->link.ops->finish(participant->transfer);
+        participant->transfer = NULL;
+        if (failed)
+            weir_remote_disconnect(participant->remote);
+    }
+}
+
+weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *discovery,
+                               bool *out_landed)
+{
+    weir_schedule *schedule = &replica->schedule;
+    *out_landed = false;
+    aim_copies(replica);
+    weir_status status = post_all(schedule, out_landed);
+    if (status == WEIR_OK)
+        status = drive(replica, discovery->version);
+    weir_error_line cause;
+    weir_error_save(&cause);
+    finish_all(schedule, status != WEIR_OK);
+    weir_error_restore(&cause);
+    return status;
+}

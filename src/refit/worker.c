@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* worker.c - opening and closing what both sides of a refit stand on. */
+#include "refit/worker.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/log.h"
+
+const char *weir_version(void)
+{
+    return WEIR_VERSION;
+}
+
+const char *weir_stop_name(weir_stop stop)
+{
+    static const char *const names[WEIR_N_STOPS] = {
+#define NAME(name, number, text) [number] = text,
+        WEIR_STOP_LIST(NAME)
+#undef NAME
+    };
+    return (unsigned)stop < WEIR_N_STOPS ? names[stop] : "?";
+}
+
+static weir_status make_id(weir_worker *worker, const weir_worker_options *options)
+{
+    uint32_t random = 0;
+    if (options->name_is_id) {
+        snprintf(worker->id, sizeof(worker->id), "%s", options->name);
+        return WEIR_OK;
+    }
+    if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+        return weir_fail_errno("no random number for a worker id");
+    snprintf(worker->id, sizeof(worker->id), "%s-%08x", options->name, random);
+    return WEIR_OK;
+}
+
+static weir_status copy_name(char out[WEIR_NAME_BYTES], const char *what, const char *name)
+{
+    if (name == NULL || name[0] == '\0')
+        return weir_fail(WEIR_ERR_INVALID, "%s is required", what);
+    if (strlen(name) >= WEIR_NAME_BYTES)
+        return weir_fail(WEIR_ERR_INVALID, "%s has %zu characters, at most %d are possible", what,
+                         strlen(name), WEIR_NAME_BYTES - 1);
+    memcpy(out, name, strlen(name) + 1);
+    return WEIR_OK;
+}
+
+static weir_status copy_options(weir_worker *worker, const weir_worker_options *options)
+{
+    weir_status status = copy_name(worker->model, "model", options->model);
+    if (status == WEIR_OK)
+        status = copy_name(worker->run, "run", options->run ? options->run : "default");
+    if (status == WEIR_OK)
+        status = make_id(worker, options);
+    if (status != WEIR_OK)
+        return status;
+    unsigned lease_ms = options->lease_ms ? options->lease_ms : WEIR_DEFAULT_LEASE_MS;
+    worker->role = options->role;
+    worker->timeout_ms = options->timeout_ms ? options->timeout_ms : WEIR_DEFAULT_TIMEOUT_MS;
+    worker->lease_s = (lease_ms + 999) / 1000;
+    worker->progress = options->progress;
+    worker->progress_context = options->progress_context;
+    if (options->transport_directory != NULL) {
+        worker->transport_directory = weir_strdup(options->transport_directory);
+        if (worker->transport_directory == NULL)
+            return WEIR_ERR_NO_MEMORY;
+    }
+    return WEIR_OK;
+}
+
+weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *options)
+{
+    weir_status status = copy_options(worker, options);
+    if (status == WEIR_OK)
+        status = weir_pool_open(options->n_threads, &worker->pool);
+    if (status == WEIR_OK)
+        status =
+            weir_directory_client_open(options->directory, worker->timeout_ms, &worker->client);
+    if (status == WEIR_OK)
+        status = weir_directory_register_worker(worker->client, worker->id, worker->role,
+                                                worker->model, worker->lease_s);
+    if (status != WEIR_OK)
+        return status;
+    weir_keeper_options keeper = { options->directory, worker->id, worker->model, worker->role,
+                                   worker->lease_s };
+    return weir_keeper_open(&keeper, &worker->keeper);
+}
+
+void weir_worker_leave(weir_worker *worker, const char *source_id, uint32_t rank)
+{
+    weir_keeper_close(worker->keeper);
+    worker->keeper = NULL;
+    if (source_id[0] != '\0' && worker->client != NULL)
+        weir_directory_update_status(worker->client, source_id, worker->id, rank,
+                                     WEIR_SOURCE_STALE);
+}
+
+void weir_worker_close(weir_worker *worker)
+{
+    weir_keeper_close(worker->keeper);
+    weir_directory_client_close(worker->client);
+    for (size_t i = 0; i < worker->n_links; i++)
+        worker->links[i].ops->close(worker->links[i].transport);
+    weir_pool_close(worker->pool);
+    weir_free(worker->transport_directory);
+    *worker = (weir_worker){ 0 };
+}
+
+weir_status weir_worker_link(weir_worker *worker, const char *name, weir_link *out)
+{
+    const weir_transport_ops *ops;
+    weir_status status = weir_transport_get(name, &ops);
+    if (status != WEIR_OK)
+        return status;
+    for (size_t i = 0; i < worker->n_links; i++) {
+        if (worker->links[i].ops == ops) {
+            *out = worker->links[i];
+            return WEIR_OK;
+        }
+    }
+    if (worker->n_links == WEIR_MAX_LINKS)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "transport %s would be the %d-th in use", ops->name,
+                         WEIR_MAX_LINKS + 1);
+    weir_transport_options options = WEIR_TRANSPORT_OPTIONS_INIT;
+    options.directory = worker->transport_directory;
+    options.name = worker->id;
+    weir_link link = { ops, NULL };
+    status = ops->open(&options, &link.transport);
+    if (status != WEIR_OK)
+        return status;
+    worker->links[worker->n_links++] = link;
+    *out = link;
+    return WEIR_OK;
+}
+
+void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
+                          uint64_t done_bytes, uint64_t total_bytes)
+{
+    if (worker->progress != NULL)
+        worker->progress(worker->progress_context, stop, version, done_bytes, total_bytes);
+}
+
+/* ---- stopwatch -------------------------------------------------------------------------------*/
+
+void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t version,
+                          weir_report *report)
+{
+    *report = (weir_report){ .version = version };
+    *watch = (weir_stopwatch){ .worker = worker,
+                               .report = report,
+                               .stop = WEIR_N_STOPS,
+                               .started_s = weir_now_s(),
+                               .before = worker->counters };
+    watch->before.allocations = weir_alloc_count();
+}
+
+static void end_stop(weir_stopwatch *watch)
+{
+    double now_s = weir_now_s();
+    if (watch->stop < WEIR_N_STOPS)
+        watch->report->seconds[watch->stop] += now_s - watch->stop_started_s;
+    watch->stop_started_s = now_s;
+}
+
+void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop)
+{
+    end_stop(watch);
+    watch->stop = stop;
+    weir_worker_progress(watch->worker, stop, watch->report->version, 0, 0);
+}
+
+void weir_stopwatch_end(weir_stopwatch *watch)
+{
+    const weir_counters *now = &watch->worker->counters;
+    weir_counters *spent = &watch->report->counters;
+    end_stop(watch);
+    watch->stop = WEIR_N_STOPS;
+    watch->report->total_seconds = weir_now_s() - watch->started_s;
+    spent->allocations = weir_alloc_count() - watch->before.allocations;
+    spent->registrations = now->registrations - watch->before.registrations;
+    spent->plans = now->plans - watch->before.plans;
+    spent->connections = now->connections - watch->before.connections;
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* worker.h - what a trainer rank and a replica worker have in common: a name, a directory that
+ * knows them, threads, a bound on every wait, and transports opened when first needed.
+ */
+#ifndef WEIR_REFIT_WORKER_H
+#define WEIR_REFIT_WORKER_H
+
+#include "base/clock.h"
+#include "refit/keeper.h"
+#include "weir/weir.h"
+
+#define WEIR_DEFAULT_TIMEOUT_MS 60000u
+#define WEIR_DEFAULT_LEASE_MS 90000u
+#define WEIR_MAX_LINKS 4
+
+/* A transport in use. */
+typedef struct weir_link {
+    const weir_transport_ops *ops;
+    weir_transport *transport;
+} weir_link;
+
+typedef struct weir_worker {
+    char id[WEIR_NAME_BYTES]; /* new for every process: a restart is another worker */
+    char model[WEIR_NAME_BYTES];
+    char run[WEIR_NAME_BYTES];
+    weir_worker_role role;
+    unsigned timeout_ms, lease_s;
+    char *transport_directory; /* NULL when not given */
+    weir_pool *pool;
+    weir_directory_client *client;
+    weir_keeper *keeper;
+    weir_link links[WEIR_MAX_LINKS];
+    size_t n_links;
+    weir_progress_fn progress;
+    void *progress_context;
+    weir_counters counters; /* regions, plans, connections so far */
+} weir_worker;
+
+typedef struct weir_worker_options {
+    const char *directory, *model, *run;
+    const char *name; /* "trainer-0": the id's readable part, or the whole id */
+    bool name_is_id;
+    weir_worker_role role;
+    unsigned timeout_ms, lease_ms, n_threads;
+    const char *transport_directory;
+    weir_progress_fn progress;
+    void *progress_context;
+} weir_worker_options;
+
+/* Registers with the directory. `worker` is the caller's, zeroed. */
+weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *options);
+/* Stops the heartbeat and marks the worker's entry STALE, so that nobody counts on it. source_id ""
+ * when it has none. */
+void weir_worker_leave(weir_worker *worker, const char *source_id, uint32_t rank);
+/* Accepts a half-opened one. Peers and regions must be gone. */
+void weir_worker_close(weir_worker *worker);
+
+/* The transport of that name (NULL: the first available), opened at the first call. */
+weir_status weir_worker_link(weir_worker *worker, const char *name, weir_link *out);
+
+void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
+                          uint64_t done_bytes, uint64_t total_bytes);
+
+/* Times the stops of one refit into a report and counts what Weir did meanwhile. */
+typedef struct weir_stopwatch {
+    weir_worker *worker;
+    weir_report *report;
+    weir_stop stop;
+    double started_s, stop_started_s;
+    weir_counters before;
+} weir_stopwatch;
+void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t version,
+                          weir_report *report);
+void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop); /* ends the stop before */
+void weir_stopwatch_end(weir_stopwatch *watch);
+
+#endif
