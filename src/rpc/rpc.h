@@ -8,8 +8,8 @@
  *            arena that it is given. Responses given to callers live in the caller's arena.
  * Errors     every call ends by its deadline. UNAVAILABLE becomes ERR_PEER_LOST, DEADLINE_EXCEEDED
  *            ERR_TIMED_OUT, NOT_FOUND ERR_NOT_FOUND, UNIMPLEMENTED ERR_UNSUPPORTED, any other code
- *            ERR_REFUSED; the line reads "127.0.0.1:50051: RefitService.GetWeightVersion: NOT_FOUND:
- *            no such version". Bytes from the network are bounded and never trusted: message size,
+ *            ERR_REFUSED; the line reads "127.0.0.1:50051: RefitService.GetWeightVersion:
+ * NOT_FOUND: no such version". Bytes from the network are bounded and never trusted: message size,
  *            header size, streams, connections, and the memory that a message may unpack to.
  */
 #ifndef WEIR_RPC_RPC_H
@@ -52,8 +52,8 @@ typedef struct weir_rpc_server weir_rpc_server;
  * message of the output type whose memory lasts until the handler is called again (the arena's,
  * say); otherwise `message` (WEIR_RPC_MESSAGE_TEXT bytes) says why. Must not block. */
 typedef weir_rpc_code (*weir_rpc_handler)(void *context, const ProtobufCMessage *request,
-                                          weir_arena *arena,
-                                          const ProtobufCMessage **out_response, char *message);
+                                          weir_arena *arena, const ProtobufCMessage **out_response,
+                                          char *message);
 
 typedef struct weir_rpc_method {
     const char *name; /* "GetWeightVersion" */
@@ -69,7 +69,7 @@ typedef struct weir_rpc_service {
 } weir_rpc_service;
 
 typedef struct weir_rpc_server_options {
-    const char *listen; /* "HOST:PORT"; port 0: any */
+    const char *listen;               /* "HOST:PORT"; port 0: any */
     const weir_rpc_service *services; /* copied; descriptors and methods are kept */
     size_t n_services;
     /* Called in the server's thread every tick_ms (0: never): sweeps, expiries. */
@@ -100,11 +100,11 @@ void weir_rpc_client_close(weir_rpc_client *client); /* accepts NULL */
  * After the first calls of each kind, a call takes no memory from the heap but what its messages
  * need beyond what earlier ones did. */
 weir_status weir_rpc_call(weir_rpc_client *client, const ProtobufCServiceDescriptor *service,
-                          const char *method, const ProtobufCMessage *request,
-                          unsigned timeout_ms, weir_arena *arena,
-                          const ProtobufCMessage **out_response);
+                          const char *method, const ProtobufCMessage *request, unsigned timeout_ms,
+                          weir_arena *arena, const ProtobufCMessage **out_response);
 
-/* Makes a call in flight in another thread end with ERR_CANCELLED. */
+/* From any thread: makes the call in flight end with ERR_CANCELLED; when none is, the next one, so
+ * that a thread which is just about to call is not missed. */
 void weir_rpc_client_cancel(weir_rpc_client *client);
 
 #endif

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rpc_address.c - getaddrinfo, socket, listen, connect. */
+#include "rpc/rpc_address.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+static bool parse_port(const char *text, unsigned *out)
+{
+    unsigned port = 0;
+    size_t n = strlen(text);
+    if (n == 0 || n > 5)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] < '0' || text[i] > '9')
+            return false;
+        port = port * 10 + (unsigned)(text[i] - '0');
+    }
+    *out = port;
+    return port <= 65535;
+}
+
+weir_status weir_rpc_address_parse(const char *text, weir_rpc_address *out)
+{
+    const char *colon = text != NULL ? strrchr(text, ':') : NULL;
+    if (colon == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "address '%s' is not HOST:PORT", text ? text : "");
+    const char *host = text;
+    size_t n_host = (size_t)(colon - text);
+    if (n_host >= 2 && host[0] == '[' && host[n_host - 1] == ']') {
+        host++;
+        n_host -= 2;
+    } else if (memchr(host, ':', n_host) != NULL) {
+        return weir_fail(WEIR_ERR_INVALID, "address '%s' needs brackets: [HOST]:PORT", text);
+    }
+    weir_rpc_address address = { .port = 0 };
+    if (n_host == 0 || n_host >= sizeof(address.host))
+        return weir_fail(WEIR_ERR_INVALID, "address '%s' is not HOST:PORT", text);
+    memcpy(address.host, host, n_host);
+    if (!parse_port(colon + 1, &address.port))
+        return weir_fail(WEIR_ERR_INVALID, "address '%s' has no port from 0 to 65535", text);
+    *out = address;
+    return WEIR_OK;
+}
+
+void weir_rpc_address_format(const weir_rpc_address *address, char out[WEIR_RPC_ADDRESS_TEXT])
+{
+    bool is_v6 = strchr(address->host, ':') != NULL;
+    snprintf(out, WEIR_RPC_ADDRESS_TEXT, is_v6 ? "[%s]:%u" : "%s:%u", address->host, address->port);
+}
+
+void weir_rpc_socket_prepare(int fd)
+{
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
+/* Gives a list to free with freeaddrinfo, or NULL with *out_error set. */
+static struct addrinfo *look_up(const weir_rpc_address *address, int flags, const char **out_error)
+{
+    char port[8];
+    snprintf(port, sizeof(port), "%u", address->port);
+    struct addrinfo hints = { .ai_family = AF_UNSPEC,
+                              .ai_socktype = SOCK_STREAM,
+                              .ai_flags = flags | AI_NUMERICSERV };
+    struct addrinfo *list = NULL;
+    int code = getaddrinfo(address->host, port, &hints, &list);
+    if (code == 0)
+        return list;
+    *out_error = code == EAI_SYSTEM ? strerror(errno) : gai_strerror(code);
+    return NULL;
+}
+
+static int open_socket(const struct addrinfo *info)
+{
+    return socket(info->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, info->ai_protocol);
+}
+
+/* ---- listening -------------------------------------------------------------------------------*/
+
+static int listen_on(const struct addrinfo *info)
+{
+    int fd = open_socket(info);
+    if (fd < 0)
+        return -1;
+    int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (bind(fd, info->ai_addr, info->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0)
+        return fd;
+    int code = errno;
+    close(fd);
+    errno = code;
+    return -1;
+}
+
+static unsigned port_of(int fd)
+{
+    struct sockaddr_storage storage = { 0 };
+    socklen_t n = sizeof(storage);
+    getsockname(fd, (struct sockaddr *)&storage, &n);
+    if (storage.ss_family == AF_INET6)
+        return ntohs(((struct sockaddr_in6 *)&storage)->sin6_port);
+    return ntohs(((struct sockaddr_in *)&storage)->sin_port);
+}
+
+weir_status weir_rpc_listen(weir_rpc_address *address, int *out_fd)
+{
+    const char *error = NULL;
+    struct addrinfo *list = look_up(address, AI_PASSIVE, &error);
+    int fd = -1;
+    for (struct addrinfo *info = list; info != NULL && fd < 0; info = info->ai_next) {
+        fd = listen_on(info);
+        if (fd < 0)
+            error = strerror(errno);
+    }
+    if (list != NULL)
+        freeaddrinfo(list);
+    if (fd < 0) {
+        char text[WEIR_RPC_ADDRESS_TEXT];
+        weir_rpc_address_format(address, text);
+        return weir_fail(WEIR_ERR_IO, "cannot listen on %s: %s", text,
+                         error ? error : "no address");
+    }
+    address->port = port_of(fd);
+    *out_fd = fd;
+    return WEIR_OK;
+}
+
+/* ---- connecting ------------------------------------------------------------------------------*/
+
+static weir_status wait_until_connected(int fd, weir_deadline deadline, int cancel_fd)
+{
+    struct pollfd fds[2] = { { .fd = fd, .events = POLLOUT },
+                             { .fd = cancel_fd, .events = POLLIN } };
+    for (;;) {
+        unsigned left_ms = weir_deadline_left_ms(deadline);
+        int n = poll(fds, 2, left_ms > INT32_MAX ? INT32_MAX : (int)left_ms);
+        if (n < 0 && errno != EINTR)
+            return weir_fail(WEIR_ERR_IO, "poll: %s", strerror(errno));
+        if (n > 0 && fds[1].revents != 0)
+            return weir_fail(WEIR_ERR_CANCELLED, "cancelled");
+        if (n > 0)
+            break;
+        if (weir_deadline_passed(deadline))
+            return weir_fail(WEIR_ERR_TIMED_OUT, "no connection in time");
+    }
+    int code = 0;
+    socklen_t n_code = sizeof(code);
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &n_code) != 0)
+        code = errno;
+    if (code != 0)
+        return weir_fail(WEIR_ERR_PEER_LOST, "cannot connect: %s", strerror(code));
+    return WEIR_OK;
+}
+
+static weir_status connect_to(const struct addrinfo *info, weir_deadline deadline, int cancel_fd,
+                              int *out_fd)
+{
+    int fd = open_socket(info);
+    if (fd < 0)
+        return weir_fail(WEIR_ERR_IO, "cannot open a socket: %s", strerror(errno));
+    weir_status status = WEIR_OK;
+    if (connect(fd, info->ai_addr, info->ai_addrlen) != 0) {
+        if (errno == EINPROGRESS)
+            status = wait_until_connected(fd, deadline, cancel_fd);
+        else
+            status = weir_fail(WEIR_ERR_PEER_LOST, "cannot connect: %s", strerror(errno));
+    }
+    if (status != WEIR_OK) {
+        close(fd);
+        return status;
+    }
+    weir_rpc_socket_prepare(fd);
+    *out_fd = fd;
+    return WEIR_OK;
+}
+
+weir_status weir_rpc_connect(const weir_rpc_address *address, weir_deadline deadline, int cancel_fd,
+                             int *out_fd)
+{
+    const char *error = NULL;
+    struct addrinfo *list = look_up(address, 0, &error);
+    if (list == NULL)
+        return weir_fail(WEIR_ERR_PEER_LOST, "cannot find host '%s': %s", address->host, error);
+    weir_status status = WEIR_ERR_PEER_LOST;
+    for (struct addrinfo *info = list; info != NULL; info = info->ai_next) {
+        status = connect_to(info, deadline, cancel_fd, out_fd);
+        if (status != WEIR_ERR_PEER_LOST)
+            break;
+    }
+    freeaddrinfo(list);
+    return status;
+}

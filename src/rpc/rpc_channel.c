@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rpc_channel.c - recv into nghttp2, nghttp2 into send.
+ *
+ * Frames are gathered in one buffer, so that a whole answer (headers, message, trailers) leaves in
+ * one system call. TLS would sit in receive() and transmit(). */
+#include "rpc/rpc_channel.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+#define READ_BYTES ((size_t)32 << 10)
+#define OUT_BYTES ((size_t)60 << 10)         /* with its header still a 64 KiB block */
+#define FRAME_BYTES ((size_t)(16 << 10) + 9) /* the largest that nghttp2 makes here */
+#define STREAM_WINDOW_BYTES (4u << 20)
+#define CONNECTION_WINDOW_BYTES (16 << 20)
+/* RST_STREAM frames that a client may send in a burst, and per second after it. */
+#define RESET_BURST 200u
+#define RESETS_PER_S 33u
+#define MAX_CONTINUATIONS 8u
+
+static ssize_t receive(weir_rpc_channel *channel, void *buffer, size_t n_bytes)
+{
+    ssize_t n;
+    do {
+        n = recv(channel->fd, buffer, n_bytes, 0);
+    } while (n < 0 && errno == EINTR);
+    return n;
+}
+
+static ssize_t transmit(weir_rpc_channel *channel, const void *data, size_t n_bytes)
+{
+    ssize_t n;
+    do {
+        n = send(channel->fd, data, n_bytes, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    return n;
+}
+
+/* ---- opening ---------------------------------------------------------------------------------*/
+
+static int submit_settings(nghttp2_session *session, weir_rpc_side side)
+{
+    nghttp2_settings_entry entries[3] = {
+        { NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES },
+        { NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, WEIR_RPC_MAX_HEADER_BYTES },
+        { NGHTTP2_SETTINGS_ENABLE_PUSH, 0 },
+    };
+    if (side == WEIR_RPC_SERVER_SIDE)
+        entries[2] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
+                                               WEIR_RPC_MAX_STREAMS };
+    int code = nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, entries, 3);
+    if (code != 0)
+        return code;
+    return nghttp2_session_set_local_window_size(session, NGHTTP2_FLAG_NONE, 0,
+                                                 CONNECTION_WINDOW_BYTES);
+}
+
+static int open_session(weir_rpc_channel *channel, weir_rpc_side side,
+                        const nghttp2_session_callbacks *callbacks, void *user_data)
+{
+    nghttp2_option *option;
+    if (nghttp2_option_new(&option) != 0)
+        return NGHTTP2_ERR_NOMEM;
+    nghttp2_option_set_no_closed_streams(option, 1);
+    nghttp2_option_set_stream_reset_rate_limit(option, RESET_BURST, RESETS_PER_S);
+    nghttp2_option_set_max_continuations(option, MAX_CONTINUATIONS);
+    nghttp2_mem mem = weir_rpc_heap_as_nghttp2(channel->heap);
+    int code =
+        side == WEIR_RPC_SERVER_SIDE
+            ? nghttp2_session_server_new3(&channel->session, callbacks, user_data, option, &mem)
+            : nghttp2_session_client_new3(&channel->session, callbacks, user_data, option, &mem);
+    nghttp2_option_del(option);
+    return code != 0 ? code : submit_settings(channel->session, side);
+}
+
+weir_status weir_rpc_channel_open(weir_rpc_channel *channel, int fd, weir_rpc_heap *heap,
+                                  weir_rpc_side side, const nghttp2_session_callbacks *callbacks,
+                                  void *user_data)
+{
+    *channel = (weir_rpc_channel){ .fd = fd, .heap = heap, .out_capacity = OUT_BYTES };
+    channel->out = weir_rpc_heap_alloc(heap, OUT_BYTES);
+    weir_status status = WEIR_OK;
+    if (channel->out == NULL)
+        status = WEIR_ERR_NO_MEMORY;
+    else if (open_session(channel, side, callbacks, user_data) != 0)
+        status = weir_fail(WEIR_ERR_NO_MEMORY, "out of memory for an HTTP/2 session");
+    if (status != WEIR_OK)
+        weir_rpc_channel_close(channel);
+    return status;
+}
+
+void weir_rpc_channel_close(weir_rpc_channel *channel)
+{
+    if (channel->heap == NULL)
+        return;
+    nghttp2_session_del(channel->session);
+    weir_rpc_heap_free(channel->heap, channel->out);
+    close(channel->fd);
+    *channel = (weir_rpc_channel){ .fd = -1 };
+}
+
+/* ---- bytes -----------------------------------------------------------------------------------*/
+
+static weir_status session_failed(ssize_t code)
+{
+    if (code == NGHTTP2_ERR_NOMEM)
+        return weir_fail(WEIR_ERR_NO_MEMORY, "out of memory in an HTTP/2 session");
+    return weir_fail(WEIR_ERR_FORMAT, "the other side does not speak HTTP/2: %s",
+                     nghttp2_strerror((int)code));
+}
+
+static weir_status socket_failed(void)
+{
+    return weir_fail(WEIR_ERR_PEER_LOST, "connection lost: %s", strerror(errno));
+}
+
+weir_status weir_rpc_channel_read(weir_rpc_channel *channel, size_t max_bytes)
+{
+    unsigned char buffer[READ_BYTES];
+    for (size_t total = 0; total < max_bytes;) {
+        ssize_t n = receive(channel, buffer, sizeof(buffer));
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return WEIR_OK;
+        if (n < 0)
+            return socket_failed();
+        if (n == 0)
+            return weir_fail(WEIR_ERR_PEER_LOST, "connection closed by the other side");
+        ssize_t used = nghttp2_session_mem_recv(channel->session, buffer, (size_t)n);
+        if (used < 0)
+            return session_failed(used);
+        if ((size_t)n < sizeof(buffer))
+            return WEIR_OK;
+        total += (size_t)n;
+    }
+    return WEIR_OK;
+}
+
+static weir_status append_out(weir_rpc_channel *channel, const void *data, size_t n_bytes)
+{
+    if (n_bytes > channel->out_capacity - channel->out_end) {
+        size_t capacity = channel->out_end + n_bytes;
+        unsigned char *out = weir_rpc_heap_realloc(channel->heap, channel->out, capacity);
+        if (out == NULL)
+            return WEIR_ERR_NO_MEMORY;
+        channel->out = out;
+        channel->out_capacity = capacity;
+    }
+    memcpy(channel->out + channel->out_end, data, n_bytes);
+    channel->out_end += n_bytes;
+    return WEIR_OK;
+}
+
+/* Serialises frames until the buffer has no room for another one. */
+static weir_status gather(weir_rpc_channel *channel)
+{
+    while (channel->out_end + FRAME_BYTES <= channel->out_capacity) {
+        const uint8_t *data;
+        ssize_t n = nghttp2_session_mem_send(channel->session, &data);
+        if (n < 0)
+            return session_failed(n);
+        if (n == 0)
+            return WEIR_OK;
+        weir_status status = append_out(channel, data, (size_t)n);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return WEIR_OK;
+}
+
+weir_status weir_rpc_channel_write(weir_rpc_channel *channel)
+{
+    for (;;) {
+        if (!weir_rpc_channel_is_blocked(channel)) {
+            channel->out_begin = channel->out_end = 0;
+            weir_status status = gather(channel);
+            if (status != WEIR_OK)
+                return status;
+            if (channel->out_end == 0)
+                return WEIR_OK;
+        }
+        ssize_t n = transmit(channel, channel->out + channel->out_begin,
+                             channel->out_end - channel->out_begin);
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return WEIR_OK;
+        if (n < 0)
+            return socket_failed();
+        channel->out_begin += (size_t)n;
+    }
+}
+
+bool weir_rpc_channel_is_blocked(const weir_rpc_channel *channel)
+{
+    return channel->out_begin != channel->out_end;
+}
+
+bool weir_rpc_channel_is_over(const weir_rpc_channel *channel)
+{
+    return !weir_rpc_channel_is_blocked(channel) && !nghttp2_session_want_read(channel->session) &&
+           !nghttp2_session_want_write(channel->session);
+}
