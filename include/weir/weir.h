@@ -162,6 +162,10 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
 WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
                                        unsigned n_replicas, unsigned timeout_ms);
 
+/* Makes a call on the trainer that is waiting, or the next one that would, end with ERR_CANCELLED.
+ * From any thread or signal handler. */
+WEIR_API void weir_trainer_cancel(weir_trainer *trainer);
+
 /* ---- replica worker --------------------------------------------------------------------------*/
 
 typedef struct weir_replica weir_replica;
@@ -226,6 +230,8 @@ WEIR_API const weir_tensor *weir_replica_parameters(const weir_replica *replica,
  * landed). report may be NULL. */
 WEIR_API weir_status weir_replica_install(weir_replica *replica, uint64_t version,
                                           weir_report *report);
+/* As weir_trainer_cancel(): ends an install before the first live byte changes, or not at all. */
+WEIR_API void weir_replica_cancel(weir_replica *replica);
 WEIR_API weir_replica_state weir_replica_get_state(const weir_replica *replica);
 WEIR_API uint64_t weir_replica_version(const weir_replica *replica); /* 0 when EMPTY or UNUSABLE */
 

@@ -16,8 +16,6 @@
 #include "refit/replica.h"
 #include "refit/trainer.h"
 
-#define POLL_FIRST_MS 2u
-#define POLL_LAST_MS 50u
 #define MAX_REFS 512u
 
 /* One flat JSON object: bytes and the seconds of every stop so far. */
@@ -87,7 +85,7 @@ weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned 
     weir_source_ref *refs = weir_arena_alloc(&trainer->scratch, MAX_REFS * sizeof(*refs));
     if (refs == NULL)
         return WEIR_ERR_NO_MEMORY;
-    for (unsigned wait_ms = POLL_FIRST_MS;;) {
+    for (weir_patience patience = { 0 };;) {
         unsigned n = 0;
         weir_status status = count_acks(trainer, version, refs, &n);
         if (status != WEIR_OK || n >= n_replicas)
@@ -97,7 +95,8 @@ weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned 
                              "timed out after %.1f s: %u of %u replicas have acknowledged version "
                              "%" PRIu64 " of %s",
                              bound_ms / 1e3, n, n_replicas, version, trainer->worker.model);
-        weir_sleep_ms(wait_ms);
-        wait_ms = wait_ms * 2 < POLL_LAST_MS ? wait_ms * 2 : POLL_LAST_MS;
+        status = weir_worker_pause(&trainer->worker, &patience);
+        if (status != WEIR_OK)
+            return status;
     }
 }

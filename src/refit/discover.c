@@ -16,8 +16,6 @@
 #include "base/log.h"
 #include "refit/replica.h"
 
-#define POLL_FIRST_MS 2u
-#define POLL_LAST_MS 50u
 #define MAX_REFS 512u
 #define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
 
@@ -171,7 +169,7 @@ static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_disc
     search look = { .replica = replica,
                     .wish = wish,
                     .deadline = weir_deadline_in(replica->worker.timeout_ms) };
-    for (unsigned wait_ms = POLL_FIRST_MS;;) {
+    for (weir_patience patience = { 0 };;) {
         weir_status status = try_lease(&look, out);
         if (status != WEIR_IN_PROGRESS)
             return status;
@@ -182,8 +180,9 @@ static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_disc
                              wish, replica->worker.model, look.newest);
         if (weir_deadline_passed(look.deadline))
             return time_out(&look);
-        weir_sleep_ms(wait_ms);
-        wait_ms = wait_ms * 2 < POLL_LAST_MS ? wait_ms * 2 : POLL_LAST_MS;
+        status = weir_worker_pause(&replica->worker, &patience);
+        if (status != WEIR_OK)
+            return status;
     }
 }
 

@@ -305,3 +305,8 @@ const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *
     *out_n = replica->n_parameters;
     return replica->live;
 }
+
+void weir_replica_cancel(weir_replica *replica)
+{
+    atomic_store(&replica->worker.cancelled, true);
+}

@@ -18,9 +18,6 @@
 #include "base/error.h"
 #include "refit/trainer.h"
 
-#define POLL_FIRST_MS 2u
-#define POLL_LAST_MS 50u
-
 static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
 {
     const weir_source *source = &trainer->source;
@@ -52,7 +49,7 @@ static weir_status retire(weir_trainer *trainer, weir_slot *slot)
     weir_deadline deadline = weir_deadline_in(trainer->worker.timeout_ms);
     weir_directory_delete_version(client, slot->uid);
     slot->state = WEIR_SLOT_RETIRED;
-    for (unsigned wait_ms = POLL_FIRST_MS;;) {
+    for (weir_patience patience = { 0 };;) {
         weir_status status =
             weir_directory_delete_shard(client, slot->uid, trainer->slot_name, trainer->worker.id);
         if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND)
@@ -70,8 +67,9 @@ static weir_status retire(weir_trainer *trainer, weir_slot *slot)
                              "%" PRIu64 " is still being read (%u slots)",
                              trainer->worker.timeout_ms / 1e3, trainer->rank, slot->version,
                              trainer->n_slots);
-        weir_sleep_ms(wait_ms);
-        wait_ms = wait_ms * 2 < POLL_LAST_MS ? wait_ms * 2 : POLL_LAST_MS;
+        status = weir_worker_pause(&trainer->worker, &patience);
+        if (status != WEIR_OK)
+            return status;
     }
 }
 

@@ -194,3 +194,8 @@ weir_status weir_trainer_register(weir_trainer *trainer, const weir_tensor *tens
 {
     return weir_source_bind(trainer, tensors, n_tensors);
 }
+
+void weir_trainer_cancel(weir_trainer *trainer)
+{
+    atomic_store(&trainer->worker.cancelled, true);
+}

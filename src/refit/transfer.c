@@ -93,6 +93,9 @@ static weir_status drive(weir_replica *replica, uint64_t version)
             weir_worker_progress(&replica->worker, WEIR_STOP_TRANSFER, version, done_bytes,
                                  schedule->n_bytes);
         }
+        if (status == WEIR_IN_PROGRESS && replica->mode == WEIR_INSTALL_STAGED &&
+            weir_worker_check_cancelled(&replica->worker) != WEIR_OK)
+            return WEIR_ERR_CANCELLED;
         if (status != WEIR_IN_PROGRESS)
             return status;
         if (weir_deadline_passed(deadline))

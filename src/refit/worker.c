@@ -10,6 +10,9 @@
 #include "base/error.h"
 #include "base/log.h"
 
+#define POLL_FIRST_MS 2u
+#define POLL_LAST_MS 50u
+
 const char *weir_version(void)
 {
     return WEIR_VERSION;
@@ -107,7 +110,7 @@ void weir_worker_close(weir_worker *worker)
         worker->links[i].ops->close(worker->links[i].transport);
     weir_pool_close(worker->pool);
     weir_free(worker->transport_directory);
-    *worker = (weir_worker){ 0 };
+    memset(worker, 0, sizeof(*worker));
 }
 
 weir_status weir_worker_link(weir_worker *worker, const char *name, weir_link *out)
@@ -135,6 +138,24 @@ weir_status weir_worker_link(weir_worker *worker, const char *name, weir_link *o
     worker->links[worker->n_links++] = link;
     *out = link;
     return WEIR_OK;
+}
+
+weir_status weir_worker_check_cancelled(weir_worker *worker)
+{
+    if (!atomic_exchange(&worker->cancelled, false))
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_CANCELLED, "cancelled while worker %s was waiting", worker->id);
+}
+
+weir_status weir_worker_pause(weir_worker *worker, weir_patience *patience)
+{
+    if (patience->wait_ms == 0)
+        patience->wait_ms = POLL_FIRST_MS;
+    weir_sleep_ms(patience->wait_ms);
+    patience->wait_ms *= 2;
+    if (patience->wait_ms > POLL_LAST_MS)
+        patience->wait_ms = POLL_LAST_MS;
+    return weir_worker_check_cancelled(worker);
 }
 
 void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,

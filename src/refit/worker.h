@@ -5,6 +5,8 @@
 #ifndef WEIR_REFIT_WORKER_H
 #define WEIR_REFIT_WORKER_H
 
+#include <stdatomic.h>
+
 #include "base/clock.h"
 #include "refit/keeper.h"
 #include "weir/weir.h"
@@ -33,6 +35,7 @@ typedef struct weir_worker {
     size_t n_links;
     weir_progress_fn progress;
     void *progress_context;
+    atomic_bool cancelled;  /* set from outside, taken by the wait that it ends */
     weir_counters counters; /* regions, plans, connections so far */
 } weir_worker;
 
@@ -57,6 +60,15 @@ void weir_worker_close(weir_worker *worker);
 
 /* The transport of that name (NULL: the first available), opened at the first call. */
 weir_status weir_worker_link(weir_worker *worker, const char *name, weir_link *out);
+
+/* Sleeps between two looks at something that others must do, a little longer each time. The wait's
+ * bound is the caller's. ERR_CANCELLED when the handle's cancel function was called. */
+typedef struct weir_patience {
+    unsigned wait_ms; /* 0 at first */
+} weir_patience;
+weir_status weir_worker_pause(weir_worker *worker, weir_patience *patience);
+/* ERR_CANCELLED, once, when the handle's cancel function was called. */
+weir_status weir_worker_check_cancelled(weir_worker *worker);
 
 void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
                           uint64_t done_bytes, uint64_t total_bytes);
