@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model.c - the small language of the tables: names with {i} and {e}, shapes made of config keys.
+ *
+ * config.json comes from outside: every number is checked, every product is overflow-safe.
+ */
+#include "family/model.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+
+/* ---- keys of the config ----------------------------------------------------------------------*/
+
+/* Models with several towers keep the language model's keys one level down. */
+static const weir_config *holder_of(const weir_config *config, const char *key)
+{
+    const weir_config *text = weir_config_object(config, "text_config");
+    return !weir_config_has(config, key) && text != NULL ? text : config;
+}
+
+static bool config_true(const weir_config *config, const char *key)
+{
+    bool value = false;
+    weir_config_bool(holder_of(config, key), key, &value);
+    return value;
+}
+
+/* ---- expressions -----------------------------------------------------------------------------*/
+
+typedef struct reader {
+    const weir_model *model;
+    const char *at;
+    const char *name; /* whose expression it is */
+    int depth;
+} reader;
+
+static weir_status read_sum(reader *r, uint64_t *out);
+
+static weir_status read_key(reader *r, const char *key, uint64_t *out)
+{
+    int64_t value = 0;
+    const weir_config *holder = holder_of(r->model->config, key);
+    if (weir_config_int(holder, key, &value)) {
+        if (value < 0)
+            return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is %" PRId64 ", %s needs it >= 0",
+                             key, value, r->name);
+        *out = (uint64_t)value;
+        return WEIR_OK;
+    }
+    if (weir_config_has(holder, key))
+        return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is no whole number, %s needs one", key,
+                         r->name);
+    const weir_config_default *known = r->model->family->defaults;
+    for (int i = 0; i < WEIR_FAMILY_MAX && known[i].key != NULL && r->depth < 4; i++) {
+        if (strcmp(known[i].key, key) == 0) {
+            reader inner = { r->model, known[i].expression, r->name, r->depth + 1 };
+            return read_sum(&inner, out);
+        }
+    }
+    return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is missing, %s needs it", key, r->name);
+}
+
+static weir_status read_factor(reader *r, uint64_t *out)
+{
+    char key[64];
+    size_t n = 0;
+    while (*r->at == ' ')
+        r->at++;
+    while (isalnum((unsigned char)*r->at) || *r->at == '_') {
+        if (n + 1 < sizeof(key))
+            key[n++] = *r->at;
+        r->at++;
+    }
+    key[n] = '\0';
+    if (!isdigit((unsigned char)key[0]))
+        return read_key(r, key, out);
+    *out = 0;
+    for (const char *digit = key; *digit != '\0'; digit++)
+        *out = *out * 10 + (uint64_t)(*digit - '0');
+    return WEIR_OK;
+}
+
+static weir_status too_large(const reader *r)
+{
+    return weir_fail(WEIR_ERR_LAYOUT, "config.json: the shape of %s exceeds 64 bits", r->name);
+}
+
+static weir_status read_product(reader *r, uint64_t *out)
+{
+    weir_status status = read_factor(r, out);
+    while (status == WEIR_OK && (*r->at == '*' || *r->at == '/')) {
+        char operation = *r->at++;
+        uint64_t factor = 0;
+        status = read_factor(r, &factor);
+        if (status != WEIR_OK)
+            return status;
+        if (operation == '*' && __builtin_mul_overflow(*out, factor, out))
+            return too_large(r);
+        if (operation == '/') {
+            if (factor == 0 || *out % factor != 0)
+                return weir_fail(WEIR_ERR_LAYOUT,
+                                 "config.json: %" PRIu64 " does not divide by %" PRIu64
+                                 " (%s), which %s needs",
+                                 *out, factor, r->at, r->name);
+            *out /= factor;
+        }
+    }
+    return status;
+}
+
+static weir_status read_sum(reader *r, uint64_t *out)
+{
+    weir_status status = read_product(r, out);
+    while (status == WEIR_OK && *r->at == '+') {
+        r->at++;
+        uint64_t term = 0;
+        status = read_product(r, &term);
+        if (status == WEIR_OK && __builtin_add_overflow(*out, term, out))
+            return too_large(r);
+    }
+    return status;
+}
+
+weir_status weir_model_number(const weir_model *model, const char *expression, const char *name,
+                              uint64_t *out)
+{
+    reader r = { model, expression, name, 0 };
+    return read_sum(&r, out);
+}
+
+weir_status weir_model_shape(const weir_model *model, const char *expression, const char *name,
+                             weir_shape *out)
+{
+    reader r = { model, expression, name, 0 };
+    weir_shape shape = { .rank = 0 };
+    for (;;) {
+        uint64_t dim = 0;
+        weir_status status = read_sum(&r, &dim);
+        if (status != WEIR_OK)
+            return status;
+        if (dim == 0)
+            return weir_fail(WEIR_ERR_LAYOUT, "config.json: axis %u of %s (%s) is 0", shape.rank,
+                             name, expression);
+        shape.dim[shape.rank++] = dim;
+        if (*r.at != ',' || shape.rank == WEIR_MAX_RANK)
+            break;
+        r.at++;
+    }
+    uint64_t n_bytes;
+    if (weir_tensor_bytes(WEIR_F32, &shape, &n_bytes) != WEIR_OK)
+        return too_large(&r);
+    *out = shape;
+    return WEIR_OK;
+}
+
+uint32_t weir_shape_expression_rank(const char *expression, bool *out_squeeze)
+{
+    uint32_t rank = 1;
+    for (const char *at = expression; *at != '\0'; at++)
+        rank += *at == ',';
+    *out_squeeze = expression[0] == '1' && expression[1] == ',';
+    return rank;
+}
+
+/* ---- the model -------------------------------------------------------------------------------*/
+
+static weir_status find_dense_layers(weir_model *model)
+{
+    static const char who[] = "the choice of dense layers";
+    uint64_t first_k = 0, step = 1;
+    int64_t only[WEIR_MODEL_MAX_LAYERS];
+    int n_only = 0;
+    weir_status status = WEIR_OK;
+    if (model->family->dense_rule == WEIR_DENSE_FIRST_K) {
+        status = weir_model_number(model, "first_k_dense_replace", who, &first_k);
+    } else if (model->family->dense_rule == WEIR_DENSE_QWEN3_MOE) {
+        const weir_config *holder = holder_of(model->config, "mlp_only_layers");
+        status = weir_model_number(model, "decoder_sparse_step", who, &step);
+        n_only = weir_config_ints(holder, "mlp_only_layers", only, WEIR_MODEL_MAX_LAYERS);
+        if (status == WEIR_OK && (n_only > WEIR_MODEL_MAX_LAYERS ||
+                                  (n_only < 0 && weir_config_has(holder, "mlp_only_layers"))))
+            status =
+                weir_fail(WEIR_ERR_LAYOUT, "config.json: mlp_only_layers is no list of layers");
+        if (status == WEIR_OK && step == 0)
+            status = weir_fail(WEIR_ERR_LAYOUT, "config.json: decoder_sparse_step is 0");
+    }
+    if (status != WEIR_OK)
+        return status;
+    for (uint64_t i = 0; i < model->n_layers; i++)
+        model->dense[i] = model->n_experts == 0 || i < first_k || (i + 1) % step != 0;
+    for (int n = 0; n < n_only; n++) {
+        if (only[n] >= 0 && (uint64_t)only[n] < model->n_layers)
+            model->dense[only[n]] = 1;
+    }
+    return WEIR_OK;
+}
+
+static weir_status read_counts(weir_model *model)
+{
+    weir_status status =
+        weir_model_number(model, "num_hidden_layers", model->family->name, &model->n_layers);
+    if (status == WEIR_OK && model->family->n_experts != NULL)
+        status = weir_model_number(model, model->family->n_experts, model->family->name,
+                                   &model->n_experts);
+    if (status != WEIR_OK)
+        return status;
+    if (model->n_layers > WEIR_MODEL_MAX_LAYERS)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "config.json: %" PRIu64 " layers, at most %d are possible",
+                         model->n_layers, WEIR_MODEL_MAX_LAYERS);
+    if (model->n_experts > WEIR_MODEL_MAX_EXPERTS)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "config.json: %" PRIu64 " experts, at most %d are possible",
+                         model->n_experts, WEIR_MODEL_MAX_EXPERTS);
+    return WEIR_OK;
+}
+
+weir_status weir_model_init(weir_model *model, const char *family, const char *layout,
+                            const weir_config *config)
+{
+    memset(model, 0, sizeof(*model));
+    model->config = config;
+    weir_status status = WEIR_OK;
+    if (family == NULL && config == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "no family given, and no config.json to tell it");
+    if (family == NULL)
+        status = weir_family_of_config(config, &family);
+    if (status == WEIR_OK)
+        status = weir_family_find(family, &model->family);
+    if (status == WEIR_OK)
+        status = weir_family_find_parts(model->family, layout, &model->parts);
+    if (status != WEIR_OK || config == NULL)
+        return status;
+    model->tied = config_true(config, "tie_word_embeddings");
+    status = read_counts(model);
+    return status == WEIR_OK ? find_dense_layers(model) : status;
+}
+
+size_t weir_model_tables(const weir_model *model, int layer, const weir_family_row *tables[3])
+{
+    const weir_family_parts *parts = model->parts;
+    bool dense = true, sparse = true;
+    size_t n = 0;
+    if (layer < 0) {
+        if (parts->rest != NULL)
+            tables[n++] = parts->rest;
+        return n;
+    }
+    if (model->config != NULL) {
+        dense = model->dense[layer];
+        sparse = !dense;
+    }
+    if (parts->base != NULL)
+        tables[n++] = parts->base;
+    if (dense && parts->dense != NULL)
+        tables[n++] = parts->dense;
+    if (sparse && parts->sparse != NULL)
+        tables[n++] = parts->sparse;
+    return n;
+}
+
+bool weir_model_row_applies(const weir_model *model, const weir_family_row *row)
+{
+    if (model->config == NULL)
+        return true;
+    if (row->tied_with != NULL && model->tied)
+        return false;
+    return row->when == NULL || config_true(model->config, row->when);
+}
+
+const weir_row_source *weir_row_sources(const weir_family_row *row, weir_naming naming)
+{
+    const weir_row_source *own = row->sources[naming];
+    return own[0].name != NULL ? own : row->sources[WEIR_NAMING_HF];
+}
+
+weir_status weir_model_dtype(const weir_model *model, weir_dtype *out)
+{
+    static const struct {
+        const char *name;
+        weir_dtype dtype;
+    } known[] = { { "bfloat16", WEIR_BF16 }, { "float16", WEIR_F16 }, { "float32", WEIR_F32 } };
+    /* Newer writers say "dtype". */
+    const char *name = weir_config_string(holder_of(model->config, "torch_dtype"), "torch_dtype");
+    if (name == NULL)
+        name = weir_config_string(holder_of(model->config, "dtype"), "dtype");
+    if (name == NULL)
+        name = "bfloat16";
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (strcmp(known[i].name, name) == 0) {
+            *out = known[i].dtype;
+            return WEIR_OK;
+        }
+    }
+    return weir_fail(WEIR_ERR_LAYOUT,
+                     "config.json: torch_dtype is '%s', expected bfloat16, float16 or float32",
+                     name);
+}
+
+/* ---- names -----------------------------------------------------------------------------------*/
+
+/* Copies `pattern` with the first `mark` replaced by `number`. Returns the length, 0 when it does
+ * not fit. */
+static size_t fill_in(const char *pattern, const char *mark, uint64_t number, char *buffer,
+                      size_t buffer_bytes)
+{
+    const char *at = strstr(pattern, mark);
+    int n = at == NULL ? snprintf(buffer, buffer_bytes, "%s", pattern)
+                       : snprintf(buffer, buffer_bytes, "%.*s%" PRIu64 "%s", (int)(at - pattern),
+                                  pattern, number, at + strlen(mark));
+    return n > 0 && (size_t)n < buffer_bytes ? (size_t)n : 0;
+}
+
+bool weir_model_name(const weir_model *model, int layer, const char *suffix, uint64_t expert,
+                     char *buffer)
+{
+    size_t n = 0;
+    if (layer >= 0) {
+        n = fill_in(model->family->layer_prefix, "{i}", (uint64_t)layer, buffer,
+                    WEIR_MODEL_NAME_BYTES);
+        if (n == 0)
+            return false;
+    }
+    return fill_in(suffix, "{e}", expert, buffer + n, WEIR_MODEL_NAME_BYTES - n) != 0;
+}
+
+/* Reads a number as tables write it (no sign, no leading zero); NULL when there is none. */
+static const char *read_number(const char *text, uint64_t *out)
+{
+    uint64_t number = 0;
+    const char *at = text;
+    for (; isdigit((unsigned char)*at) && at - text < 9; at++)
+        number = number * 10 + (uint64_t)(*at - '0');
+    if (at == text || (text[0] == '0' && at - text > 1))
+        return NULL;
+    *out = number;
+    return at;
+}
+
+int weir_model_layer_of(const weir_model *model, const char *name, const char **out_suffix)
+{
+    const char *prefix = model->family->layer_prefix;
+    const char *mark = strstr(prefix, "{i}");
+    size_t before = (size_t)(mark - prefix), after = strlen(mark + 3);
+    uint64_t layer;
+    if (strncmp(name, prefix, before) != 0)
+        return -1;
+    const char *at = read_number(name + before, &layer);
+    if (at == NULL || strncmp(at, mark + 3, after) != 0)
+        return -1;
+    *out_suffix = at + after;
+    return (int)layer;
+}
+
+bool weir_model_expert_of(const char *pattern, const char *suffix, uint64_t *out_expert)
+{
+    const char *mark = strstr(pattern, "{e}");
+    if (mark == NULL || strncmp(suffix, pattern, (size_t)(mark - pattern)) != 0)
+        return false;
+    const char *at = read_number(suffix + (mark - pattern), out_expert);
+    return at != NULL && strcmp(at, mark + 3) == 0;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model.h - a family's tables read with the numbers of one config.json: which rows apply to which
+ * layer, and what their shapes come to. Knows nothing of tensors.
+ */
+#ifndef WEIR_FAMILY_MODEL_H
+#define WEIR_FAMILY_MODEL_H
+
+#include "family/table.h"
+
+/* Far above any model there is; a hostile config.json must not make loops endless. */
+#define WEIR_MODEL_MAX_LAYERS 4096
+#define WEIR_MODEL_MAX_EXPERTS 65536
+#define WEIR_MODEL_NAME_BYTES 512 /* the longest tensor name that a table can make */
+
+typedef struct weir_model {
+    const weir_family *family;
+    const weir_family_parts *parts;
+    const weir_config *config;            /* borrowed; NULL: no number is known */
+    uint64_t n_layers;                    /* 0 without a config */
+    uint64_t n_experts;                   /* 0 without a config, or without experts */
+    bool tied;                            /* tie_word_embeddings */
+    uint8_t dense[WEIR_MODEL_MAX_LAYERS]; /* by layer: true when it has no experts */
+} weir_model;
+
+/* family NULL: from the config's model_type. ERR_LAYOUT when the config lacks what is needed. */
+weir_status weir_model_init(weir_model *model, const char *family, const char *layout,
+                            const weir_config *config);
+
+/* The tables of a layer in order (-1: of the non-layer part), and how many. Without a config a
+ * layer has both its dense and its sparse part. */
+size_t weir_model_tables(const weir_model *model, int layer, const weir_family_row *tables[3]);
+
+/* False when a row's condition does not hold, or its parameter is tied to another. Always true
+ * without a config. */
+bool weir_model_row_applies(const weir_model *model, const weir_family_row *row);
+
+/* The sources of a row under one naming, ended by one without a name. */
+const weir_row_source *weir_row_sources(const weir_family_row *row, weir_naming naming);
+
+/* Shape that the config gives `expression`. `name` is whose it is, for errors. */
+weir_status weir_model_shape(const weir_model *model, const char *expression, const char *name,
+                             weir_shape *out);
+/* One number, the same way. */
+weir_status weir_model_number(const weir_model *model, const char *expression, const char *name,
+                              uint64_t *out);
+/* How many axes a shape expression has; *out_squeeze: the first is an axis of one to remove. */
+uint32_t weir_shape_expression_rank(const char *expression, bool *out_squeeze);
+
+/* The dtype of the model's weights: torch_dtype, BF16 when it is left out. */
+weir_status weir_model_dtype(const weir_model *model, weir_dtype *out);
+
+/* "model.layers.3." + suffix with "{e}" replaced; layer -1: no prefix. False when it is longer than
+ * the WEIR_MODEL_NAME_BYTES of buffer. */
+bool weir_model_name(const weir_model *model, int layer, const char *suffix, uint64_t expert,
+                     char *buffer);
+/* The layer that a full name belongs to and what follows the prefix; -1 when it has no prefix. */
+int weir_model_layer_of(const weir_model *model, const char *name, const char **out_suffix);
+/* True when `suffix` is `pattern` with a number for its "{e}". */
+bool weir_model_expert_of(const char *pattern, const char *suffix, uint64_t *out_expert);
+
+#endif

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* table.h - what a model family is written in: rows of constants, no code.
+ *
+ * A row says how one engine parameter is made. Every family stands in its own file as a constant
+ * weir_family; family.c lists them; everything else in this folder reads the tables and knows no
+ * model by name.
+ *
+ * Names may hold "{i}" (the layer; in a family's layer prefix) and "{e}" (the expert). Rows of the
+ * layer parts give names without the layer prefix.
+ *
+ * Shapes are lists of expressions over the integers of config.json, "hidden_size" or
+ * "kv_lora_rank+qk_rope_head_dim": sums of products, separated by commas, outermost axis first.
+ * A leading "1," means that the trainer may keep an axis of one there; it is removed.
+ */
+#ifndef WEIR_FAMILY_TABLE_H
+#define WEIR_FAMILY_TABLE_H
+
+#include "weir/family.h"
+
+#define WEIR_N_NAMINGS 3
+#define WEIR_ROW_SOURCES 3 /* the most that any row fuses */
+
+/* Pins a row to the dtype the engine keeps: the config's torch_dtype, or without a config that of
+ * the source. No conversion of the registry has this name. */
+#define WEIR_COPY "copy"
+
+typedef enum weir_row_kind {
+    WEIR_ROW_PLAIN = 0,  /* norms, biases, embeddings, routers */
+    WEIR_ROW_LINEAR = 1, /* (out_features, in_features) */
+    WEIR_ROW_EXPERT = 2, /* (experts, out_features, in_features) */
+} weir_row_kind;
+
+typedef struct weir_row_source {
+    const char *name;
+    const char *shape;
+} weir_row_source;
+
+typedef struct weir_family_row {
+    const char *dst; /* the engine's name */
+    weir_row_kind kind;
+    uint32_t axis;          /* along which the sources are joined */
+    const char *conversion; /* NULL: the run's default; else pinned: a name, or WEIR_COPY */
+    const char *when;       /* a boolean of config.json that must be true; NULL: always */
+    const char *tied_with;  /* source that stands for this one when tie_word_embeddings is true */
+    /* By naming. An empty list: named as in Hugging Face. */
+    weir_row_source sources[WEIR_N_NAMINGS][WEIR_ROW_SOURCES + 1];
+} weir_family_row;
+
+/* One engine layout. Rows end with one whose dst is NULL. NULL: the part is empty. */
+typedef struct weir_family_parts {
+    const weir_family_row *base;   /* every layer */
+    const weir_family_row *dense;  /* layers without experts */
+    const weir_family_row *sparse; /* layers with experts */
+    const weir_family_row *rest;   /* outside the layers */
+} weir_family_parts;
+
+/* Which layers are dense. */
+typedef enum weir_dense_rule {
+    WEIR_DENSE_ALL = 0,
+    WEIR_DENSE_FIRST_K,   /* i < first_k_dense_replace */
+    WEIR_DENSE_QWEN3_MOE, /* i in mlp_only_layers, no experts, or off decoder_sparse_step */
+} weir_dense_rule;
+
+/* What a key of config.json is when the file leaves it out. */
+typedef struct weir_config_default {
+    const char *key;
+    const char *expression; /* '/' divides, and must divide evenly */
+} weir_config_default;
+
+/* Parameters computed from one K = (heads * (nope + v), rank) of each layer; expressions. */
+typedef struct weir_family_mla {
+    const char *from; /* the row's dst; NULL: the family has none */
+    const char *w_uv, *w_uk_t;
+    const char *heads, *nope_dim, *v_dim, *lora_rank;
+} weir_family_mla;
+
+#define WEIR_FAMILY_MAX 4 /* of each small list below, its NULL included */
+
+typedef struct weir_family {
+    const char *name;
+    const char *summary;
+    const char *layer_prefix; /* "model.layers.{i}." */
+    const char *n_experts;    /* key of config.json; NULL: no experts */
+    weir_dense_rule dense_rule;
+    const char *model_types[WEIR_FAMILY_MAX];
+    const char *layouts[WEIR_FAMILY_MAX];     /* names; the first is the default */
+    weir_family_parts parts[WEIR_FAMILY_MAX]; /* of the layouts, in their order */
+    const char *drop[WEIR_FAMILY_MAX];        /* globs of source names that engines do not hold */
+    weir_config_default defaults[WEIR_FAMILY_MAX];
+    weir_family_mla mla;
+    const char *presets[WEIR_FAMILY_MAX]; /* names */
+    const char *configs[WEIR_FAMILY_MAX]; /* config.json texts of the presets */
+} weir_family;
+
+extern const weir_family weir_family_bert;
+extern const weir_family weir_family_glm_moe_dsa;
+extern const weir_family weir_family_llama;
+extern const weir_family weir_family_qwen3;
+extern const weir_family weir_family_qwen3_moe;
+
+/* The table of that name, and one layout of it (NULL: the default). ERR_NOT_FOUND lists what there
+ * is. */
+weir_status weir_family_find(const char *name, const weir_family **out);
+weir_status weir_family_find_parts(const weir_family *family, const char *layout,
+                                   const weir_family_parts **out);
+
+/* ---- shorthand for the tables ----------------------------------------------------------------*/
+
+#define WEIR_HF(...) .sources[WEIR_NAMING_HF] = { __VA_ARGS__ }
+#define WEIR_HF_FUSED(...) .sources[WEIR_NAMING_HF_FUSED] = { __VA_ARGS__ }
+#define WEIR_STACKED(...) .sources[WEIR_NAMING_STACKED] = { __VA_ARGS__ }
+#define WEIR_ROWS_END \
+    {                 \
+        .dst = NULL   \
+    }
+
+#endif
