@@ -47,6 +47,8 @@ WEIR_API const char *weir_checkpoint_file_of(const weir_checkpoint *checkpoint, 
 WEIR_API const char *weir_checkpoint_directory(const weir_checkpoint *checkpoint);
 /* The string under `key` of __metadata__ in the first file that has it; NULL if none has. */
 WEIR_API const char *weir_checkpoint_metadata(const weir_checkpoint *checkpoint, const char *key);
+/* Key `index` of all that weir_checkpoint_metadata() finds; NULL beyond the last. */
+WEIR_API const char *weir_checkpoint_metadata_key(const weir_checkpoint *checkpoint, size_t index);
 
 /* Tells the kernel that a tensor's pages are about to be read, or will not be needed again: how a
  * checkpoint larger than memory is walked layer by layer. Never fails. */

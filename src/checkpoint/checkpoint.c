@@ -396,6 +396,20 @@ const char *weir_checkpoint_metadata(const weir_checkpoint *checkpoint, const ch
     return NULL;
 }
 
+const char *weir_checkpoint_metadata_key(const weir_checkpoint *checkpoint, size_t index)
+{
+    for (size_t s = 0; s < checkpoint->n_shards; s++) {
+        const weir_safetensors *header = &checkpoint->shards[s].header;
+        for (size_t i = 0; i < header->n_metadata; i++) {
+            const weir_safetensors_pair *pair = &header->metadata[i];
+            /* A key that an earlier file has was counted there. */
+            if (weir_checkpoint_metadata(checkpoint, pair->key) == pair->value && index-- == 0)
+                return pair->key;
+        }
+    }
+    return NULL;
+}
+
 /* Gives advice on the pages of a tensor's bytes: all that it touches, or, with `inner`, only those
  * that it has for itself. A tensor that is no part of a mapping (a copy) has none. */
 static void advise(const weir_checkpoint *checkpoint, const weir_tensor *tensor, int advice,

@@ -11,7 +11,7 @@ import unittest
 
 import numpy
 
-WEIR = os.path.join(os.environ.get("WEIR_TEST_BIN", "build/bin"), "weir")
+WEIR = os.path.abspath(os.path.join(os.environ.get("WEIR_TEST_BIN", "build/bin"), "weir"))
 DTYPES = {"BF16": ("<u2", 2), "F16": ("<f2", 2), "F32": ("<f4", 4), "F8_E4M3": ("u1", 1),
           "U8": ("u1", 1), "I32": ("<i4", 4), "I64": ("<i8", 8)}
 

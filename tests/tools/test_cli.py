@@ -153,7 +153,7 @@ class Inspect(CliCase):
         write_file(self.path("model.safetensors"),
                    {"b.weight": ("BF16", bf16_bits(numpy.ones((3, 5)))),
                     "a.bias": ("F32", numpy.zeros(7, dtype="<f4")),
-                    "n": ("I64", numpy.array(5, dtype="<i8"))}, {"format": "pt"})
+                    "n": ("I64", numpy.array(5, dtype="<i8"))}, {"format": "pt", "step": "7"})
 
     def test_tensors_totals_and_metadata(self):
         self.checkpoint()
@@ -163,7 +163,7 @@ class Inspect(CliCase):
                                 ("n", "I64", [], 8)])
         self.assertEqual(found["totals"],
                          {"tensors": 3, "elements": 23, "bytes": 66, "files": 1})
-        self.assertEqual(found["metadata"]["format"], "pt")
+        self.assertEqual(found["metadata"], {"format": "pt", "step": "7"})
         self.assertIsNone(found["config"])
 
     def test_text_lists_the_same(self):

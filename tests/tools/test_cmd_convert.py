@@ -20,7 +20,8 @@ RECIPES = {"fp8_128x128": fp8_recipe.block_128,
 
 def is_sanitized():
     with open(WEIR, "rb") as stream:
-        return b"__asan_init" in (data := stream.read()) or b"__tsan_init" in data
+        program = stream.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
 
 
 def same_bytes(dtype, got, expected):

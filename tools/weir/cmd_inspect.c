@@ -20,11 +20,7 @@ const char weir_usage_inspect[] =
     "\n"
     "  --json         one object: tensors, totals, metadata, config (or null)\n";
 
-static const char *const known_metadata[] = {
-    "format",      "weir.conversion", "weir.compile_target", "weir.compile_metadata",
-    "weir.family", "weir.layout",     "weir.model",          "weir.version"
-};
-#define N_KNOWN_METADATA (sizeof(known_metadata) / sizeof(known_metadata[0]))
+#define MAX_VALUE_TEXT 120 /* of a metadata value, on a terminal */
 
 static uint64_t bytes_of(const weir_tensor *tensor)
 {
@@ -110,6 +106,16 @@ static totals total_of(const weir_checkpoint *checkpoint, const weir_tensor *ten
 
 /* ---- printing --------------------------------------------------------------------------------*/
 
+static void print_metadata(const weir_checkpoint *checkpoint)
+{
+    const char *key;
+    for (size_t i = 0; (key = weir_checkpoint_metadata_key(checkpoint, i)) != NULL; i++) {
+        const char *value = weir_checkpoint_metadata(checkpoint, key);
+        printf("metadata %s = %.*s%s\n", key, MAX_VALUE_TEXT, value,
+               strlen(value) > MAX_VALUE_TEXT ? "..." : "");
+    }
+}
+
 static void print_text(const weir_checkpoint *checkpoint, const totals *sum)
 {
     size_t n;
@@ -135,11 +141,7 @@ static void print_text(const weir_checkpoint *checkpoint, const totals *sum)
         if (sum->dtype_tensors[dtype] > 0)
             printf("  %-8s  %" PRIu64 " tensors, %s\n", weir_dtype_name((weir_dtype)dtype),
                    sum->dtype_tensors[dtype], weir_cli_bytes_text(sum->dtype_bytes[dtype]).text);
-    for (size_t i = 0; i < N_KNOWN_METADATA; i++) {
-        const char *value = weir_checkpoint_metadata(checkpoint, known_metadata[i]);
-        if (value != NULL)
-            printf("metadata %s = %s\n", known_metadata[i], value);
-    }
+    print_metadata(checkpoint);
 }
 
 static json_t *tensor_json(const weir_tensor *tensor, const char *file)
@@ -155,11 +157,9 @@ static json_t *tensor_json(const weir_tensor *tensor, const char *file)
 static json_t *metadata_json(const weir_checkpoint *checkpoint)
 {
     json_t *metadata = json_object();
-    for (size_t i = 0; i < N_KNOWN_METADATA; i++) {
-        const char *value = weir_checkpoint_metadata(checkpoint, known_metadata[i]);
-        if (value != NULL)
-            json_object_set_new(metadata, known_metadata[i], json_string(value));
-    }
+    const char *key;
+    for (size_t i = 0; (key = weir_checkpoint_metadata_key(checkpoint, i)) != NULL; i++)
+        json_object_set_new(metadata, key, json_string(weir_checkpoint_metadata(checkpoint, key)));
     return metadata;
 }
 
