@@ -77,8 +77,14 @@ __attribute__((target("avx512f"))) static size_t row_avx512(weir_digest *digest,
         sum = _mm512_add_epi64(sum, words);
         keys = _mm512_add_epi64(keys, step);
     }
-    digest->product += (uint64_t)_mm512_reduce_add_epi64(product);
-    digest->sum += (uint64_t)_mm512_reduce_add_epi64(sum);
+    /* Not _mm512_reduce_add_epi64: it adds as signed numbers, and these sums wrap. */
+    uint64_t lanes[16];
+    _mm512_storeu_si512(lanes, product);
+    _mm512_storeu_si512(lanes + 8, sum);
+    for (int i = 0; i < 8; i++) {
+        digest->product += lanes[i];
+        digest->sum += lanes[8 + i];
+    }
     return n;
 }
 #endif
