@@ -3,6 +3,9 @@
 #include "base/cpu.h"
 
 #include <pthread.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "base/env.h"
 #include "weir/convert.h"
@@ -11,12 +14,21 @@ static const char *const names[WEIR_N_CPU_LEVELS] = { "c", "avx2", "avx512" };
 static const char *why_not[WEIR_N_CPU_LEVELS];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+#if defined(__x86_64__)
+/* clang 14 does not know the name in __builtin_cpu_supports(). */
+static bool processor_has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+#endif
+
 static bool processor_has(weir_cpu_level level)
 {
 #if defined(__x86_64__)
     if (level == WEIR_CPU_AVX2)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+               processor_has_f16c() && __builtin_cpu_supports("bmi2");
     if (level == WEIR_CPU_AVX512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
