@@ -35,8 +35,13 @@ void *weir_alloc(size_t n_bytes)
 
 void *weir_alloc_zeroed(size_t n_items, size_t item_bytes)
 {
-    void *block = planned_failure() ? NULL : calloc(n_items ? n_items : 1, item_bytes);
-    return checked(block, n_items * item_bytes);
+    size_t n_bytes;
+    if (__builtin_mul_overflow(n_items, item_bytes, &n_bytes)) {
+        weir_fail(WEIR_ERR_NO_MEMORY, "out of memory: %zu items of %zu bytes wanted", n_items,
+                  item_bytes);
+        return NULL;
+    }
+    return checked(planned_failure() ? NULL : calloc(1, n_bytes ? n_bytes : 1), n_bytes);
 }
 
 void *weir_alloc_aligned(size_t alignment, size_t n_bytes)
