@@ -213,11 +213,20 @@ double weir_cli_now(void)
 /* ---- signals ---------------------------------------------------------------------------------*/
 
 static volatile sig_atomic_t stop_asked;
+static void (*volatile stop_action)(void);
 
 static void ask_to_stop(int signal_number)
 {
+    void (*action)(void) = stop_action;
     (void)signal_number;
     stop_asked = 1;
+    if (action != NULL)
+        action();
+}
+
+void weir_cli_on_stop(void (*action)(void))
+{
+    stop_action = action;
 }
 
 void weir_cli_catch_signals(void)

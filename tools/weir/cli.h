@@ -42,6 +42,11 @@ WEIR_VERB_DECLARE(families)
 WEIR_VERB_DECLARE(resolve)
 WEIR_VERB_DECLARE(inspect)
 WEIR_VERB_DECLARE(info)
+WEIR_VERB_DECLARE(serve)
+WEIR_VERB_DECLARE(publish)
+WEIR_VERB_DECLARE(receive)
+WEIR_VERB_DECLARE(verify)
+WEIR_VERB_DECLARE(demo)
 
 /* ---- messages --------------------------------------------------------------------------------*/
 
@@ -106,6 +111,8 @@ double weir_cli_now(void);                                 /* monotonic seconds 
 /* SIGINT and SIGTERM ask to stop instead of killing; a second one kills. */
 void weir_cli_catch_signals(void);
 bool weir_cli_stopped(void);
+/* Runs in the signal handler: async-signal-safe calls only. NULL: nothing. */
+void weir_cli_on_stop(void (*action)(void));
 
 /* ---- progress bar ----------------------------------------------------------------------------*/
 

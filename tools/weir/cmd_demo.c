@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_demo.c - `weir demo`: the main job on this machine, and what it came to.
+ *
+ * A directory, two trainer ranks and two replicas as processes; every version is published,
+ * installed and verified. How the processes are driven stands in demo_run.c.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "demo.h"
+
+const char weir_usage_demo[] =
+    "usage: weir demo [OPTION...]\n"
+    "\n"
+    "Starts a directory, 2 trainer ranks and 2 replicas as processes, publishes and installs N\n"
+    "versions of a checkpoint, verifies every parameter of every replica against an independent\n"
+    "conversion, and prints what each version took.\n"
+    "\n"
+    "  --model DIR             a checkpoint in Hugging Face form (default: a synthesised one);\n"
+    "                          later versions are made from it by small perturbations\n"
+    "  --versions N            default: 3\n"
+    "  --family NAME           default: glm_moe_dsa, or by the checkpoint's config.json\n"
+    "  --preset NAME           size of the synthesised checkpoint (default: demo)\n"
+    "  --layout NAME           engine layout of the family\n"
+    "  --conversion NAME|auto  default: fp8_128x128; auto: by config.json\n"
+    "  --install staged|direct how replicas install (default: staged)\n"
+    "  --transport NAME        see `weir info` (default: the first available)\n"
+    "  --work-dir DIR          where checkpoints are made (default: a temporary directory)\n"
+    "  --seed N                of the synthesised weights\n"
+    "  --keep                  leave the checkpoints behind\n"
+    "  --json                  print one object\n";
+
+enum {
+    OPTION_MODEL = 256,
+    OPTION_VERSIONS,
+    OPTION_FAMILY,
+    OPTION_PRESET,
+    OPTION_LAYOUT,
+    OPTION_CONVERSION,
+    OPTION_INSTALL,
+    OPTION_TRANSPORT,
+    OPTION_WORK_DIR,
+    OPTION_SEED,
+    OPTION_KEEP,
+    OPTION_JSON
+};
+
+static const struct option options[] = { { "model", required_argument, NULL, OPTION_MODEL },
+                                         { "versions", required_argument, NULL, OPTION_VERSIONS },
+                                         { "family", required_argument, NULL, OPTION_FAMILY },
+                                         { "preset", required_argument, NULL, OPTION_PRESET },
+                                         { "layout", required_argument, NULL, OPTION_LAYOUT },
+                                         { "conversion", required_argument, NULL,
+                                           OPTION_CONVERSION },
+                                         { "install", required_argument, NULL, OPTION_INSTALL },
+                                         { "transport", required_argument, NULL, OPTION_TRANSPORT },
+                                         { "work-dir", required_argument, NULL, OPTION_WORK_DIR },
+                                         { "seed", required_argument, NULL, OPTION_SEED },
+                                         { "keep", no_argument, NULL, OPTION_KEEP },
+                                         { "json", no_argument, NULL, OPTION_JSON },
+                                         WEIR_CLI_OPTIONS_END };
+
+static int take_option(int option, weir_demo_options *demo)
+{
+    const char **const texts[] = {
+        &demo->model_dir,  NULL,           &demo->family,    &demo->preset,  &demo->layout,
+        &demo->conversion, &demo->install, &demo->transport, &demo->work_dir
+    };
+    if (option == OPTION_VERSIONS)
+        return weir_cli_number("demo", "--versions", optarg, 1, WEIR_DEMO_MAX_VERSIONS,
+                               &demo->n_versions)
+                   ? WEIR_EXIT_OK
+                   : WEIR_EXIT_USAGE;
+    if (option == OPTION_SEED)
+        return weir_cli_number("demo", "--seed", optarg, 0, UINT64_MAX, &demo->seed)
+                   ? WEIR_EXIT_OK
+                   : WEIR_EXIT_USAGE;
+    if (option == OPTION_KEEP)
+        demo->keep = true;
+    else if (option == OPTION_JSON)
+        demo->as_json = true;
+    else
+        *texts[option - OPTION_MODEL] = optarg;
+    return WEIR_EXIT_OK;
+}
+
+/* ---- results ---------------------------------------------------------------------------------*/
+
+static int compare_reals(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t n)
+{
+    if (n == 0)
+        return 0;
+    qsort(values, n, sizeof(*values), compare_reals);
+    return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+/* The median over the versions of a figure that `pick` takes from one. */
+static double median_of(const weir_demo *demo, double (*pick)(const weir_demo_version *))
+{
+    double values[WEIR_DEMO_MAX_VERSIONS];
+    for (uint64_t i = 0; i < demo->n_done; i++)
+        values[i] = pick(&demo->versions[i]);
+    return median(values, demo->n_done);
+}
+
+static double pick_refit(const weir_demo_version *version)
+{
+    return version->refit_seconds;
+}
+
+static double pick_rate(const weir_demo_version *version)
+{
+    return version->transfer_gb_per_s;
+}
+
+static bool all_verified(const weir_demo *demo)
+{
+    bool verified = demo->n_done == demo->options->n_versions;
+    for (uint64_t i = 0; i < demo->n_done; i++)
+        verified &= demo->versions[i].verified;
+    return verified;
+}
+
+static json_t *seconds_json(const weir_demo_version *version)
+{
+    json_t *seconds = json_object();
+    for (int stop = 0; stop < WEIR_N_STOPS; stop++)
+        json_object_set_new(seconds, weir_stop_name((weir_stop)stop),
+                            json_real(version->seconds[stop]));
+    return seconds;
+}
+
+static json_t *result_json(const weir_demo *demo)
+{
+    json_t *refits = json_array(), *stops = json_array();
+    for (uint64_t i = 0; i < demo->n_done; i++) {
+        json_array_append_new(refits, json_real(demo->versions[i].refit_seconds));
+        json_array_append_new(stops, seconds_json(&demo->versions[i]));
+    }
+    return json_pack(
+        "{s:b, s:I, s:i, s:i, s:I, s:I, s:o, s:o, s:f, s:f, s:f}", "verified", all_verified(demo),
+        "versions", (json_int_t)demo->n_done, "trainer_ranks", WEIR_DEMO_TRAINERS, "replicas",
+        WEIR_DEMO_REPLICAS, "bytes_per_version", (json_int_t)demo->versions[0].n_bytes,
+        "parameters_compared", (json_int_t)demo->versions[0].n_parameters, "refit_seconds", refits,
+        "stop_seconds", stops, "gb_per_s", median_of(demo, pick_rate), "limit_gb_per_s",
+        demo->memcpy_gb_per_s, "fraction_of_limit",
+        demo->memcpy_gb_per_s > 0 ? median_of(demo, pick_rate) / demo->memcpy_gb_per_s : 0.0);
+}
+
+static void print_head(void)
+{
+    printf("\n%-8s %10s", "version", "bytes");
+    for (int stop = WEIR_STOP_STAGE; stop < WEIR_N_STOPS; stop++)
+        printf(" %9s",
+               stop == WEIR_STOP_POSTPROCESS ? "postproc." : weir_stop_name((weir_stop)stop));
+    printf(" %9s %8s  %s\n", "refit", "GB/s", "verified");
+}
+
+static void print_version(const weir_demo_version *version)
+{
+    printf("%-8llu %10s", (unsigned long long)version->version,
+           weir_cli_bytes_text(version->n_bytes).text);
+    for (int stop = WEIR_STOP_STAGE; stop < WEIR_N_STOPS; stop++)
+        printf(" %7.1fms", version->seconds[stop] * 1e3);
+    printf(" %7.1fms %8.2f  %s\n", version->refit_seconds * 1e3, version->transfer_gb_per_s,
+           version->verified ? "yes" : "NO");
+    fflush(stdout);
+}
+
+static void print_summary(const weir_demo *demo)
+{
+    const weir_demo_version *last = &demo->versions[demo->n_done - 1];
+    double rate = median_of(demo, pick_rate);
+    printf(
+        "\n%llu versions, each %s to %d replicas from %d trainer ranks; %llu parameters compared "
+        "byte for byte per version, %s\n",
+        (unsigned long long)demo->n_done, weir_cli_bytes_text(last->n_bytes).text,
+        WEIR_DEMO_REPLICAS, WEIR_DEMO_TRAINERS, (unsigned long long)last->n_parameters,
+        all_verified(demo) ? "all equal" : "NOT all equal");
+    printf("median refit %s; transfer %.2f GB/s over both replicas",
+           weir_cli_duration_text(median_of(demo, pick_refit)).text, rate);
+    if (demo->memcpy_gb_per_s > 0)
+        printf(", %.0f %% of this machine's memcpy (%.2f GB/s, same run)",
+               100 * rate / demo->memcpy_gb_per_s, demo->memcpy_gb_per_s);
+    printf("\nlast refit: %llu allocations, %llu registrations, %llu plans, %llu connections "
+           "on the replicas\n",
+           (unsigned long long)last->counters.allocations,
+           (unsigned long long)last->counters.registrations,
+           (unsigned long long)last->counters.plans,
+           (unsigned long long)last->counters.connections);
+}
+
+/* ---- the run ---------------------------------------------------------------------------------*/
+
+/* What both cores can copy at once, measured beside the transfers: payload bytes per second. */
+static double measure_memcpy(void)
+{
+    const size_t n_bytes = (size_t)64 << 20;
+    double rates[5];
+    char *from = malloc(n_bytes), *to = malloc(n_bytes);
+    if (from == NULL || to == NULL) {
+        free(from), free(to);
+        return 0;
+    }
+    memset(from, 1, n_bytes);
+    memset(to, 2, n_bytes);
+    for (int i = 0; i < 5; i++) {
+        double begun = weir_cli_now();
+        memcpy(to, from, n_bytes);
+        __asm__ volatile("" : : "r"(to) : "memory");
+        rates[i] = (double)n_bytes / (weir_cli_now() - begun) * 1e-9;
+    }
+    free(from), free(to);
+    return median(rates, 5);
+}
+
+static bool run(weir_demo *demo)
+{
+    const weir_demo_options *wanted = demo->options;
+    if (!wanted->as_json)
+        printf("weir %s: a directory, %d trainer ranks, %d replicas; %s, conversion %s\n",
+               weir_version(), WEIR_DEMO_TRAINERS, WEIR_DEMO_REPLICAS,
+               wanted->model_dir != NULL ? wanted->model_dir : wanted->family,
+               wanted->conversion != NULL ? wanted->conversion : "auto");
+    fflush(stdout);
+    if (!weir_demo_begin(demo))
+        return false;
+    if (!wanted->as_json)
+        print_head();
+    for (uint64_t version = 1; version <= wanted->n_versions; version++) {
+        if (weir_cli_stopped() || !weir_demo_step(demo, version))
+            return false;
+        if (!wanted->as_json)
+            print_version(&demo->versions[version - 1]);
+    }
+    demo->memcpy_gb_per_s = measure_memcpy();
+    return true;
+}
+
+int weir_cmd_demo(int argc, char **argv)
+{
+    weir_demo_options wanted = { .n_versions = 3, .seed = 1 };
+    for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
+        int code = option == WEIR_CLI_BAD_OPTION ? WEIR_EXIT_USAGE : take_option(option, &wanted);
+        if (code != WEIR_EXIT_OK)
+            return code;
+    }
+    if (optind < argc)
+        return weir_cli_usage_error("demo", "'%s' is not wanted", argv[optind]);
+    if (wanted.model_dir == NULL && wanted.family == NULL)
+        wanted.family = "glm_moe_dsa";
+    if (wanted.preset == NULL)
+        wanted.preset = "demo";
+    if (wanted.conversion == NULL)
+        wanted.conversion = "fp8_128x128";
+    weir_demo *demo = calloc(1, sizeof(*demo));
+    weir_demo_version *versions = calloc(wanted.n_versions, sizeof(*versions));
+    if (demo == NULL || versions == NULL) {
+        free(demo), free(versions);
+        return weir_cli_error("out of memory");
+    }
+    demo->options = &wanted;
+    demo->versions = versions;
+    weir_cli_catch_signals();
+    bool good = run(demo);
+    weir_demo_end(demo);
+    if (wanted.as_json)
+        weir_cli_print_json(result_json(demo));
+    else if (demo->n_done > 0)
+        print_summary(demo);
+    free(versions);
+    free(demo);
+    return good ? WEIR_EXIT_OK : WEIR_EXIT_FAILED;
+}

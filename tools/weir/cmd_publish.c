@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_publish.c - `weir publish`: one trainer rank whose weights are checkpoint files. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "flow.h"
+
+const char weir_usage_publish[] =
+    "usage: weir publish SRC... --version N --directory HOST:PORT [OPTION...]\n"
+    "       weir publish --follow --version N --directory HOST:PORT [OPTION...] <lines\n"
+    "\n"
+    "Is one trainer rank: converts its part of SRC (a safetensors file or a checkpoint directory)\n"
+    "to what the engine reads, and publishes it as version N. Several SRC are versions N, N+1, "
+    "...\n"
+    "The bytes lie in this process' memory: it stays until --replicas have acknowledged the last\n"
+    "version, or until SIGINT or SIGTERM.\n"
+    "\n"
+    "  --version N                 number of the first version\n"
+    "  --rank R, --ranks N         this trainer rank, and how many there are (default: 0 of 1)\n"
+    "  --replicas N                wait until N replicas have each version before the next\n"
+    "  --follow                    read further SRC from stdin, one line each, until it ends\n"
+    "  --slots N                   versions kept in memory (default: 2)\n" WEIR_FLOW_USAGE;
+
+enum {
+    OPTION_VERSION = WEIR_FLOW_OWN_OPTION,
+    OPTION_RANK,
+    OPTION_RANKS,
+    OPTION_REPLICAS,
+    OPTION_FOLLOW,
+    OPTION_SLOTS
+};
+
+static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
+                                         { "version", required_argument, NULL, OPTION_VERSION },
+                                         { "rank", required_argument, NULL, OPTION_RANK },
+                                         { "ranks", required_argument, NULL, OPTION_RANKS },
+                                         { "replicas", required_argument, NULL, OPTION_REPLICAS },
+                                         { "follow", no_argument, NULL, OPTION_FOLLOW },
+                                         { "slots", required_argument, NULL, OPTION_SLOTS },
+                                         WEIR_CLI_OPTIONS_END };
+
+typedef struct publish_job {
+    weir_flow_options flow;
+    uint64_t version, rank, n_ranks, n_replicas, n_slots;
+    bool has_version, follow;
+    weir_trainer *trainer;   /* opened with the first source, whose config.json it takes */
+    weir_flow_source source; /* the one whose pointers are registered */
+} publish_job;
+
+static weir_trainer *_Atomic open_trainer; /* for the signal handler */
+
+static void cancel(void)
+{
+    weir_trainer *waiting = open_trainer;
+    if (waiting != NULL)
+        weir_trainer_cancel(waiting);
+}
+
+static int take_option(int option, publish_job *job)
+{
+    const struct {
+        const char *name;
+        uint64_t least, most, *out;
+    } numbers[] = { { "--version", 0, UINT64_MAX - 1, &job->version },
+                    { "--rank", 0, UINT32_MAX, &job->rank },
+                    { "--ranks", 1, UINT32_MAX, &job->n_ranks },
+                    { "--replicas", 1, 1000000, &job->n_replicas },
+                    { NULL, 0, 0, NULL },
+                    { "--slots", 1, 8, &job->n_slots } };
+    if (option == OPTION_FOLLOW) {
+        job->follow = true;
+        return WEIR_EXIT_OK;
+    }
+    if (option < WEIR_FLOW_OWN_OPTION)
+        return weir_flow_take_option("publish", option, &job->flow);
+    job->has_version |= option == OPTION_VERSION;
+    int i = option - WEIR_FLOW_OWN_OPTION;
+    return weir_cli_number("publish", numbers[i].name, optarg, numbers[i].least, numbers[i].most,
+                           numbers[i].out)
+               ? WEIR_EXIT_OK
+               : WEIR_EXIT_USAGE;
+}
+
+static int start_trainer(publish_job *job)
+{
+    const weir_flow_options *flow = &job->flow;
+    weir_trainer_options trainer = WEIR_TRAINER_OPTIONS_INIT;
+    trainer.directory = flow->directory;
+    trainer.model = flow->model;
+    trainer.run = flow->run;
+    trainer.rank = (uint32_t)job->rank;
+    trainer.n_ranks = (uint32_t)job->n_ranks;
+    trainer.family = flow->family;
+    trainer.layout = flow->layout;
+    trainer.conversion = flow->conversion;
+    trainer.config = job->source.config[0] != '\0' ? job->source.config : NULL;
+    trainer.transport = flow->transport;
+    trainer.transport_directory = flow->transport_directory;
+    trainer.listen = flow->listen;
+    trainer.n_slots = (unsigned)job->n_slots;
+    trainer.n_threads = flow->n_threads;
+    trainer.timeout_ms = flow->timeout_ms;
+    trainer.lease_ms = flow->lease_ms;
+    trainer.keep_masters = flow->keep_masters;
+    trainer.ignore = flow->ignore;
+    trainer.n_ignore = flow->n_ignore;
+    trainer.progress = weir_flow_progress;
+    trainer.progress_context = &job->flow;
+    if (weir_trainer_open(&trainer, &job->trainer) != WEIR_OK)
+        return weir_cli_fail();
+    open_trainer = job->trainer;
+    return WEIR_EXIT_OK;
+}
+
+/* Publishes one source as the next version. The source before stays open until the new one is
+ * registered. */
+static int publish_one(publish_job *job, const char *path)
+{
+    weir_flow_source before = job->source;
+    weir_report report;
+    size_t n_tensors;
+    int code = WEIR_EXIT_OK;
+    if (!weir_flow_source_open(&job->flow, &path, 1, &job->source)) {
+        job->source = before;
+        return WEIR_EXIT_FAILED;
+    }
+    if (job->trainer == NULL)
+        code = start_trainer(job);
+    const weir_tensor *tensors = weir_checkpoint_tensors(job->source.checkpoint, &n_tensors);
+    if (code == WEIR_EXIT_OK && weir_trainer_register(job->trainer, tensors, n_tensors) != WEIR_OK)
+        code = weir_cli_fail();
+    weir_flow_source_close(&before);
+    if (code == WEIR_EXIT_OK &&
+        weir_trainer_publish(job->trainer, job->version, &report) != WEIR_OK)
+        code = weir_cli_fail();
+    if (code != WEIR_EXIT_OK)
+        return code;
+    weir_flow_print_report(&job->flow, "published", &report);
+    if (job->n_replicas > 0 &&
+        weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
+        return weir_cli_stopped() ? WEIR_EXIT_OK : weir_cli_fail();
+    job->version++;
+    return WEIR_EXIT_OK;
+}
+
+static int follow_stdin(publish_job *job)
+{
+    char line[4096];
+    while (!weir_cli_stopped() && fgets(line, sizeof(line), stdin) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        if (line[0] == '\0')
+            continue;
+        int code = publish_one(job, line);
+        if (code != WEIR_EXIT_OK)
+            return code;
+    }
+    return WEIR_EXIT_OK;
+}
+
+static int publish_all(publish_job *job, char **paths, size_t n_paths)
+{
+    for (size_t i = 0; i < n_paths && !weir_cli_stopped(); i++) {
+        int code = publish_one(job, paths[i]);
+        if (code != WEIR_EXIT_OK)
+            return code;
+    }
+    int code = job->follow ? follow_stdin(job) : WEIR_EXIT_OK;
+    while (code == WEIR_EXIT_OK && job->n_replicas == 0 && !job->follow && !weir_cli_stopped())
+        usleep(20000);
+    return code;
+}
+
+int weir_cmd_publish(int argc, char **argv)
+{
+    publish_job job = { .flow = { .model = "model" }, .n_ranks = 1 };
+    for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
+        int code = option == WEIR_CLI_BAD_OPTION ? WEIR_EXIT_USAGE : take_option(option, &job);
+        if (code != WEIR_EXIT_OK)
+            return code;
+    }
+    if (optind == argc && !job.follow)
+        return weir_cli_usage_error("publish", "no SRC");
+    if (!job.has_version)
+        return weir_cli_usage_error("publish", "--version is required");
+    if (job.flow.directory == NULL)
+        return weir_cli_usage_error("publish", "--directory is required");
+    weir_cli_catch_signals();
+    weir_cli_on_stop(cancel);
+    int code = publish_all(&job, argv + optind, (size_t)(argc - optind));
+    weir_cli_on_stop(NULL);
+    open_trainer = NULL;
+    weir_trainer_close(job.trainer);
+    weir_flow_source_close(&job.source);
+    return code;
+}

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_receive.c - `weir receive`: one replica worker. It holds the parameters that an engine would,
+ * and installs what arrives.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "flow.h"
+
+const char weir_usage_receive[] =
+    "usage: weir receive --directory HOST:PORT --config PATH [OPTION...]\n"
+    "\n"
+    "Is one replica worker: allocates every parameter of the engine that config.json describes,\n"
+    "waits for a version, checks it, moves it, verifies it and installs it in place. A version "
+    "that\n"
+    "fails leaves the old one (--install staged) or an unusable replica (--install direct).\n"
+    "\n"
+    "  --version N|latest          what to install (default: latest)\n"
+    "  --follow                    go on with every later version, until SIGINT or SIGTERM\n"
+    "  --count N                   with --follow: end after N versions\n"
+    "  --hold                      stay, readable for `weir verify`, until SIGINT or SIGTERM\n"
+    "  --install staged|direct     verify beside the live parameters, or land in them\n"
+    "  --dump DIR                  write DIR/v<N>.safetensors after each install\n"
+    "  --name NAME                 unique among the model's replicas\n" WEIR_FLOW_USAGE;
+
+enum {
+    OPTION_VERSION = WEIR_FLOW_OWN_OPTION,
+    OPTION_FOLLOW,
+    OPTION_COUNT,
+    OPTION_HOLD,
+    OPTION_INSTALL,
+    OPTION_DUMP
+};
+
+static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
+                                         { "version", required_argument, NULL, OPTION_VERSION },
+                                         { "follow", no_argument, NULL, OPTION_FOLLOW },
+                                         { "count", required_argument, NULL, OPTION_COUNT },
+                                         { "hold", no_argument, NULL, OPTION_HOLD },
+                                         { "install", required_argument, NULL, OPTION_INSTALL },
+                                         { "dump", required_argument, NULL, OPTION_DUMP },
+                                         WEIR_CLI_OPTIONS_END };
+
+typedef struct receive_job {
+    weir_flow_options flow;
+    uint64_t version, count;
+    bool follow, hold;
+    weir_install_mode install;
+    const char *dump;
+    weir_replica *replica;
+} receive_job;
+
+static weir_replica *_Atomic open_replica; /* for the signal handler */
+
+static void cancel(void)
+{
+    weir_replica *waiting = open_replica;
+    if (waiting != NULL)
+        weir_replica_cancel(waiting);
+}
+
+static int take_install(receive_job *job)
+{
+    if (strcmp(optarg, "staged") != 0 && strcmp(optarg, "direct") != 0)
+        return weir_cli_usage_error("receive", "--install takes staged or direct, got '%s'",
+                                    optarg);
+    job->install = optarg[0] == 's' ? WEIR_INSTALL_STAGED : WEIR_INSTALL_DIRECT;
+    return WEIR_EXIT_OK;
+}
+
+static int take_version(receive_job *job)
+{
+    if (strcmp(optarg, "latest") == 0) {
+        job->version = WEIR_LATEST;
+        return WEIR_EXIT_OK;
+    }
+    return weir_cli_number("receive", "--version", optarg, 0, UINT64_MAX - 1, &job->version)
+               ? WEIR_EXIT_OK
+               : WEIR_EXIT_USAGE;
+}
+
+static int take_option(int option, receive_job *job)
+{
+    switch (option) {
+    case OPTION_VERSION:
+        return take_version(job);
+    case OPTION_FOLLOW:
+        job->follow = true;
+        return WEIR_EXIT_OK;
+    case OPTION_COUNT:
+        return weir_cli_number("receive", "--count", optarg, 1, UINT32_MAX, &job->count)
+                   ? WEIR_EXIT_OK
+                   : WEIR_EXIT_USAGE;
+    case OPTION_HOLD:
+        job->hold = true;
+        return WEIR_EXIT_OK;
+    case OPTION_INSTALL:
+        return take_install(job);
+    case OPTION_DUMP:
+        job->dump = optarg;
+        return WEIR_EXIT_OK;
+    default:
+        return weir_flow_take_option("receive", option, &job->flow);
+    }
+}
+
+static int start_replica(receive_job *job)
+{
+    const weir_flow_options *flow = &job->flow;
+    weir_replica_options replica = WEIR_REPLICA_OPTIONS_INIT;
+    replica.directory = flow->directory;
+    replica.model = flow->model;
+    replica.run = flow->run;
+    replica.name = flow->name;
+    replica.family = flow->family;
+    replica.layout = flow->layout;
+    replica.conversion = flow->conversion;
+    replica.config = flow->config;
+    replica.transport = flow->transport;
+    replica.transport_directory = flow->transport_directory;
+    replica.listen = flow->listen;
+    replica.install = job->install;
+    replica.n_threads = flow->n_threads;
+    replica.timeout_ms = flow->timeout_ms;
+    replica.lease_ms = flow->lease_ms;
+    replica.progress = weir_flow_progress;
+    replica.progress_context = &job->flow;
+    if (weir_replica_open(&replica, &job->replica) != WEIR_OK)
+        return weir_cli_fail();
+    open_replica = job->replica;
+    return weir_replica_allocate(job->replica) == WEIR_OK ? WEIR_EXIT_OK : weir_cli_fail();
+}
+
+static int dump_parameters(const receive_job *job, uint64_t version)
+{
+    char path[4096], number[24];
+    size_t n;
+    const weir_tensor *live = weir_replica_parameters(job->replica, &n);
+    weir_checkpoint_writer *writer;
+    snprintf(path, sizeof(path), "%s/v%llu.safetensors", job->dump, (unsigned long long)version);
+    snprintf(number, sizeof(number), "%llu", (unsigned long long)version);
+    const char *metadata[][2] = { { "weir.version", number } };
+    mkdir(job->dump, 0777);
+    if (weir_checkpoint_create(path, live, n, metadata, 1, &writer) != WEIR_OK)
+        return weir_cli_fail();
+    for (size_t i = 0; i < n; i++) {
+        uint64_t n_bytes;
+        if (weir_tensor_bytes(live[i].dtype, &live[i].shape, &n_bytes) != WEIR_OK ||
+            weir_checkpoint_write(writer, i, 0, live[i].data, n_bytes) != WEIR_OK) {
+            weir_checkpoint_abandon(writer);
+            return weir_cli_fail();
+        }
+    }
+    return weir_checkpoint_commit(writer) == WEIR_OK ? WEIR_EXIT_OK : weir_cli_fail();
+}
+
+static const char *state_text(const weir_replica *replica)
+{
+    static const char *const texts[] = { "empty", "holding", "unusable" };
+    return texts[weir_replica_get_state(replica)];
+}
+
+/* Says what failed and what the replica is left with. */
+static int report_failure(const receive_job *job)
+{
+    int code = weir_cli_fail();
+    if (job->flow.as_json)
+        weir_flow_print_line(json_pack("{s:s, s:s, s:s, s:I}", "event", "failed", "error",
+                                       weir_last_error(), "state", state_text(job->replica),
+                                       "version", (json_int_t)weir_replica_version(job->replica)));
+    return code;
+}
+
+static int install_one(receive_job *job, bool *out_idle)
+{
+    weir_report report;
+    weir_status status = weir_replica_install(job->replica, job->version, &report);
+    *out_idle = status == WEIR_ERR_TIMED_OUT && report.seconds[WEIR_STOP_TRANSFER] == 0;
+    if (status == WEIR_ERR_CANCELLED || (job->follow && *out_idle))
+        return WEIR_EXIT_OK;
+    if (status != WEIR_OK)
+        return report_failure(job);
+    weir_flow_print_report(&job->flow, "installed", &report);
+    job->count -= job->count > 0;
+    return job->dump != NULL ? dump_parameters(job, report.version) : WEIR_EXIT_OK;
+}
+
+static int receive_all(receive_job *job)
+{
+    bool counted = job->count > 0, idle;
+    int code;
+    do {
+        code = install_one(job, &idle);
+        if (job->follow && job->version != WEIR_LATEST && !idle)
+            job->version = WEIR_LATEST; /* the first was asked for by number */
+        /* A replica that follows outlives a bad version: the next may be good. */
+        if (job->follow && code == WEIR_EXIT_FAILED)
+            usleep(100000);
+    } while (job->follow && !weir_cli_stopped() && !(counted && job->count == 0));
+    while (job->hold && code == WEIR_EXIT_OK && !weir_cli_stopped())
+        usleep(20000);
+    return code;
+}
+
+int weir_cmd_receive(int argc, char **argv)
+{
+    receive_job job = { .flow = { .model = "model" }, .version = WEIR_LATEST };
+    for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
+        int code = option == WEIR_CLI_BAD_OPTION ? WEIR_EXIT_USAGE : take_option(option, &job);
+        if (code != WEIR_EXIT_OK)
+            return code;
+    }
+    if (optind < argc)
+        return weir_cli_usage_error("receive", "'%s' is not wanted", argv[optind]);
+    if (job.flow.directory == NULL || job.flow.config == NULL)
+        return weir_cli_usage_error("receive", "%s is required",
+                                    job.flow.directory == NULL ? "--directory" : "--config");
+    weir_cli_catch_signals();
+    weir_cli_on_stop(cancel);
+    int code = start_replica(&job);
+    if (code == WEIR_EXIT_OK)
+        code = receive_all(&job);
+    weir_cli_on_stop(NULL);
+    open_replica = NULL;
+    weir_replica_close(job.replica);
+    return code;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* demo.h - the main job as real processes: who takes part, and what one version came to. */
+#ifndef WEIR_TOOLS_DEMO_H
+#define WEIR_TOOLS_DEMO_H
+
+#include "child.h"
+
+#define WEIR_DEMO_TRAINERS 2
+#define WEIR_DEMO_REPLICAS 2
+#define WEIR_DEMO_MAX_VERSIONS 1000
+
+typedef struct weir_demo_options {
+    const char *model_dir; /* NULL: synthesised */
+    const char *family, *preset, *layout, *conversion;
+    const char *install, *transport; /* NULL: their defaults */
+    const char *work_dir;            /* NULL: a temporary one, removed at the end */
+    uint64_t n_versions, seed;
+    bool as_json, keep;
+} weir_demo_options;
+
+/* What one version came to. Seconds per stop: the slowest rank's, the slowest replica's. */
+typedef struct weir_demo_version {
+    uint64_t version, n_bytes; /* bytes that each replica received */
+    double seconds[WEIR_N_STOPS];
+    double refit_seconds;     /* from the word to the trainers until the last replica holds it */
+    double transfer_gb_per_s; /* of both replicas together */
+    uint64_t n_parameters;    /* compared, both replicas together */
+    bool verified;
+    weir_counters counters; /* of the replicas, summed */
+} weir_demo_version;
+
+typedef struct weir_demo {
+    const weir_demo_options *options;
+    char work_dir[512];
+    char directory_address[128];
+    char config[640];
+    weir_child directory, trainers[WEIR_DEMO_TRAINERS], replicas[WEIR_DEMO_REPLICAS];
+    weir_demo_version *versions;
+    uint64_t n_done;
+    double memcpy_gb_per_s; /* of the same run; 0 when it was not measured */
+} weir_demo;
+
+/* demo_run.c: false after having printed why. weir_demo_end() follows in any case. */
+bool weir_demo_begin(weir_demo *demo);
+bool weir_demo_step(weir_demo *demo, uint64_t version);
+void weir_demo_end(weir_demo *demo);
+
+#endif

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* demo_run.c - the demo's processes: starts them, feeds them version by version, checks each.
+ *
+ * All of them are this very program under its public verbs; the demo knows nothing that a user's
+ * own script could not.
+ */
+#include <errno.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "demo.h"
+
+#define START_TIMEOUT_S 60.0
+#define STEP_TIMEOUT_S 300.0
+#define MAX_ARGUMENTS 48
+
+/* ---- arguments -------------------------------------------------------------------------------*/
+
+typedef struct argument_list {
+    char *items[MAX_ARGUMENTS];
+    int n;
+} argument_list;
+
+static void add(argument_list *list, const char *option, const char *value)
+{
+    if (value == NULL || list->n + 3 > MAX_ARGUMENTS)
+        return;
+    if (option != NULL)
+        list->items[list->n++] = (char *)option;
+    list->items[list->n++] = (char *)value;
+    list->items[list->n] = NULL;
+}
+
+/* What every flow verb of this run is told. */
+static void add_common(argument_list *list, const weir_demo *demo)
+{
+    const weir_demo_options *options = demo->options;
+    add(list, "--directory", demo->directory_address);
+    add(list, "--model", "demo");
+    add(list, "--config", demo->config);
+    add(list, "--family", options->family);
+    add(list, "--layout", options->layout);
+    add(list, "--conversion", options->conversion);
+    add(list, "--transport-directory", demo->work_dir);
+    add(list, NULL, "--json");
+}
+
+/* ---- checkpoints -----------------------------------------------------------------------------*/
+
+static void step_dir(const weir_demo *demo, uint64_t version, char *path, size_t path_bytes)
+{
+    snprintf(path, path_bytes, "%s/step-%llu", demo->work_dir, (unsigned long long)version);
+}
+
+/* Version N is the checkpoint after N - 1 training steps. */
+static bool make_checkpoint(const weir_demo *demo, uint64_t version)
+{
+    const weir_demo_options *options = demo->options;
+    char path[640], step[24], seed[24];
+    argument_list list = { { NULL }, 0 };
+    int code;
+    step_dir(demo, version, path, sizeof(path));
+    snprintf(step, sizeof(step), "%llu", (unsigned long long)(version - 1));
+    snprintf(seed, sizeof(seed), "%llu", (unsigned long long)options->seed);
+    add(&list, NULL, "weir");
+    add(&list, NULL, "synth");
+    if (options->model_dir != NULL) {
+        add(&list, "--from", options->model_dir);
+    } else {
+        add(&list, "--family", options->family);
+        add(&list, "--preset", options->preset);
+    }
+    add(&list, "--seed", seed);
+    add(&list, "--step", step);
+    add(&list, "-o", path);
+    add(&list, NULL, "--json");
+    json_t *made = weir_child_run_json("synth", list.items, STEP_TIMEOUT_S, &code);
+    json_decref(made);
+    return made != NULL && code == 0;
+}
+
+static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *where)
+{
+    (void)info, (void)type, (void)where;
+    return remove(path);
+}
+
+static void remove_tree(const char *path)
+{
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void drop_checkpoint(const weir_demo *demo, uint64_t version)
+{
+    char path[640];
+    step_dir(demo, version, path, sizeof(path));
+    if (!demo->options->keep && version > 0)
+        remove_tree(path);
+}
+
+/* ---- processes -------------------------------------------------------------------------------*/
+
+static bool start_directory(weir_demo *demo)
+{
+    char *argv[] = { "weir", "serve", "--listen", "127.0.0.1:0", "--json", NULL };
+    if (!weir_child_start(&demo->directory, "directory", argv))
+        return false;
+    json_t *hello = weir_child_read_json(&demo->directory, START_TIMEOUT_S);
+    const char *address = json_string_value(json_object_get(hello, "address"));
+    if (address != NULL)
+        snprintf(demo->directory_address, sizeof(demo->directory_address), "%s", address);
+    json_decref(hello);
+    return address != NULL;
+}
+
+static bool start_trainer(weir_demo *demo, int rank)
+{
+    char name[32], rank_text[8], n_ranks[8];
+    argument_list list = { { NULL }, 0 };
+    snprintf(name, sizeof(name), "trainer rank %d", rank);
+    snprintf(rank_text, sizeof(rank_text), "%d", rank);
+    snprintf(n_ranks, sizeof(n_ranks), "%d", WEIR_DEMO_TRAINERS);
+    add(&list, NULL, "weir");
+    add(&list, NULL, "publish");
+    add(&list, NULL, "--follow");
+    add(&list, "--version", "1");
+    add(&list, "--rank", rank_text);
+    add(&list, "--ranks", n_ranks);
+    add(&list, "--transport", demo->options->transport);
+    add_common(&list, demo);
+    return weir_child_start(&demo->trainers[rank], name, list.items);
+}
+
+static bool start_replica(weir_demo *demo, int index)
+{
+    char name[32];
+    argument_list list = { { NULL }, 0 };
+    snprintf(name, sizeof(name), "replica-%d", index);
+    add(&list, NULL, "weir");
+    add(&list, NULL, "receive");
+    add(&list, NULL, "--follow");
+    add(&list, "--name", name);
+    add(&list, "--install", demo->options->install);
+    add_common(&list, demo);
+    return weir_child_start(&demo->replicas[index], name, list.items);
+}
+
+static bool make_work_dir(weir_demo *demo)
+{
+    const char *parent = getenv("TMPDIR");
+    if (demo->options->work_dir != NULL) {
+        snprintf(demo->work_dir, sizeof(demo->work_dir), "%s", demo->options->work_dir);
+        if (mkdir(demo->work_dir, 0777) == 0 || errno == EEXIST)
+            return true;
+    } else {
+        snprintf(demo->work_dir, sizeof(demo->work_dir), "%s/weir-demo-XXXXXX",
+                 parent != NULL ? parent : "/tmp");
+        if (mkdtemp(demo->work_dir) != NULL)
+            return true;
+    }
+    weir_cli_error("cannot make %s: %s", demo->work_dir, strerror(errno));
+    demo->work_dir[0] = '\0';
+    return false;
+}
+
+bool weir_demo_begin(weir_demo *demo)
+{
+    if (!make_work_dir(demo) || !make_checkpoint(demo, 1) || !start_directory(demo))
+        return false;
+    step_dir(demo, 1, demo->config, sizeof(demo->config) - 16);
+    strcat(demo->config, "/config.json");
+    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++) {
+        if (!start_trainer(demo, i))
+            return false;
+    }
+    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++) {
+        if (!start_replica(demo, i))
+            return false;
+    }
+    return true;
+}
+
+void weir_demo_end(weir_demo *demo)
+{
+    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++)
+        weir_child_end(&demo->replicas[i]);
+    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++)
+        weir_child_end(&demo->trainers[i]);
+    weir_child_end(&demo->directory);
+    if (demo->options->work_dir == NULL && !demo->options->keep && demo->work_dir[0] != '\0')
+        remove_tree(demo->work_dir);
+}
+
+/* ---- one version -----------------------------------------------------------------------------*/
+
+static double real_of(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+static void take_seconds(const json_t *report, weir_demo_version *into)
+{
+    const json_t *seconds = json_object_get(report, "seconds");
+    for (int stop = 0; stop < WEIR_N_STOPS; stop++) {
+        double s = real_of(seconds, weir_stop_name((weir_stop)stop));
+        if (s > into->seconds[stop])
+            into->seconds[stop] = s;
+    }
+}
+
+static void take_counters(const json_t *report, weir_counters *into)
+{
+    const json_t *counters = json_object_get(report, "counters");
+    into->allocations += (uint64_t)real_of(counters, "allocations");
+    into->registrations += (uint64_t)real_of(counters, "registrations");
+    into->plans += (uint64_t)real_of(counters, "plans");
+    into->connections += (uint64_t)real_of(counters, "connections");
+}
+
+/* The child's next report, which must be of `event` and this version. */
+static json_t *read_report(weir_child *child, const char *event, uint64_t version)
+{
+    json_t *report = weir_child_read_json(child, STEP_TIMEOUT_S);
+    const char *said = json_string_value(json_object_get(report, "event"));
+    if (said != NULL && strcmp(said, event) == 0 && (uint64_t)real_of(report, "version") == version)
+        return report;
+    if (report != NULL) {
+        const char *error = json_string_value(json_object_get(report, "error"));
+        weir_cli_error("%s: version %llu was not %s: %s", child->name, (unsigned long long)version,
+                       event, error != NULL ? error : "?");
+    }
+    json_decref(report);
+    return NULL;
+}
+
+static bool refit(weir_demo *demo, weir_demo_version *result)
+{
+    char path[640];
+    step_dir(demo, result->version, path, sizeof(path));
+    double begun = weir_cli_now(), n_bytes = 0;
+    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++) {
+        if (!weir_child_send(&demo->trainers[i], path))
+            return false;
+    }
+    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++) {
+        json_t *report = read_report(&demo->trainers[i], "published", result->version);
+        if (report == NULL)
+            return false;
+        take_seconds(report, result);
+        json_decref(report);
+    }
+    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++) {
+        json_t *report = read_report(&demo->replicas[i], "installed", result->version);
+        if (report == NULL)
+            return false;
+        take_seconds(report, result);
+        take_counters(report, &result->counters);
+        result->n_bytes = (uint64_t)real_of(report, "bytes");
+        n_bytes += real_of(report, "bytes");
+        json_decref(report);
+    }
+    result->refit_seconds = weir_cli_now() - begun;
+    double transfer_s = result->seconds[WEIR_STOP_TRANSFER];
+    result->transfer_gb_per_s = transfer_s > 0 ? n_bytes / transfer_s * 1e-9 : 0;
+    return true;
+}
+
+static bool verify(weir_demo *demo, int index, weir_demo_version *result)
+{
+    char path[640];
+    int code;
+    argument_list list = { { NULL }, 0 };
+    step_dir(demo, result->version, path, sizeof(path));
+    add(&list, NULL, "weir");
+    add(&list, NULL, "verify");
+    add(&list, NULL, path);
+    add(&list, "--replica", demo->replicas[index].name);
+    add_common(&list, demo);
+    json_t *answer = weir_child_run_json("verify", list.items, STEP_TIMEOUT_S, &code);
+    bool equal = answer != NULL && code == 0 && json_is_true(json_object_get(answer, "verified")) &&
+                 (uint64_t)real_of(answer, "version") == result->version;
+    result->n_parameters += (uint64_t)real_of(answer, "parameters");
+    json_decref(answer);
+    return equal;
+}
+
+bool weir_demo_step(weir_demo *demo, uint64_t version)
+{
+    weir_demo_version *result = &demo->versions[version - 1];
+    result->version = version;
+    if (version > 1 && !make_checkpoint(demo, version))
+        return false;
+    if (!refit(demo, result))
+        return false;
+    demo->n_done = version;
+    result->verified = true;
+    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++)
+        result->verified &= verify(demo, i, result);
+    /* The first stays: its config.json is everybody's. The last stays mapped by the trainers. */
+    if (version > 2)
+        drop_checkpoint(demo, version - 1);
+    if (!result->verified)
+        weir_cli_error("version %llu was not verified", (unsigned long long)version);
+    return result->verified;
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* flow.c - options, sources and reports that publish, receive and verify share. */
+#include "flow.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int take_ignore(const char *verb, weir_flow_options *flow)
+{
+    if (flow->n_ignore == WEIR_FLOW_MAX_IGNORE)
+        return weir_cli_usage_error(verb, "--ignore may be given %d times", WEIR_FLOW_MAX_IGNORE);
+    flow->ignore[flow->n_ignore++] = optarg;
+    return WEIR_EXIT_OK;
+}
+
+static int take_number(const char *verb, const char *option, uint64_t most, unsigned scale,
+                       unsigned *out)
+{
+    uint64_t number;
+    if (!weir_cli_number(verb, option, optarg, 1, most, &number))
+        return WEIR_EXIT_USAGE;
+    *out = (unsigned)number * scale;
+    return WEIR_EXIT_OK;
+}
+
+static int take_die_at(const char *verb, weir_flow_options *flow)
+{
+    for (int stop = 0; stop < WEIR_N_STOPS; stop++) {
+        if (strcmp(weir_stop_name((weir_stop)stop), optarg) == 0) {
+            flow->die_at = optarg;
+            return WEIR_EXIT_OK;
+        }
+    }
+    return weir_cli_usage_error(verb, "--die-at takes a stop's name, got '%s'", optarg);
+}
+
+int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow)
+{
+    const char **const texts[] = { &flow->directory,  &flow->model,
+                                   &flow->run,        &flow->name,
+                                   &flow->family,     &flow->layout,
+                                   &flow->conversion, &flow->config,
+                                   &flow->transport,  &flow->transport_directory,
+                                   &flow->listen };
+    if (option >= 256 && option < 256 + (int)(sizeof(texts) / sizeof(texts[0]))) {
+        *texts[option - 256] = optarg;
+        return WEIR_EXIT_OK;
+    }
+    switch (option) {
+    case 267:
+        return take_ignore(verb, flow);
+    case 268:
+        return take_number(verb, "--threads", 4096, 1, &flow->n_threads);
+    case 269:
+        return take_number(verb, "--timeout", 86400, 1000, &flow->timeout_ms);
+    case 270:
+        return take_number(verb, "--lease", 86400, 1000, &flow->lease_ms);
+    case 271:
+        flow->keep_masters = true;
+        return WEIR_EXIT_OK;
+    case 272:
+        flow->as_json = true;
+        return WEIR_EXIT_OK;
+    case 273:
+        return take_die_at(verb, flow);
+    default:
+        return WEIR_EXIT_USAGE;
+    }
+}
+
+/* ---- sources ---------------------------------------------------------------------------------*/
+
+bool weir_flow_source_open(const weir_flow_options *flow, const char *const *paths, size_t n_paths,
+                           weir_flow_source *out)
+{
+    *out = (weir_flow_source){ 0 };
+    if (weir_checkpoint_open_many(paths, n_paths, &out->checkpoint) != WEIR_OK) {
+        weir_cli_fail();
+        return false;
+    }
+    if (flow->config != NULL) {
+        snprintf(out->config, sizeof(out->config), "%s", flow->config);
+        return true;
+    }
+    snprintf(out->config, sizeof(out->config), "%s/config.json",
+             weir_checkpoint_directory(out->checkpoint));
+    if (access(out->config, R_OK) != 0) {
+        weir_cli_note("no config.json beside %s: nobody can say whether a parameter is missing",
+                      paths[0]);
+        out->config[0] = '\0';
+    }
+    return true;
+}
+
+void weir_flow_source_close(weir_flow_source *source)
+{
+    weir_checkpoint_close(source->checkpoint);
+    source->checkpoint = NULL;
+}
+
+/* ---- progress and reports --------------------------------------------------------------------*/
+
+void weir_flow_progress(void *context, weir_stop stop, uint64_t version, uint64_t done_bytes,
+                        uint64_t total_bytes)
+{
+    static weir_progress_bar bar;
+    static weir_stop drawn = WEIR_N_STOPS;
+    const weir_flow_options *flow = context;
+    (void)version;
+    if (done_bytes == 0 && flow->die_at != NULL && strcmp(flow->die_at, weir_stop_name(stop)) == 0)
+        raise(SIGKILL);
+    if (done_bytes == 0 && drawn != WEIR_N_STOPS) {
+        weir_progress_bar_end(&bar);
+        drawn = WEIR_N_STOPS;
+    }
+    if (total_bytes == 0)
+        return;
+    if (drawn != stop)
+        weir_progress_bar_begin(&bar, weir_stop_name(stop), total_bytes, false);
+    drawn = stop;
+    weir_progress_bar_update(&bar, done_bytes);
+}
+
+static double rate_of(const weir_report *report)
+{
+    double seconds =
+        report->seconds[WEIR_STOP_TRANSFER] + report->seconds[WEIR_STOP_STAGE]; /* one is 0 */
+    return seconds > 0 ? (double)report->n_bytes / seconds : 0;
+}
+
+json_t *weir_flow_report_json(const char *what, const weir_report *report)
+{
+    json_t *seconds = json_object();
+    for (int stop = 0; stop < WEIR_N_STOPS; stop++) {
+        if (report->seconds[stop] > 0)
+            json_object_set_new(seconds, weir_stop_name((weir_stop)stop),
+                                json_real(report->seconds[stop]));
+    }
+    return json_pack(
+        "{s:s, s:I, s:I, s:I, s:f, s:f, s:o, s:{s:I, s:I, s:I, s:I}}", "event", what, "version",
+        (json_int_t)report->version, "tensors", (json_int_t)report->n_tensors, "bytes",
+        (json_int_t)report->n_bytes, "total_seconds", report->total_seconds, "gb_per_s",
+        rate_of(report) * 1e-9, "seconds", seconds, "counters", "allocations",
+        (json_int_t)report->counters.allocations, "registrations",
+        (json_int_t)report->counters.registrations, "plans", (json_int_t)report->counters.plans,
+        "connections", (json_int_t)report->counters.connections);
+}
+
+void weir_flow_print_line(json_t *taken)
+{
+    char *text = taken != NULL ? json_dumps(taken, JSON_COMPACT) : NULL;
+    puts(text != NULL ? text : "{}");
+    fflush(stdout);
+    free(text);
+    json_decref(taken);
+}
+
+void weir_flow_print_report(const weir_flow_options *flow, const char *what,
+                            const weir_report *report)
+{
+    if (flow->as_json) {
+        weir_flow_print_line(weir_flow_report_json(what, report));
+        return;
+    }
+    printf("%s version %llu: %llu tensors, %s in %s (%s)\n", what,
+           (unsigned long long)report->version, (unsigned long long)report->n_tensors,
+           weir_cli_bytes_text(report->n_bytes).text,
+           weir_cli_duration_text(report->total_seconds).text,
+           weir_cli_rate_text(rate_of(report)).text);
+    fflush(stdout);
+}
