@@ -53,9 +53,8 @@ static weir_status set_once(json_t *object, const char *key, json_t *value, cons
     }
     if (value == NULL || json_object_set_new(object, key, value) != 0)
         return weir_fail(WEIR_ERR_INVALID,
-                         "%s '%.200s' cannot be encoded: it is no UTF-8 text, or "
-                         "memory is out",
-                         what, key);
+                         "%s '%.200s' cannot be encoded: no UTF-8 text, or out of memory", what,
+                         key);
     return WEIR_OK;
 }
 
@@ -92,8 +91,12 @@ static weir_status check_tensor(const weir_tensor *tensor, uint64_t *out_bytes)
         return weir_fail(WEIR_ERR_INVALID, "a tensor cannot be called '%s'",
                          tensor->name != NULL ? tensor->name : "(null)");
     weir_status status = weir_tensor_bytes(tensor->dtype, &tensor->shape, out_bytes);
+    /* Beside an axis of 0 the others may be anything; readers refuse what overflows without it. */
+    uint64_t n_without_zeros = 1;
     for (uint32_t d = 0; d < tensor->shape.rank && status == WEIR_OK; d++) {
-        if (tensor->shape.dim[d] > INT64_MAX) /* beside an axis of 0 */
+        uint64_t dim = tensor->shape.dim[d];
+        if (dim > INT64_MAX ||
+            (dim != 0 && __builtin_mul_overflow(n_without_zeros, dim, &n_without_zeros)))
             status = weir_fail(WEIR_ERR_INVALID, "axis %u is longer than a file can say", d);
     }
     if (status != WEIR_OK)

@@ -275,6 +275,8 @@ static void bad_tensors_are_named(void **state)
     create_fails(path, &odd, 1, WEIR_ERR_INVALID, "tensor 'odd': shape [1, 3] of F4");
     create_fails(path, &none, 1, WEIR_ERR_INVALID, "tensor 'none': dtype number 99");
     create_fails(path, huge, 4, WEIR_ERR_INVALID, "tensor 'k' takes the file beyond");
+    const weir_tensor flat = { "flat", WEIR_U8, { 3, { 0, 1ull << 62, 1ull << 62 } }, NULL };
+    create_fails(path, &flat, 1, WEIR_ERR_INVALID, "tensor 'flat': axis 2 is longer");
     create_fails(path, &thin, 1, WEIR_ERR_INVALID, "tensor 'thin': axis 0 is longer");
     create_fails(path, &latin, 1, WEIR_ERR_INVALID, "no UTF-8");
     create_fails(path, &reserved, 1, WEIR_ERR_INVALID, "cannot be called '__metadata__'");
