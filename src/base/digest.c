@@ -30,21 +30,19 @@ static size_t row_c(weir_digest *digest, const unsigned char *row, size_t n_word
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static size_t row_avx2(weir_digest *digest,
-                                                       const unsigned char *row, size_t n_words,
-                                                       uint64_t key)
+__attribute__((target("avx2"))) static size_t
+row_avx2(weir_digest *digest, const unsigned char *row, size_t n_words, uint64_t key)
 {
     size_t n = n_words & ~(size_t)3;
-    __m256i keys = _mm256_set_epi64x(
-        (long long)(key + 3 * WEIR_DIGEST_STEP), (long long)(key + 2 * WEIR_DIGEST_STEP),
-        (long long)(key + WEIR_DIGEST_STEP), (long long)key);
+    __m256i keys = _mm256_set_epi64x((long long)(key + 3 * WEIR_DIGEST_STEP),
+                                     (long long)(key + 2 * WEIR_DIGEST_STEP),
+                                     (long long)(key + WEIR_DIGEST_STEP), (long long)key);
     const __m256i step = _mm256_set1_epi64x((long long)(4 * WEIR_DIGEST_STEP));
     __m256i product = _mm256_setzero_si256(), sum = product;
     for (size_t i = 0; i < n; i += 4) {
         __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)(row + 8 * i));
         __m256i keyed = _mm256_add_epi32(words, keys);
-        product = _mm256_add_epi64(product,
-                                   _mm256_mul_epu32(keyed, _mm256_srli_epi64(keyed, 32)));
+        product = _mm256_add_epi64(product, _mm256_mul_epu32(keyed, _mm256_srli_epi64(keyed, 32)));
         sum = _mm256_add_epi64(sum, words);
         keys = _mm256_add_epi64(keys, step);
     }
@@ -58,9 +56,8 @@ __attribute__((target("avx2"))) static size_t row_avx2(weir_digest *digest,
     return n;
 }
 
-__attribute__((target("avx512f"))) static size_t row_avx512(weir_digest *digest,
-                                                            const unsigned char *row,
-                                                            size_t n_words, uint64_t key)
+__attribute__((target("avx512f"))) static size_t
+row_avx512(weir_digest *digest, const unsigned char *row, size_t n_words, uint64_t key)
 {
     size_t n = n_words & ~(size_t)7;
     uint64_t first[8];
@@ -72,8 +69,7 @@ __attribute__((target("avx512f"))) static size_t row_avx512(weir_digest *digest,
     for (size_t i = 0; i < n; i += 8) {
         __m512i words = _mm512_loadu_si512(row + 8 * i);
         __m512i keyed = _mm512_add_epi32(words, keys);
-        product = _mm512_add_epi64(product,
-                                   _mm512_mul_epu32(keyed, _mm512_srli_epi64(keyed, 32)));
+        product = _mm512_add_epi64(product, _mm512_mul_epu32(keyed, _mm512_srli_epi64(keyed, 32)));
         sum = _mm512_add_epi64(sum, words);
         keys = _mm512_add_epi64(keys, step);
     }
@@ -100,8 +96,8 @@ static row_fn best_row(void)
     return row_c;
 }
 
-void weir_digest_rectangle(weir_digest *digest, const void *data, size_t pitch_bytes,
-                           size_t n_rows, size_t n_bytes, uint64_t word, uint64_t words_per_row)
+void weir_digest_rectangle(weir_digest *digest, const void *data, size_t pitch_bytes, size_t n_rows,
+                           size_t n_bytes, uint64_t word, uint64_t words_per_row)
 {
     row_fn row_words = best_row();
     size_t n_words = n_bytes / 8, n_tail = n_bytes % 8;

@@ -40,13 +40,13 @@ struct weir_pool {
     unsigned n_threads; /* the caller's included */
     pthread_t *threads; /* n_started of them */
     unsigned n_started;
-    scratch *scratches; /* n_threads */
+    scratch *scratches;   /* n_threads */
     pthread_mutex_t turn; /* held by the caller of weir_pool_run */
     pthread_mutex_t lock; /* protects what follows */
     pthread_cond_t work, done;
-    uint64_t generation;  /* of the current job */
+    uint64_t generation; /* of the current job */
     unsigned n_busy;
-    unsigned next_index;  /* thread numbers, given out at start */
+    unsigned next_index; /* thread numbers, given out at start */
     bool closing;
     job *job;
 };
