@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* transport_key.c - encodes and decodes addresses and keys.
+ *
+ *   0  "WEIR"        4  transport: 'u' ucx, 'f' file     5  'a' address, 'k' key
+ *   6  u16 format version                                8  u32 bytes in all
+ *  12  the fields: u32, u64; texts and blobs as a u32 length and that many bytes
+ *  -8  u64 checksum of everything before it
+ */
+#include "transport/transport_key.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#define MAGIC "WEIR"
+#define FORMAT_VERSION 1u
+#define HEAD_BYTES 12u
+#define CHECK_BYTES 8u
+#define SEGMENT_BYTES 24u
+
+/* ---- envelope: writing -----------------------------------------------------------------------*/
+
+typedef struct writer {
+    weir_key_buffer *buffer;
+    bool failed; /* out of memory: recorded, and what follows does nothing */
+} writer;
+
+static void put(writer *out, const void *data, size_t n_bytes)
+{
+    weir_key_buffer *buffer = out->buffer;
+    if (!out->failed && buffer->capacity - buffer->n_bytes < n_bytes) {
+        size_t capacity = (buffer->n_bytes + n_bytes) * 2;
+        uint8_t *grown = weir_realloc(buffer->data, capacity);
+        out->failed = grown == NULL;
+        if (grown != NULL) {
+            buffer->data = grown;
+            buffer->capacity = capacity;
+        }
+    }
+    if (out->failed || n_bytes == 0)
+        return;
+    memcpy(buffer->data + buffer->n_bytes, data, n_bytes);
+    buffer->n_bytes += n_bytes;
+}
+
+static void store_number(uint8_t *at, uint64_t value, unsigned n_bytes)
+{
+    for (unsigned i = 0; i < n_bytes; i++)
+        at[i] = (uint8_t)(value >> (8 * i));
+}
+
+static void put_number(writer *out, uint64_t value, unsigned n_bytes)
+{
+    uint8_t bytes[8];
+    store_number(bytes, value, n_bytes);
+    put(out, bytes, n_bytes);
+}
+
+static void put_blob(writer *out, const void *data, size_t n_bytes)
+{
+    put_number(out, n_bytes, 4);
+    put(out, data, n_bytes);
+}
+
+static writer begin(weir_key_buffer *buffer, char transport, char kind)
+{
+    writer out = { buffer, false };
+    buffer->n_bytes = 0;
+    put(&out, MAGIC, 4);
+    put(&out, &transport, 1);
+    put(&out, &kind, 1);
+    put_number(&out, FORMAT_VERSION, 2);
+    put_number(&out, 0, 4); /* bytes in all: known at the end */
+    return out;
+}
+
+static uint64_t checksum(const uint8_t *data, size_t n_bytes)
+{
+    weir_digest digest = { 0, 0 };
+    weir_digest_add(&digest, data, 1, n_bytes);
+    return digest.product ^ digest.sum;
+}
+
+static weir_status end(writer *out)
+{
+    if (out->failed)
+        return WEIR_ERR_NO_MEMORY;
+    weir_key_buffer *buffer = out->buffer;
+    size_t total = buffer->n_bytes + CHECK_BYTES;
+    if (total > UINT32_MAX)
+        return weir_fail(WEIR_ERR_INVALID, "a key of %zu bytes is too long", total);
+    store_number(buffer->data + 8, total, 4);
+    put_number(out, checksum(buffer->data, buffer->n_bytes), 8);
+    return out->failed ? WEIR_ERR_NO_MEMORY : WEIR_OK;
+}
+
+void weir_key_buffer_close(weir_key_buffer *buffer)
+{
+    weir_free(buffer->data);
+    *buffer = (weir_key_buffer){ 0 };
+}
+
+/* ---- envelope: reading -----------------------------------------------------------------------*/
+
+typedef struct reader {
+    const uint8_t *at;
+    size_t left;
+    bool failed;
+} reader;
+
+static uint64_t load_number(const uint8_t *at, unsigned n_bytes)
+{
+    uint64_t value = 0;
+    for (unsigned i = 0; i < n_bytes; i++)
+        value |= (uint64_t)at[i] << (8 * i);
+    return value;
+}
+
+/* NULL when fewer than n_bytes are left. */
+static const uint8_t *take(reader *in, uint64_t n_bytes)
+{
+    if (in->failed || n_bytes > in->left) {
+        in->failed = true;
+        return NULL;
+    }
+    const uint8_t *data = in->at;
+    in->at += n_bytes;
+    in->left -= (size_t)n_bytes;
+    return data;
+}
+
+static uint64_t take_number(reader *in, unsigned n_bytes)
+{
+    const uint8_t *data = take(in, n_bytes);
+    return data != NULL ? load_number(data, n_bytes) : 0;
+}
+
+static const uint8_t *take_blob(reader *in, size_t *out_n_bytes)
+{
+    uint64_t n_bytes = take_number(in, 4);
+    if (n_bytes > WEIR_KEY_BLOB)
+        in->failed = true;
+    const uint8_t *data = take(in, n_bytes);
+    *out_n_bytes = data != NULL ? (size_t)n_bytes : 0;
+    return data;
+}
+
+/* Printable ASCII alone: such a text goes into errors and file names. */
+static void take_text(reader *in, char *out, size_t out_bytes)
+{
+    size_t n_bytes;
+    const uint8_t *data = take_blob(in, &n_bytes);
+    out[0] = '\0';
+    if (data == NULL || n_bytes >= out_bytes) {
+        in->failed = true;
+        return;
+    }
+    for (size_t i = 0; i < n_bytes; i++) {
+        if (data[i] < 0x20 || data[i] > 0x7e) {
+            in->failed = true;
+            return;
+        }
+    }
+    memcpy(out, data, n_bytes);
+    out[n_bytes] = '\0';
+}
+
+static const char *transport_name(uint8_t letter)
+{
+    return letter == 'u' ? "ucx" : letter == 'f' ? "file" : "?";
+}
+
+static weir_status open_envelope(const void *data, size_t n_bytes, const char *who, char transport,
+                                 char kind, reader *out)
+{
+    const uint8_t *bytes = data;
+    const char *what = kind == 'k' ? "key" : "address";
+    if (bytes == NULL || n_bytes < HEAD_BYTES + CHECK_BYTES || memcmp(bytes, MAGIC, 4) != 0)
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: %zu bytes are no %s of Weir's", who, n_bytes, what);
+    if (bytes[4] != (uint8_t)transport)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: %s is of transport %s, expected %s", who, what,
+                         transport_name(bytes[4]), transport_name((uint8_t)transport));
+    uint64_t version = load_number(bytes + 6, 2);
+    if (version != FORMAT_VERSION)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: %s has format version %u, this process has %u",
+                         who, what, (unsigned)version, FORMAT_VERSION);
+    uint64_t total = load_number(bytes + 8, 4);
+    if (bytes[5] != (uint8_t)kind || total != n_bytes)
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: %s says it has %llu bytes, but %zu came", who, what,
+                         (unsigned long long)total, n_bytes);
+    if (load_number(bytes + n_bytes - CHECK_BYTES, 8) != checksum(bytes, n_bytes - CHECK_BYTES))
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: %s is damaged: its checksum differs", who, what);
+    *out = (reader){ bytes + HEAD_BYTES, n_bytes - HEAD_BYTES - CHECK_BYTES, false };
+    return WEIR_OK;
+}
+
+static weir_status close_envelope(const reader *in, const char *who, const char *what)
+{
+    if (in->failed || in->left != 0)
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: %s does not decode", who, what);
+    return WEIR_OK;
+}
+
+/* ---- ucx -------------------------------------------------------------------------------------*/
+
+weir_status weir_ucx_address_encode(const weir_ucx_address *address, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 'a');
+    put_blob(&to, address->ucx_version, strlen(address->ucx_version));
+    put_blob(&to, address->host, strlen(address->host));
+    put_number(&to, address->process, 4);
+    put_blob(&to, address->worker, address->worker_bytes);
+    return end(&to);
+}
+
+weir_status weir_ucx_address_decode(const void *data, size_t n_bytes, const char *who,
+                                    weir_ucx_address *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 'a', &from);
+    if (status != WEIR_OK)
+        return status;
+    take_text(&from, out->ucx_version, sizeof(out->ucx_version));
+    take_text(&from, out->host, sizeof(out->host));
+    out->process = (uint32_t)take_number(&from, 4);
+    out->worker = take_blob(&from, &out->worker_bytes);
+    if (out->worker_bytes == 0)
+        from.failed = true;
+    return close_envelope(&from, who, "address of transport ucx");
+}
+
+weir_status weir_ucx_key_encode(const weir_ucx_key *key, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 'k');
+    put_blob(&to, key->ucx_version, strlen(key->ucx_version));
+    put_number(&to, key->base, 8);
+    put_number(&to, key->n_bytes, 8);
+    put_blob(&to, key->rkey, key->rkey_bytes);
+    return end(&to);
+}
+
+weir_status weir_ucx_key_decode(const void *data, size_t n_bytes, const char *who,
+                                weir_ucx_key *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 'k', &from);
+    if (status != WEIR_OK)
+        return status;
+    take_text(&from, out->ucx_version, sizeof(out->ucx_version));
+    out->base = take_number(&from, 8);
+    out->n_bytes = take_number(&from, 8);
+    out->rkey = take_blob(&from, &out->rkey_bytes);
+    if (out->rkey_bytes == 0 || out->base > UINT64_MAX - out->n_bytes)
+        from.failed = true;
+    return close_envelope(&from, who, "key of transport ucx");
+}
+
+/* ---- file ------------------------------------------------------------------------------------*/
+
+weir_status weir_file_address_encode(const weir_file_address *address, weir_key_buffer *out)
+{
+    writer to = begin(out, 'f', 'a');
+    put_blob(&to, address->name, strlen(address->name));
+    return end(&to);
+}
+
+weir_status weir_file_address_decode(const void *data, size_t n_bytes, const char *who,
+                                     weir_file_address *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'f', 'a', &from);
+    if (status != WEIR_OK)
+        return status;
+    take_text(&from, out->name, sizeof(out->name));
+    return close_envelope(&from, who, "address of transport file");
+}
+
+weir_status weir_file_key_encode(const weir_file_key *key, weir_key_buffer *out)
+{
+    writer to = begin(out, 'f', 'k');
+    put_blob(&to, key->path, strlen(key->path));
+    put_number(&to, key->nonce[0], 8);
+    put_number(&to, key->nonce[1], 8);
+    put_number(&to, key->region_bytes, 8);
+    put_number(&to, key->file_bytes, 8);
+    put_number(&to, key->n_segments, 4);
+    for (size_t i = 0; i < key->n_segments; i++) {
+        put_number(&to, key->segments[i].region_offset, 8);
+        put_number(&to, key->segments[i].file_offset, 8);
+        put_number(&to, key->segments[i].n_bytes, 8);
+    }
+    return end(&to);
+}
+
+/* "." and "..", a hidden name and the empty one are no part of a path that we made. */
+static bool part_is_plain(const char *part, size_t n_bytes)
+{
+    return n_bytes > 0 && part[0] != '.' && memchr(part, '/', n_bytes) == NULL;
+}
+
+static bool path_is_plain(const char *path)
+{
+    const char *slash = strchr(path, '/');
+    return slash != NULL && part_is_plain(path, (size_t)(slash - path)) &&
+           part_is_plain(slash + 1, strlen(slash + 1));
+}
+
+weir_file_segment weir_file_key_segment(const weir_file_key *key, size_t index)
+{
+    const uint8_t *at = key->segment_data + index * SEGMENT_BYTES;
+    return (weir_file_segment){ load_number(at, 8), load_number(at + 8, 8),
+                                load_number(at + 16, 8) };
+}
+
+static bool segments_are_sound(const weir_file_key *key)
+{
+    uint64_t end_of_last = 0;
+    for (size_t i = 0; i < key->n_segments; i++) {
+        weir_file_segment segment = weir_file_key_segment(key, i);
+        uint64_t region_end, file_end;
+        if (segment.region_offset < end_of_last || segment.n_bytes == 0 ||
+            __builtin_add_overflow(segment.region_offset, segment.n_bytes, &region_end) ||
+            __builtin_add_overflow(segment.file_offset, segment.n_bytes, &file_end) ||
+            region_end > key->region_bytes || file_end > key->file_bytes)
+            return false;
+        end_of_last = region_end;
+    }
+    return true;
+}
+
+weir_status weir_file_key_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_file_key *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'f', 'k', &from);
+    if (status != WEIR_OK)
+        return status;
+    take_text(&from, out->path, sizeof(out->path));
+    out->nonce[0] = take_number(&from, 8);
+    out->nonce[1] = take_number(&from, 8);
+    out->region_bytes = take_number(&from, 8);
+    out->file_bytes = take_number(&from, 8);
+    out->segments = NULL;
+    out->n_segments = (size_t)take_number(&from, 4);
+    out->segment_data = take(&from, (uint64_t)out->n_segments * SEGMENT_BYTES);
+    if (!from.failed && !path_is_plain(out->path))
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: key names '%s', which is no sealed region", who,
+                         out->path);
+    if (!from.failed && !segments_are_sound(out))
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: key of %s has segments that overlap or overflow",
+                         who, out->path);
+    return close_envelope(&from, who, "key of transport file");
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* transport_key.h - the bytes of addresses and keys: what a reader is told about a peer.
+ *
+ * Every one is an envelope (magic, transport, kind, format version, length, checksum) around the
+ * fields below, little-endian. They come from other processes: decoding checks every length and
+ * every value before it is used, and never reads past n_bytes. The checksum is against damage, not
+ * against forgery: whoever may publish is trusted to name memory of its own.
+ *
+ * Threads    plain values.
+ * Ownership  a decoded struct borrows `rkey`, `worker` and `segments` from the bytes it was made
+ * of. Errors     ERR_CORRUPT: does not decode. ERR_UNSUPPORTED: of another transport or format
+ * version.
+ */
+#ifndef WEIR_TRANSPORT_KEY_H
+#define WEIR_TRANSPORT_KEY_H
+
+#include "weir/transport.h"
+
+#define WEIR_KEY_TEXT 128 /* bytes of a short text, its end included */
+#define WEIR_KEY_PATH 512
+#define WEIR_KEY_BLOB 4096 /* bytes of an opaque piece at most */
+
+/* Grows, and is kept for the next encoding: a second one of as many bytes allocates nothing. */
+typedef struct weir_key_buffer {
+    uint8_t *data;
+    size_t n_bytes, capacity;
+} weir_key_buffer;
+void weir_key_buffer_close(weir_key_buffer *buffer);
+
+/* Where a process of transport ucx is. */
+typedef struct weir_ucx_address {
+    char ucx_version[WEIR_KEY_TEXT]; /* "1.13.1": remote keys of different ones do not agree */
+    char host[WEIR_KEY_TEXT];        /* this boot of this host and its process namespace */
+    uint32_t process;
+    const uint8_t *worker; /* UCX's own bytes */
+    size_t worker_bytes;
+} weir_ucx_address;
+weir_status weir_ucx_address_encode(const weir_ucx_address *address, weir_key_buffer *out);
+weir_status weir_ucx_address_decode(const void *data, size_t n_bytes, const char *who,
+                                    weir_ucx_address *out);
+
+/* One region of transport ucx. */
+typedef struct weir_ucx_key {
+    char ucx_version[WEIR_KEY_TEXT];
+    uint64_t base; /* address in the owner's process */
+    uint64_t n_bytes;
+    const uint8_t *rkey; /* UCX's own bytes */
+    size_t rkey_bytes;
+} weir_ucx_key;
+weir_status weir_ucx_key_encode(const weir_ucx_key *key, weir_key_buffer *out);
+weir_status weir_ucx_key_decode(const void *data, size_t n_bytes, const char *who,
+                                weir_ucx_key *out);
+
+/* Who writes into a shared directory. */
+typedef struct weir_file_address {
+    char name[WEIR_KEY_TEXT];
+} weir_file_address;
+weir_status weir_file_address_encode(const weir_file_address *address, weir_key_buffer *out);
+weir_status weir_file_address_decode(const void *data, size_t n_bytes, const char *who,
+                                     weir_file_address *out);
+
+/* Bytes [region_offset, + n_bytes) of a region lie at file_offset of its file. */
+typedef struct weir_file_segment {
+    uint64_t region_offset, file_offset, n_bytes;
+} weir_file_segment;
+
+/* One sealed region of transport file. Decoded: segments are in order of region_offset, do not
+ * overlap, and end within region_bytes and file_bytes; the path has exactly two plain parts. */
+typedef struct weir_file_key {
+    char path[WEIR_KEY_PATH]; /* "model/label": without suffix, within the shared directory */
+    uint64_t nonce[2];        /* that the marker file repeats */
+    uint64_t region_bytes, file_bytes;
+    const weir_file_segment *segments; /* to encode */
+    const uint8_t *segment_data;       /* decoded: read with weir_file_key_segment() */
+    size_t n_segments;
+} weir_file_key;
+weir_status weir_file_key_encode(const weir_file_key *key, weir_key_buffer *out);
+weir_status weir_file_key_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_file_key *out);
+weir_file_segment weir_file_key_segment(const weir_file_key *key, size_t index);
+
+#endif

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* transport_table.c - the ordered array of transports; the first that is available wins.
+ *
+ * Adding one is a line here and a file beside this one: docs/adding-a-transport.md.
+ */
+#include "transport/transport_table.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+
+static const weir_transport_info transports[] = {
+#if WEIR_HAVE_UCX
+    { "ucx", &weir_transport_ucx, true, "" },
+#else
+    { "ucx", NULL, false, "left out of this build: UCX (libucx-dev) was missing" },
+#endif
+    { "file", &weir_transport_file, true, "" },
+};
+#define N_TRANSPORTS (sizeof(transports) / sizeof(transports[0]))
+
+size_t weir_transports(weir_transport_info *infos, size_t n_infos)
+{
+    for (size_t i = 0; i < n_infos && i < N_TRANSPORTS; i++)
+        infos[i] = transports[i];
+    return N_TRANSPORTS;
+}
+
+static weir_status unknown(const char *name)
+{
+    char list[256] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < N_TRANSPORTS; i++) {
+        if (transports[i].ops != NULL && used < sizeof(list))
+            used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", used ? ", " : "",
+                                     transports[i].name);
+    }
+    return weir_fail(WEIR_ERR_NOT_FOUND, "unknown transport '%s'; this build has: %s", name, list);
+}
+
+weir_status weir_transport_get(const char *name, const weir_transport_ops **out)
+{
+    for (size_t i = 0; i < N_TRANSPORTS; i++) {
+        const weir_transport_info *info = &transports[i];
+        if (name == NULL ? !info->available : strcmp(name, info->name) != 0)
+            continue;
+        if (!info->available)
+            return weir_fail(WEIR_ERR_UNSUPPORTED, "transport %s: %s", info->name, info->why_not);
+        *out = info->ops;
+        return WEIR_OK;
+    }
+    return unknown(name != NULL ? name : "");
+}
+
+weir_status weir_transfer_wait(weir_transfer *transfer, unsigned timeout_ms)
+{
+    const weir_transport_ops *ops = transfer->peer->transport->ops;
+    weir_deadline deadline = weir_deadline_in(timeout_ms);
+    uint64_t seen = 0;
+    for (;;) {
+        uint64_t done = 0;
+        weir_status status = ops->test(transfer, &done);
+        if (status != WEIR_IN_PROGRESS)
+            return status;
+        if (done > seen) {
+            seen = done;
+            deadline = weir_deadline_in(timeout_ms);
+        } else if (weir_deadline_passed(deadline)) {
+            return weir_fail(WEIR_ERR_TIMED_OUT,
+                             "%s: nothing arrived for %.1f s (transport %s, %llu of %llu bytes)",
+                             transfer->peer->who, timeout_ms * 1e-3, ops->name,
+                             (unsigned long long)done, (unsigned long long)transfer->n_bytes);
+        }
+    }
+}
+
+static bool tail_is_zero(const uint8_t *given, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++) {
+        if (given[i] != 0)
+            return false;
+    }
+    return true;
+}
+
+weir_status weir_transport_struct_read(const void *given, size_t own_bytes, const char *what,
+                                       void *out)
+{
+    memset(out, 0, own_bytes);
+    if (given == NULL)
+        return WEIR_OK;
+    size_t given_bytes;
+    memcpy(&given_bytes, given, sizeof(given_bytes));
+    if (given_bytes < sizeof(size_t) || given_bytes > ((size_t)1 << 16))
+        return weir_fail(WEIR_ERR_INVALID, "%s: size is %zu, set it with its _INIT macro", what,
+                         given_bytes);
+    if (given_bytes > own_bytes && !tail_is_zero(given, own_bytes, given_bytes))
+        return weir_fail(WEIR_ERR_INVALID, "%s: a field beyond the %zu bytes known here is set",
+                         what, own_bytes);
+    memcpy(out, given, given_bytes < own_bytes ? given_bytes : own_bytes);
+    return WEIR_OK;
+}
+
+weir_status weir_transport_copies_check(const weir_peer *peer, const weir_copy *copies,
+                                        size_t n_copies, uint64_t *out_bytes)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < n_copies; i++) {
+        const weir_copy *copy = &copies[i];
+        if (copy->remote == NULL || copy->remote->peer != peer)
+            return weir_fail(WEIR_ERR_INVALID, "%s: copy %zu is of another peer's region",
+                             peer->who, i);
+        if (copy->local == NULL && copy->n_bytes > 0)
+            return weir_fail(WEIR_ERR_INVALID, "%s: copy %zu has no destination", peer->who, i);
+        if (__builtin_add_overflow(total, copy->n_bytes, &total))
+            return weir_fail(WEIR_ERR_INVALID, "%s: copies of more than 2^64 bytes", peer->who);
+    }
+    *out_bytes = total;
+    return WEIR_OK;
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* transport_table.h - the transports of this tree, and what all of them share. */
+#ifndef WEIR_TRANSPORT_TABLE_H
+#define WEIR_TRANSPORT_TABLE_H
+
+#include "weir/transport.h"
+
+extern const weir_transport_ops weir_transport_ucx; /* only where WEIR_HAVE_UCX */
+extern const weir_transport_ops weir_transport_file;
+
+/* Copies a struct that begins with its size_t size, as its caller knew it, into the one we know:
+ * what is missing is zero. ERR_INVALID when a longer one has a tail that is not zero. given NULL:
+ * all zero. */
+weir_status weir_transport_struct_read(const void *given, size_t own_bytes, const char *what,
+                                       void *out);
+
+/* Checks copies before a transfer begins: each from a region of `peer`, with a destination.
+ * *out_bytes is their sum. Bounds are the transport's to check: it alone knows its regions. */
+weir_status weir_transport_copies_check(const weir_peer *peer, const weir_copy *copies,
+                                        size_t n_copies, uint64_t *out_bytes);
+
+#endif

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ucx.c - transport ucx: shared memory, TCP and RDMA through UCX's one-sided reads.
+ *
+ * Opens UCX with defaults that its own do not give: error handling that keeps shared memory in use,
+ * a keep-alive that notices a dead peer within two seconds, TCP buffers for bulk data. A UCX_…
+ * variable that its user has set beats the default of the same name.
+ */
+#include "transport/ucx.h"
+
+#include <stdio.h>
+#include <string.h>
+#if __has_include(<ucs/debug/log_def.h>)
+#include <ucs/debug/log_def.h>
+#include <ucs/type/status.h>
+#define HAVE_UCX_LOG 1
+#endif
+
+#include "base/alloc.h"
+#include "base/env.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "transport/transport_table.h"
+
+#define KEEPALIVE_MS 1000u
+
+typedef struct setting {
+    const char *name; /* without UCX_ */
+    const char *value;
+} setting;
+
+/* With peer error handling UCX leaves out shared memory unless MM_ERROR_HANDLING is set: reads on
+ * one host would go over TCP, ten times slower. Its TCP defaults are for messages, not bulk. */
+static const setting settings[] = {
+    { "MM_ERROR_HANDLING", "y" }, { "TCP_SNDBUF", "4M" },      { "TCP_RCVBUF", "4M" },
+    { "TCP_TX_SEG_SIZE", "1M" },  { "TCP_RX_SEG_SIZE", "1M" },
+};
+
+/* A name that this UCX does not know is left out: names come and go between its releases. */
+static void set_default(ucp_config_t *config, const char *name, const char *value)
+{
+    char variable[64];
+    snprintf(variable, sizeof(variable), "UCX_%s", name);
+    if (weir_env_foreign_is_set(variable))
+        return;
+    ucs_status_t status = ucp_config_modify(config, name, value);
+    if (status != UCS_OK)
+        weir_log(WEIR_LOG_DEBUG, "ucx: %s=%s not set: %s", name, value, ucs_status_string(status));
+}
+
+static weir_status choose_tls(ucp_config_t *config, const weir_transport_options *options)
+{
+    const char *tls = options->tls != NULL ? options->tls : weir_env_string(WEIR_ENV_UCX_TLS);
+    if (tls == NULL)
+        return WEIR_OK;
+    ucs_status_t status = ucp_config_modify(config, "TLS", tls);
+    if (status != UCS_OK)
+        return weir_fail(WEIR_ERR_INVALID, "transport ucx: '%s' is no list of UCX transports: %s",
+                         tls, ucs_status_string(status));
+    return WEIR_OK;
+}
+
+static weir_status make_config(const weir_transport_options *options, ucp_config_t **out)
+{
+    ucp_config_t *config;
+    ucs_status_t status = ucp_config_read(NULL, NULL, &config);
+    if (status != UCS_OK)
+        return weir_ucx_fail(status, "transport ucx", "cannot read its configuration");
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
+        set_default(config, settings[i].name, settings[i].value);
+    char keepalive[32];
+    snprintf(keepalive, sizeof(keepalive), "%ums",
+             weir_env_unsigned(WEIR_ENV_UCX_KEEPALIVE_MS, KEEPALIVE_MS));
+    set_default(config, "KEEPALIVE_INTERVAL", keepalive);
+    weir_status result = choose_tls(config, options);
+    if (result != WEIR_OK) {
+        ucp_config_release(config);
+        return result;
+    }
+    *out = config;
+    return WEIR_OK;
+}
+
+#if HAVE_UCX_LOG
+/* UCX prints to stdout; a library must not. Errors that matter come back as statuses too. */
+static ucs_log_func_rc_t log_line(const char *file, unsigned line, const char *function,
+                                  ucs_log_level_t level,
+                                  const ucs_log_component_config_t *component, const char *format,
+                                  va_list args)
+{
+    (void)file, (void)line, (void)function, (void)component;
+    char text[512];
+    vsnprintf(text, sizeof(text), format, args);
+    /* A peer that is gone is an error to UCX, but to Weir it is the caller's to judge. */
+    weir_log(level <= UCS_LOG_LEVEL_WARN ? WEIR_LOG_INFO : WEIR_LOG_DEBUG, "ucx: %s", text);
+    return UCS_LOG_FUNC_RC_STOP;
+}
+
+static void take_log(void)
+{
+    if (!weir_env_foreign_is_set("UCX_LOG_LEVEL") && !weir_env_foreign_is_set("UCX_LOG_FILE"))
+        ucs_log_push_handler(log_line);
+}
+#else
+static void take_log(void)
+{
+}
+#endif
+
+static weir_status open_context(ucx_transport *ucx, const weir_transport_options *options)
+{
+    static pthread_once_t log_taken = PTHREAD_ONCE_INIT;
+    pthread_once(&log_taken, take_log);
+    ucp_config_t *config = NULL;
+    weir_status result = make_config(options, &config);
+    if (result != WEIR_OK)
+        return result;
+    ucp_params_t params = {
+        .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED,
+        .features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+        .mt_workers_shared = 1, /* the server's thread and the caller's share the context */
+    };
+    ucs_status_t status = ucp_init(&params, config, &ucx->context);
+    ucp_config_release(config);
+    if (status == UCS_OK)
+        return WEIR_OK;
+    const char *tls = options->tls != NULL ? options->tls : weir_env_string(WEIR_ENV_UCX_TLS);
+    return weir_fail(WEIR_ERR_UNSUPPORTED, "transport ucx: cannot start with transports '%s': %s",
+                     tls != NULL ? tls : "all", ucs_status_string(status));
+}
+
+static void close_transport(weir_transport *transport)
+{
+    if (transport == NULL)
+        return;
+    ucx_transport *ucx = (ucx_transport *)transport;
+    weir_ucx_server_close(ucx);
+    if (ucx->reader != NULL)
+        ucp_worker_destroy(ucx->reader);
+    ucp_cleanup(ucx->context);
+    weir_ucx_graves_close(ucx);
+    weir_free(ucx);
+}
+
+static weir_status open_transport(const weir_transport_options *given, weir_transport **out)
+{
+    weir_transport_options options;
+    weir_status status =
+        weir_transport_struct_read(given, sizeof(options), "weir_transport_options", &options);
+    if (status != WEIR_OK)
+        return status;
+    ucx_transport *ucx = weir_alloc_zeroed(1, sizeof(*ucx));
+    if (ucx == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    ucx->base.ops = &weir_transport_ucx;
+    ucx->pool = options.pool;
+    status = open_context(ucx, &options);
+    if (status != WEIR_OK) {
+        weir_free(ucx);
+        return status;
+    }
+    *out = &ucx->base;
+    return WEIR_OK;
+}
+
+static weir_status address_of(weir_transport *transport, const void **out, size_t *out_n_bytes)
+{
+    ucx_transport *ucx = (ucx_transport *)transport;
+    weir_status status = weir_ucx_server_open(ucx);
+    if (status != WEIR_OK)
+        return status;
+    *out = ucx->server.address.data;
+    *out_n_bytes = ucx->server.address.n_bytes;
+    return WEIR_OK;
+}
+
+const weir_transport_ops weir_transport_ucx = {
+    .size = sizeof(weir_transport_ops),
+    .name = "ucx",
+    .caps = WEIR_CAP_READ | WEIR_CAP_LIVENESS,
+    .memory = WEIR_MEMORY_HOST,
+    .open = open_transport,
+    .close = close_transport,
+    .allocate = weir_ucx_allocate,
+    .expose = weir_ucx_expose,
+    .release = weir_ucx_release,
+    .region_data = weir_ucx_region_data,
+    .seal = weir_ucx_seal,
+    .region_key = weir_ucx_region_key,
+    .address = address_of,
+    .connect = weir_ucx_connect,
+    .disconnect = weir_ucx_disconnect,
+    .import = weir_ucx_import,
+    .forget = weir_ucx_forget,
+    .post = weir_ucx_post,
+    .test = weir_ucx_test,
+    .finish = weir_ucx_finish,
+};

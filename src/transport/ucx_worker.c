@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ucx_worker.c - the two workers of transport ucx: the server's, with its thread, and the reader's.
+ *
+ * Over shared memory and RDMA a read takes nothing from its owner. Over TCP, UCX emulates it: the
+ * owner's worker must answer. The server's thread does that, asleep on the worker's event
+ * descriptor in between, so that the owner's own threads may sleep or compute.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "transport/ucx.h"
+
+#define RETRY_MS 10     /* after a worker could not be armed */
+#define SERVER_TURNS 64 /* of progress before the lock is offered to others */
+#define READER_TURNS 256
+
+weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what)
+{
+    weir_status result = WEIR_ERR_PEER_LOST;
+    if (status == UCS_ERR_NO_MEMORY || status == UCS_ERR_NO_RESOURCE)
+        result = WEIR_ERR_NO_MEMORY;
+    else if (status == UCS_ERR_UNSUPPORTED || status == UCS_ERR_NOT_IMPLEMENTED)
+        result = WEIR_ERR_UNSUPPORTED;
+    else if (status == UCS_ERR_NO_DEVICE || status == UCS_ERR_INVALID_PARAM)
+        result = WEIR_ERR_UNSUPPORTED;
+    return weir_fail(result, "%s: %s: %s", who, what, ucs_status_string(status));
+}
+
+static void read_text(const char *path, char *out, size_t out_bytes)
+{
+    ssize_t n = -1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        n = read(fd, out, out_bytes - 1);
+        close(fd);
+    }
+    out[n > 0 ? n : 0] = '\0';
+    out[strcspn(out, "\n")] = '\0';
+}
+
+const char *weir_ucx_host(void)
+{
+    static _Thread_local char host[WEIR_KEY_TEXT];
+    char boot[64], space[48] = "";
+    read_text("/proc/sys/kernel/random/boot_id", boot, sizeof(boot));
+    ssize_t n = readlink("/proc/self/ns/pid", space, sizeof(space) - 1);
+    space[n > 0 ? n : 0] = '\0';
+    snprintf(host, sizeof(host), "%s %s", boot, space);
+    return host;
+}
+
+weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out_fd)
+{
+    ucp_worker_params_t params = {
+        .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
+        .thread_mode = UCS_THREAD_MODE_SERIALIZED,
+    };
+    ucp_worker_h worker;
+    ucs_status_t status = ucp_worker_create(ucx->context, &params, &worker);
+    if (status != UCS_OK)
+        return weir_ucx_fail(status, "transport ucx", "cannot create a worker");
+    status = ucp_worker_get_efd(worker, out_fd);
+    if (status != UCS_OK) {
+        ucp_worker_destroy(worker);
+        return weir_ucx_fail(status, "transport ucx", "cannot wait for a worker");
+    }
+    *out = worker;
+    return WEIR_OK;
+}
+
+/* ---- server ----------------------------------------------------------------------------------*/
+
+/* One turn with the lock held. Gives how long to sleep on the worker's descriptor: for ever when it
+ * is armed, not at all when it has more to do. */
+static int serve_turn(ucx_server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    while (atomic_load(&server->n_pausing) > 0)
+        pthread_cond_wait(&server->resumed, &server->lock);
+    for (int i = 0; i < SERVER_TURNS && ucp_worker_progress(server->worker) != 0; i++) {
+    }
+    ucs_status_t status = ucp_worker_arm(server->worker);
+    pthread_mutex_unlock(&server->lock);
+    return status == UCS_OK ? -1 : status == UCS_ERR_BUSY ? 0 : RETRY_MS;
+}
+
+static void *serve(void *argument)
+{
+    ucx_server *server = argument;
+    struct pollfd fds[] = { { .fd = server->ucx_fd, .events = POLLIN },
+                            { .fd = server->stop_fd, .events = POLLIN } };
+    for (;;) {
+        int sleep_ms = serve_turn(server);
+        poll(fds, 2, sleep_ms); /* EINTR is one more turn */
+        if (fds[1].revents != 0)
+            return NULL;
+    }
+}
+
+/* The application's signal handlers must not run on our thread. */
+static int start_thread(ucx_server *server)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&server->thread, NULL, serve, server);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
+static weir_status encode_address(ucx_server *server)
+{
+    ucp_address_t *worker;
+    size_t worker_bytes;
+    ucs_status_t status = ucp_worker_get_address(server->worker, &worker, &worker_bytes);
+    if (status != UCS_OK)
+        return weir_ucx_fail(status, "transport ucx", "a worker has no address");
+    weir_ucx_address address = { .process = (uint32_t)getpid(),
+                                 .worker = (const uint8_t *)worker,
+                                 .worker_bytes = worker_bytes };
+    snprintf(address.ucx_version, sizeof(address.ucx_version), "%s", ucp_get_version_string());
+    snprintf(address.host, sizeof(address.host), "%s", weir_ucx_host());
+    weir_status result = weir_ucx_address_encode(&address, &server->address);
+    ucp_worker_release_address(server->worker, worker);
+    return result;
+}
+
+weir_status weir_ucx_server_open(ucx_transport *ucx)
+{
+    ucx_server *server = &ucx->server;
+    if (server->worker != NULL)
+        return WEIR_OK;
+    weir_status status = weir_ucx_worker_open(ucx, &server->worker, &server->ucx_fd);
+    if (status != WEIR_OK)
+        return status;
+    status = encode_address(server);
+    if (status != WEIR_OK)
+        goto err_destroy_worker;
+    server->stop_fd = eventfd(0, EFD_CLOEXEC);
+    if (server->stop_fd < 0) {
+        status = weir_fail_errno("transport ucx: cannot make an event descriptor");
+        goto err_destroy_worker;
+    }
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_cond_init(&server->resumed, NULL);
+    if (start_thread(server) == 0)
+        return WEIR_OK;
+    status = weir_fail(WEIR_ERR_NO_MEMORY, "transport ucx: cannot start its thread");
+    pthread_cond_destroy(&server->resumed);
+    pthread_mutex_destroy(&server->lock);
+    close(server->stop_fd);
+err_destroy_worker:
+    ucp_worker_destroy(server->worker);
+    server->worker = NULL;
+    return status;
+}
+
+void weir_ucx_server_close(ucx_transport *ucx)
+{
+    ucx_server *server = &ucx->server;
+    if (server->worker != NULL) {
+        eventfd_write(server->stop_fd, 1);
+        pthread_join(server->thread, NULL);
+        ucp_worker_destroy(server->worker);
+        pthread_cond_destroy(&server->resumed);
+        pthread_mutex_destroy(&server->lock);
+        close(server->stop_fd);
+    }
+    weir_key_buffer_close(&server->address);
+}
+
+/* The count comes before the lock: a mutex is not fair, and a busy thread would take it again. */
+void weir_ucx_server_pause(ucx_transport *ucx)
+{
+    atomic_fetch_add(&ucx->server.n_pausing, 1);
+    pthread_mutex_lock(&ucx->server.lock);
+}
+
+void weir_ucx_server_resume(ucx_transport *ucx)
+{
+    atomic_fetch_sub(&ucx->server.n_pausing, 1);
+    pthread_cond_signal(&ucx->server.resumed);
+    pthread_mutex_unlock(&ucx->server.lock);
+}
+
+/* ---- reader ----------------------------------------------------------------------------------*/
+
+weir_status weir_ucx_reader_open(ucx_transport *ucx)
+{
+    if (ucx->reader_stuck)
+        return weir_fail(WEIR_ERR_DEVICE,
+                         "transport ucx: a cancelled read has not ended: close it");
+    if (ucx->reader != NULL)
+        return WEIR_OK;
+    return weir_ucx_worker_open(ucx, &ucx->reader, &ucx->reader_fd);
+}
+
+void weir_ucx_reader_turn(ucx_transport *ucx, int process_fd, unsigned ms)
+{
+    if (ucx->reader_stuck)
+        return;
+    unsigned n_events = 0, last = 1;
+    for (int i = 0; i < READER_TURNS && last != 0; i++) {
+        last = ucp_worker_progress(ucx->reader);
+        n_events += last;
+    }
+    if (n_events > 0 || ms == 0 || ucp_worker_arm(ucx->reader) != UCS_OK)
+        return;
+    struct pollfd fds[] = { { .fd = ucx->reader_fd, .events = POLLIN },
+                            { .fd = process_fd, .events = POLLIN } }; /* -1 is passed over */
+    poll(fds, 2, (int)ms);
+}

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* owner_process.h - the other process of a transport test: owns regions, or reads someone's.
+ *
+ * A test program starts itself again (fork and exec, so that no library state is shared) and sends
+ * it commands over a socket pair. Kill it, stop it, or let it go: owner_close() ends it either way.
+ */
+#ifndef WEIR_TESTS_OWNER_PROCESS_H
+#define WEIR_TESTS_OWNER_PROCESS_H
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "weir/transport.h"
+
+#define OWNER_REGIONS 4
+#define OWNER_BLOB 65536
+
+typedef enum owner_op {
+    OWNER_ADDRESS,  /* gives the transport's address */
+    OWNER_ALLOCATE, /* region, n_bytes */
+    OWNER_EXPOSE,   /* region, n_bytes */
+    OWNER_SEAL,     /* region, seed, text: fills it, seals it under label `text`, gives the key */
+    OWNER_RELEASE,  /* region */
+    OWNER_READ,     /* seed, n_bytes, blob: address and key of another; reads and compares */
+} owner_op;
+
+typedef struct owner_request {
+    owner_op op;
+    uint32_t region, seed;
+    uint64_t n_bytes;
+    char text[64];
+    uint32_t address_bytes, blob_bytes; /* blob: an address, then a key */
+    uint8_t blob[OWNER_BLOB];
+} owner_request;
+
+typedef struct owner_reply {
+    weir_status status;
+    uint32_t blob_bytes;
+    uint8_t blob[OWNER_BLOB]; /* what was asked for; the error line where status is none of OK */
+} owner_reply;
+
+typedef struct owner {
+    pid_t pid;
+    int fd;
+    owner_reply reply;
+} owner;
+
+static inline uint8_t owner_byte(uint64_t i, uint32_t seed)
+{
+    return (uint8_t)(((i + 1) * (2654435761u + 2 * (uint64_t)seed)) >> 13);
+}
+
+static inline void owner_fill(uint8_t *data, uint64_t n_bytes, uint32_t seed)
+{
+    for (uint64_t i = 0; i < n_bytes; i++)
+        data[i] = owner_byte(i, seed);
+}
+
+/* The first byte of data that is not byte `from` onwards of a filled region; n_bytes if none. */
+static inline uint64_t owner_compare(const uint8_t *data, uint64_t from, uint64_t n_bytes,
+                                     uint32_t seed)
+{
+    uint64_t i = 0;
+    while (i < n_bytes && data[i] == owner_byte(from + i, seed))
+        i++;
+    return i;
+}
+
+static inline bool owner_move(int fd, void *data, size_t n_bytes, bool out)
+{
+    uint8_t *at = data;
+    while (n_bytes > 0) {
+        ssize_t n = out ? send(fd, at, n_bytes, MSG_NOSIGNAL) : recv(fd, at, n_bytes, 0);
+        if (n <= 0)
+            return false;
+        at += n;
+        n_bytes -= (size_t)n;
+    }
+    return true;
+}
+
+/* ---- in the child ----------------------------------------------------------------------------*/
+
+typedef struct owner_state {
+    const weir_transport_ops *ops;
+    weir_transport *transport;
+    weir_region *regions[OWNER_REGIONS];
+    uint64_t n_bytes[OWNER_REGIONS];
+    void *exposed[OWNER_REGIONS];
+} owner_state;
+
+static inline void owner_give(owner_reply *reply, const void *data, size_t n_bytes)
+{
+    reply->blob_bytes = (uint32_t)n_bytes;
+    memcpy(reply->blob, data, n_bytes);
+}
+
+/* Two tensors, the second of them the middle part of a larger one. */
+static inline weir_status owner_seal(owner_state *state, const owner_request *request,
+                                     owner_reply *reply)
+{
+    weir_region *region = state->regions[request->region];
+    uint64_t n_bytes = state->n_bytes[request->region], half = n_bytes / 2, rest = n_bytes - half;
+    owner_fill(state->ops->region_data(region), n_bytes, request->seed);
+    weir_shard shards[2] = {
+        { .name = "first",
+          .dtype = WEIR_U8,
+          .global_shape = { 1, { half } },
+          .box = { 1, { 0 }, { half } },
+          .region = request->region,
+          .n_bytes = half },
+        { .name = "second",
+          .dtype = WEIR_U8,
+          .global_shape = { 1, { rest + 20 } },
+          .box = { 1, { 10 }, { rest + 10 } },
+          .region = request->region,
+          .offset = half,
+          .n_bytes = rest },
+    };
+    weir_seal seal = WEIR_SEAL_INIT;
+    seal.model = "conformance/model";
+    seal.label = request->text;
+    seal.shards = shards;
+    seal.n_shards = 2;
+    seal.region = request->region;
+    weir_status status = state->ops->seal(region, &seal);
+    const void *key;
+    size_t key_bytes;
+    if (status == WEIR_OK)
+        status = state->ops->region_key(region, &key, &key_bytes);
+    if (status == WEIR_OK)
+        owner_give(reply, key, key_bytes);
+    return status;
+}
+
+static inline weir_status owner_read(owner_state *state, const owner_request *request)
+{
+    const weir_transport_ops *ops = state->ops;
+    weir_peer *peer = NULL;
+    weir_remote_region *remote = NULL;
+    weir_transfer *transfer = NULL;
+    uint8_t *data = malloc(request->n_bytes);
+    weir_status status =
+        ops->connect(state->transport, request->blob, request->address_bytes, "other", 5000, &peer);
+    if (status == WEIR_OK)
+        status = ops->import(peer, request->blob + request->address_bytes,
+                             request->blob_bytes - request->address_bytes, &remote);
+    weir_copy copy = { remote, 0, data, request->n_bytes };
+    if (status == WEIR_OK)
+        status = ops->post(peer, &copy, 1, &transfer);
+    if (status == WEIR_OK)
+        status = weir_transfer_wait(transfer, 5000);
+    if (status == WEIR_OK &&
+        owner_compare(data, 0, request->n_bytes, request->seed) != request->n_bytes)
+        status = WEIR_ERR_CORRUPT;
+    ops->finish(transfer);
+    ops->forget(remote);
+    ops->disconnect(peer);
+    free(data);
+    return status;
+}
+
+static inline weir_status owner_expose(owner_state *state, uint32_t region, uint64_t n_bytes)
+{
+    state->exposed[region] = malloc(n_bytes);
+    return state->ops->expose(state->transport, state->exposed[region], n_bytes,
+                              &state->regions[region]);
+}
+
+static inline weir_status owner_obey(owner_state *state, const owner_request *request,
+                                     owner_reply *reply)
+{
+    uint32_t region = request->region;
+    const void *data;
+    size_t n_bytes;
+    weir_status status = WEIR_OK;
+    switch (request->op) {
+    case OWNER_ADDRESS:
+        status = state->ops->address(state->transport, &data, &n_bytes);
+        if (status == WEIR_OK)
+            owner_give(reply, data, n_bytes);
+        return status;
+    case OWNER_ALLOCATE:
+        state->n_bytes[region] = request->n_bytes;
+        return state->ops->allocate(state->transport, request->n_bytes, &state->regions[region]);
+    case OWNER_EXPOSE:
+        state->n_bytes[region] = request->n_bytes;
+        return owner_expose(state, region, request->n_bytes);
+    case OWNER_SEAL:
+        return owner_seal(state, request, reply);
+    case OWNER_RELEASE:
+        state->ops->release(state->regions[region]);
+        state->regions[region] = NULL;
+        return WEIR_OK;
+    case OWNER_READ:
+        return owner_read(state, request);
+    }
+    return WEIR_ERR_INVALID;
+}
+
+static inline int owner_main(const char *transport, const char *tls, const char *directory, int fd)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    owner_state state = { 0 };
+    weir_transport_options options = WEIR_TRANSPORT_OPTIONS_INIT;
+    options.tls = tls[0] != '\0' ? tls : NULL;
+    options.directory = directory;
+    options.name = "owner";
+    owner_request *request = malloc(sizeof(*request));
+    owner_reply *reply = malloc(sizeof(*reply));
+    weir_status status = weir_transport_get(transport, &state.ops);
+    if (status == WEIR_OK)
+        status = state.ops->open(&options, &state.transport);
+    while (owner_move(fd, request, sizeof(*request), false)) {
+        reply->blob_bytes = 0;
+        if (state.transport != NULL)
+            status = owner_obey(&state, request, reply);
+        reply->status = status;
+        if (status != WEIR_OK)
+            owner_give(reply, weir_last_error(), strlen(weir_last_error()) + 1);
+        if (!owner_move(fd, reply, sizeof(*reply), true))
+            break;
+    }
+    for (size_t i = 0; state.transport != NULL && i < OWNER_REGIONS; i++)
+        state.ops->release(state.regions[i]);
+    if (state.transport != NULL)
+        state.ops->close(state.transport);
+    for (size_t i = 0; i < OWNER_REGIONS; i++)
+        free(state.exposed[i]);
+    free(request);
+    free(reply);
+    return 0;
+}
+
+/* ---- in the test -----------------------------------------------------------------------------*/
+
+static inline owner *owner_open(const char *transport, const char *tls, const char *directory)
+{
+    int fds[2];
+    owner *other = calloc(1, sizeof(*other));
+    if (other == NULL || socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0)
+        return NULL;
+    other->pid = fork();
+    if (other->pid == 0) {
+        char fd[16];
+        snprintf(fd, sizeof(fd), "%d", fds[1]);
+        close(fds[0]);
+        execl("/proc/self/exe", "owner", transport, tls, directory, fd, (char *)NULL);
+        _exit(127);
+    }
+    close(fds[1]);
+    other->fd = fds[0];
+    return other;
+}
+
+static inline void owner_send(owner *other, const owner_request *request)
+{
+    owner_move(other->fd, (void *)(uintptr_t)request, sizeof(*request), true);
+}
+
+/* WEIR_ERR_INTERNAL when the process is gone. */
+static inline weir_status owner_receive(owner *other)
+{
+    if (!owner_move(other->fd, &other->reply, sizeof(other->reply), false))
+        return WEIR_ERR_INTERNAL;
+    return other->reply.status;
+}
+
+static inline weir_status owner_call(owner *other, owner_op op, uint32_t region, uint64_t n_bytes,
+                                     uint32_t seed, const char *text)
+{
+    owner_request *request = calloc(1, sizeof(*request));
+    request->op = op;
+    request->region = region;
+    request->n_bytes = n_bytes;
+    request->seed = seed;
+    snprintf(request->text, sizeof(request->text), "%s", text);
+    owner_send(other, request);
+    free(request);
+    return owner_receive(other);
+}
+
+static inline void owner_kill(owner *other)
+{
+    kill(other->pid, SIGKILL);
+}
+
+/* 0 when the process ended by itself, as it should once its socket closes. */
+static inline int owner_close(owner *other)
+{
+    int code = 0;
+    kill(other->pid, SIGCONT);
+    close(other->fd);
+    waitpid(other->pid, &code, 0);
+    free(other);
+    return code;
+}
+
+#endif
