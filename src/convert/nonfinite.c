@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* nonfinite.c - a plain search over the sources, run only after a kernel has refused a tile. */
+#include "convert/nonfinite.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "numeric/scalar.h"
+
+/* The least magnitude (sign bit cleared) that is refused; for fp32 that becomes bf16, the least
+ * that rounds to Inf. */
+static uint32_t least_refused(weir_dtype dtype, bool rounds)
+{
+    switch (dtype) {
+    case WEIR_BF16:
+        return 0x7F80;
+    case WEIR_F16:
+        return 0x7C00;
+    default:
+        return rounds ? 0x7F7F8000u : WEIR_F32_INF_BITS;
+    }
+}
+
+/* Sources may lie at any address. */
+static uint32_t bits_at(const unsigned char *data, unsigned element_bytes, uint64_t index)
+{
+    uint32_t bits = 0;
+    memcpy(&bits, data + index * element_bytes, element_bytes);
+    return bits;
+}
+
+static const char *verdict(weir_dtype dtype, uint32_t bits)
+{
+    unsigned sign_bit = weir_dtype_bits(dtype) - 1;
+    uint32_t magnitude = bits & ~(1u << sign_bit), infinite = least_refused(dtype, false);
+    if (magnitude > infinite)
+        return "is NaN";
+    if (magnitude < infinite)
+        return "rounds to Inf in bf16";
+    return bits >> sign_bit ? "is -Inf" : "is +Inf";
+}
+
+static const char *index_text(const weir_shape *shape, uint64_t element, char *buffer,
+                              size_t buffer_bytes)
+{
+    uint64_t index[WEIR_MAX_RANK] = { 0 };
+    for (uint32_t d = shape->rank; d-- > 0; element /= shape->dim[d])
+        index[d] = element % shape->dim[d];
+    size_t used = 0;
+    buffer[0] = '\0';
+    for (uint32_t d = 0; d < shape->rank && used < buffer_bytes; d++) {
+        int n = snprintf(buffer + used, buffer_bytes - used, "%s%llu", d > 0 ? ", " : "",
+                         (unsigned long long)index[d]);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return buffer;
+}
+
+/* The first refused element of one source, or its number of elements. */
+static uint64_t first_refused(const weir_tensor *source, uint64_t n_elements, bool rounds)
+{
+    unsigned element_bytes = weir_dtype_bits(source->dtype) / 8;
+    uint32_t magnitude = element_bytes == 2 ? 0x7FFFu : 0x7FFFFFFFu;
+    uint32_t least = least_refused(source->dtype, rounds);
+    for (uint64_t i = 0; i < n_elements; i++) {
+        if ((bits_at(source->data, element_bytes, i) & magnitude) >= least)
+            return i;
+    }
+    return n_elements;
+}
+
+static bool is_searchable(weir_dtype dtype)
+{
+    return dtype == WEIR_BF16 || dtype == WEIR_F16 || dtype == WEIR_F32;
+}
+
+weir_status weir_nonfinite_report(const weir_conversion *conversion, const weir_fused *fused,
+                                  bool rounds)
+{
+    for (size_t i = 0; i < weir_fused_n_tensors(fused); i++) {
+        const weir_tensor *source = &fused->sources[i];
+        uint64_t n_elements = 0;
+        if (!is_searchable(source->dtype) ||
+            weir_shape_elements(&source->shape, &n_elements) != WEIR_OK)
+            continue;
+        uint64_t element = first_refused(source, n_elements, rounds);
+        if (element == n_elements)
+            continue;
+        char index[WEIR_SHAPE_TEXT];
+        unsigned element_bytes = weir_dtype_bits(source->dtype) / 8;
+        return weir_fail(WEIR_ERR_NONFINITE, "%s[%s] %s",
+                         source->name != NULL ? source->name : "(unnamed)",
+                         index_text(&source->shape, element, index, sizeof(index)),
+                         verdict(source->dtype, bits_at(source->data, element_bytes, element)));
+    }
+    return weir_fail(WEIR_ERR_NONFINITE, "conversion '%s' refused a weight of %s that is finite",
+                     conversion->name,
+                     fused->sources[0].name != NULL ? fused->sources[0].name : "(unnamed)");
+}
