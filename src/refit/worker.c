@@ -13,11 +13,6 @@
 #define POLL_FIRST_MS 2u
 #define POLL_LAST_MS 50u
 
-const char *weir_version(void)
-{
-    return WEIR_VERSION;
-}
-
 const char *weir_stop_name(weir_stop stop)
 {
     static const char *const names[WEIR_N_STOPS] = {
