@@ -103,9 +103,9 @@ static void a_layout_comes_back_as_it_went(void **state)
     fixture *f = *state;
     weir_shard *got;
     size_t n;
-    assert_int_equal(weir_layout_decode(f->layout.data, f->layout.n_bytes, &f->region, 1,
-                                        &f->arena, &got, &n),
-                     WEIR_OK);
+    assert_int_equal(
+        weir_layout_decode(f->layout.data, f->layout.n_bytes, &f->region, 1, &f->arena, &got, &n),
+        WEIR_OK);
     assert_int_equal(n, 2);
     for (size_t i = 0; i < n; i++) {
         assert_string_equal(got[i].name, f->shards[i].name);
@@ -125,9 +125,9 @@ static void expect_refused(fixture *f, const char *line)
     weir_shard *got;
     size_t n;
     assert_int_equal(weir_layout_encode(f->shards, 2, &f->arena, &layout), WEIR_OK);
-    assert_int_equal(weir_layout_decode(layout.data, layout.n_bytes, &f->region, 1, &f->arena,
-                                        &got, &n),
-                     WEIR_ERR_CORRUPT);
+    assert_int_equal(
+        weir_layout_decode(layout.data, layout.n_bytes, &f->region, 1, &f->arena, &got, &n),
+        WEIR_ERR_CORRUPT);
     assert_non_null(strstr(weir_last_error(), line));
     weir_buffer_free(&layout);
 }
@@ -232,8 +232,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_newer_format_is_refused_by_number, set_up, tear_down),
         cmocka_unit_test_setup_teardown(every_truncation_is_refused_or_decodes_within_bounds,
                                         set_up, tear_down),
-        cmocka_unit_test_setup_teardown(decoding_again_into_a_reset_arena_allocates_nothing,
-                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(decoding_again_into_a_reset_arena_allocates_nothing, set_up,
+                                        tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
