@@ -106,8 +106,12 @@ static void drop_checkpoint(const weir_demo *demo, uint64_t version)
 
 static bool start_directory(weir_demo *demo)
 {
-    char *argv[] = { "weir", "serve", "--listen", "127.0.0.1:0", "--json", NULL };
-    if (!weir_child_start(&demo->directory, "directory", argv))
+    argument_list list = { { NULL }, 0 };
+    add(&list, NULL, "weir");
+    add(&list, NULL, "serve");
+    add(&list, "--listen", "127.0.0.1:0");
+    add(&list, NULL, "--json");
+    if (!weir_child_start(&demo->directory, "directory", list.items))
         return false;
     json_t *hello = weir_child_read_json(&demo->directory, START_TIMEOUT_S);
     const char *address = json_string_value(json_object_get(hello, "address"));
