@@ -5,6 +5,7 @@
  */
 #include "family/model.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -63,18 +64,24 @@ static weir_status read_key(reader *r, const char *key, uint64_t *out)
     return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is missing, %s needs it", key, r->name);
 }
 
+static void skip_spaces(reader *r)
+{
+    while (*r->at == ' ')
+        r->at++;
+}
+
 static weir_status read_factor(reader *r, uint64_t *out)
 {
     char key[64];
     size_t n = 0;
-    while (*r->at == ' ')
-        r->at++;
+    skip_spaces(r);
     while (isalnum((unsigned char)*r->at) || *r->at == '_') {
         if (n + 1 < sizeof(key))
             key[n++] = *r->at;
         r->at++;
     }
     key[n] = '\0';
+    skip_spaces(r);
     if (!isdigit((unsigned char)key[0]))
         return read_key(r, key, out);
     *out = 0;
@@ -128,7 +135,9 @@ weir_status weir_model_number(const weir_model *model, const char *expression, c
                               uint64_t *out)
 {
     reader r = { model, expression, name, 0 };
-    return read_sum(&r, out);
+    weir_status status = read_sum(&r, out);
+    assert(status != WEIR_OK || *r.at == '\0');
+    return status;
 }
 
 weir_status weir_model_shape(const weir_model *model, const char *expression, const char *name,
@@ -149,6 +158,7 @@ weir_status weir_model_shape(const weir_model *model, const char *expression, co
             break;
         r.at++;
     }
+    assert(*r.at == '\0');
     uint64_t n_bytes;
     if (weir_tensor_bytes(WEIR_F32, &shape, &n_bytes) != WEIR_OK)
         return too_large(&r);
