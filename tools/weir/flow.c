@@ -26,13 +26,21 @@ static int take_number(const char *verb, const char *option, uint64_t most, unsi
     return WEIR_EXIT_OK;
 }
 
+/* STOP or STOP:VERSION. */
 static int take_die_at(const char *verb, weir_flow_options *flow)
 {
+    size_t n = strcspn(optarg, ":");
     for (int stop = 0; stop < WEIR_N_STOPS; stop++) {
-        if (strcmp(weir_stop_name((weir_stop)stop), optarg) == 0) {
-            flow->die_at = optarg;
-            return WEIR_EXIT_OK;
-        }
+        const char *name = weir_stop_name((weir_stop)stop);
+        if (strlen(name) != n || strncmp(name, optarg, n) != 0)
+            continue;
+        flow->dies = true;
+        flow->die_stop = (weir_stop)stop;
+        flow->die_version = WEIR_LATEST;
+        return optarg[n] == '\0' || weir_cli_number(verb, "--die-at", optarg + n + 1, 0,
+                                                    UINT64_MAX - 1, &flow->die_version)
+                   ? WEIR_EXIT_OK
+                   : WEIR_EXIT_USAGE;
     }
     return weir_cli_usage_error(verb, "--die-at takes a stop's name, got '%s'", optarg);
 }
@@ -109,8 +117,8 @@ void weir_flow_progress(void *context, weir_stop stop, uint64_t version, uint64_
     static weir_progress_bar bar;
     static weir_stop drawn = WEIR_N_STOPS;
     const weir_flow_options *flow = context;
-    (void)version;
-    if (done_bytes == 0 && flow->die_at != NULL && strcmp(flow->die_at, weir_stop_name(stop)) == 0)
+    if (flow->dies && done_bytes == 0 && flow->die_stop == stop &&
+        (flow->die_version == WEIR_LATEST || flow->die_version == version))
         raise(SIGKILL);
     if (done_bytes == 0 && drawn != WEIR_N_STOPS) {
         weir_progress_bar_end(&bar);

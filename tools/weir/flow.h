@@ -15,7 +15,9 @@ typedef struct weir_flow_options {
     const char *transport, *transport_directory, *listen;
     const char *ignore[WEIR_FLOW_MAX_IGNORE];
     size_t n_ignore;
-    const char *die_at; /* a stop's name: raise SIGKILL there (for tests of dying peers) */
+    bool dies; /* for drills: raise SIGKILL at this stop of this version */
+    weir_stop die_stop;
+    uint64_t die_version; /* WEIR_LATEST: of any */
     unsigned n_threads, timeout_ms, lease_ms;
     bool keep_masters, as_json;
 } weir_flow_options;
@@ -54,7 +56,7 @@ typedef struct weir_flow_options {
     "  --timeout SECONDS           bound of every wait (default: 60)\n"                          \
     "  --lease SECONDS             how long the directory believes in a silent worker "          \
     "(default: 90)\n"                                                                            \
-    "  --die-at STOP               end with SIGKILL at that stop of a refit (for drills)\n"      \
+    "  --die-at STOP[:VERSION]     end with SIGKILL at that stop of a refit (for drills)\n"      \
     "  --json                      one JSON object per line and version\n"
 
 /* Takes one of the options above; WEIR_EXIT_OK, or an exit code after a message. */
