@@ -47,6 +47,7 @@ WEIR_VERB_DECLARE(publish)
 WEIR_VERB_DECLARE(receive)
 WEIR_VERB_DECLARE(verify)
 WEIR_VERB_DECLARE(demo)
+WEIR_VERB_DECLARE(error)
 
 /* ---- messages --------------------------------------------------------------------------------*/
 

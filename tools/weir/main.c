@@ -41,6 +41,7 @@ static const weir_verb verbs[] = {
       weir_cmd_verify },
     { "demo", "run the main job: 2 trainer ranks, 2 replicas, 3 versions", weir_usage_demo,
       weir_cmd_demo },
+    { "error", "show how far a conversion moves the weights", weir_usage_error, weir_cmd_error },
     { "bench convert", "measure conversions beside the memory's bandwidth",
       weir_usage_bench_convert, weir_cmd_bench_convert },
     { "bench copy", "measure a transport beside memcpy", weir_usage_bench_copy,
