@@ -40,6 +40,32 @@ static ssize_t transmit(weir_rpc_channel *channel, const void *data, size_t n_by
     return n;
 }
 
+/* ---- the session's memory
+ * ----------------------------------------------------------------------*/
+
+static void *mem_malloc(size_t n_bytes, void *heap)
+{
+    return weir_rpc_heap_alloc(heap, n_bytes);
+}
+
+static void mem_free(void *block, void *heap)
+{
+    weir_rpc_heap_free(heap, block);
+}
+
+static void *mem_calloc(size_t n_items, size_t item_bytes, void *heap)
+{
+    if (item_bytes != 0 && n_items > SIZE_MAX / item_bytes)
+        return NULL;
+    void *block = weir_rpc_heap_alloc(heap, n_items * item_bytes);
+    return block != NULL ? memset(block, 0, n_items * item_bytes) : NULL;
+}
+
+static void *mem_realloc(void *block, size_t n_bytes, void *heap)
+{
+    return weir_rpc_heap_realloc(heap, block, n_bytes);
+}
+
 /* ---- opening ---------------------------------------------------------------------------------*/
 
 static int submit_settings(nghttp2_session *session, weir_rpc_side side)
@@ -68,7 +94,7 @@ static int open_session(weir_rpc_channel *channel, weir_rpc_side side,
     nghttp2_option_set_no_closed_streams(option, 1);
     nghttp2_option_set_stream_reset_rate_limit(option, RESET_BURST, RESETS_PER_S);
     nghttp2_option_set_max_continuations(option, MAX_CONTINUATIONS);
-    nghttp2_mem mem = weir_rpc_heap_as_nghttp2(channel->heap);
+    nghttp2_mem mem = { channel->heap, mem_malloc, mem_free, mem_calloc, mem_realloc };
     int code =
         side == WEIR_RPC_SERVER_SIDE
             ? nghttp2_session_server_new3(&channel->session, callbacks, user_data, option, &mem)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rpc_heap.c - power-of-two free lists over slabs.
  *
- * HTTP/2 sessions allocate and free a few dozen small pieces per call. Going through malloc for
- * them would be fast enough; it would make "a second refit allocates nothing" unprovable.
+ * HTTP/2 sessions allocate and free a few dozen small pieces per call, the directory a record per
+ * shard and lease. Going through malloc for them would be fast enough; it would make "a second
+ * refit allocates nothing" unprovable.
  */
 #include "rpc/rpc_heap.h"
 
@@ -28,8 +29,8 @@
 #endif
 
 #define SMALLEST_BYTES ((size_t)32)
-#define SMALL_CLASSES 8u /* 32 bytes to 4 KiB: cut from slabs */
-#define SLAB_BYTES ((size_t)64 << 10)
+#define SMALL_CLASSES 8u               /* 32 bytes to 4 KiB: cut from slabs */
+#define SLAB_BYTES ((size_t)512 << 10) /* pages that are never cut cost nothing */
 #define KEEP_BYTES ((size_t)64 << 20)
 
 typedef struct block_header {
@@ -53,6 +54,11 @@ static unsigned class_of(size_t n_bytes)
     while (size_class < WEIR_RPC_HEAP_CLASSES && class_bytes(size_class) < n_bytes)
         size_class++;
     return size_class;
+}
+
+size_t weir_rpc_heap_block_bytes(size_t n_bytes)
+{
+    return class_bytes(class_of(n_bytes));
 }
 
 void weir_rpc_heap_init(weir_rpc_heap *heap)
@@ -146,34 +152,4 @@ void *weir_rpc_heap_realloc(weir_rpc_heap *heap, void *memory, size_t n_bytes)
     memcpy(larger, memory, old_bytes);
     weir_rpc_heap_free(heap, memory);
     return larger;
-}
-
-/* ---- nghttp2's names for the same ------------------------------------------------------------*/
-
-static void *mem_malloc(size_t n_bytes, void *heap)
-{
-    return weir_rpc_heap_alloc(heap, n_bytes);
-}
-
-static void mem_free(void *block, void *heap)
-{
-    weir_rpc_heap_free(heap, block);
-}
-
-static void *mem_calloc(size_t n_items, size_t item_bytes, void *heap)
-{
-    if (item_bytes != 0 && n_items > SIZE_MAX / item_bytes)
-        return NULL;
-    void *block = weir_rpc_heap_alloc(heap, n_items * item_bytes);
-    return block != NULL ? memset(block, 0, n_items * item_bytes) : NULL;
-}
-
-static void *mem_realloc(void *block, size_t n_bytes, void *heap)
-{
-    return weir_rpc_heap_realloc(heap, block, n_bytes);
-}
-
-nghttp2_mem weir_rpc_heap_as_nghttp2(weir_rpc_heap *heap)
-{
-    return (nghttp2_mem){ heap, mem_malloc, mem_free, mem_calloc, mem_realloc };
 }

@@ -8,7 +8,6 @@
 #ifndef WEIR_RPC_RPC_HEAP_H
 #define WEIR_RPC_RPC_HEAP_H
 
-#include <nghttp2/nghttp2.h>
 #include <stddef.h>
 
 #define WEIR_RPC_HEAP_CLASSES 23 /* 32 bytes to 128 MiB */
@@ -30,7 +29,7 @@ void *weir_rpc_heap_alloc(weir_rpc_heap *heap, size_t n_bytes);
 void *weir_rpc_heap_realloc(weir_rpc_heap *heap, void *block, size_t n_bytes);
 void weir_rpc_heap_free(weir_rpc_heap *heap, void *block); /* accepts NULL */
 
-/* This heap as nghttp2 wants it. */
-nghttp2_mem weir_rpc_heap_as_nghttp2(weir_rpc_heap *heap);
+/* What a block of n_bytes takes, for budgets. */
+size_t weir_rpc_heap_block_bytes(size_t n_bytes);
 
 #endif
