@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refits between real processes: what they end up with when all is well, and when one of them is
+killed at each stop, stalls, or sends bytes that have changed."""
+import glob
+import os
+import signal
+import time
+import unittest
+
+from flow_case import FlowCase
+
+TRAINER_STOPS = ("source", "stage", "slot", "publish")
+REPLICA_STOPS = ("discover", "transfer", "install", "postprocess", "ack")
+
+
+class WhenAllIsWell(FlowCase):
+    def test_two_replicas_follow_two_trainer_ranks(self):
+        trainers = self.trainers()
+        replicas = [self.replica("one", "--follow"),
+                    self.replica("two", "--follow", "--install", "direct")]
+        for version in (1, 2, 3):
+            self.publish(trainers, version)
+            for replica in replicas:
+                said = self.expect_installed(replica, version)
+                if version > 1:
+                    self.assertEqual(said["counters"]["plans"], 0)
+                    self.assertEqual(said["counters"]["connections"], 0)
+            self.verify("one", version)
+            self.verify("two", version)
+
+    def test_the_file_transport_leaves_versions_that_others_can_read(self):
+        trainers = self.trainers("--transport", "file")
+        replica = self.replica("one", "--follow")
+        for version in (1, 2):
+            self.publish(trainers, version)
+            self.expect_installed(replica, version)
+            self.verify("one", version)
+        files = [os.path.basename(path) for path in glob.glob(self.folder + "/*/*")]
+        for rank in (0, 1):
+            for kind in ("safetensors", "manifest.json", "ready"):
+                self.assertTrue([name for name in files if f"rank-{rank}" in name and
+                                 name.endswith(kind)], files)
+
+    def test_a_trainer_that_was_told_how_many_replicas_ends_by_itself(self):
+        replica = self.replica("one", "--version", "1", "--hold")
+        ranks = [self.start("publish", self.checkpoint(1), "--version", "1", "--rank", str(rank),
+                            "--ranks", "2", "--replicas", "1", *self.flow) for rank in (0, 1)]
+        self.expect_installed(replica, 1)
+        for rank in ranks:
+            self.assertEqual(rank.wait(), (0, ""))
+
+    def test_sigterm_ends_every_process_at_once(self):
+        trainers = self.trainers()
+        replica = self.replica("one", "--follow")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        for process in (replica, *trainers, self.directory):
+            begun = time.monotonic()
+            process.signal(signal.SIGTERM)
+            self.assertEqual(process.wait(5)[0], 0, process.arguments)
+            self.assertLess(time.monotonic() - begun, 3)
+
+
+class WhenATrainerDies(FlowCase):
+    def test_at_each_stop_the_replica_keeps_the_old_version_and_names_the_rank(self):
+        for stop in TRAINER_STOPS:
+            with self.subTest(stop=stop):
+                flow = ["--run", stop]
+                good = self.trainer(0, *flow)
+                doomed = self.trainer(1, *flow, "--die-at", f"{stop}:2")
+                replica = self.replica(stop, *flow, "--version", "1", "--hold")
+                self.publish([good, doomed], 1)
+                self.expect_installed(replica, 1)
+                for trainer in (good, doomed):
+                    trainer.send(self.checkpoint(2))
+                self.assertEqual(doomed.wait()[0], -signal.SIGKILL)
+                late = self.replica(stop + "-late", *flow, "--version", "2", "--timeout", "2")
+                self.expect_failed(late, "rank-1")
+                self.assertEqual(late.wait()[0], 1)
+                self.flow += flow
+                self.verify(stop, 1)
+                self.flow = self.flow[:-2]
+
+    def test_after_publishing_a_replica_is_told_who_is_gone_within_its_bound(self):
+        trainers = self.trainers()
+        replica = self.replica("one", "--follow", "--timeout", "5")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        trainers[1].signal(signal.SIGKILL)
+        trainers[1].wait()
+        begun = time.monotonic()
+        late = self.replica("late", "--version", "1", "--timeout", "5")
+        self.expect_failed(late, "trainer rank 1")
+        self.assertLess(time.monotonic() - begun, 6)
+        self.assertEqual(late.wait()[0], 1)
+        self.verify("one", 1)
+
+    def test_a_restarted_rank_is_taken_instead_of_the_dead_one(self):
+        trainers = self.trainers("--lease", "2")
+        self.publish(trainers, 1)
+        trainers[1].signal(signal.SIGKILL)
+        trainers[1].wait()
+        again = self.trainer(1, "--lease", "2")
+        again.send(self.checkpoint(1))
+        self.assertEqual(again.line()["version"], 1)
+        replica = self.replica("one", "--version", "1", "--hold")
+        self.expect_installed(replica, 1)
+        self.verify("one", 1)
+
+    def test_that_stalls_ends_the_wait_with_its_name(self):
+        trainers = self.trainers()
+        self.publish(trainers, 1)
+        trainers[0].signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        replica = self.replica("one", "--version", "1", "--timeout", "2")
+        self.expect_failed(replica, "trainer rank 0")
+        self.assertLess(time.monotonic() - begun, 8)
+
+
+class WhenAReplicaDies(FlowCase):
+    def test_at_each_stop_the_others_go_on(self):
+        trainers = self.trainers("--lease", "2")
+        good = self.replica("good", "--follow", "--lease", "2")
+        version = 1
+        self.publish(trainers, version)
+        self.expect_installed(good, version)
+        for stop in REPLICA_STOPS:
+            with self.subTest(stop=stop):
+                doomed = self.replica("doomed-" + stop, "--version", str(version), "--lease", "2",
+                                      "--die-at", stop)
+                self.assertEqual(doomed.wait()[0], -signal.SIGKILL)
+        # Its leases expire by themselves: both slots can be filled again.
+        for version in (2, 3):
+            self.publish(trainers, version)
+            self.expect_installed(good, version)
+            self.verify("good", version)
+        reborn = self.replica("doomed-install", "--version", "3", "--hold")
+        self.expect_installed(reborn, 3)
+        self.verify("doomed-install", 3)
+
+
+class WhenBytesChange(FlowCase):
+    def corrupt(self, version):
+        for path in glob.glob(self.folder + f"/*/v{version:08d}*rank-1*.safetensors"):
+            size = os.path.getsize(path)
+            with open(path, "r+b") as stream:
+                stream.seek(size - 4096)
+                byte = stream.read(1)
+                stream.seek(size - 4096)
+                stream.write(bytes([byte[0] ^ 1]))
+            return
+        self.fail("no file of rank 1 was found")
+
+    def test_a_staged_replica_keeps_its_old_version(self):
+        trainers = self.trainers("--transport", "file")
+        replica = self.replica("one", "--version", "1", "--hold")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        self.publish(trainers, 2)
+        self.corrupt(2)
+        late = self.replica("two", "--version", "2")
+        said = self.expect_failed(late, "digest of model.", "trainer rank 1", "arrived")
+        self.assertEqual(said["state"], "empty")
+        self.assertEqual(late.wait()[0], 1)
+        self.verify("one", 1)
+
+    def test_a_direct_replica_is_unusable_until_the_next_good_version(self):
+        trainers = self.trainers("--transport", "file")
+        self.publish(trainers, 1)
+        self.corrupt(1)
+        replica = self.replica("one", "--follow", "--install", "direct")
+        said = self.expect_failed(replica, "digest of model.", "unusable")
+        self.assertEqual(said["state"], "unusable")
+        self.publish(trainers, 2)
+        while said["event"] != "installed":
+            said = replica.line()
+        self.assertEqual(said["version"], 2)
+        self.verify("one", 2)
+
+
+class WhenSomethingIsWrong(FlowCase):
+    def failure(self, *arguments):
+        process = self.start(*arguments)
+        code, line = process.wait()
+        self.assertEqual(code, 1, line)
+        self.assertTrue(line.startswith("weir: "), line)
+        return line
+
+    def test_a_directory_that_is_down_fails_at_once(self):
+        self.directory.end()
+        begun = time.monotonic()
+        for arguments in (("publish", self.checkpoint(1), "--version", "1", *self.flow),
+                          ("receive", "--config", self.config, *self.flow),
+                          ("verify", self.checkpoint(1), "--replica", "x", *self.flow)):
+            self.assertIn(f"directory {self.address}", self.failure(*arguments).replace(": ", " "))
+        self.assertLess(time.monotonic() - begun, 10)
+
+    def test_a_tag_that_does_not_match_is_refused_with_both_sides(self):
+        self.publish(self.trainers(), 1)
+        replica = self.replica("one", "--version", "1", "--conversion",
+                               "cutlass_fp8_e4m3_per_channel")
+        self.expect_failed(replica, "trainer rank")
+        self.assertEqual(replica.wait()[0], 1)
+
+    def test_a_replica_of_another_model_knows_no_trainer(self):
+        self.publish(self.trainers(), 1)
+        replica = self.replica("one", "--model", "other", "--timeout", "1")
+        self.expect_failed(replica, "other", "knows no trainer")
+
+    def test_a_port_that_is_taken_is_named(self):
+        line = self.failure("serve", "--listen", self.address)
+        self.assertIn(self.address, line)
+        self.assertIn("in use", line)
+
+    def test_verify_finds_a_replica_that_holds_something_else(self):
+        trainers = self.trainers()
+        replica = self.replica("one", "--follow")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        line = self.failure("verify", self.checkpoint(2), "--replica", "one", *self.flow)
+        self.assertIn("parameters differ: model.", line)
+        self.assertIn("in the replica", line)
+
+    def test_verify_of_an_unknown_replica_says_so(self):
+        line = self.failure("verify", self.checkpoint(1), "--replica", "nobody", *self.flow)
+        self.assertIn("knows no replica nobody of m", line)
+
+
+if __name__ == "__main__":
+    unittest.main()
