@@ -42,12 +42,15 @@ WEIR_VERB_DECLARE(families)
 WEIR_VERB_DECLARE(resolve)
 WEIR_VERB_DECLARE(inspect)
 WEIR_VERB_DECLARE(info)
+WEIR_VERB_DECLARE(synth)
 WEIR_VERB_DECLARE(serve)
 WEIR_VERB_DECLARE(publish)
 WEIR_VERB_DECLARE(receive)
 WEIR_VERB_DECLARE(verify)
 WEIR_VERB_DECLARE(demo)
 WEIR_VERB_DECLARE(error)
+WEIR_VERB_DECLARE(bench_convert)
+WEIR_VERB_DECLARE(bench_copy)
 
 /* ---- messages --------------------------------------------------------------------------------*/
 

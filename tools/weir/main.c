@@ -8,18 +8,17 @@
 
 #include "cli.h"
 
-/* Verbs that a build may lack: absent ones are NULL here and say so when they are called. */
+/* Verbs that need WEIR_GRPC, or a transport: where they are absent, they are NULL here. */
 #define OPTIONAL_VERB(verb)                                           \
     int weir_cmd_##verb(int argc, char **argv) __attribute__((weak)); \
     extern const char weir_usage_##verb[] __attribute__((weak));
 
-OPTIONAL_VERB(synth)
 OPTIONAL_VERB(serve)
 OPTIONAL_VERB(publish)
 OPTIONAL_VERB(receive)
 OPTIONAL_VERB(verify)
 OPTIONAL_VERB(demo)
-OPTIONAL_VERB(bench_convert)
+OPTIONAL_VERB(error)
 OPTIONAL_VERB(bench_copy)
 
 static const weir_verb verbs[] = {
