@@ -210,6 +210,9 @@ weir_status weir_ucx_address_encode(const weir_ucx_address *address, weir_key_bu
     put_blob(&to, address->ucx_version, strlen(address->ucx_version));
     put_blob(&to, address->host, strlen(address->host));
     put_number(&to, address->process, 4);
+    put_number(&to, address->greeting, 8);
+    put_number(&to, address->greeting_is, 8);
+    put_blob(&to, address->rkey, address->rkey_bytes);
     put_blob(&to, address->worker, address->worker_bytes);
     return end(&to);
 }
@@ -224,8 +227,11 @@ weir_status weir_ucx_address_decode(const void *data, size_t n_bytes, const char
     take_text(&from, out->ucx_version, sizeof(out->ucx_version));
     take_text(&from, out->host, sizeof(out->host));
     out->process = (uint32_t)take_number(&from, 4);
+    out->greeting = take_number(&from, 8);
+    out->greeting_is = take_number(&from, 8);
+    out->rkey = take_blob(&from, &out->rkey_bytes);
     out->worker = take_blob(&from, &out->worker_bytes);
-    if (out->worker_bytes == 0)
+    if (out->worker_bytes == 0 || out->rkey_bytes == 0)
         from.failed = true;
     return close_envelope(&from, who, "address of transport ucx");
 }

@@ -7,8 +7,8 @@
  * against forgery: whoever may publish is trusted to name memory of its own.
  *
  * Threads    plain values.
- * Ownership  a decoded struct borrows `rkey`, `worker` and `segments` from the bytes it was made
- * of. Errors     ERR_CORRUPT: does not decode. ERR_UNSUPPORTED: of another transport or format
+ * Ownership  a decoded struct borrows `rkey`, `worker` and `segment_data` from the bytes it was
+ * made of. Errors     ERR_CORRUPT: does not decode. ERR_UNSUPPORTED: of another transport or format
  * version.
  */
 #ifndef WEIR_TRANSPORT_KEY_H
@@ -32,7 +32,11 @@ typedef struct weir_ucx_address {
     char ucx_version[WEIR_KEY_TEXT]; /* "1.13.1": remote keys of different ones do not agree */
     char host[WEIR_KEY_TEXT];        /* this boot of this host and its process namespace */
     uint32_t process;
-    const uint8_t *worker; /* UCX's own bytes */
+    uint64_t greeting;    /* address in that process of a random word that a reader must find */
+    uint64_t greeting_is; /* what it holds */
+    const uint8_t *rkey;  /* of the greeting; UCX's own bytes, as those of the worker */
+    size_t rkey_bytes;
+    const uint8_t *worker;
     size_t worker_bytes;
 } weir_ucx_address;
 weir_status weir_ucx_address_encode(const weir_ucx_address *address, weir_key_buffer *out);

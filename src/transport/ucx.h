@@ -31,6 +31,8 @@ typedef struct ucx_server {
     pthread_mutex_t lock; /* held while the worker progresses */
     pthread_cond_t resumed;
     atomic_uint n_pausing; /* threads that want, or have, the worker at rest */
+    uint64_t *greeting;    /* a random word that every reader reads first */
+    ucp_mem_h greeting_memory;
     weir_key_buffer address;
 } ucx_server;
 
@@ -91,6 +93,7 @@ struct ucx_peer {
     int process_fd;    /* readable when the peer's process has ended; -1: on another host */
     weir_status lost;  /* OK while it is alive */
     char lost_why[128];
+    uint64_t greeting;     /* what the peer's greeting held */
     ucx_transfer transfer; /* the one that a peer runs at a time */
     char who[];
 };

@@ -132,19 +132,49 @@ static weir_status create_endpoint(ucx_peer *peer, const weir_ucx_address *addre
     return WEIR_OK;
 }
 
-/* A flush ends only when the peer's worker has answered. */
-static weir_status reach(ucx_peer *peer, unsigned timeout_ms)
+static ucs_status_t unpack_key(ucx_peer *peer, const uint8_t *data, size_t n_bytes, ucp_rkey_h *out)
+{
+    uint8_t rkey[WEIR_KEY_BLOB + PADDING];
+    memset(rkey + n_bytes, 0, sizeof(rkey) - n_bytes);
+    memcpy(rkey, data, n_bytes);
+    return ucp_ep_rkey_unpack(peer->endpoint, rkey, out);
+}
+
+static weir_status read_greeting(ucx_peer *peer, const weir_ucx_address *address, ucp_rkey_h rkey,
+                                 unsigned timeout_ms)
 {
     ucx_transport *ucx = (ucx_transport *)peer->base.transport;
     ucp_request_param_t params = { .op_attr_mask = 0 };
-    ucs_status_ptr_t request = ucp_ep_flush_nbx(peer->endpoint, &params);
+    ucs_status_ptr_t request = ucp_get_nbx(peer->endpoint, &peer->greeting, sizeof(peer->greeting),
+                                           address->greeting, rkey, &params);
     ucs_status_t status = wait_request(ucx, request, peer, weir_deadline_in(timeout_ms));
     if (peer->lost != WEIR_OK)
         return weir_fail(peer->lost, "%s: peer went away: %s", peer->who, peer->lost_why);
     if (status == UCS_INPROGRESS)
         return weir_fail(WEIR_ERR_TIMED_OUT, "%s: no answer to a connection for %.1f s", peer->who,
                          timeout_ms * 1e-3);
-    return status == UCS_OK ? WEIR_OK : weir_ucx_fail(status, peer->who, "cannot connect");
+    if (status != UCS_OK)
+        return weir_ucx_fail(status, peer->who, "cannot connect");
+    if (peer->greeting != address->greeting_is)
+        return weir_fail(WEIR_ERR_PEER_LOST,
+                         "%s: peer went away: another process answers at its address", peer->who);
+    return WEIR_OK;
+}
+
+/* Creating an endpoint asks nobody. A peer that is closed again before it has answered, moreover,
+ * brings the owner's process down in UCX 1.13 (an assertion on its unsent reply); so a connection
+ * counts only once something was read over it. */
+static weir_status reach(ucx_peer *peer, const weir_ucx_address *address, unsigned timeout_ms)
+{
+    ucp_rkey_h rkey;
+    ucs_status_t status = unpack_key(peer, address->rkey, address->rkey_bytes, &rkey);
+    if (status != UCS_OK)
+        return weir_ucx_fail(status, peer->who, "cannot use its address");
+    weir_status result = read_greeting(peer, address, rkey, timeout_ms);
+    if (result != WEIR_OK)
+        weir_ucx_peer_close_endpoint(peer); /* ends the read, before its key goes */
+    ucp_rkey_destroy(rkey);
+    return result;
 }
 
 weir_status weir_ucx_connect(weir_transport *transport, const void *address, size_t n_bytes,
@@ -169,7 +199,7 @@ weir_status weir_ucx_connect(weir_transport *transport, const void *address, siz
     if (status == WEIR_OK)
         status = create_endpoint(peer, &where);
     if (status == WEIR_OK)
-        status = reach(peer, timeout_ms);
+        status = reach(peer, &where, timeout_ms);
     if (status != WEIR_OK) {
         weir_ucx_disconnect(&peer->base);
         return status;
@@ -213,16 +243,18 @@ static bool range_is_mapped(const uint8_t *data, uint64_t n_bytes)
 
 static weir_status unpack(ucx_peer *peer, const weir_ucx_key *key, ucx_remote *remote)
 {
-    uint8_t rkey[WEIR_KEY_BLOB + PADDING];
-    memset(rkey + key->rkey_bytes, 0, sizeof(rkey) - key->rkey_bytes);
-    memcpy(rkey, key->rkey, key->rkey_bytes);
-    ucs_status_t status = ucp_ep_rkey_unpack(peer->endpoint, rkey, &remote->rkey);
+    ucs_status_t status = unpack_key(peer, key->rkey, key->rkey_bytes, &remote->rkey);
     if (status != UCS_OK)
         return weir_ucx_fail(status, peer->who, "cannot use the key of a region");
     void *mapped;
-    if (ucp_rkey_ptr(remote->rkey, key->base, &mapped) == UCS_OK &&
-        range_is_mapped(mapped, key->n_bytes))
-        remote->mapped = mapped;
+    if (ucp_rkey_ptr(remote->rkey, key->base, &mapped) != UCS_OK)
+        return WEIR_OK;
+    if (!range_is_mapped(mapped, key->n_bytes)) {
+        ucp_rkey_destroy(remote->rkey);
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: key claims %llu bytes, more than its segment has",
+                         peer->who, (unsigned long long)key->n_bytes);
+    }
+    remote->mapped = mapped;
     return WEIR_OK;
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -116,21 +117,84 @@ static int start_thread(ucx_server *server)
     return code;
 }
 
-static weir_status encode_address(ucx_server *server)
+/* Plain memory, not of UCX's: it is read by a message to this worker, so who has read it knows that
+ * the worker is there, that it is the right one, and that both directions of the link are up. */
+static weir_status map_greeting(ucx_transport *ucx)
+{
+    ucx_server *server = &ucx->server;
+    server->greeting = weir_alloc(sizeof(*server->greeting));
+    if (server->greeting == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    if (getrandom(server->greeting, sizeof(*server->greeting), 0) < 0)
+        return weir_fail_errno("transport ucx: no random bytes");
+    ucp_mem_map_params_t params = {
+        .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
+        .address = server->greeting,
+        .length = sizeof(*server->greeting),
+    };
+    ucs_status_t status = ucp_mem_map(ucx->context, &params, &server->greeting_memory);
+    if (status == UCS_OK)
+        return WEIR_OK;
+    server->greeting_memory = NULL;
+    return weir_ucx_fail(status, "transport ucx", "cannot map its greeting");
+}
+
+static weir_status encode_with(ucx_server *server, weir_ucx_address *address)
 {
     ucp_address_t *worker;
-    size_t worker_bytes;
-    ucs_status_t status = ucp_worker_get_address(server->worker, &worker, &worker_bytes);
+    ucs_status_t status = ucp_worker_get_address(server->worker, &worker, &address->worker_bytes);
     if (status != UCS_OK)
         return weir_ucx_fail(status, "transport ucx", "a worker has no address");
-    weir_ucx_address address = { .process = (uint32_t)getpid(),
-                                 .worker = (const uint8_t *)worker,
-                                 .worker_bytes = worker_bytes };
-    snprintf(address.ucx_version, sizeof(address.ucx_version), "%s", ucp_get_version_string());
-    snprintf(address.host, sizeof(address.host), "%s", weir_ucx_host());
-    weir_status result = weir_ucx_address_encode(&address, &server->address);
+    address->worker = (const uint8_t *)worker;
+    weir_status result = weir_ucx_address_encode(address, &server->address);
     ucp_worker_release_address(server->worker, worker);
     return result;
+}
+
+static weir_status encode_address(ucx_transport *ucx)
+{
+    ucx_server *server = &ucx->server;
+    weir_ucx_address address = { .process = (uint32_t)getpid(),
+                                 .greeting = (uintptr_t)server->greeting,
+                                 .greeting_is = *server->greeting };
+    void *rkey;
+    ucs_status_t status =
+        ucp_rkey_pack(ucx->context, server->greeting_memory, &rkey, &address.rkey_bytes);
+    if (status != UCS_OK)
+        return weir_ucx_fail(status, "transport ucx", "its greeting has no remote key");
+    address.rkey = rkey;
+    snprintf(address.ucx_version, sizeof(address.ucx_version), "%s", ucp_get_version_string());
+    snprintf(address.host, sizeof(address.host), "%s", weir_ucx_host());
+    weir_status result = encode_with(server, &address);
+    ucp_rkey_buffer_release(rkey);
+    return result;
+}
+
+static weir_status run_server(ucx_server *server)
+{
+    server->stop_fd = eventfd(0, EFD_CLOEXEC);
+    if (server->stop_fd < 0)
+        return weir_fail_errno("transport ucx: cannot make an event descriptor");
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_cond_init(&server->resumed, NULL);
+    if (start_thread(server) == 0)
+        return WEIR_OK;
+    pthread_cond_destroy(&server->resumed);
+    pthread_mutex_destroy(&server->lock);
+    close(server->stop_fd);
+    return weir_fail(WEIR_ERR_NO_MEMORY, "transport ucx: cannot start its thread");
+}
+
+static void close_worker(ucx_transport *ucx)
+{
+    ucx_server *server = &ucx->server;
+    ucp_worker_destroy(server->worker);
+    server->worker = NULL;
+    if (server->greeting_memory != NULL)
+        ucp_mem_unmap(ucx->context, server->greeting_memory);
+    server->greeting_memory = NULL;
+    weir_free(server->greeting);
+    server->greeting = NULL;
 }
 
 weir_status weir_ucx_server_open(ucx_transport *ucx)
@@ -141,25 +205,13 @@ weir_status weir_ucx_server_open(ucx_transport *ucx)
     weir_status status = weir_ucx_worker_open(ucx, &server->worker, &server->ucx_fd);
     if (status != WEIR_OK)
         return status;
-    status = encode_address(server);
+    status = map_greeting(ucx);
+    if (status == WEIR_OK)
+        status = encode_address(ucx);
+    if (status == WEIR_OK)
+        status = run_server(server);
     if (status != WEIR_OK)
-        goto err_destroy_worker;
-    server->stop_fd = eventfd(0, EFD_CLOEXEC);
-    if (server->stop_fd < 0) {
-        status = weir_fail_errno("transport ucx: cannot make an event descriptor");
-        goto err_destroy_worker;
-    }
-    pthread_mutex_init(&server->lock, NULL);
-    pthread_cond_init(&server->resumed, NULL);
-    if (start_thread(server) == 0)
-        return WEIR_OK;
-    status = weir_fail(WEIR_ERR_NO_MEMORY, "transport ucx: cannot start its thread");
-    pthread_cond_destroy(&server->resumed);
-    pthread_mutex_destroy(&server->lock);
-    close(server->stop_fd);
-err_destroy_worker:
-    ucp_worker_destroy(server->worker);
-    server->worker = NULL;
+        close_worker(ucx);
     return status;
 }
 
@@ -169,7 +221,7 @@ void weir_ucx_server_close(ucx_transport *ucx)
     if (server->worker != NULL) {
         eventfd_write(server->stop_fd, 1);
         pthread_join(server->thread, NULL);
-        ucp_worker_destroy(server->worker);
+        close_worker(ucx);
         pthread_cond_destroy(&server->resumed);
         pthread_mutex_destroy(&server->lock);
         close(server->stop_fd);

@@ -47,7 +47,7 @@ typedef struct owner_reply {
 } owner_reply;
 
 typedef struct owner {
-    pid_t pid;
+    pid_t pid; /* 0 once it was killed and reaped */
     int fd;
     owner_reply reply;
 } owner;
@@ -292,13 +292,21 @@ static inline void owner_kill(owner *other)
     kill(other->pid, SIGKILL);
 }
 
-/* 0 when the process ended by itself, as it should once its socket closes. */
+static inline void owner_reap(owner *other)
+{
+    waitpid(other->pid, NULL, 0);
+    other->pid = 0;
+}
+
+/* The process ends by itself once its socket closes. Gives its wait status: 0 when all went well. */
 static inline int owner_close(owner *other)
 {
     int code = 0;
-    kill(other->pid, SIGCONT);
     close(other->fd);
-    waitpid(other->pid, &code, 0);
+    if (other->pid != 0) {
+        kill(other->pid, SIGCONT);
+        waitpid(other->pid, &code, 0);
+    }
     free(other);
     return code;
 }

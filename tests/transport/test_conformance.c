@@ -112,20 +112,22 @@ static void remove_tree(const char *path)
 static int bench_close(void **state)
 {
     bench *b = *state;
+    int code = 0;
     weir_alloc_fail_at(0);
     if (b->ops != NULL) {
         b->ops->forget(b->remote);
         b->ops->disconnect(b->peer);
         b->ops->close(b->transport);
-        if (b->owner != NULL)
-            owner_close(b->owner);
+        code = b->owner != NULL ? owner_close(b->owner) : 0;
         remove_tree(b->directory);
     }
     free(b->key);
     free(b->address);
     free(b->data);
     free(b);
-    return 0;
+    if (code != 0)
+        print_message("the owner's process ended with wait status %d\n", code);
+    return code;
 }
 
 static bench *bench_of(void **state)
@@ -548,7 +550,7 @@ static void a_killed_owner_is_noticed_within_two_seconds(void **state)
     assert_true(seconds < 2.0);
     print_message("%s: %s after %.3f s\n", b->setting->name, weir_status_name(status), seconds);
     b->ops->finish(transfer);
-    waitpid(b->owner->pid, NULL, 0);
+    owner_reap(b->owner);
     weir_transfer *next;
     start = weir_now_s();
     do {
@@ -569,7 +571,7 @@ static void what_is_sealed_outlives_its_owner(void **state)
     seal(b, 16, "v1");
     ask_address(b);
     owner_kill(b->owner);
-    waitpid(b->owner->pid, NULL, 0);
+    owner_reap(b->owner);
     assert_ok(b->ops->connect(b->transport, b->address, b->address_bytes, "late", 100, &b->peer));
     assert_ok(b->ops->import(b->peer, b->key, b->key_bytes, &b->remote));
     assert_reads(b, 0, 5 * MIB, 16);
@@ -587,7 +589,7 @@ static void connecting_to_a_dead_owner_fails_in_time(void **state)
     weir_status status =
         b->ops->connect(b->transport, b->address, b->address_bytes, "zombie", 1000, &b->peer);
     assert_int_equal(status, WEIR_ERR_PEER_LOST);
-    waitpid(b->owner->pid, NULL, 0);
+    owner_reap(b->owner);
     status = b->ops->connect(b->transport, b->address, b->address_bytes, "dead", 1000, &b->peer);
     assert_int_equal(status, WEIR_ERR_PEER_LOST);
     weir_key_buffer elsewhere = { 0 }; /* as it looks from another host: no process to watch */
@@ -620,7 +622,7 @@ static void an_unseen_process_that_dies_is_noticed_too(void **state)
     weir_copy copy = { b->remote, 0, b->data, LARGE };
     weir_transfer *transfer = stand_still(b, &copy);
     owner_kill(b->owner);
-    waitpid(b->owner->pid, NULL, 0);
+    owner_reap(b->owner);
     double start = weir_now_s();
     weir_status status = weir_transfer_wait(transfer, WAIT_MS);
     double seconds = weir_now_s() - start;
