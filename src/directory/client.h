@@ -17,10 +17,10 @@
 
 #include "weir/status.h"
 
-#define WEIR_NAME_BYTES 256   /* model, run, worker and slot names, endpoints */
-#define WEIR_ID_BYTES 64      /* uids, lease and source ids */
-#define WEIR_DIGEST_TEXT 80   /* "sha256:" and 64 hex digits */
-#define WEIR_MAX_RANKS 1024   /* expected slots of one version */
+#define WEIR_NAME_BYTES 256 /* model, run, worker and slot names, endpoints */
+#define WEIR_ID_BYTES 64    /* uids, lease and source ids */
+#define WEIR_DIGEST_TEXT 80 /* "sha256:" and 64 hex digits */
+#define WEIR_MAX_RANKS 1024 /* expected slots of one version */
 
 typedef struct weir_directory_client weir_directory_client;
 /* timeout_ms bounds each call. */
@@ -28,6 +28,9 @@ weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
                                        weir_directory_client **out);
 void weir_directory_client_close(weir_directory_client *client); /* accepts NULL */
 const char *weir_directory_client_address(const weir_directory_client *client);
+/* From any thread: makes the call to the directory that is in flight, or else the next one, end
+ * with ERR_CANCELLED. */
+void weir_directory_client_cancel(weir_directory_client *client);
 
 /* ---- RefitService: workers, versions, shards, leases -----------------------------------------*/
 
@@ -50,7 +53,7 @@ typedef struct weir_version_record {
     bool has_number;
     uint64_t number;
     weir_version_state state;
-    uint32_t n_slots;          /* expected_source_slots; their names: weir_directory_version_slot() */
+    uint32_t n_slots; /* expected_source_slots; their names: weir_directory_version_slot() */
 } weir_version_record;
 
 /* Same key and same request give the same version. FULL_TENSOR only. */
@@ -67,12 +70,12 @@ weir_status weir_directory_delete_version(weir_directory_client *client, const c
 
 typedef struct weir_shard_record {
     char version_uid[WEIR_ID_BYTES];
-    char slot[WEIR_NAME_BYTES];        /* "rank-0" */
+    char slot[WEIR_NAME_BYTES]; /* "rank-0" */
     char worker_id[WEIR_NAME_BYTES];
     uint64_t n_tensors, n_bytes;
     char manifest_digest[WEIR_DIGEST_TEXT];
     char manifest_endpoint[WEIR_NAME_BYTES]; /* "HOST:PORT" of its RefitWorkerService */
-    char transport[WEIR_ID_BYTES];     /* "ucx" */
+    char transport[WEIR_ID_BYTES];           /* "ucx" */
 } weir_shard_record;
 
 weir_status weir_directory_create_shard(weir_directory_client *client,
@@ -95,10 +98,9 @@ weir_status weir_directory_delete_lease(weir_directory_client *client, const cha
 /* Asks the worker at `endpoint` ("HOST:PORT"). `who` names it in errors. Copies the manifest into
  * *buffer (weir_realloc'd when *buffer_bytes is too small). Does not check the digest. */
 weir_status weir_directory_get_manifest(weir_directory_client *client, const char *endpoint,
-                                        const char *who, const char *version_uid,
-                                        const char *slot, unsigned char **buffer,
-                                        size_t *buffer_bytes, size_t *out_n_bytes,
-                                        char out_digest[WEIR_DIGEST_TEXT]);
+                                        const char *who, const char *version_uid, const char *slot,
+                                        unsigned char **buffer, size_t *buffer_bytes,
+                                        size_t *out_n_bytes, char out_digest[WEIR_DIGEST_TEXT]);
 
 /* ---- P2pService: who is there and what each holds --------------------------------------------*/
 
@@ -112,21 +114,22 @@ typedef enum weir_source_status {
 /* One worker's entry. Its identity (and so its source id) is made of model, run and role alone and
  * stays the same from version to version. Version, uid, timings ride in descriptors of size 0 whose
  * names begin with "__mx_" and which nobody transfers: "__mx_v2_meta__" (the JSON sidecar of
- * ModelExpress v2) and "__mx_weir__" (dtype holds "version uid note"). */
+ * ModelExpress v2) and "__mx_weir__" (see sidecar.h). Neither a uid nor a layout signature may hold
+ * a space. */
 typedef struct weir_source_record {
-    char source_id[WEIR_ID_BYTES];   /* out only */
+    char source_id[WEIR_ID_BYTES]; /* out only */
     char worker_id[WEIR_NAME_BYTES];
     char model[WEIR_NAME_BYTES];
     char run[WEIR_NAME_BYTES];
-    char role[WEIR_ID_BYTES];        /* "trainer", "inference_replica" */
+    char role[WEIR_ID_BYTES]; /* "trainer", "inference_replica" */
     uint32_t rank, n_ranks;
     weir_source_status status;
     uint64_t version;                /* training_step */
     char version_uid[WEIR_ID_BYTES]; /* of the RefitService version; "" if none */
     char endpoint[WEIR_NAME_BYTES];  /* worker_grpc_endpoint: where its manifest is */
     char layout_signature[WEIR_ID_BYTES];
-    char note[512];                  /* a replica's timings: one JSON object, or "" */
-    int64_t updated_at_ms;           /* out only: by the server's clock */
+    char note[512];        /* a replica's timings: one JSON object, or "" */
+    int64_t updated_at_ms; /* out only: by the server's clock */
 } weir_source_record;
 
 weir_status weir_directory_publish_source(weir_directory_client *client,
@@ -140,7 +143,7 @@ typedef struct weir_source_ref {
     char source_id[WEIR_ID_BYTES];
     char worker_id[WEIR_NAME_BYTES];
     uint32_t rank;
-    uint64_t version;    /* 0 when the server does not say */
+    uint64_t version; /* 0 when the server does not say */
     int64_t updated_at_ms;
 } weir_source_ref;
 

@@ -9,7 +9,8 @@
 #include "weir/status.h"
 
 /* Finds the manifest of (version_uid, slot). Called in the service's thread; what it gives must
- * stay valid until `done` is called (once per successful find). Returns false when there is none. */
+ * stay valid until `done` is called (once per successful find). Returns false when there is none.
+ */
 typedef struct weir_manifest_source {
     bool (*find)(void *context, const char *version_uid, const char *slot, const void **out_bytes,
                  size_t *out_n_bytes, const char **out_digest);

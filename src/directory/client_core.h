@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* client_core.h - what the client's source files share. */
+#ifndef WEIR_DIRECTORY_CLIENT_CORE_H
+#define WEIR_DIRECTORY_CLIENT_CORE_H
+
+#include "base/arena.h"
+#include "directory/client.h"
+#include "refit.pb-c.h"
+#include "rpc/rpc.h"
+
+/* Connections to workers that gave manifests; the one unused for longest makes room. */
+#define WEIR_CLIENT_MAX_WORKERS 64
+
+typedef struct client_worker {
+    char endpoint[WEIR_NAME_BYTES];
+    weir_rpc_client *rpc;
+    uint64_t used_at; /* number of the call */
+} client_worker;
+
+struct weir_directory_client {
+    char address[WEIR_NAME_BYTES];
+    weir_rpc_client *rpc;
+    unsigned timeout_ms;
+    weir_arena arena;                                  /* of the last call's answer */
+    const ModelExpress__Refit__WeightVersion *version; /* of the last call, or NULL */
+    client_worker workers[WEIR_CLIENT_MAX_WORKERS];
+    size_t n_workers;
+    uint64_t n_calls;
+};
+
+/* A call to the directory: resets the arena, forgets the last version. */
+weir_status weir_client_call(weir_directory_client *client,
+                             const ProtobufCServiceDescriptor *service, const char *method,
+                             const ProtobufCMessage *request,
+                             const ProtobufCMessage **out_response);
+
+/* Copies text that the server sent; ERR_FORMAT naming the field when it does not fit. */
+weir_status weir_client_copy(const weir_directory_client *client, const char *field,
+                             const char *text, char *out, size_t n_out);
+
+#endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* client_manifest.c - asking workers for their manifests, over connections that are kept from refit
+ * to refit. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "directory/client_core.h"
+
+/* The place for a new connection: a free one, or the one unused for longest. */
+static client_worker *make_place(weir_directory_client *client)
+{
+    if (client->n_workers < WEIR_CLIENT_MAX_WORKERS)
+        return &client->workers[client->n_workers++];
+    client_worker *oldest = &client->workers[0];
+    for (size_t i = 1; i < client->n_workers; i++) {
+        if (client->workers[i].used_at < oldest->used_at)
+            oldest = &client->workers[i];
+    }
+    weir_rpc_client_close(oldest->rpc);
+    return oldest;
+}
+
+static weir_status connect_worker(weir_directory_client *client, const char *endpoint,
+                                  const char *who, weir_rpc_client **out)
+{
+    for (size_t i = 0; i < client->n_workers; i++) {
+        client_worker *worker = &client->workers[i];
+        if (strcmp(worker->endpoint, endpoint) != 0)
+            continue;
+        worker->used_at = ++client->n_calls;
+        *out = worker->rpc;
+        return WEIR_OK;
+    }
+    if (strlen(endpoint) >= WEIR_NAME_BYTES)
+        return weir_fail(WEIR_ERR_INVALID, "%s: endpoint '%.80s' is too long", who, endpoint);
+    weir_rpc_client *rpc;
+    weir_status status = weir_rpc_client_open(endpoint, who, &rpc);
+    if (status != WEIR_OK) {
+        weir_error_prefix("%s", who);
+        return status;
+    }
+    client_worker *worker = make_place(client);
+    memcpy(worker->endpoint, endpoint, strlen(endpoint) + 1);
+    worker->rpc = rpc;
+    worker->used_at = ++client->n_calls;
+    *out = rpc;
+    return WEIR_OK;
+}
+
+static weir_status copy_manifest(const ProtobufCBinaryData *manifest, unsigned char **buffer,
+                                 size_t *buffer_bytes)
+{
+    if (manifest->len > *buffer_bytes) {
+        unsigned char *larger = weir_realloc(*buffer, manifest->len);
+        if (larger == NULL)
+            return WEIR_ERR_NO_MEMORY;
+        *buffer = larger;
+        *buffer_bytes = manifest->len;
+    }
+    if (manifest->len != 0)
+        memcpy(*buffer, manifest->data, manifest->len);
+    return WEIR_OK;
+}
+
+weir_status weir_directory_get_manifest(weir_directory_client *client, const char *endpoint,
+                                        const char *who, const char *version_uid, const char *slot,
+                                        unsigned char **buffer, size_t *buffer_bytes,
+                                        size_t *out_n_bytes, char out_digest[WEIR_DIGEST_TEXT])
+{
+    weir_rpc_client *rpc = NULL;
+    who = who != NULL ? who : "worker";
+    weir_status status = connect_worker(client, endpoint, who, &rpc);
+    if (status != WEIR_OK)
+        return status;
+    ModelExpress__Refit__GetWeightVersionShardManifestRequest request =
+        MODEL_EXPRESS__REFIT__GET_WEIGHT_VERSION_SHARD_MANIFEST_REQUEST__INIT;
+    request.version_id = (char *)version_uid;
+    request.source_slot_id = (char *)slot;
+    const ProtobufCMessage *answer;
+    weir_arena_reset(&client->arena);
+    client->version = NULL;
+    status = weir_rpc_call(rpc, &model_express__refit__refit_worker_service__descriptor,
+                           "GetWeightVersionShardManifest", &request.base, client->timeout_ms,
+                           &client->arena, &answer);
+    if (status != WEIR_OK)
+        return status;
+    const ModelExpress__Refit__GetWeightVersionShardManifestResponse *response =
+        (const void *)answer;
+    if (strlen(response->manifest_digest) >= WEIR_DIGEST_TEXT)
+        return weir_fail(WEIR_ERR_FORMAT,
+                         "%s %s: manifest_digest has %zu bytes, at most %d are allowed", who,
+                         endpoint, strlen(response->manifest_digest), WEIR_DIGEST_TEXT - 1);
+    status = copy_manifest(&response->manifest, buffer, buffer_bytes);
+    if (status != WEIR_OK)
+        return status;
+    *out_n_bytes = response->manifest.len;
+    memcpy(out_digest, response->manifest_digest, strlen(response->manifest_digest) + 1);
+    return WEIR_OK;
+}

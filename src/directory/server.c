@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* server.c - weir_directory: the services of directory_core.c behind an rpc server. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "directory/directory_core.h"
+#include "weir/weir.h"
+
+struct weir_directory {
+    weir_directory_core core;
+    weir_rpc_server *server;
+};
+
+static void sweep(void *context)
+{
+    const weir_directory_core *core = context;
+    weir_store_sweep(core->store, weir_directory_core_now_ms(core));
+}
+
+/* A caller built against a longer struct may not ask for what this build does not know. */
+static weir_status read_options(const weir_directory_options *options, weir_directory_options *out)
+{
+    *out = (weir_directory_options)WEIR_DIRECTORY_OPTIONS_INIT;
+    if (options == NULL)
+        return WEIR_OK;
+    const size_t size = options->size;
+    for (size_t i = sizeof(*out); i < size; i++) {
+        if (((const unsigned char *)options)[i] != 0)
+            return weir_fail(WEIR_ERR_INVALID,
+                             "weir_directory_options of %zu bytes asks for more than this build's "
+                             "%zu bytes know",
+                             size, sizeof(*out));
+    }
+    if (size < sizeof(size_t))
+        return weir_fail(WEIR_ERR_INVALID, "weir_directory_options.size is not set");
+    memcpy(out, options, size < sizeof(*out) ? size : sizeof(*out));
+    return WEIR_OK;
+}
+
+/* Ids of versions must not repeat those of the server before a restart. */
+static uint64_t random_seed(void)
+{
+    uint64_t seed;
+    if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) != (ssize_t)sizeof(seed))
+        seed = weir_unix_ms() << 20 ^ weir_now_ns();
+    return seed;
+}
+
+static weir_status start(weir_directory *directory, const weir_directory_options *options)
+{
+    weir_store_options store_options = {
+        .seed = random_seed(),
+        .stale_after_ms = (uint64_t)options->stale_after_s * 1000,
+        .delete_after_ms = (uint64_t)options->delete_after_s * 1000,
+    };
+    weir_status status = weir_directory_core_open(&store_options, &directory->core);
+    if (status != WEIR_OK)
+        return status;
+    weir_rpc_service services[WEIR_DIRECTORY_SERVICES];
+    weir_directory_core_services(&directory->core, services);
+    unsigned sweep_s = options->sweep_every_s != 0 ? options->sweep_every_s : 30;
+    weir_rpc_server_options server_options = {
+        .listen = options->listen != NULL ? options->listen : "127.0.0.1:0",
+        .services = services,
+        .n_services = WEIR_DIRECTORY_SERVICES,
+        .tick = sweep,
+        .tick_context = &directory->core,
+        .tick_ms = sweep_s > UINT32_MAX / 1000 ? UINT32_MAX : sweep_s * 1000,
+    };
+    return weir_rpc_server_open(&server_options, &directory->server);
+}
+
+weir_status weir_directory_open(const weir_directory_options *options, weir_directory **out)
+{
+    weir_directory_options known;
+    weir_status status = read_options(options, &known);
+    if (status != WEIR_OK)
+        return status;
+    weir_directory *directory = weir_alloc_zeroed(1, sizeof(*directory));
+    if (directory == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    status = start(directory, &known);
+    if (status != WEIR_OK) {
+        weir_directory_close(directory);
+        return status;
+    }
+    *out = directory;
+    return WEIR_OK;
+}
+
+void weir_directory_close(weir_directory *directory)
+{
+    if (directory == NULL)
+        return;
+    weir_rpc_server_close(directory->server); /* its thread uses the store */
+    weir_directory_core_close(&directory->core);
+    weir_free(directory);
+}
+
+const char *weir_directory_address(const weir_directory *directory)
+{
+    return weir_rpc_server_address(directory->server);
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* service.c - RefitWorkerService: hands out the manifests that a worker has. */
+#include "directory/service.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "refit.pb-c.h"
+#include "rpc/rpc.h"
+#include "rpc/rpc_address.h"
+
+struct weir_manifest_service {
+    weir_manifest_source source;
+    weir_rpc_server *server;
+};
+
+typedef ModelExpress__Refit__GetWeightVersionShardManifestResponse manifest_response;
+
+/* Copied, so that the owner's bytes are held for no longer than this. */
+static manifest_response *copy_manifest(weir_arena *arena, const void *bytes, size_t n_bytes,
+                                        const char *digest)
+{
+    manifest_response *response = weir_arena_alloc(arena, sizeof(*response));
+    if (response == NULL)
+        return NULL;
+    model_express__refit__get_weight_version_shard_manifest_response__init(response);
+    response->manifest_digest = weir_arena_strdup(arena, digest);
+    response->manifest.data = weir_arena_alloc(arena, n_bytes);
+    response->manifest.len = n_bytes;
+    if (response->manifest_digest == NULL || response->manifest.data == NULL)
+        return NULL;
+    if (n_bytes != 0)
+        memcpy(response->manifest.data, bytes, n_bytes);
+    return response;
+}
+
+static weir_rpc_code get_manifest(void *context, const ProtobufCMessage *message, weir_arena *arena,
+                                  const ProtobufCMessage **out_response, char *text)
+{
+    const weir_manifest_source *source = &((weir_manifest_service *)context)->source;
+    const ModelExpress__Refit__GetWeightVersionShardManifestRequest *request =
+        (const void *)message;
+    const void *bytes;
+    size_t n_bytes;
+    const char *digest;
+    if (!source->find(source->context, request->version_id, request->source_slot_id, &bytes,
+                      &n_bytes, &digest)) {
+        snprintf(text, WEIR_RPC_MESSAGE_TEXT, "no manifest of version '%.64s', slot '%.64s' here",
+                 request->version_id, request->source_slot_id);
+        return WEIR_RPC_NOT_FOUND;
+    }
+    manifest_response *response = copy_manifest(arena, bytes, n_bytes, digest);
+    source->done(source->context);
+    if (response == NULL) {
+        snprintf(text, WEIR_RPC_MESSAGE_TEXT, "the manifest does not fit in memory");
+        return WEIR_RPC_RESOURCE_EXHAUSTED;
+    }
+    *out_response = &response->base;
+    return WEIR_RPC_OK;
+}
+
+static const weir_rpc_method methods[] = { { "GetWeightVersionShardManifest", get_manifest } };
+
+weir_status weir_manifest_service_open(const char *host, const weir_manifest_source *source,
+                                       weir_manifest_service **out)
+{
+    char listen[WEIR_RPC_ADDRESS_TEXT];
+    bool needs_brackets = strchr(host, ':') != NULL && host[0] != '[';
+    int n = snprintf(listen, sizeof(listen), needs_brackets ? "[%s]:0" : "%s:0", host);
+    if (n < 0 || (size_t)n >= sizeof(listen))
+        return weir_fail(WEIR_ERR_INVALID, "host '%.80s' is too long", host);
+    weir_manifest_service *service = weir_alloc_zeroed(1, sizeof(*service));
+    if (service == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    service->source = *source;
+    const weir_rpc_service offered = { &model_express__refit__refit_worker_service__descriptor,
+                                       methods, 1, service };
+    const weir_rpc_server_options options = { .listen = listen,
+                                              .services = &offered,
+                                              .n_services = 1 };
+    weir_status status = weir_rpc_server_open(&options, &service->server);
+    if (status != WEIR_OK) {
+        weir_free(service);
+        return status;
+    }
+    *out = service;
+    return WEIR_OK;
+}
+
+void weir_manifest_service_close(weir_manifest_service *service)
+{
+    if (service == NULL)
+        return;
+    weir_rpc_server_close(service->server);
+    weir_free(service);
+}
+
+const char *weir_manifest_service_address(const weir_manifest_service *service)
+{
+    return weir_rpc_server_address(service->server);
+}
