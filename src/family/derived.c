@@ -2,8 +2,9 @@
 /* derived.c - the parameters that an engine computes from kv_b_proj for absorbed latent attention.
  *
  * K is read through a dequantising window, so nothing is allocated: W_UK_T is rows of K as they
- * stand, W_UV is transposed per head in tiles that stay in the L1 cache.
+ * stand, W_UV is transposed per head in tiles that stay in the L1 cache. One thread.
  */
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -20,22 +21,44 @@ typedef struct window {
     const float *scale; /* of F8_E4M3 */
     bool per_row;       /* one scale per row, else one per block */
     uint64_t n_cols;
-    float values[256]; /* of the e4m3 codes */
+    float table_scale;   /* that `table` was made for; NaN at first, which equals nothing */
+    uint16_t table[256]; /* what each code comes to */
 } window;
 
-static void read_e4m3(const window *w, uint64_t row, uint64_t col, size_t n, uint16_t *out)
+static void read_codes(window *w, const uint8_t *codes, size_t n, float scale, uint16_t *out)
+{
+    /* A block has 16,384 elements and 256 codes; a row's scale is not worth a table. */
+    if (w->per_row) {
+        for (size_t i = 0; i < n; i++)
+            out[i] = weir_bf16_from_float(weir_float_from_e4m3(codes[i]) * scale);
+        return;
+    }
+    if (w->table_scale != scale) {
+        for (int code = 0; code < 256; code++)
+            w->table[code] = weir_bf16_from_float(weir_float_from_e4m3((uint8_t)code) * scale);
+        w->table_scale = scale;
+    }
+    for (size_t i = 0; i < n; i++)
+        out[i] = w->table[codes[i]];
+}
+
+static void read_e4m3(window *w, uint64_t row, uint64_t col, size_t n, uint16_t *out)
 {
     const uint8_t *codes = (const uint8_t *)w->codes + row * w->n_cols + col;
-    const float *scales =
-        w->per_row ? w->scale + row : w->scale + row / BLOCK * ((w->n_cols + BLOCK - 1) / BLOCK);
-    for (size_t i = 0; i < n; i++) {
-        float scale = w->per_row ? scales[0] : scales[(col + i) / BLOCK];
-        out[i] = weir_bf16_from_float(w->values[codes[i]] * scale);
+    if (w->per_row) {
+        read_codes(w, codes, n, w->scale[row], out);
+        return;
+    }
+    const float *scales = w->scale + row / BLOCK * ((w->n_cols + BLOCK - 1) / BLOCK);
+    for (size_t done = 0, step; done < n; done += step) {
+        step = BLOCK - (col + done) % BLOCK;
+        step = step < n - done ? step : n - done;
+        read_codes(w, codes + done, step, scales[(col + done) / BLOCK], out + done);
     }
 }
 
 /* n elements of row `row` from column `col`, as bf16. */
-static void read_row(const window *w, uint64_t row, uint64_t col, size_t n, uint16_t *out)
+static void read_row(window *w, uint64_t row, uint64_t col, size_t n, uint16_t *out)
 {
     uint64_t at = row * w->n_cols + col;
     if (w->dtype == WEIR_F8_E4M3) {
@@ -49,16 +72,21 @@ static void read_row(const window *w, uint64_t row, uint64_t col, size_t n, uint
     }
 }
 
-static void lay_out_uk_t(const weir_derived *d, const window *w, uint16_t *out)
+/* Block column by block column, so that neighbouring rows share a scale. */
+static void lay_out_uk_t(const weir_derived *d, window *w, uint16_t *out)
 {
-    for (uint64_t n = 0; n < d->n_heads; n++) {
-        for (uint64_t p = 0; p < d->nope_dim; p++)
-            read_row(w, n * (d->nope_dim + d->v_dim) + p, 0, d->lora_rank,
-                     out + (n * d->nope_dim + p) * d->lora_rank);
+    for (uint64_t l = 0; l < d->lora_rank; l += BLOCK) {
+        size_t n_cols = d->lora_rank - l < BLOCK ? d->lora_rank - l : BLOCK;
+        for (uint64_t n = 0; n < d->n_heads; n++) {
+            uint64_t first_row = n * (d->nope_dim + d->v_dim);
+            for (uint64_t p = 0; p < d->nope_dim; p++)
+                read_row(w, first_row + p, l, n_cols,
+                         out + (n * d->nope_dim + p) * d->lora_rank + l);
+        }
     }
 }
 
-static void transpose_tile(const window *w, uint64_t first_row, uint64_t col, size_t n_rows,
+static void transpose_tile(window *w, uint64_t first_row, uint64_t col, size_t n_rows,
                            size_t n_cols, uint16_t *out, uint64_t v_dim)
 {
     uint16_t tile[TILE][TILE];
@@ -70,7 +98,7 @@ static void transpose_tile(const window *w, uint64_t first_row, uint64_t col, si
     }
 }
 
-static void lay_out_uv(const weir_derived *d, const window *w, uint16_t *out)
+static void lay_out_uv(const weir_derived *d, window *w, uint16_t *out)
 {
     for (uint64_t n = 0; n < d->n_heads; n++) {
         uint64_t first_row = n * (d->nope_dim + d->v_dim) + d->nope_dim;
@@ -113,13 +141,15 @@ weir_status weir_derived_compute(const weir_derived *derived, weir_dtype from_dt
         __builtin_mul_overflow(n_rows, derived->lora_rank, &n_elements) ||
         n_elements > SIZE_MAX / sizeof(float))
         return weir_fail(WEIR_ERR_INVALID, "derived parameter: its origin exceeds 64 bits");
-    window w = { .dtype = from_dtype, .codes = from, .scale = scale, .n_cols = derived->lora_rank };
+    window w = { .dtype = from_dtype,
+                 .codes = from,
+                 .scale = scale,
+                 .n_cols = derived->lora_rank,
+                 .table_scale = NAN };
     if (from_dtype == WEIR_F8_E4M3) {
         weir_status status = check_scale(derived, scale, scale_shape, n_rows, &w.per_row);
         if (status != WEIR_OK)
             return status;
-        for (int code = 0; code < 256; code++)
-            w.values[code] = weir_float_from_e4m3((uint8_t)code);
     } else if (from_dtype != WEIR_BF16 && from_dtype != WEIR_F32) {
         return weir_fail(WEIR_ERR_UNSUPPORTED,
                          "derived parameter: its origin is %s, expected BF16, F32 or F8_E4M3",
