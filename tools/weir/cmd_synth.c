@@ -29,12 +29,13 @@ const char weir_usage_synth[] =
     "  --dtype NAME     bf16 (default), or f32 for the masters of a trainer; config.json "
     "describes\n"
     "                   the engine and stays as it is\n"
+    "  --shard-bytes N  begin another file beyond so many bytes (default 4 GiB)\n"
     "  --force          replace a checkpoint that is in DIR\n"
     "  --json           print one object: directory, tensors, bytes, seconds\n";
 
 typedef struct synth_options {
     const char *family, *preset, *directory;
-    uint64_t seed, step;
+    uint64_t seed, step, shard_bytes;
     weir_naming naming;
     bool masters, force, json;
 } synth_options;
@@ -46,6 +47,7 @@ enum {
     OPT_STEP,
     OPT_NAMING,
     OPT_DTYPE,
+    OPT_SHARD_BYTES,
     OPT_FORCE,
     OPT_JSON
 };
@@ -57,6 +59,8 @@ static const struct option long_options[] = { { "family", required_argument, NUL
                                               { "step", required_argument, NULL, OPT_STEP },
                                               { "naming", required_argument, NULL, OPT_NAMING },
                                               { "dtype", required_argument, NULL, OPT_DTYPE },
+                                              { "shard-bytes", required_argument, NULL,
+                                                OPT_SHARD_BYTES },
                                               { "force", no_argument, NULL, OPT_FORCE },
                                               { "json", no_argument, NULL, OPT_JSON },
                                               WEIR_CLI_OPTIONS_END };
@@ -103,6 +107,8 @@ static bool read_option(const char *verb, int option, synth_options *options)
         return read_naming(verb, optarg, &options->naming);
     case OPT_DTYPE:
         return read_dtype(verb, optarg, &options->masters);
+    case OPT_SHARD_BYTES:
+        return weir_cli_number(verb, "--shard-bytes", optarg, 1, UINT64_MAX, &options->shard_bytes);
     case OPT_FORCE:
         options->force = true;
         return true;
@@ -167,7 +173,7 @@ static int write_checkpoint(const synth_options *options, const char *config_tex
         .config = text,
         .tensors = tensors,
         .n_tensors = n_tensors,
-        .shard_bytes = SHARD_BYTES,
+        .shard_bytes = options->shard_bytes,
         .seed = options->seed,
         .step = options->step,
         .force = options->force,
@@ -180,7 +186,7 @@ static int write_checkpoint(const synth_options *options, const char *config_tex
 
 int weir_cmd_synth(int argc, char **argv)
 {
-    synth_options options = { .family = NULL };
+    synth_options options = { .shard_bytes = SHARD_BYTES };
     if (!read_options(argc, argv, &options))
         return WEIR_EXIT_USAGE;
     weir_cli_catch_signals();
