@@ -69,13 +69,16 @@ const weir_family weir_family_bert = {
     .drop = { "embeddings.position_ids" },
     .presets = { "tiny", "minilm", "demo" },
     .configs = {
-        "{" COMMON "\"hidden_size\": 192, \"num_hidden_layers\": 2, "
-                  "\"num_attention_heads\": 3, \"intermediate_size\": 800, \"vocab_size\": 1000}",
-        "{" COMMON "\"hidden_size\": 384, \"num_hidden_layers\": 6, "
-                    "\"num_attention_heads\": 12, \"intermediate_size\": 1536, "
-                    "\"vocab_size\": 30522}",
-        "{" COMMON "\"hidden_size\": 1024, \"num_hidden_layers\": 16, "
-                  "\"num_attention_heads\": 16, \"intermediate_size\": 4096, "
-                  "\"vocab_size\": 30522}",
+        "{" COMMON
+        "\"hidden_size\": 192, \"num_hidden_layers\": 2, "
+        "\"num_attention_heads\": 3, \"intermediate_size\": 800, \"vocab_size\": 1000}",
+        "{" COMMON
+        "\"hidden_size\": 384, \"num_hidden_layers\": 6, "
+        "\"num_attention_heads\": 12, \"intermediate_size\": 1536, "
+        "\"vocab_size\": 30522}",
+        "{" COMMON
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 16, "
+        "\"num_attention_heads\": 16, \"intermediate_size\": 4096, "
+        "\"vocab_size\": 30522}",
     },
 };

@@ -151,19 +151,21 @@ const weir_family weir_family_glm_moe_dsa = {
              .lora_rank = "kv_lora_rank" },
     .presets = { "tiny", "demo" },
     .configs = {
-        "{" COMMON "\"hidden_size\": 256, \"num_hidden_layers\": 3, "
-                  "\"num_attention_heads\": 4, \"num_key_value_heads\": 4, "
-                  "\"q_lora_rank\": 192, \"kv_lora_rank\": 128, \"qk_nope_head_dim\": 48, "
-                  "\"qk_rope_head_dim\": 16, \"v_head_dim\": 32, \"index_n_heads\": 2, "
-                  "\"index_head_dim\": 64, \"index_topk\": 64, \"intermediate_size\": 352, "
-                  "\"moe_intermediate_size\": 96, \"n_routed_experts\": 8, "
-                  "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
-        "{" COMMON "\"hidden_size\": 1024, \"num_hidden_layers\": 8, "
-                  "\"num_attention_heads\": 16, \"num_key_value_heads\": 16, "
-                  "\"q_lora_rank\": 512, \"kv_lora_rank\": 256, \"qk_nope_head_dim\": 64, "
-                  "\"qk_rope_head_dim\": 32, \"v_head_dim\": 64, \"index_n_heads\": 8, "
-                  "\"index_head_dim\": 64, \"index_topk\": 512, \"intermediate_size\": 3072, "
-                  "\"moe_intermediate_size\": 384, \"n_routed_experts\": 16, "
-                  "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
+        "{" COMMON
+        "\"hidden_size\": 256, \"num_hidden_layers\": 3, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 4, "
+        "\"q_lora_rank\": 192, \"kv_lora_rank\": 128, \"qk_nope_head_dim\": 48, "
+        "\"qk_rope_head_dim\": 16, \"v_head_dim\": 32, \"index_n_heads\": 2, "
+        "\"index_head_dim\": 64, \"index_topk\": 64, \"intermediate_size\": 352, "
+        "\"moe_intermediate_size\": 96, \"n_routed_experts\": 8, "
+        "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
+        "{" COMMON
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, "
+        "\"num_attention_heads\": 16, \"num_key_value_heads\": 16, "
+        "\"q_lora_rank\": 512, \"kv_lora_rank\": 256, \"qk_nope_head_dim\": 64, "
+        "\"qk_rope_head_dim\": 32, \"v_head_dim\": 64, \"index_n_heads\": 8, "
+        "\"index_head_dim\": 64, \"index_topk\": 512, \"intermediate_size\": 3072, "
+        "\"moe_intermediate_size\": 384, \"n_routed_experts\": 16, "
+        "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
     },
 };

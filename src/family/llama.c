@@ -64,12 +64,14 @@ const weir_family weir_family_llama = {
                   { "num_key_value_heads", "num_attention_heads" } },
     .presets = { "tiny", "demo" },
     .configs = {
-        "{" COMMON "\"attention_bias\": true, \"mlp_bias\": true, \"hidden_size\": 256, "
-                  "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
-                  "\"num_key_value_heads\": 1, \"intermediate_size\": 672, \"vocab_size\": 1000}",
-        "{" COMMON "\"attention_bias\": false, \"mlp_bias\": false, "
-                  "\"hidden_size\": 1024, \"num_hidden_layers\": 12, "
-                  "\"num_attention_heads\": 16, \"num_key_value_heads\": 4, "
-                  "\"intermediate_size\": 4096, \"vocab_size\": 32000}",
+        "{" COMMON
+        "\"attention_bias\": true, \"mlp_bias\": true, \"hidden_size\": 256, "
+        "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 1, \"intermediate_size\": 672, \"vocab_size\": 1000}",
+        "{" COMMON
+        "\"attention_bias\": false, \"mlp_bias\": false, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 12, "
+        "\"num_attention_heads\": 16, \"num_key_value_heads\": 4, "
+        "\"intermediate_size\": 4096, \"vocab_size\": 32000}",
     },
 };

@@ -61,11 +61,13 @@ const weir_family weir_family_qwen3 = {
                   { "num_key_value_heads", "num_attention_heads" } },
     .presets = { "tiny", "demo" },
     .configs = {
-        "{" COMMON "\"hidden_size\": 256, \"num_hidden_layers\": 2, "
-                  "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 72, "
-                  "\"intermediate_size\": 672, \"vocab_size\": 1000}",
-        "{" COMMON "\"hidden_size\": 1024, \"num_hidden_layers\": 12, "
-                  "\"num_attention_heads\": 16, \"num_key_value_heads\": 8, \"head_dim\": 128, "
-                  "\"intermediate_size\": 3072, \"vocab_size\": 32000}",
+        "{" COMMON
+        "\"hidden_size\": 256, \"num_hidden_layers\": 2, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 72, "
+        "\"intermediate_size\": 672, \"vocab_size\": 1000}",
+        "{" COMMON
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 12, "
+        "\"num_attention_heads\": 16, \"num_key_value_heads\": 8, \"head_dim\": 128, "
+        "\"intermediate_size\": 3072, \"vocab_size\": 32000}",
     },
 };

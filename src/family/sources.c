@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "family/model.h"
 
-#define MAX_SOURCES ((size_t)1 << 24)
+#define MAX_SOURCES ((size_t)1 << 20) /* ten times the largest model there is */
 
 typedef struct collector {
     const weir_model *model;

@@ -126,7 +126,7 @@ static void more_tensors_than_any_model_has_are_refused(void **state)
     assert_int_equal(weir_config_parse(text, "test", &config), WEIR_OK);
     assert_int_equal(weir_family_sources(NULL, config, WEIR_NAMING_HF, &tensors, &n),
                      WEIR_ERR_LAYOUT);
-    assert_error_has("more than 16777216 tensors");
+    assert_error_has("more than 1048576 tensors");
     weir_config_close(config);
 }
 
