@@ -81,8 +81,9 @@ typedef struct weir_report {
     uint64_t version;
     uint64_t n_tensors;             /* published by this rank, or installed by this replica */
     uint64_t n_bytes;
+    double waited_seconds;          /* until the version was READY, counted in no stop */
     double seconds[WEIR_N_STOPS];   /* 0 for the stops of the other side */
-    double total_seconds;
+    double total_seconds;           /* of the stops */
     weir_counters counters;
 } weir_report;
 

@@ -169,7 +169,9 @@ static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_disc
     search look = { .replica = replica,
                     .wish = wish,
                     .deadline = weir_deadline_in(replica->worker.timeout_ms) };
+    double begun_s = weir_now_s();
     for (weir_patience patience = { 0 };;) {
+        out->waited_s = weir_now_s() - begun_s;
         weir_status status = try_lease(&look, out);
         if (status != WEIR_IN_PROGRESS)
             return status;

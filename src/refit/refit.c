@@ -157,6 +157,7 @@ weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_r
     weir_stopwatch_start(&watch, &replica->worker, version, report != NULL ? report : &unread);
     weir_stopwatch_enter(&watch, WEIR_STOP_DISCOVER);
     weir_status status = weir_stop_discover(replica, version, &discovery);
+    weir_stopwatch_discount(&watch, discovery.waited_s);
     if (status == WEIR_OK) {
         watch.report->version = discovery.version;
         watch.report->n_tensors = replica->n_parameters;

@@ -20,6 +20,7 @@ typedef struct weir_discovery {
     uint64_t version;
     char uid[WEIR_ID_BYTES];
     char lease_id[WEIR_ID_BYTES];
+    double waited_s; /* until the version was READY */
 } weir_discovery;
 
 /* A source that takes part in a refit. */

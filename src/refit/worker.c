@@ -189,6 +189,13 @@ void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop)
     weir_worker_progress(watch->worker, stop, watch->report->version, 0, 0);
 }
 
+void weir_stopwatch_discount(weir_stopwatch *watch, double waited_s)
+{
+    watch->report->waited_seconds += waited_s;
+    watch->stop_started_s += waited_s;
+    watch->started_s += waited_s;
+}
+
 void weir_stopwatch_end(weir_stopwatch *watch)
 {
     const weir_counters *now = &watch->worker->counters;

@@ -84,6 +84,8 @@ typedef struct weir_stopwatch {
 void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t version,
                           weir_report *report);
 void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop); /* ends the stop before */
+/* The stop began only now: what went before was waiting for others. */
+void weir_stopwatch_discount(weir_stopwatch *watch, double waited_s);
 void weir_stopwatch_end(weir_stopwatch *watch);
 
 #endif
