@@ -74,6 +74,23 @@ class Synth(CliCase):
         self.assertTrue(0 < moved[0] < moved[1] < moved[2] < 0.02, moved)
         self.assertLess(abs(steps[2] - steps[1]).mean() / spread, 0.003)
 
+    def test_from_a_checkpoint_moves_its_weights_in_proportion_and_nothing_else(self):
+        base = self.synth("base", family="bert")
+        self.weir("synth", "--from", "base", "-o", "same")
+        self.assert_same(base, read_file(self.path("same/model.safetensors"))[0])
+        self.weir("synth", "--from", "base", "--step", "5", "-o", "moved")
+        moved = read_file(self.path("moved/model.safetensors"))[0]
+        self.assertEqual(sorted(base), sorted(moved))
+        name = "encoder.layer.0.intermediate.dense.weight"
+        before, after = self.values(base[name]), self.values(moved[name])
+        relative = numpy.sqrt(((after - before) ** 2).mean() / (before ** 2).mean())
+        self.assertTrue(0.001 < relative < 0.02, relative)
+        with open(self.path("base/config.json"), encoding="utf-8") as one, \
+                open(self.path("moved/config.json"), encoding="utf-8") as two:
+            self.assertEqual(json.load(one), json.load(two))
+        self.assertIn("nowhere", self.error("synth", "--from", "nowhere", "-o", "x"))
+        self.assertFalse(os.path.exists(self.path("x")))
+
     def test_masters_round_to_the_bf16_checkpoint(self):
         masters, weights = self.synth("m", "--dtype", "f32"), self.synth("w")
         name = "model.layers.2.mlp.experts.3.up_proj.weight"

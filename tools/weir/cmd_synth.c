@@ -15,6 +15,7 @@ WEIR_VERB_DECLARE(synth)
 
 const char weir_usage_synth[] =
     "usage: weir synth --family NAME --preset NAME -o DIR [OPTION...]\n"
+    "       weir synth --from CHECKPOINT -o DIR [--step N] [--seed N] [--force] [--json]\n"
     "\n"
     "Writes DIR/config.json and DIR/model.safetensors (several files beyond 4 GiB): the weights "
     "of\n"
@@ -24,6 +25,9 @@ const char weir_usage_synth[] =
     "  --preset NAME    which size of it; `weir families` lists them too\n"
     "  -o, --output DIR where to; made when it is not there\n"
     "  --seed N         another set of weights (default 0)\n"
+    "  --from DIR       start from the weights and the config.json that lie there, and move them "
+    "by\n"
+    "                   --step steps: small changes in proportion to each tensor's own size\n"
     "  --step N         the weights after N optimiser steps from the same start (default 0)\n"
     "  --naming NAME    hf (default), hf_fused (experts in one tensor), stacked (w1, w2, w3)\n"
     "  --dtype NAME     bf16 (default), or f32 for the masters of a trainer; config.json "
@@ -34,7 +38,7 @@ const char weir_usage_synth[] =
     "  --json           print one object: directory, tensors, bytes, seconds\n";
 
 typedef struct synth_options {
-    const char *family, *preset, *directory;
+    const char *family, *preset, *from, *directory;
     uint64_t seed, step, shard_bytes;
     weir_naming naming;
     bool masters, force, json;
@@ -43,6 +47,7 @@ typedef struct synth_options {
 enum {
     OPT_FAMILY = 256,
     OPT_PRESET,
+    OPT_FROM,
     OPT_SEED,
     OPT_STEP,
     OPT_NAMING,
@@ -54,6 +59,7 @@ enum {
 
 static const struct option long_options[] = { { "family", required_argument, NULL, OPT_FAMILY },
                                               { "preset", required_argument, NULL, OPT_PRESET },
+                                              { "from", required_argument, NULL, OPT_FROM },
                                               { "output", required_argument, NULL, 'o' },
                                               { "seed", required_argument, NULL, OPT_SEED },
                                               { "step", required_argument, NULL, OPT_STEP },
@@ -96,6 +102,9 @@ static bool read_option(const char *verb, int option, synth_options *options)
     case OPT_PRESET:
         options->preset = optarg;
         return true;
+    case OPT_FROM:
+        options->from = optarg;
+        return true;
     case 'o':
         options->directory = optarg;
         return true;
@@ -127,10 +136,11 @@ static bool read_options(int argc, char **argv, synth_options *options)
         if (!read_option(argv[0], option, options))
             return false;
     }
-    const char *missing = options->family == NULL      ? "--family NAME"
-                          : options->preset == NULL    ? "--preset NAME"
-                          : options->directory == NULL ? "-o DIR"
-                                                       : NULL;
+    bool afresh = options->from == NULL;
+    const char *missing = afresh && options->family == NULL   ? "--family NAME"
+                          : afresh && options->preset == NULL ? "--preset NAME"
+                          : options->directory == NULL        ? "-o DIR"
+                                                              : NULL;
     if (missing != NULL)
         weir_cli_usage_error(argv[0], "%s is missing", missing);
     else if (optind < argc)
@@ -166,7 +176,7 @@ static int write_checkpoint(const synth_options *options, const char *config_tex
     char *text = readable(config_text);
     if (text == NULL)
         return weir_cli_error("out of memory");
-    for (size_t i = 0; i < n_tensors && options->masters; i++)
+    for (size_t i = 0; i < n_tensors && options->masters && options->from == NULL; i++)
         tensors[i].dtype = WEIR_F32;
     weir_synth_request request = {
         .directory = options->directory,
@@ -184,25 +194,59 @@ static int write_checkpoint(const synth_options *options, const char *config_tex
                                 : code;
 }
 
+/* The tensors of a checkpoint that is there, with their data. */
+static int perturb(const synth_options *options)
+{
+    weir_checkpoint *checkpoint = NULL;
+    weir_config *config = NULL;
+    char *text = NULL;
+    weir_tensor *tensors = NULL;
+    size_t n_tensors = 0;
+    int code = WEIR_EXIT_FAILED;
+    if (weir_checkpoint_open(options->from, &checkpoint) != WEIR_OK ||
+        weir_config_open(weir_checkpoint_directory(checkpoint), &config) != WEIR_OK) {
+        code = weir_cli_fail();
+    } else {
+        const weir_tensor *views = weir_checkpoint_tensors(checkpoint, &n_tensors);
+        text = weir_config_text(config);
+        tensors = malloc((n_tensors + 1) * sizeof(*tensors));
+        if (tensors != NULL)
+            memcpy(tensors, views, n_tensors * sizeof(*tensors));
+        code = tensors != NULL && text != NULL ? write_checkpoint(options, text, tensors, n_tensors)
+                                               : weir_cli_error("out of memory");
+    }
+    free(tensors);
+    weir_string_free(text);
+    weir_config_close(config);
+    weir_checkpoint_close(checkpoint);
+    return code;
+}
+
+static int make_up(const synth_options *options)
+{
+    char *text = NULL;
+    weir_config *config = NULL;
+    weir_tensor *tensors = NULL;
+    size_t n_tensors = 0;
+    weir_status status = weir_family_preset(options->family, options->preset, &text);
+    if (status == WEIR_OK)
+        status = weir_config_parse(text, options->preset, &config);
+    if (status == WEIR_OK)
+        status =
+            weir_family_sources(options->family, config, options->naming, &tensors, &n_tensors);
+    int code =
+        status == WEIR_OK ? write_checkpoint(options, text, tensors, n_tensors) : weir_cli_fail();
+    weir_family_sources_free(tensors);
+    weir_config_close(config);
+    weir_string_free(text);
+    return code;
+}
+
 int weir_cmd_synth(int argc, char **argv)
 {
     synth_options options = { .shard_bytes = SHARD_BYTES };
     if (!read_options(argc, argv, &options))
         return WEIR_EXIT_USAGE;
     weir_cli_catch_signals();
-    char *text = NULL;
-    weir_config *config = NULL;
-    weir_tensor *tensors = NULL;
-    size_t n_tensors = 0;
-    weir_status status = weir_family_preset(options.family, options.preset, &text);
-    if (status == WEIR_OK)
-        status = weir_config_parse(text, options.preset, &config);
-    if (status == WEIR_OK)
-        status = weir_family_sources(options.family, config, options.naming, &tensors, &n_tensors);
-    int code =
-        status == WEIR_OK ? write_checkpoint(&options, text, tensors, n_tensors) : weir_cli_fail();
-    weir_family_sources_free(tensors);
-    weir_config_close(config);
-    weir_string_free(text);
-    return code;
+    return options.from != NULL ? perturb(&options) : make_up(&options);
 }

@@ -20,6 +20,7 @@
 #include "synth_values.h"
 
 #define CHUNK_ELEMENTS ((uint64_t)1 << 19)
+#define MAX_ELEMENT_BYTES 8
 #define MAX_THREADS 64
 #define MAX_PATH 4096
 
@@ -231,7 +232,10 @@ static void write_chunk(synth_job *job, size_t tensor, size_t shard, uint64_t ch
     unsigned element_bytes = weir_dtype_bits(t->dtype) / 8;
     weir_shape_elements(&t->shape, &n_elements);
     size_t n = n_elements - first < CHUNK_ELEMENTS ? n_elements - first : CHUNK_ELEMENTS;
-    weir_synth_fill(&job->spreads[tensor], first, n, t->dtype, buffer);
+    if (t->data != NULL)
+        weir_synth_perturb(&job->spreads[tensor], t, first, n, buffer);
+    else
+        weir_synth_fill(&job->spreads[tensor], first, n, t->dtype, buffer);
     if (weir_checkpoint_write(job->shards[shard].writer, tensor - job->shards[shard].first,
                               first * element_bytes, buffer, n * element_bytes) != WEIR_OK)
         note_failure(job, weir_last_error());
@@ -243,7 +247,7 @@ static void write_chunk(synth_job *job, size_t tensor, size_t shard, uint64_t ch
 static void work(synth_job *job, bool draws)
 {
     size_t tensor = 0, shard = 0;
-    void *buffer = malloc(CHUNK_ELEMENTS * sizeof(float));
+    void *buffer = malloc(CHUNK_ELEMENTS * MAX_ELEMENT_BYTES);
     if (buffer == NULL)
         note_failure(job, "out of memory");
     while (!atomic_load(&job->failed)) {
@@ -308,7 +312,8 @@ static bool allocate(synth_job *job)
             weir_cli_fail();
             return false;
         }
-        job->spreads[i] = weir_synth_spread_of(tensor, job->request->seed, job->request->step);
+        job->spreads[i] = (tensor->data != NULL ? weir_synth_spread_from : weir_synth_spread_of)(
+            tensor, job->request->seed, job->request->step);
         job->first_chunk[i + 1] =
             job->first_chunk[i] + (n_elements + CHUNK_ELEMENTS - 1) / CHUNK_ELEMENTS;
     }

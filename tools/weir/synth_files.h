@@ -6,9 +6,9 @@
 #include "weir/checkpoint.h"
 
 typedef struct weir_synth_request {
-    const char *directory; /* made when it is not there */
-    const char *config;    /* text of config.json */
-    const weir_tensor *tensors;
+    const char *directory;      /* made when it is not there */
+    const char *config;         /* text of config.json */
+    const weir_tensor *tensors; /* with data: that is perturbed; without: made up */
     size_t n_tensors;
     uint64_t shard_bytes; /* begin another file beyond so many */
     uint64_t seed, step;

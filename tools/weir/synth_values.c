@@ -66,6 +66,57 @@ void weir_synth_fill(const weir_synth_spread *spread, uint64_t first, size_t n, 
     }
 }
 
+static float moved(const weir_synth_spread *s, uint64_t index, float value)
+{
+    uint64_t random = mix(s->key + index * GOLDEN_STEP);
+    return value + s->spread * (s->drift * normal(mix(random ^ GOLDEN_STEP)) +
+                                s->jitter * normal(mix(random + s->step * GOLDEN_STEP)));
+}
+
+static inline float float_of_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+void weir_synth_perturb(const weir_synth_spread *spread, const weir_tensor *tensor, uint64_t first,
+                        size_t n, void *out)
+{
+    size_t element_bytes = weir_dtype_bits(tensor->dtype) / 8;
+    const unsigned char *from = (const unsigned char *)tensor->data + first * element_bytes;
+    memcpy(out, from, n * element_bytes);
+    if (spread->step == 0)
+        return;
+    if (tensor->dtype == WEIR_F32) {
+        float *values = out;
+        for (size_t i = 0; i < n; i++)
+            values[i] = moved(spread, first + i, values[i]);
+    } else if (tensor->dtype == WEIR_BF16) {
+        uint16_t *values = out;
+        for (size_t i = 0; i < n; i++)
+            values[i] = bf16_of(moved(spread, first + i, float_of_bits((uint32_t)values[i] << 16)));
+    }
+}
+
+/* Root of the mean square of F32 and BF16 data; 0 for others, which then do not move. */
+static float rms_of(const weir_tensor *tensor)
+{
+    uint64_t n = 0;
+    double sum = 0;
+    if (weir_shape_elements(&tensor->shape, &n) != WEIR_OK || n == 0)
+        return 0;
+    for (uint64_t i = 0; i < n; i++) {
+        float value = 0;
+        if (tensor->dtype == WEIR_F32)
+            value = ((const float *)tensor->data)[i];
+        else if (tensor->dtype == WEIR_BF16)
+            value = float_of_bits((uint32_t)((const uint16_t *)tensor->data)[i] << 16);
+        sum += (double)value * value;
+    }
+    return (float)sqrt(sum / (double)n);
+}
+
 static uint64_t key_of(const char *name, uint64_t seed)
 {
     uint64_t key = mix(seed + GOLDEN_STEP);
@@ -74,13 +125,27 @@ static uint64_t key_of(const char *name, uint64_t seed)
     return key;
 }
 
-weir_synth_spread weir_synth_spread_of(const weir_tensor *tensor, uint64_t seed, uint64_t step)
+static weir_synth_spread steps_of(const weir_tensor *tensor, uint64_t seed, uint64_t step)
 {
-    const weir_shape *shape = &tensor->shape;
     float steps = (float)step;
     weir_synth_spread s = { .key = key_of(tensor->name, seed), .step = step };
     s.drift = STEP_SIZE * steps / (1.0f + steps / STEPS_OF_DECAY);
     s.jitter = STEP_SIZE;
+    return s;
+}
+
+weir_synth_spread weir_synth_spread_from(const weir_tensor *tensor, uint64_t seed, uint64_t step)
+{
+    weir_synth_spread s = steps_of(tensor, seed, step);
+    if (step > 0)
+        s.spread = rms_of(tensor);
+    return s;
+}
+
+weir_synth_spread weir_synth_spread_of(const weir_tensor *tensor, uint64_t seed, uint64_t step)
+{
+    const weir_shape *shape = &tensor->shape;
+    weir_synth_spread s = steps_of(tensor, seed, step);
     s.spread = 0.02f; /* biases and embeddings */
     if (strstr(tensor->name, "orm.weight") != NULL) {
         s.mean = 1.0f;
