@@ -53,11 +53,13 @@ static weir_status copy_manifest(const ProtobufCBinaryData *manifest, unsigned c
                                  size_t *buffer_bytes)
 {
     if (manifest->len > *buffer_bytes) {
-        unsigned char *larger = weir_realloc(*buffer, manifest->len);
+        /* The next version's manifest may be a few digits longer. */
+        size_t n_bytes = manifest->len + manifest->len / 16 + 4096;
+        unsigned char *larger = weir_realloc(*buffer, n_bytes);
         if (larger == NULL)
             return WEIR_ERR_NO_MEMORY;
         *buffer = larger;
-        *buffer_bytes = manifest->len;
+        *buffer_bytes = n_bytes;
     }
     if (manifest->len != 0)
         memcpy(*buffer, manifest->data, manifest->len);

@@ -21,6 +21,7 @@
 #include "weir/weir.h"
 
 #define MAX_PATH_BYTES 256
+#define SPARE_REQUEST_BYTES ((size_t)4096) /* a number grows by a digit: no reason to allocate */
 
 /* What a call has come to. */
 typedef struct call {
@@ -430,11 +431,12 @@ static weir_status pack(weir_rpc_client *client, const ProtobufCMessage *message
                          n_message);
     size_t n_request = WEIR_GRPC_PREFIX_BYTES + n_message;
     if (n_request > client->request_capacity) {
-        unsigned char *larger = weir_realloc(client->request, n_request);
+        size_t capacity = n_request + n_request / 4 + SPARE_REQUEST_BYTES;
+        unsigned char *larger = weir_realloc(client->request, capacity);
         if (larger == NULL)
             return WEIR_ERR_NO_MEMORY;
         client->request = larger;
-        client->request_capacity = n_request;
+        client->request_capacity = capacity;
     }
     weir_grpc_put_prefix(client->request, (uint32_t)n_message);
     protobuf_c_message_pack(message, client->request + WEIR_GRPC_PREFIX_BYTES);

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_service.c - manifests from worker to worker. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "directory/client.h"
+#include "directory/service.h"
+
+#define TIMEOUT_MS 10000
+
+typedef struct owner {
+    const char *slot;
+    const void *bytes;
+    size_t n_bytes;
+    int n_held;
+} owner;
+
+static bool find(void *context, const char *version_uid, const char *slot, const void **out_bytes,
+                 size_t *out_n_bytes, const char **out_digest)
+{
+    owner *o = context;
+    if (strcmp(version_uid, "uid") != 0 || strcmp(slot, o->slot) != 0)
+        return false;
+    *out_bytes = o->bytes;
+    *out_n_bytes = o->n_bytes;
+    *out_digest = "sha256:abc";
+    __atomic_add_fetch(&o->n_held, 1, __ATOMIC_SEQ_CST);
+    return true;
+}
+
+static void done(void *context)
+{
+    __atomic_sub_fetch(&((owner *)context)->n_held, 1, __ATOMIC_SEQ_CST);
+}
+
+static weir_manifest_service *open_for(owner *o)
+{
+    weir_manifest_source source = { find, done, o };
+    weir_manifest_service *service;
+    assert_int_equal(weir_manifest_service_open("127.0.0.1", &source, &service), WEIR_OK);
+    return service;
+}
+
+static weir_directory_client *open_client(void)
+{
+    weir_directory_client *client; /* its directory is never asked */
+    assert_int_equal(weir_directory_client_open("127.0.0.1:1", TIMEOUT_MS, &client), WEIR_OK);
+    return client;
+}
+
+static void test_manifests_come_from_many_workers(void **state)
+{
+    (void)state;
+    enum { N = 70 }; /* more than the client keeps connections for */
+    owner owners[N];
+    weir_manifest_service *services[N];
+    char slots[N][16], digest[WEIR_DIGEST_TEXT];
+    unsigned char *buffer = NULL;
+    size_t buffer_bytes = 0, n_bytes;
+    weir_directory_client *client = open_client();
+    for (int i = 0; i < N; i++) {
+        snprintf(slots[i], sizeof(slots[i]), "rank-%d", i);
+        owners[i] = (owner){ slots[i], slots[i], strlen(slots[i]), 0 };
+        services[i] = open_for(&owners[i]);
+    }
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(weir_directory_get_manifest(
+                                 client, weir_manifest_service_address(services[i]), "rank", "uid",
+                                 slots[i], &buffer, &buffer_bytes, &n_bytes, digest),
+                             WEIR_OK);
+            assert_int_equal(n_bytes, strlen(slots[i]));
+            assert_memory_equal(buffer, slots[i], n_bytes);
+            assert_string_equal(digest, "sha256:abc");
+            assert_int_equal(owners[i].n_held, 0);
+        }
+    }
+    for (int i = 0; i < N; i++)
+        weir_manifest_service_close(services[i]);
+    weir_directory_client_close(client);
+    weir_free(buffer);
+}
+
+static void test_a_large_manifest_again_takes_nothing_from_the_heap(void **state)
+{
+    (void)state;
+    const size_t n = (size_t)8 << 20;
+    unsigned char *bytes = malloc(n), *buffer = NULL;
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = (unsigned char)(i * 31);
+    owner o = { "rank-0", bytes, n, 0 };
+    weir_manifest_service *service = open_for(&o);
+    weir_directory_client *client = open_client();
+    char digest[WEIR_DIGEST_TEXT];
+    size_t buffer_bytes = 0, n_bytes;
+    uint64_t before = 0;
+    for (int i = 0; i < 8; i++) {
+        if (i == 2)
+            before = weir_alloc_count();
+        assert_int_equal(weir_directory_get_manifest(client, weir_manifest_service_address(service),
+                                                     "rank 0", "uid", "rank-0", &buffer,
+                                                     &buffer_bytes, &n_bytes, digest),
+                         WEIR_OK);
+        assert_int_equal(n_bytes, n);
+        assert_memory_equal(buffer, bytes, n);
+    }
+    assert_int_equal(weir_alloc_count(), before);
+    weir_manifest_service_close(service);
+    weir_directory_client_close(client);
+    weir_free(buffer);
+    free(bytes);
+}
+
+static void test_refusals_name_the_worker(void **state)
+{
+    (void)state;
+    owner o = { "rank-0", "x", 1, 0 };
+    weir_manifest_service *service = open_for(&o);
+    weir_directory_client *client = open_client();
+    unsigned char *buffer = NULL;
+    size_t buffer_bytes = 0, n_bytes;
+    char digest[WEIR_DIGEST_TEXT], expected[256], address[64];
+    snprintf(address, sizeof(address), "%s", weir_manifest_service_address(service));
+    assert_int_equal(weir_directory_get_manifest(client, address, "trainer rank 0", "uid", "rank-9",
+                                                 &buffer, &buffer_bytes, &n_bytes, digest),
+                     WEIR_ERR_NOT_FOUND);
+    snprintf(expected, sizeof(expected),
+             "trainer rank 0 %s: RefitWorkerService.GetWeightVersionShardManifest: NOT_FOUND: no "
+             "manifest of version 'uid', slot 'rank-9' here",
+             address);
+    assert_string_equal(weir_last_error(), expected);
+    weir_manifest_service_close(service);
+    assert_int_equal(weir_directory_get_manifest(client, address, "trainer rank 0", "uid", "rank-0",
+                                                 &buffer, &buffer_bytes, &n_bytes, digest),
+                     WEIR_ERR_PEER_LOST);
+    assert_int_equal(weir_directory_get_manifest(client, "nonsense", "trainer rank 1", "uid",
+                                                 "rank-0", &buffer, &buffer_bytes, &n_bytes,
+                                                 digest),
+                     WEIR_ERR_INVALID);
+    assert_string_equal(weir_last_error(), "trainer rank 1: address 'nonsense' is not HOST:PORT");
+    weir_directory_client_close(client);
+    weir_manifest_service_close(NULL);
+}
+
+static void test_a_host_that_is_not_ours_is_named(void **state)
+{
+    (void)state;
+    owner o = { "rank-0", "x", 1, 0 };
+    weir_manifest_source source = { find, done, &o };
+    weir_manifest_service *service;
+    assert_int_equal(weir_manifest_service_open("192.0.2.1", &source, &service), WEIR_ERR_IO);
+    assert_non_null(strstr(weir_last_error(), "cannot listen on 192.0.2.1:0: "));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_manifests_come_from_many_workers),
+        cmocka_unit_test(test_a_large_manifest_again_takes_nothing_from_the_heap),
+        cmocka_unit_test(test_refusals_name_the_worker),
+        cmocka_unit_test(test_a_host_that_is_not_ours_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
