@@ -127,14 +127,15 @@ WEIR_HOST_DEVICE float weir_float_from_e5m2(uint8_t e5m2)
 
 /* ---- e8m0: a power of two, 2^(code - 127); 0xFF is NaN; no sign, no zero ----------------------*/
 
-/* PyTorch's cast: half rounds up, the sign is ignored, 0 gives 2^-127; Inf, NaN and what rounds
- * beyond 2^127 give NaN. */
+/* PyTorch's cast: half rounds up (to even, the implied bit being the last one; so 2^-127 itself,
+ * which has none, stays), the sign is ignored, 0 gives 2^-127; Inf, NaN and what rounds beyond
+ * 2^127 give NaN. */
 WEIR_HOST_DEVICE uint8_t weir_e8m0_from_float(float value)
 {
     uint32_t magnitude = weir_float_bits(value) & 0x7FFFFFFFu;
     if (magnitude >= WEIR_F32_INF_BITS)
         return 0xFF;
-    return (uint8_t)((magnitude + 0x400000u) >> 23);
+    return (uint8_t)((magnitude + 0x3FFFFFu + (magnitude >= 0x800000u)) >> 23);
 }
 
 WEIR_HOST_DEVICE float weir_float_from_e8m0(uint8_t e8m0)

@@ -109,12 +109,16 @@ INLINE void digest_add_bytes(digest_lanes *lanes, __m512i bytes, __m512i keys, s
     lanes->sum = _mm512_add_epi64(lanes->sum, words);
 }
 
+/* By hand: the intrinsic adds signed numbers, which must not overflow. */
 INLINE void digest_finish(const digest_lanes *lanes, weir_digest *into)
 {
-    weir_digest part = { (uint64_t)_mm512_reduce_add_epi64(lanes->product),
-                         (uint64_t)_mm512_reduce_add_epi64(lanes->sum) };
-    if (into != NULL)
+    uint64_t product[8], sum[8];
+    _mm512_storeu_si512(product, lanes->product);
+    _mm512_storeu_si512(sum, lanes->sum);
+    for (int i = 0; into != NULL && i < 8; i++) {
+        weir_digest part = { product[i], sum[i] };
         weir_digest_merge(into, &part);
+    }
 }
 
 #endif
