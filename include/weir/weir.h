@@ -146,8 +146,9 @@ WEIR_API void weir_trainer_close(weir_trainer *trainer); /* accepts NULL */
 /* Where its directory is: what replicas need to be told when it is the embedded one. */
 WEIR_API const char *weir_trainer_directory(const weir_trainer *trainer);
 
-/* Keeps the views: all weights of the model, contiguous, in host memory. Called again with the same
- * names, dtypes and shapes it only takes the new pointers; another layout is planned afresh. */
+/* Keeps the views and their names until the next registration: all weights of the model,
+ * contiguous, in host memory. Called again with the same names, dtypes and shapes in the same order
+ * it only takes the new pointers; another layout is planned afresh, once nobody reads the old one. */
 WEIR_API weir_status weir_trainer_register(weir_trainer *trainer, const weir_tensor *tensors,
                                            size_t n_tensors);
 

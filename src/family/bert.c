@@ -46,7 +46,7 @@ static const weir_family_row rest[] = {
       WEIR_HF({ "embeddings.LayerNorm.weight", "hidden_size" }) },
     { "embeddings.LayerNorm.bias", .conversion = "bf16_cast",
       WEIR_HF({ "embeddings.LayerNorm.bias", "hidden_size" }) },
-    { "pooler.dense.weight", WEIR_ROW_LINEAR,
+    { "pooler.dense.weight", .conversion = "bf16_cast",
       WEIR_HF({ "pooler.dense.weight", "hidden_size, hidden_size" }) },
     { "pooler.dense.bias", .conversion = "bf16_cast",
       WEIR_HF({ "pooler.dense.bias", "hidden_size" }) },

@@ -21,11 +21,11 @@ weir_status weir_stop_stage(weir_trainer *trainer, weir_slot *slot)
         args.digests = &slot->digests[owned->first_shard];
         args.keep_masters = trainer->keep_masters;
         args.pool = trainer->worker.pool;
-        for (size_t o = 0; o < owned->entry.conversion->n_outputs; o++) {
+        for (size_t o = 0; o < owned->entry->conversion->n_outputs; o++) {
             args.outputs[o] = slot->data + shards[o].offset;
             done_bytes += shards[o].n_bytes;
         }
-        weir_status status = weir_map_entry_convert(&owned->entry, &args);
+        weir_status status = weir_map_entry_convert(owned->entry, &args);
         if (status != WEIR_OK) {
             weir_error_prefix("trainer rank %u", trainer->rank);
             return status;

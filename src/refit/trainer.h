@@ -15,20 +15,15 @@
 #include "refit/manifest.h"
 #include "refit/worker.h"
 
-/* One entry of the mapping that this rank owns, bound to registered tensors. */
+/* One entry of the mapping that this rank owns. */
 typedef struct weir_owned_entry {
-    weir_map_entry entry; /* its sources are `sources` */
-    weir_tensor *sources;
-    const uint32_t *registered; /* index of each source among the registered tensors */
-    size_t n_bound;
-    size_t first_shard; /* its outputs are shards first_shard … */
+    const weir_map_entry *entry; /* bound to the registered tensors */
+    size_t first_shard;          /* its outputs are shards first_shard … */
 } weir_owned_entry;
 
 /* What stop 1 gives: this rank's part of the model. Planned once per layout. */
 typedef struct weir_source {
     weir_arena arena;
-    weir_tensor *registered; /* names copied, pointers refreshed by every registration */
-    size_t n_registered;
     weir_mapping *mapping;
     weir_owned_entry *owned;
     size_t n_owned;
