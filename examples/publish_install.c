@@ -29,7 +29,7 @@ static int make_weights(weir_tensor *weights, size_t n_weights)
         if (bf16 == NULL)
             return 1;
         for (uint64_t k = 0; k < n_bytes / 2; k++)
-            bf16[k] = (uint16_t)(0x3c00 + (k * 2654435761u >> 24)); /* around 0.01 */
+            bf16[k] = (uint16_t)(0x3c00 + ((uint32_t)k * 2654435761u >> 24)); /* around 0.01 */
         weights[i].data = bf16;
     }
     return 0;
