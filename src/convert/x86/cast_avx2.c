@@ -2,8 +2,6 @@
 /* cast_avx2.c - bf16_cast and fp32_cast for processors with AVX2 and F16C. */
 #include "convert/x86/vector_avx2.h"
 
-#include "convert/x86/cast_body.h"
-
 /* bf16, nearest even, in the lower half of each fp32. Not for NaN. */
 INLINE __m256i round_lower(__m256i x)
 {
@@ -65,75 +63,18 @@ INLINE __m256i f32_to_f32_vector(const void *in, peak_lanes *peak)
     return x;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------*/
-
-typedef __m256i (*vector_fn)(const void *in, peak_lanes *peak);
-
-/* `in_bytes` of source make one vector of 32 output bytes. */
-INLINE void cast_row(vector_fn vector, size_t in_bytes, void *out, const void *in, size_t n_bytes,
-                     bool stream, peak_lanes *peak, digest_lanes *digest, uint64_t word)
-{
-    const char *from = in;
-    __m256i keys = digest_keys(word);
-    size_t i = 0;
-    for (; i + 32 <= n_bytes; i += 32, from += in_bytes, keys = digest_next(keys)) {
-        __m256i y = vector(from, peak);
-        store_32((char *)out + i, y, stream);
-        digest_add(digest, y, keys);
-    }
-    if (i < n_bytes) {
-        char line[64] = { 0 };
-        memcpy(line, from, (n_bytes - i) * in_bytes / 32);
-        store_end((char *)out + i, vector(line, peak), n_bytes - i, digest, word + i / 8);
-    }
-}
-
-#define ROW(name, in_bytes, out_element_bytes)                                                   \
-    INLINE void name##_row(void *out, const void *in, size_t n, bool stream, peak_lanes *peak,   \
-                           digest_lanes *digest, uint64_t word)                                  \
-    {                                                                                            \
-        cast_row(name##_vector, in_bytes, out, in, n *(out_element_bytes), stream, peak, digest, \
-                 word);                                                                          \
-    }
-ROW(bf16_to_bf16, 32, 2)
-ROW(f16_to_bf16, 32, 2)
-ROW(f32_to_bf16, 64, 2)
-ROW(bf16_to_f32, 16, 4)
-ROW(f16_to_f32, 16, 4)
-ROW(f32_to_f32, 32, 4)
-#undef ROW
-
 /* ---- kernels ---------------------------------------------------------------------------------*/
 
-static const cast_ops bf16_to_bf16 = { 2, BF16_LIMIT, top_16bit, bf16_to_bf16_row };
-static const cast_ops f16_to_bf16 = { 2, F16_LIMIT, top_16bit, f16_to_bf16_row };
-static const cast_ops f32_to_bf16 = { 2, F32_AS_BF16_LIMIT, top_32bit, f32_to_bf16_row };
-static const cast_ops bf16_to_f32 = { 4, F32_LIMIT, top_32bit, bf16_to_f32_row };
-static const cast_ops f16_to_f32 = { 4, F32_LIMIT, top_32bit, f16_to_f32_row };
-static const cast_ops f32_to_f32 = { 4, F32_LIMIT, top_32bit, f32_to_f32_row };
+#include "convert/x86/cast_body.h"
 
 weir_status weir_bf16_cast_avx2(const weir_tile *tile)
 {
-    switch (tile->dtype) {
-    case WEIR_BF16:
-        return cast_tile(tile, &bf16_to_bf16, weir_bf16_cast_c);
-    case WEIR_F16:
-        return cast_tile(tile, &f16_to_bf16, weir_bf16_cast_c);
-    default:
-        return cast_tile(tile, &f32_to_bf16, weir_bf16_cast_c);
-    }
+    return bf16_cast_tile(tile);
 }
 
 weir_status weir_fp32_cast_avx2(const weir_tile *tile)
 {
-    switch (tile->dtype) {
-    case WEIR_BF16:
-        return cast_tile(tile, &bf16_to_f32, weir_fp32_cast_c);
-    case WEIR_F16:
-        return cast_tile(tile, &f16_to_f32, weir_fp32_cast_c);
-    default:
-        return cast_tile(tile, &f32_to_f32, weir_fp32_cast_c);
-    }
+    return fp32_cast_tile(tile);
 }
 
 void weir_round_to_bf16_avx2(uint16_t *out, const float *in, size_t n)
@@ -142,10 +83,10 @@ void weir_round_to_bf16_avx2(uint16_t *out, const float *in, size_t n)
     for (; i + 16 <= n; i += 16) {
         peak_lanes peak = _mm256_setzero_si256();
         __m256i y = f32_to_bf16_vector(in + i, &peak);
-        if (top_32bit(&peak) > F32_LIMIT) /* NaN */
+        if (top_32bit(&peak) > 0x7F800000) /* NaN */
             weir_round_to_bf16_c(out + i, in + i, 16);
         else
-            store_32(out + i, y, false);
+            store_vector(out + i, y, false);
     }
     weir_round_to_bf16_c(out + i, in + i, n - i);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cast_body.h - the walk of the x86 cast kernels over a tile: row by row, in one pass.
  *
- * Included after the vector header of an instruction set.
+ * Included after the vector header of an instruction set and after six functions that make one
+ * vector of output: bf16_to_bf16_vector() and so on. Defines the two kernels' tiles.
  */
 #ifndef WEIR_CONVERT_X86_CAST_BODY_H
 #define WEIR_CONVERT_X86_CAST_BODY_H
@@ -10,13 +11,40 @@
 
 #include "convert/kernels.h"
 
+/* Reads the elements of one vector of output at `in`; keeps their largest magnitude. */
+typedef vector_bytes (*vector_fn)(const void *in, peak_lanes *peak);
+
 typedef struct cast_ops {
-    size_t out_bytes; /* of one element */
-    uint32_t limit;   /* the least magnitude, in source bits, that does not stay finite */
+    vector_fn vector;
+    size_t in_bytes, out_bytes; /* of one element */
+    uint32_t limit;             /* the least magnitude, in source bits, that does not stay finite */
     uint32_t (*top)(const peak_lanes *peak);
-    void (*row)(void *out, const void *in, size_t n, bool stream, peak_lanes *peak,
-                digest_lanes *digest, uint64_t word);
 } cast_ops;
+
+INLINE void cast_row(const cast_ops *ops, void *out, const void *in, size_t n, bool stream,
+                     peak_lanes *peak, digest_lanes *digest, uint64_t word)
+{
+    const size_t n_bytes = n * ops->out_bytes;
+    const char *from = in;
+    /* Copies, because `out` may alias anything else as far as the compiler knows. */
+    digest_lanes sums = *digest;
+    peak_lanes top = *peak;
+    vector_bytes keys = digest_keys(word);
+    size_t i = 0;
+    for (; i + VECTOR_BYTES <= n_bytes; i += VECTOR_BYTES, keys = digest_next(keys)) {
+        vector_bytes y = ops->vector(from + i / ops->out_bytes * ops->in_bytes, &top);
+        store_vector((char *)out + i, y, stream);
+        digest_add(&sums, y, keys);
+    }
+    if (i < n_bytes) { /* a vector of output takes at most two of source */
+        char line[2 * VECTOR_BYTES] = { 0 };
+        size_t done = i / ops->out_bytes;
+        memcpy(line, from + done * ops->in_bytes, (n - done) * ops->in_bytes);
+        store_end((char *)out + i, ops->vector(line, &top), n_bytes - i, &sums, word + i / 8);
+    }
+    *digest = sums;
+    *peak = top;
+}
 
 INLINE weir_status cast_tile(const weir_tile *tile, const cast_ops *ops, weir_convert_fn reference)
 {
@@ -27,7 +55,7 @@ INLINE weir_status cast_tile(const weir_tile *tile, const cast_ops *ops, weir_co
     size_t pitch_bytes = tile->n_rows > 1 ? tile->out[0].pitch_bytes : 0;
     bool stream = (((uintptr_t)tile->out[0].data | pitch_bytes) & 63) == 0;
     for (size_t r = 0; r < tile->n_rows; r++)
-        ops->row((char *)tile->out[0].data + r * tile->out[0].pitch_bytes, tile->rows[r],
+        cast_row(ops, (char *)tile->out[0].data + r * tile->out[0].pitch_bytes, tile->rows[r],
                  tile->n_cols, stream, &peak, &digest,
                  tile->digest_word + r * tile->digest_words_per_row);
     _mm_sfence(); /* streaming stores become visible before the tile is reported done */
@@ -37,9 +65,30 @@ INLINE weir_status cast_tile(const weir_tile *tile, const cast_ops *ops, weir_co
     return WEIR_OK;
 }
 
-#define BF16_LIMIT 0x7F80u
-#define F16_LIMIT 0x7C00u
-#define F32_LIMIT 0x7F800000u
-#define F32_AS_BF16_LIMIT 0x7F7F8000u /* rounds to Inf */
+INLINE weir_status bf16_cast_tile(const weir_tile *tile)
+{
+    static const cast_ops from_bf16 = { bf16_to_bf16_vector, 2, 2, 0x7F80, top_16bit };
+    static const cast_ops from_f16 = { f16_to_bf16_vector, 2, 2, 0x7C00, top_16bit };
+    /* From this magnitude on an fp32 rounds to Inf. */
+    static const cast_ops from_f32 = { f32_to_bf16_vector, 4, 2, 0x7F7F8000, top_32bit };
+    if (tile->dtype == WEIR_BF16)
+        return cast_tile(tile, &from_bf16, weir_bf16_cast_c);
+    if (tile->dtype == WEIR_F16)
+        return cast_tile(tile, &from_f16, weir_bf16_cast_c);
+    return cast_tile(tile, &from_f32, weir_bf16_cast_c);
+}
+
+INLINE weir_status fp32_cast_tile(const weir_tile *tile)
+{
+    /* The vectors take the magnitudes of what they have widened. */
+    static const cast_ops from_bf16 = { bf16_to_f32_vector, 2, 4, 0x7F800000, top_32bit };
+    static const cast_ops from_f16 = { f16_to_f32_vector, 2, 4, 0x7F800000, top_32bit };
+    static const cast_ops from_f32 = { f32_to_f32_vector, 4, 4, 0x7F800000, top_32bit };
+    if (tile->dtype == WEIR_BF16)
+        return cast_tile(tile, &from_bf16, weir_fp32_cast_c);
+    if (tile->dtype == WEIR_F16)
+        return cast_tile(tile, &from_f16, weir_fp32_cast_c);
+    return cast_tile(tile, &from_f32, weir_fp32_cast_c);
+}
 
 #endif

@@ -114,7 +114,7 @@ INLINE void encode_bf16(const fp8_coder *coder, const void *source, size_t n, ui
     size_t i = 0;
     for (; i + 32 <= n; i += 32, keys = digest_next(keys)) {
         __m256i codes = codes_bf16(coder, load_32(row + i), load_32(row + i + 16));
-        store_32(out + i, codes, stream);
+        store_vector(out + i, codes, stream);
         digest_add(digest, codes, keys);
     }
     if (i < n) {
@@ -182,7 +182,7 @@ INLINE void encode_f16(const fp8_coder *coder, const void *source, size_t n, uin
     size_t i = 0;
     for (; i + 32 <= n; i += 32, keys = digest_next(keys)) {
         __m256i codes = codes_f16(row + i, scale);
-        store_32(out + i, codes, stream);
+        store_vector(out + i, codes, stream);
         digest_add(digest, codes, keys);
     }
     if (i < n) {
@@ -223,7 +223,7 @@ INLINE void encode_f32(const fp8_coder *coder, const void *source, size_t n, uin
     size_t i = 0;
     for (; i + 32 <= n; i += 32, keys = digest_next(keys)) {
         __m256i codes = codes_f32(row + i, scale);
-        store_32(out + i, codes, stream);
+        store_vector(out + i, codes, stream);
         digest_add(digest, codes, keys);
     }
     if (i < n) {

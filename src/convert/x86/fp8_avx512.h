@@ -20,6 +20,18 @@ typedef struct fp8_coder {
     float scale;
 } __attribute__((aligned(64))) fp8_coder;
 
+/* The first n codes (any number), with their digest. */
+INLINE void store_up_to_64(uint8_t *out, size_t n, __m512i codes, bool stream, digest_lanes *digest,
+                           uint64_t word)
+{
+    if (n < 64) {
+        store_end(out, codes, n, digest, word);
+        return;
+    }
+    store_vector(out, codes, stream);
+    digest_add(digest, codes, digest_keys(word));
+}
+
 /* ---- bf16 ------------------------------------------------------------------------------------*/
 
 INLINE void amax_16bit(peak_lanes *peak, const void *source, size_t n)
@@ -80,7 +92,8 @@ INLINE __m512i add_signs(__m512i codes, __m512i x0, __m512i x1)
     return _mm512_ternarylogic_epi32(high, _mm512_set1_epi8((char)0x80), codes, 0xEA);
 }
 
-INLINE __m512i codes_bf16(const fp8_coder *coder, __m512i x0, __m512i x1)
+/* The codes of 64 elements, right for those in the normal range, without signs. */
+INLINE __m512i normal_codes(const fp8_coder *coder, __m512i x0, __m512i x1)
 {
     /* From four elements in 64 bits: bits 4-11 of each (the exponent and the three mantissa bits
      * of a code, unrounded), then bits 0-7 (of which the look-up uses the mantissa). */
@@ -94,41 +107,63 @@ INLINE __m512i codes_bf16(const fp8_coder *coder, __m512i x0, __m512i x1)
     __m512i mantissa = _mm512_permutex2var_epi32(f0, odd, f1);
     __m512i delta = _mm512_permutex2var_epi8(_mm512_load_si512(coder->delta), mantissa,
                                              _mm512_load_si512(coder->delta + 64));
-    __m512i codes = _mm512_add_epi8(truncated, delta);
+    return _mm512_add_epi8(truncated, delta);
+}
 
-    const __m512i magnitude = _mm512_set1_epi16(0x7FFF);
-    __m512i a0 = _mm512_and_si512(x0, magnitude), a1 = _mm512_and_si512(x1, magnitude);
+/* Replaces the codes of the elements below the normal range. */
+INLINE __m512i fix_subnormals(const fp8_coder *coder, __m512i codes, __m512i a0, __m512i a1)
+{
     __m512i normal = _mm512_set1_epi16((short)coder->normal);
-    if (__builtin_expect(_mm512_cmplt_epu16_mask(_mm512_min_epu16(a0, a1), normal) != 0, 0)) {
-        uint64_t below = _mm512_cmplt_epu16_mask(a0, normal) |
-                         (uint64_t)_mm512_cmplt_epu16_mask(a1, normal) << 32;
-        __m512i low_bytes = _mm512_sub_epi8(_mm512_load_si512(odd_bytes), _mm512_set1_epi8(1));
-        __m512i small = _mm512_permutex2var_epi8(subnormal_codes(coder, a0), low_bytes,
-                                                 subnormal_codes(coder, a1));
-        codes = _mm512_mask_mov_epi8(codes, below, small);
+    uint64_t below =
+        _mm512_cmplt_epu16_mask(a0, normal) | (uint64_t)_mm512_cmplt_epu16_mask(a1, normal) << 32;
+    __m512i even_bytes = _mm512_sub_epi8(_mm512_load_si512(odd_bytes), _mm512_set1_epi8(1));
+    __m512i small = _mm512_permutex2var_epi8(subnormal_codes(coder, a0), even_bytes,
+                                             subnormal_codes(coder, a1));
+    return _mm512_mask_mov_epi8(codes, below, small);
+}
+
+/* 128 elements in x to 128 codes: one look whether any is below the normal range. */
+INLINE void codes_bf16(const fp8_coder *coder, const __m512i x[4], __m512i codes[2])
+{
+    const __m512i magnitude = _mm512_set1_epi16(0x7FFF);
+    __m512i a[4];
+    for (int i = 0; i < 4; i++)
+        a[i] = _mm512_and_si512(x[i], magnitude);
+    __m512i least = _mm512_min_epu16(_mm512_min_epu16(a[0], a[1]), _mm512_min_epu16(a[2], a[3]));
+    codes[0] = normal_codes(coder, x[0], x[1]);
+    codes[1] = normal_codes(coder, x[2], x[3]);
+    __m512i normal = _mm512_set1_epi16((short)coder->normal);
+    if (__builtin_expect(_mm512_cmplt_epu16_mask(least, normal) != 0, 0)) {
+        codes[0] = fix_subnormals(coder, codes[0], a[0], a[1]);
+        codes[1] = fix_subnormals(coder, codes[1], a[2], a[3]);
     }
-    return add_signs(codes, x0, x1);
+    codes[0] = add_signs(codes[0], x[0], x[1]);
+    codes[1] = add_signs(codes[1], x[2], x[3]);
 }
 
 INLINE void encode_bf16(const fp8_coder *coder, const void *source, size_t n, uint8_t *out,
                         bool stream, digest_lanes *digest, uint64_t word)
 {
     const uint16_t *row = source;
-    __m512i keys = digest_keys(word);
+    __m512i keys = digest_keys(word), x[4], codes[2];
     size_t i = 0;
-    for (; i + 64 <= n; i += 64, keys = digest_next(keys)) {
-        __m512i x0 = _mm512_loadu_si512(row + i), x1 = _mm512_loadu_si512(row + i + 32);
-        __m512i codes = codes_bf16(coder, x0, x1);
-        store_bytes(out + i, 64, codes, stream);
-        digest_add(digest, codes, keys);
+    for (; i + 128 <= n; i += 128) {
+        for (int k = 0; k < 4; k++)
+            x[k] = _mm512_loadu_si512(row + i + 32 * k);
+        codes_bf16(coder, x, codes);
+        for (int k = 0; k < 2; k++, keys = digest_next(keys)) {
+            store_vector(out + i + 64 * k, codes[k], stream);
+            digest_add(digest, codes[k], keys);
+        }
     }
-    if (i < n) {
-        __m512i x0 = _mm512_maskz_loadu_epi16(first_32(n - i), row + i);
-        __m512i x1 = _mm512_maskz_loadu_epi16(first_32(less(n, i + 32)), row + i + 32);
-        __m512i codes = codes_bf16(coder, x0, x1);
-        store_bytes(out + i, n - i, codes, false);
-        digest_add_bytes(digest, codes, keys, n - i);
-    }
+    if (i == n)
+        return;
+    for (size_t k = 0; k < 4; k++)
+        x[k] = _mm512_maskz_loadu_epi16(first_32(less(n, i + 32 * k)), row + i + 32 * k);
+    codes_bf16(coder, x, codes);
+    store_up_to_64(out + i, n - i, codes[0], stream, digest, word + i / 8);
+    if (n - i > 64)
+        store_up_to_64(out + i + 64, n - i - 64, codes[1], stream, digest, word + i / 8 + 8);
 }
 
 /* ---- fp16 and fp32: by division --------------------------------------------------------------*/
@@ -192,14 +227,11 @@ INLINE void encode_f16(const fp8_coder *coder, const void *source, size_t n, uin
                        bool stream, digest_lanes *digest, uint64_t word)
 {
     const uint16_t *row = source;
-    __m512i keys = digest_keys(word);
-    for (size_t i = 0; i < n; i += 64, keys = digest_next(keys)) {
+    for (size_t i = 0; i < n; i += 64) {
         __m512i x0 = _mm512_maskz_loadu_epi16(first_32(n - i), row + i);
         __m512i x1 = _mm512_maskz_loadu_epi16(first_32(less(n, i + 32)), row + i + 32);
         __m512i codes = codes_f16(coder, x0, x1);
-        size_t n_codes = n - i < 64 ? n - i : 64;
-        store_bytes(out + i, n_codes, codes, stream);
-        digest_add_bytes(digest, codes, keys, n_codes);
+        store_up_to_64(out + i, n - i, codes, stream, digest, word + i / 8);
     }
 }
 
@@ -217,8 +249,7 @@ INLINE void encode_f32(const fp8_coder *coder, const void *source, size_t n, uin
 {
     const float *row = source;
     __m512 scale = _mm512_set1_ps(coder->scale);
-    __m512i keys = digest_keys(word);
-    for (size_t i = 0; i < n; i += 64, keys = digest_next(keys)) {
+    for (size_t i = 0; i < n; i += 64) {
         __m512i x[4], v[4];
         for (size_t k = 0; k < 4; k++) {
             x[k] = _mm512_maskz_loadu_epi32(first_16(less(n, i + 16 * k)), row + i + 16 * k);
@@ -227,9 +258,7 @@ INLINE void encode_f32(const fp8_coder *coder, const void *source, size_t n, uin
         __m512i codes = _mm512_add_epi8(pack_bytes(v, 0), _mm512_set1_epi8(0x38));
         codes =
             _mm512_ternarylogic_epi32(pack_bytes(x, 3), _mm512_set1_epi8((char)0x80), codes, 0xEA);
-        size_t n_codes = n - i < 64 ? n - i : 64;
-        store_bytes(out + i, n_codes, codes, stream);
-        digest_add_bytes(digest, codes, keys, n_codes);
+        store_up_to_64(out + i, n - i, codes, stream, digest, word + i / 8);
     }
 }
 

@@ -28,6 +28,11 @@ INLINE const void *element(const fp8_ops *ops, const void *row, size_t column)
     return (const char *)row + column * ops->element_bytes;
 }
 
+INLINE size_t at_most(size_t n, size_t limit)
+{
+    return n < limit ? n : limit;
+}
+
 /* Whether every row of output 0 begins with a cache line, to be written around the cache. */
 INLINE bool can_stream(const weir_tile *tile)
 {
@@ -54,11 +59,6 @@ typedef struct fp8_band {
     fp8_coder coders[BAND_BLOCKS];
 } fp8_band;
 
-INLINE size_t at_most(size_t n, size_t limit)
-{
-    return n < limit ? n : limit;
-}
-
 INLINE void band_start(fp8_band *band, const weir_tile *tile, size_t row, size_t column)
 {
     band->row = row;
@@ -71,9 +71,11 @@ INLINE void band_start(fp8_band *band, const weir_tile *tile, size_t row, size_t
 INLINE void band_amax_row(fp8_band *band, const weir_tile *tile, const fp8_ops *ops, size_t r)
 {
     const void *row = tile->rows[band->row + r];
-    for (size_t c = 0, k = 0; c < band->n_cols; c += BLOCK, k++)
-        ops->amax(&band->peaks[k], element(ops, row, band->column + c),
-                  at_most(band->n_cols - c, BLOCK));
+    size_t c = 0, k = 0;
+    for (; c + BLOCK <= band->n_cols; c += BLOCK, k++)
+        ops->amax(&band->peaks[k], element(ops, row, band->column + c), BLOCK);
+    if (c < band->n_cols)
+        ops->amax(&band->peaks[k], element(ops, row, band->column + c), band->n_cols - c);
 }
 
 /* False when an element is not finite. */
@@ -97,11 +99,15 @@ INLINE void band_encode_row(const fp8_band *band, const weir_tile *tile, const f
     const void *row = tile->rows[band->row + r];
     uint8_t *out = (uint8_t *)tile->out[0].data + (band->row + r) * tile->out[0].pitch_bytes;
     uint64_t word = tile->digest_word + (band->row + r) * tile->digest_words_per_row;
-    for (size_t c = 0, k = 0; c < band->n_cols; c += BLOCK, k++) {
-        size_t column = band->column + c;
-        ops->encode(&band->coders[k], element(ops, row, column), at_most(band->n_cols - c, BLOCK),
-                    out + column, stream, digest, word + column / 8);
-    }
+    digest_lanes sums = *digest; /* a copy, because `out` may alias all else */
+    size_t c = band->column, k = 0, end = band->column + band->n_cols;
+    for (; c + BLOCK <= end; c += BLOCK, k++)
+        ops->encode(&band->coders[k], element(ops, row, c), BLOCK, out + c, stream, &sums,
+                    word + c / 8);
+    if (c < end)
+        ops->encode(&band->coders[k], element(ops, row, c), end - c, out + c, stream, &sums,
+                    word + c / 8);
+    *digest = sums;
 }
 
 /* False when an element is not finite; the outputs are then half-written. */
@@ -162,12 +168,14 @@ INLINE bool channel_row(const weir_tile *tile, const fp8_ops *ops, size_t r, pea
     uint8_t *out = (uint8_t *)tile->out[0].data + r * tile->out[0].pitch_bytes;
     uint64_t word = tile->digest_word + r * tile->digest_words_per_row;
     memset(peak, 0, sizeof(*peak));
+    digest_lanes sums = *digest; /* a copy, because `out` may alias all else */
     for (size_t c = 0; c < tile->n_cols; c += RUN) {
-        size_t n = tile->n_cols - c < RUN ? tile->n_cols - c : RUN;
+        size_t n = at_most(tile->n_cols - c, RUN);
         if (next != NULL)
             ops->amax(peak, element(ops, next, c), n);
-        ops->encode(&coder, element(ops, row, c), n, out + c, stream, digest, word + c / 8);
+        ops->encode(&coder, element(ops, row, c), n, out + c, stream, &sums, word + c / 8);
     }
+    *digest = sums;
     return true;
 }
 

@@ -24,7 +24,11 @@ INLINE __m128i load_16(const void *from)
     return _mm_loadu_si128((const __m128i *)from);
 }
 
-INLINE void store_32(void *out, __m256i bytes, bool stream)
+typedef __m256i vector_bytes;
+#define VECTOR_BYTES 32u
+
+/* `stream`: `out` is aligned and is not read again soon. */
+INLINE void store_vector(void *out, __m256i bytes, bool stream)
 {
     if (stream)
         _mm256_stream_si256((__m256i *)out, bytes);
@@ -69,7 +73,7 @@ typedef struct digest_lanes {
 } digest_lanes;
 
 /* Keys of four words that follow each other. */
-INLINE __m256i digest_keys(uint64_t word)
+INLINE vector_bytes digest_keys(uint64_t word)
 {
     const __m256i steps =
         _mm256_set_epi64x((long long)(3 * WEIR_DIGEST_STEP), (long long)(2 * WEIR_DIGEST_STEP),
@@ -78,7 +82,7 @@ INLINE __m256i digest_keys(uint64_t word)
 }
 
 /* Keys of the four words after these. */
-INLINE __m256i digest_next(__m256i keys)
+INLINE vector_bytes digest_next(__m256i keys)
 {
     return _mm256_add_epi64(keys, _mm256_set1_epi64x((long long)(4 * WEIR_DIGEST_STEP)));
 }

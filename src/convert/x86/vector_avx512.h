@@ -28,12 +28,13 @@ INLINE size_t less(size_t n, size_t before)
     return n > before ? n - before : 0;
 }
 
-/* The first n_bytes (at most 64). `stream`: `out` is aligned and is not read again soon. */
-INLINE void store_bytes(void *out, size_t n_bytes, __m512i bytes, bool stream)
+typedef __m512i vector_bytes;
+#define VECTOR_BYTES 64u
+
+/* `stream`: `out` is aligned and is not read again soon. */
+INLINE void store_vector(void *out, __m512i bytes, bool stream)
 {
-    if (n_bytes < 64)
-        _mm512_mask_storeu_epi8(out, _bzhi_u64(~0ull, (unsigned)n_bytes), bytes);
-    else if (stream)
+    if (stream)
         _mm512_stream_si512(out, bytes);
     else
         _mm512_storeu_si512(out, bytes);
@@ -72,7 +73,7 @@ typedef struct digest_lanes {
 } digest_lanes;
 
 /* Keys of eight words that follow each other. */
-INLINE __m512i digest_keys(uint64_t word)
+INLINE vector_bytes digest_keys(uint64_t word)
 {
     const __m512i steps = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
                                              _mm512_set1_epi64((long long)WEIR_DIGEST_STEP));
@@ -80,7 +81,7 @@ INLINE __m512i digest_keys(uint64_t word)
 }
 
 /* Keys of the eight words after these. */
-INLINE __m512i digest_next(__m512i keys)
+INLINE vector_bytes digest_next(__m512i keys)
 {
     return _mm512_add_epi64(keys, _mm512_set1_epi64((long long)(8 * WEIR_DIGEST_STEP)));
 }
@@ -93,19 +94,18 @@ INLINE void digest_add(digest_lanes *lanes, __m512i words, __m512i keys)
     lanes->sum = _mm512_add_epi64(lanes->sum, words);
 }
 
-/* Adds the words of the first n_bytes (at most 64), the last one padded with zeros. */
-INLINE void digest_add_bytes(digest_lanes *lanes, __m512i bytes, __m512i keys, size_t n_bytes)
+/* A ragged end: stores the first n_bytes (fewer than 64) and adds their words, the last one padded
+ * with zeros. */
+INLINE void store_end(void *out, __m512i bytes, size_t n_bytes, digest_lanes *lanes, uint64_t word)
 {
-    if (n_bytes >= 64) {
-        digest_add(lanes, bytes, keys);
-        return;
-    }
-    __mmask8 there = (__mmask8)_bzhi_u32(0xFF, (unsigned)(n_bytes + 7) / 8);
-    __m512i words = _mm512_maskz_mov_epi8(_bzhi_u64(~0ull, (unsigned)n_bytes), bytes);
-    __m512i keyed =
-        _mm512_maskz_add_epi32(_bzhi_u32(0xFFFF, 2 * (unsigned)((n_bytes + 7) / 8)), words, keys);
-    lanes->product = _mm512_mask_add_epi64(lanes->product, there, lanes->product,
-                                           _mm512_mul_epu32(keyed, _mm512_srli_epi64(keyed, 32)));
+    unsigned n_words = (unsigned)(n_bytes + 7) / 8;
+    __mmask64 there = _bzhi_u64(~0ull, (unsigned)n_bytes);
+    __m512i words = _mm512_maskz_mov_epi8(there, bytes);
+    __m512i keyed = _mm512_add_epi32(words, digest_keys(word));
+    keyed = _mm512_maskz_mov_epi64((__mmask8)_bzhi_u32(0xFF, n_words), keyed);
+    _mm512_mask_storeu_epi8(out, there, bytes);
+    lanes->product =
+        _mm512_add_epi64(lanes->product, _mm512_mul_epu32(keyed, _mm512_srli_epi64(keyed, 32)));
     lanes->sum = _mm512_add_epi64(lanes->sum, words);
 }
 
