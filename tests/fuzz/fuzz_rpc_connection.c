@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fuzz_rpc_connection.c - bytes from the network into the server's half of a connection.
+ *
+ * The client's greeting and a whole, valid call stand before the input when its first byte is odd,
+ * so that most inputs get past HTTP/2's front door. */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "directory/directory_core.h"
+#include "rpc/rpc_connection.h"
+
+static const unsigned char greeting[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                                        "\0\0\0\4\0\0\0\0"; /* and an empty SETTINGS frame */
+
+static weir_directory_core core;
+static weir_rpc_service services[WEIR_DIRECTORY_SERVICES];
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    weir_store_options options = { .seed = 1 };
+    weir_directory_core_open(&options, &core);
+    weir_directory_core_services(&core, services);
+    return 0;
+}
+
+static void drain(int fd)
+{
+    char sink[65536];
+    while (recv(fd, sink, sizeof(sink), MSG_DONTWAIT) > 0) {
+    }
+}
+
+static void run(weir_rpc_shared *shared, int server_fd, int client_fd, const uint8_t *data,
+                size_t n)
+{
+    weir_rpc_connection *connection;
+    if (weir_rpc_connection_open(shared, server_fd, &connection) != WEIR_OK)
+        return;
+    bool is_open = true;
+    if (data[0] & 1) {
+        ssize_t sent = send(client_fd, greeting, sizeof(greeting), MSG_DONTWAIT);
+        (void)sent;
+    }
+    for (size_t at = 1; at < n && is_open;) {
+        size_t piece = 1 + data[at] * 16u; /* frames arrive cut anywhere */
+        if (piece > n - at)
+            piece = n - at;
+        ssize_t sent = send(client_fd, data + at, piece, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent <= 0)
+            break;
+        at += (size_t)sent;
+        is_open = weir_rpc_connection_progress(connection, true);
+        drain(client_fd);
+    }
+    if (is_open)
+        weir_rpc_connection_answer_waiting(connection);
+    if (is_open)
+        is_open = weir_rpc_connection_check_time(connection, weir_now_ns());
+    if (is_open)
+        weir_rpc_connection_shut(connection);
+    if (is_open)
+        weir_rpc_connection_progress(connection, false);
+    weir_rpc_connection_close(connection);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+    int fds[2];
+    if (n < 2 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) != 0)
+        return 0;
+    weir_rpc_shared shared;
+    weir_rpc_shared_init(&shared, services, WEIR_DIRECTORY_SERVICES);
+    run(&shared, fds[0], fds[1], data, n);
+    if (shared.n_streams != 0 || shared.request_bytes != 0 || shared.answer_bytes != 0 ||
+        shared.n_waiting != 0)
+        __builtin_trap(); /* what a closed connection held is given back */
+    weir_rpc_shared_close(&shared);
+    close(fds[1]);
+    return 0;
+}
