@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "device/host.h"
 
 #define MAX_REFS 512u
@@ -81,17 +82,20 @@ static void choose_serving(weir_replica *replica)
     }
 }
 
-weir_status weir_replica_open(const weir_replica_options *options, weir_replica **out)
+weir_status weir_replica_open(const weir_replica_options *given, weir_replica **out)
 {
-    if (options == NULL || options->size != sizeof(*options) || out == NULL)
-        return weir_fail(WEIR_ERR_INVALID, "replica options of another version of Weir");
+    weir_replica_options own;
+    const weir_replica_options *options = &own;
+    weir_status status = weir_options_read(given, "weir_replica_options", &own, sizeof(own));
+    if (status != WEIR_OK)
+        return status;
     weir_replica *replica = weir_alloc_zeroed(1, sizeof(*replica));
     if (replica == NULL)
         return WEIR_ERR_NO_MEMORY;
     pthread_mutex_init(&replica->lock, NULL);
     weir_arena_init(&replica->arena, 0);
     weir_arena_init(&replica->scratch, 0);
-    weir_status status = copy_settings(replica, options);
+    status = copy_settings(replica, options);
     if (status == WEIR_OK)
         status = open_worker(replica, options);
     if (status == WEIR_OK) {

@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/options.h"
 
 #define DEFAULT_SLOTS 2u
 
@@ -133,16 +134,19 @@ static weir_status open_worker(weir_trainer *trainer, const weir_trainer_options
                                       &trainer->service);
 }
 
-weir_status weir_trainer_open(const weir_trainer_options *options, weir_trainer **out)
+weir_status weir_trainer_open(const weir_trainer_options *given, weir_trainer **out)
 {
-    if (options == NULL || options->size != sizeof(*options) || out == NULL)
-        return weir_fail(WEIR_ERR_INVALID, "trainer options of another version of Weir");
+    weir_trainer_options own;
+    const weir_trainer_options *options = &own;
+    weir_status status = weir_options_read(given, "weir_trainer_options", &own, sizeof(own));
+    if (status != WEIR_OK)
+        return status;
     weir_trainer *trainer = weir_alloc_zeroed(1, sizeof(*trainer));
     if (trainer == NULL)
         return WEIR_ERR_NO_MEMORY;
     pthread_mutex_init(&trainer->lock, NULL);
     weir_arena_init(&trainer->scratch, 0);
-    weir_status status = copy_settings(trainer, options);
+    status = copy_settings(trainer, options);
     if (status == WEIR_OK)
         status = name_slots(trainer, options);
     if (status == WEIR_OK)

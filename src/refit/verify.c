@@ -13,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/options.h"
 #include "refit/remote.h"
 
 #define MAX_REFS 512u
@@ -358,13 +359,15 @@ static void close_job(verification *job)
     weir_error_restore(&cause);
 }
 
-weir_status weir_verify(const weir_verify_options *options, weir_verify_report *report)
+weir_status weir_verify(const weir_verify_options *given, weir_verify_report *report)
 {
-    if (options == NULL || options->size != sizeof(*options) || report == NULL)
-        return weir_fail(WEIR_ERR_INVALID, "verify options of another version of Weir");
+    weir_verify_options options;
+    weir_status status = weir_options_read(given, "weir_verify_options", &options, sizeof(options));
+    if (status != WEIR_OK)
+        return status;
     *report = (weir_verify_report){ 0 };
-    verification job = { .options = options, .report = report };
-    weir_status status = open_worker(&job);
+    verification job = { .options = &options, .report = report };
+    status = open_worker(&job);
     if (status == WEIR_OK)
         status = open_mapping(&job);
     if (status == WEIR_OK)

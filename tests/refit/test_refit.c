@@ -532,15 +532,18 @@ static void a_directory_that_is_down_is_an_error_at_once(void **state)
     rig_close(r);
 }
 
-static void options_of_another_version_are_refused(void **state)
+static void options_without_a_size_are_refused(void **state)
 {
-    weir_trainer_options trainer = { .size = 8 };
-    weir_replica_options replica = { .size = 8 };
+    weir_trainer_options trainer = { 0 };
+    weir_replica_options replica = { 0 };
+    weir_verify_options verify = { 0 };
+    weir_verify_report report;
     weir_trainer *t;
     weir_replica *p;
     (void)state;
-    assert_error(weir_trainer_open(&trainer, &t), WEIR_ERR_INVALID, "another version");
-    assert_error(weir_replica_open(&replica, &p), WEIR_ERR_INVALID, "another version");
+    assert_error(weir_trainer_open(&trainer, &t), WEIR_ERR_INVALID, "weir_trainer_options: size");
+    assert_error(weir_replica_open(&replica, &p), WEIR_ERR_INVALID, "weir_replica_options: size");
+    assert_error(weir_verify(&verify, &report), WEIR_ERR_INVALID, "weir_verify_options: size");
 }
 
 static void a_trainer_can_bring_its_own_directory(void **state)
@@ -579,7 +582,7 @@ int main(void)
         cmocka_unit_test(a_direct_install_that_fails_is_unusable_until_one_succeeds),
         cmocka_unit_test(a_waiting_install_can_be_cancelled),
         cmocka_unit_test(a_directory_that_is_down_is_an_error_at_once),
-        cmocka_unit_test(options_of_another_version_are_refused),
+        cmocka_unit_test(options_without_a_size_are_refused),
         cmocka_unit_test(a_trainer_can_bring_its_own_directory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
