@@ -79,6 +79,13 @@ static weir_status check_mixture(const weir_convert_args *args, const weir_fused
                      dtype_list(used, list, sizeof(list)), args->conversion->name);
 }
 
+/* Kernels write rows that begin on a byte of their own. */
+static bool has_whole_rows(const weir_shape *shape, weir_dtype dtype)
+{
+    uint64_t last = shape->rank > 0 ? shape->dim[shape->rank - 1] : 1;
+    return last * weir_dtype_bits(dtype) % 8 == 0;
+}
+
 static weir_status check_buffers(const weir_convert_args *args, const weir_shape *source,
                                  uint64_t *out_total_bytes)
 {
@@ -98,6 +105,9 @@ static weir_status check_buffers(const weir_convert_args *args, const weir_shape
             status = weir_tensor_bytes(conversion->outputs[i].dtype, &shape, &n_bytes);
         if (status != WEIR_OK)
             return status;
+        if (!has_whole_rows(&shape, conversion->outputs[i].dtype))
+            return weir_fail(WEIR_ERR_INVALID, "%s: a row of %s would end within a byte",
+                             conversion->name, conversion->outputs[i].suffix);
         if (args->outputs[i] == NULL && n_bytes != 0)
             return weir_fail(WEIR_ERR_INVALID, "%s requires %s buffer", conversion->name,
                              i == 0 ? "an out" : "a scale_out");

@@ -586,6 +586,24 @@ static void registered_rows_are_tiled_on_their_own_border(void **state)
     }
 }
 
+/* Two F4 share a byte: rows of an odd number of them cannot be written apart. */
+static void rows_that_end_within_a_byte_are_refused(void **state)
+{
+    (void)state;
+    weir_conversion nibbles = pairs;
+    nibbles.name = "test_nibbles";
+    nibbles.n_outputs = 1;
+    nibbles.outputs[0] = (weir_conversion_output){ "weight", WEIR_F4, 1, 1 };
+    uint16_t in[12] = { 0 }, out[12];
+    weir_tensor source = tensor_2d("w", WEIR_U16, 4, 3, in);
+    weir_convert_args args = WEIR_CONVERT_ARGS_INIT;
+    args.conversion = &nibbles;
+    args.sources = &source;
+    args.n_sources = 1;
+    args.outputs[0] = out;
+    assert_error(&args, "test_nibbles: a row of weight would end within a byte");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -606,6 +624,7 @@ int main(void)
         cmocka_unit_test(a_second_conversion_allocates_nothing),
         cmocka_unit_test(running_out_of_memory_is_reported),
         cmocka_unit_test(registered_rows_are_tiled_on_their_own_border),
+        cmocka_unit_test(rows_that_end_within_a_byte_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,7 +49,7 @@ INLINE void prefetch_line_run(const char *from, size_t n_bytes)
 /* ---- one scale per 128 x 128 block -----------------------------------------------------------*/
 
 #define BLOCK 128u
-#define BAND_BLOCKS 4u
+#define BAND_BLOCKS 8u
 #define BAND (BAND_BLOCKS * BLOCK)
 
 /* A run of blocks side by side: what is read for its scales while the one before is encoded. */
