@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* server.c - weir_directory: the services of directory_core.c behind an rpc server. */
-#include <stdlib.h>
-#include <string.h>
 #include <sys/random.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "base/error.h"
+#include "base/options.h"
 #include "directory/directory_core.h"
 #include "weir/weir.h"
 
@@ -19,26 +17,6 @@ static void sweep(void *context)
 {
     const weir_directory_core *core = context;
     weir_store_sweep(core->store, weir_directory_core_now_ms(core));
-}
-
-/* A caller built against a longer struct may not ask for what this build does not know. */
-static weir_status read_options(const weir_directory_options *options, weir_directory_options *out)
-{
-    *out = (weir_directory_options)WEIR_DIRECTORY_OPTIONS_INIT;
-    if (options == NULL)
-        return WEIR_OK;
-    const size_t size = options->size;
-    for (size_t i = sizeof(*out); i < size; i++) {
-        if (((const unsigned char *)options)[i] != 0)
-            return weir_fail(WEIR_ERR_INVALID,
-                             "weir_directory_options of %zu bytes asks for more than this build's "
-                             "%zu bytes know",
-                             size, sizeof(*out));
-    }
-    if (size < sizeof(size_t))
-        return weir_fail(WEIR_ERR_INVALID, "weir_directory_options.size is not set");
-    memcpy(out, options, size < sizeof(*out) ? size : sizeof(*out));
-    return WEIR_OK;
 }
 
 /* Ids of versions must not repeat those of the server before a restart. */
@@ -76,8 +54,10 @@ static weir_status start(weir_directory *directory, const weir_directory_options
 
 weir_status weir_directory_open(const weir_directory_options *options, weir_directory **out)
 {
-    weir_directory_options known;
-    weir_status status = read_options(options, &known);
+    weir_directory_options known = WEIR_DIRECTORY_OPTIONS_INIT;
+    weir_status status = WEIR_OK;
+    if (options != NULL)
+        status = weir_options_read(options, "weir_directory_options", &known, sizeof(known));
     if (status != WEIR_OK)
         return status;
     weir_directory *directory = weir_alloc_zeroed(1, sizeof(*directory));

@@ -70,7 +70,8 @@ static void test_options_of_another_age(void **state)
     assert_int_equal(weir_directory_open(&options.known, &directory), WEIR_ERR_INVALID);
     options.known.size = 0;
     assert_int_equal(weir_directory_open(&options.known, &directory), WEIR_ERR_INVALID);
-    assert_string_equal(weir_last_error(), "weir_directory_options.size is not set");
+    assert_string_equal(weir_last_error(),
+                        "weir_directory_options: size is 0, set it with its _INIT macro");
 }
 
 static void test_failed_allocations_leave_nothing_open(void **state)

@@ -63,7 +63,7 @@ static void test_manifests_come_from_many_workers(void **state)
     enum { N = 70 }; /* more than the client keeps connections for */
     owner owners[N];
     weir_manifest_service *services[N];
-    char slots[N][16], digest[WEIR_DIGEST_TEXT];
+    char slots[N][32], digest[WEIR_DIGEST_TEXT];
     unsigned char *buffer = NULL;
     size_t buffer_bytes = 0, n_bytes;
     weir_directory_client *client = open_client();
