@@ -29,10 +29,16 @@ typedef struct setting {
 } setting;
 
 /* With peer error handling UCX leaves out shared memory unless MM_ERROR_HANDLING is set: reads on
- * one host would go over TCP, ten times slower. Its TCP defaults are for messages, not bulk. */
+ * one host would go over TCP, ten times slower. Its TCP defaults are for messages, not bulk. The
+ * heap is no place for a region: the pages of a released one are given back (ucx_region.c).
+ */
 static const setting settings[] = {
-    { "MM_ERROR_HANDLING", "y" }, { "TCP_SNDBUF", "4M" },      { "TCP_RCVBUF", "4M" },
-    { "TCP_TX_SEG_SIZE", "1M" },  { "TCP_RX_SEG_SIZE", "1M" },
+    { "ALLOC_PRIO", "md:sysv,md:posix,huge,md:*,mmap" },
+    { "MM_ERROR_HANDLING", "y" },
+    { "TCP_SNDBUF", "4M" },
+    { "TCP_RCVBUF", "4M" },
+    { "TCP_TX_SEG_SIZE", "1M" },
+    { "TCP_RX_SEG_SIZE", "1M" },
 };
 
 /* A name that this UCX does not know is left out: names come and go between its releases. */
@@ -136,8 +142,8 @@ static void close_transport(weir_transport *transport)
     weir_ucx_server_close(ucx);
     if (ucx->reader != NULL)
         ucp_worker_destroy(ucx->reader);
+    weir_ucx_released_close(ucx);
     ucp_cleanup(ucx->context);
-    weir_ucx_graves_close(ucx);
     weir_free(ucx);
 }
 

@@ -9,7 +9,6 @@
 #define WEIR_TRANSPORT_UCX_H
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <ucp/api/ucp.h>
 
 #include "transport/transport_key.h"
@@ -26,12 +25,9 @@ typedef struct ucx_peer ucx_peer;
 typedef struct ucx_server {
     ucp_worker_h worker; /* NULL until there is something to serve */
     pthread_t thread;
-    int ucx_fd;           /* readable when the worker has work */
-    int stop_fd;          /* readable when the thread must end */
-    pthread_mutex_t lock; /* held while the worker progresses */
-    pthread_cond_t resumed;
-    atomic_uint n_pausing; /* threads that want, or have, the worker at rest */
-    uint64_t *greeting;    /* a random word that every reader reads first */
+    int ucx_fd;         /* readable when the worker has work */
+    int stop_fd;        /* readable when the thread must end */
+    uint64_t *greeting; /* a random word that every reader reads first */
     ucp_mem_h greeting_memory;
     weir_key_buffer address;
 } ucx_server;
@@ -43,8 +39,8 @@ typedef struct ucx_transport {
     ucx_server server;
     ucp_worker_h reader;
     int reader_fd;
-    bool reader_stuck;  /* a cancelled read did not end: the reader is never progressed again */
-    ucx_region *graves; /* address ranges of released regions, kept until close */
+    bool reader_stuck;    /* a cancelled read did not end: the reader is never progressed again */
+    ucx_region *released; /* empty, but mapped until close: see weir_ucx_release() */
 } ucx_transport;
 
 struct ucx_region {
@@ -55,7 +51,7 @@ struct ucx_region {
     bool allocated; /* by UCX; else the caller's */
     bool sealed;
     weir_key_buffer key;
-    ucx_region *next_grave;
+    ucx_region *next_released;
 };
 
 typedef struct ucx_remote {
@@ -103,8 +99,6 @@ weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what
 weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out_fd);
 weir_status weir_ucx_server_open(ucx_transport *ucx); /* does nothing when it is open */
 void weir_ucx_server_close(ucx_transport *ucx);
-void weir_ucx_server_pause(ucx_transport *ucx); /* until resume, no peer is served */
-void weir_ucx_server_resume(ucx_transport *ucx);
 weir_status weir_ucx_reader_open(ucx_transport *ucx);
 /* Progresses the reader; when there was nothing to do, sleeps until there is or `ms` have passed.
  * process_fd (-1: none) ends the sleep too. */
@@ -119,7 +113,7 @@ void weir_ucx_release(weir_region *region);
 void *weir_ucx_region_data(weir_region *region);
 weir_status weir_ucx_seal(weir_region *region, const weir_seal *seal);
 weir_status weir_ucx_region_key(weir_region *region, const void **out_key, size_t *out_n_bytes);
-void weir_ucx_graves_close(ucx_transport *ucx);
+void weir_ucx_released_close(ucx_transport *ucx);
 
 /* ucx_peer.c */
 weir_status weir_ucx_connect(weir_transport *transport, const void *address, size_t n_bytes,

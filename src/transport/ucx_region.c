@@ -101,44 +101,39 @@ weir_status weir_ucx_expose(weir_transport *transport, void *data, uint64_t n_by
     return open_region(transport, data, n_bytes, out);
 }
 
-/* A reader that still holds the key may ask for the old address, and where UCX emulates the read,
- * our own worker would touch it. So the range of a released region stays readable (as zeros, which
- * take no memory) until nobody can ask any more. */
-static bool bury(ucx_transport *ucx, ucx_region *region)
+static void unmap(ucx_transport *ucx, ucx_region *region)
 {
-    void *range = mmap(region->data, region->n_bytes, PROT_READ,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (range != MAP_FAILED && range != region->data)
-        munmap(range, region->n_bytes);
-    if (range != region->data)
-        return false; /* the range is another's already, so it is readable */
-    region->next_grave = ucx->graves;
-    ucx->graves = region;
-    return true;
+    ucp_mem_unmap(ucx->context, region->memory);
+    weir_free(region);
 }
 
+/* A reader may still hold the key of a released region. Where UCX emulates its read, our own worker
+ * would touch the address; where it maps the segment, one that is gone makes ucp_ep_rkey_unpack()
+ * of UCX 1.13 clean up what it has not set. So the memory is given back, but the mapping stays: it
+ * reads as zeros, which no digest agrees with, until the transport closes. */
 void weir_ucx_release(weir_region *base)
 {
     if (base == NULL)
         return;
     ucx_region *region = (ucx_region *)base;
     ucx_transport *ucx = (ucx_transport *)base->transport;
-    weir_ucx_server_pause(ucx);
-    ucp_mem_unmap(ucx->context, region->memory);
-    bool buried = region->allocated && region->sealed && region->n_bytes > 0 && bury(ucx, region);
-    weir_ucx_server_resume(ucx);
     weir_key_buffer_close(&region->key);
-    if (!buried)
-        weir_free(region);
+    if (!region->allocated || !region->sealed) {
+        unmap(ucx, region);
+        return;
+    }
+    if (madvise(region->data, region->n_bytes, MADV_REMOVE) != 0) /* of a shared segment */
+        madvise(region->data, region->n_bytes, MADV_DONTNEED);    /* of anything else */
+    region->next_released = ucx->released;
+    ucx->released = region;
 }
 
-void weir_ucx_graves_close(ucx_transport *ucx)
+void weir_ucx_released_close(ucx_transport *ucx)
 {
-    while (ucx->graves != NULL) {
-        ucx_region *region = ucx->graves;
-        ucx->graves = region->next_grave;
-        munmap(region->data, region->n_bytes);
-        weir_free(region);
+    while (ucx->released != NULL) {
+        ucx_region *region = ucx->released;
+        ucx->released = region->next_released;
+        unmap(ucx, region);
     }
 }
 
@@ -152,7 +147,6 @@ weir_status weir_ucx_seal(weir_region *base, const weir_seal *seal)
 {
     (void)seal;
     ((ucx_region *)base)->sealed = true;
-    atomic_thread_fence(memory_order_release);
     return WEIR_OK;
 }
 

@@ -19,9 +19,8 @@
 #include "base/error.h"
 #include "transport/ucx.h"
 
-#define RETRY_MS 10     /* after a worker could not be armed */
-#define SERVER_TURNS 64 /* of progress before the lock is offered to others */
-#define READER_TURNS 256
+#define RETRY_MS 10 /* after a worker could not be armed */
+#define TURNS 256   /* of progress before anything else is looked at */
 
 weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what)
 {
@@ -79,17 +78,13 @@ weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out
 
 /* ---- server ----------------------------------------------------------------------------------*/
 
-/* One turn with the lock held. Gives how long to sleep on the worker's descriptor: for ever when it
- * is armed, not at all when it has more to do. */
+/* Gives how long to sleep on the worker's descriptor: for ever when it is armed, not at all when it
+ * has more to do. */
 static int serve_turn(ucx_server *server)
 {
-    pthread_mutex_lock(&server->lock);
-    while (atomic_load(&server->n_pausing) > 0)
-        pthread_cond_wait(&server->resumed, &server->lock);
-    for (int i = 0; i < SERVER_TURNS && ucp_worker_progress(server->worker) != 0; i++) {
+    for (int i = 0; i < TURNS && ucp_worker_progress(server->worker) != 0; i++) {
     }
-    ucs_status_t status = ucp_worker_arm(server->worker);
-    pthread_mutex_unlock(&server->lock);
+    ucs_status_t status = ucp_worker_arm(server->worker); /* busy when a turn was cut short */
     return status == UCS_OK ? -1 : status == UCS_ERR_BUSY ? 0 : RETRY_MS;
 }
 
@@ -175,12 +170,8 @@ static weir_status run_server(ucx_server *server)
     server->stop_fd = eventfd(0, EFD_CLOEXEC);
     if (server->stop_fd < 0)
         return weir_fail_errno("transport ucx: cannot make an event descriptor");
-    pthread_mutex_init(&server->lock, NULL);
-    pthread_cond_init(&server->resumed, NULL);
     if (start_thread(server) == 0)
         return WEIR_OK;
-    pthread_cond_destroy(&server->resumed);
-    pthread_mutex_destroy(&server->lock);
     close(server->stop_fd);
     return weir_fail(WEIR_ERR_NO_MEMORY, "transport ucx: cannot start its thread");
 }
@@ -222,25 +213,9 @@ void weir_ucx_server_close(ucx_transport *ucx)
         eventfd_write(server->stop_fd, 1);
         pthread_join(server->thread, NULL);
         close_worker(ucx);
-        pthread_cond_destroy(&server->resumed);
-        pthread_mutex_destroy(&server->lock);
         close(server->stop_fd);
     }
     weir_key_buffer_close(&server->address);
-}
-
-/* The count comes before the lock: a mutex is not fair, and a busy thread would take it again. */
-void weir_ucx_server_pause(ucx_transport *ucx)
-{
-    atomic_fetch_add(&ucx->server.n_pausing, 1);
-    pthread_mutex_lock(&ucx->server.lock);
-}
-
-void weir_ucx_server_resume(ucx_transport *ucx)
-{
-    atomic_fetch_sub(&ucx->server.n_pausing, 1);
-    pthread_cond_signal(&ucx->server.resumed);
-    pthread_mutex_unlock(&ucx->server.lock);
 }
 
 /* ---- reader ----------------------------------------------------------------------------------*/
@@ -260,7 +235,7 @@ void weir_ucx_reader_turn(ucx_transport *ucx, int process_fd, unsigned ms)
     if (ucx->reader_stuck)
         return;
     unsigned n_events = 0, last = 1;
-    for (int i = 0; i < READER_TURNS && last != 0; i++) {
+    for (int i = 0; i < TURNS && last != 0; i++) {
         last = ucp_worker_progress(ucx->reader);
         n_events += last;
     }

@@ -298,15 +298,16 @@ static inline void owner_reap(owner *other)
     other->pid = 0;
 }
 
-/* The process ends by itself once its socket closes. Gives its wait status: 0 when all went well. */
+/* The process ends by itself once its socket closes. Gives its wait status: 0 when all went well.
+ */
 static inline int owner_close(owner *other)
 {
     int code = 0;
+    if (other->pid != 0)
+        kill(other->pid, SIGCONT); /* before it ends: this would undo the stop of a leak checker */
     close(other->fd);
-    if (other->pid != 0) {
-        kill(other->pid, SIGCONT);
+    if (other->pid != 0)
         waitpid(other->pid, &code, 0);
-    }
     free(other);
     return code;
 }
