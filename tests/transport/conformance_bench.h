@@ -4,7 +4,7 @@
 #ifndef WEIR_TESTS_CONFORMANCE_BENCH_H
 #define WEIR_TESTS_CONFORMANCE_BENCH_H
 
-#include <dirent.h>
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -90,23 +90,16 @@ static inline int bench_open(void **state)
     return 0;
 }
 
+static inline int remove_entry(const char *path, const struct stat *info, int kind,
+                               struct FTW *where)
+{
+    (void)info, (void)kind, (void)where;
+    return remove(path);
+}
+
 static inline void remove_tree(const char *path)
 {
-    DIR *directory = opendir(path);
-    struct dirent *entry;
-    while (directory != NULL && (entry = readdir(directory)) != NULL) {
-        char name[600];
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        snprintf(name, sizeof(name), "%s/%s", path, entry->d_name);
-        if (entry->d_type == DT_DIR)
-            remove_tree(name);
-        else
-            unlink(name);
-    }
-    if (directory != NULL)
-        closedir(directory);
-    rmdir(path);
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 static inline int bench_close(void **state)
