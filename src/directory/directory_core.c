@@ -8,6 +8,7 @@
 #include "health.pb-c.h"
 #include "p2p.pb-c.h"
 #include "refit.pb-c.h"
+#include "rpc/rpc_message.h"
 #include "weir/weir.h"
 
 #define NS_PER_MS 1000000ull
@@ -33,6 +34,7 @@ uint64_t weir_directory_core_now_ms(const weir_directory_core *core)
 weir_rpc_code weir_directory_core_refuse(weir_status status, char *text)
 {
     snprintf(text, WEIR_RPC_MESSAGE_TEXT, "%s", weir_last_error());
+    weir_rpc_text_repair(text); /* names in it may have been cut */
     switch (status) {
     case WEIR_ERR_INVALID:
         return WEIR_RPC_INVALID_ARGUMENT;

@@ -60,6 +60,7 @@ void weir_rpc_dispatch(const weir_rpc_route *route, const unsigned char *request
         return;
     }
     out->code = route->handler(route->service->context, message, arena, &out->message, out->text);
+    weir_rpc_text_repair(out->text);
     if (out->code == WEIR_RPC_OK && out->message == NULL) {
         out->code = WEIR_RPC_INTERNAL;
         snprintf(out->text, sizeof(out->text), "%s has no answer", route->method->name);

@@ -3,6 +3,7 @@
 #include "rpc/rpc_message.h"
 
 #include <stdint.h>
+#include <string.h>
 
 #include "base/error.h"
 
@@ -68,6 +69,19 @@ static bool is_text(const reader *text)
         at += n;
     }
     return true;
+}
+
+void weir_rpc_text_repair(char *text)
+{
+    for (size_t left = strlen(text); left != 0;) {
+        size_t n = sequence_bytes((const unsigned char *)text, left);
+        if (n == 0) {
+            *text = '?';
+            n = 1;
+        }
+        text += n;
+        left -= n;
+    }
 }
 
 static weir_status malformed(const ProtobufCMessageDescriptor *descriptor)

@@ -24,4 +24,8 @@ weir_status weir_rpc_message_unpack(const ProtobufCMessageDescriptor *descriptor
                                     const unsigned char *data, size_t n_bytes, weir_arena *arena,
                                     ProtobufCMessage **out);
 
+/* Puts '?' for every byte that is not UTF-8: a text was cut in the middle of a character, and peers
+ * refuse a whole message for that. */
+void weir_rpc_text_repair(char *text);
+
 #endif

@@ -20,7 +20,7 @@
 #include "rpc/rpc_connection.h"
 
 #define NS_PER_MS 1000000ull
-#define MAX_CONNECTIONS 1024u
+#define MAX_CONNECTIONS 4096u
 #define N_EVENTS 64
 #define ACCEPTS_PER_TURN 64
 #define TIME_CHECK_MS 100u   /* deadlines of calls that are not whole are this coarse */

@@ -251,6 +251,12 @@ class P2pServiceTest(PeerTest):
             else:
                 request.status = 2
 
+    def test_a_cut_name_is_still_text(self):
+        answer = self.p2p.UpdateStatus(p2p_pb2.UpdateStatusRequest(
+            mx_source_id="x" + "\u00e9" * 100, worker_id="w", status=2), timeout=10)
+        self.assertEqual(answer.message,
+                         "no source 'x" + "\u00e9" * 31 + "?' of worker 'w'")
+
     def test_metadata_comes_back_as_it_went(self):
         identity = self.identity(extra_parameters={"": "", "k\u00e9y": "v", "training_step": "12"},
                                  gpu_arch="sm_90")

@@ -50,6 +50,14 @@ static void test_only_utf8_without_nul_is_text(void **state)
                         "GetMetadataRequest.mx_source_id is not UTF-8 text without NUL");
 }
 
+static void test_cut_text_is_repaired(void **state)
+{
+    (void)state;
+    char text[] = "a\xc3\xa9\xf0\x9f\x98 \xff\xe2\x82";
+    weir_rpc_text_repair(text);
+    assert_string_equal(text, "a\xc3\xa9??? ???");
+}
+
 static void test_malformed_bytes_are_refused(void **state)
 {
     (void)state;
@@ -116,6 +124,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_only_utf8_without_nul_is_text),
+        cmocka_unit_test(test_cut_text_is_repaired),
         cmocka_unit_test(test_malformed_bytes_are_refused),
         cmocka_unit_test(test_strings_are_checked_however_deep_they_are),
         cmocka_unit_test(test_unpacking_is_capped),
