@@ -25,32 +25,35 @@
 
 typedef struct setting {
     const char *name; /* without UCX_ */
+    const char *bare; /* what ucp_config_modify() of UCX 1.13 calls it, where that differs */
     const char *value;
 } setting;
 
 /* With peer error handling UCX leaves out shared memory unless MM_ERROR_HANDLING is set: reads on
  * one host would go over TCP, ten times slower. Its TCP defaults are for messages, not bulk. The
- * heap is no place for a region: the pages of a released one are given back (ucx_region.c).
- */
+ * heap is no place for a region: the pages of a released one are given back (ucx_region.c). */
 static const setting settings[] = {
-    { "ALLOC_PRIO", "md:sysv,md:posix,huge,md:*,mmap" },
-    { "MM_ERROR_HANDLING", "y" },
-    { "TCP_SNDBUF", "4M" },
-    { "TCP_RCVBUF", "4M" },
-    { "TCP_TX_SEG_SIZE", "1M" },
-    { "TCP_RX_SEG_SIZE", "1M" },
+    { "ALLOC_PRIO", NULL, "md:sysv,md:posix,huge,md:*,mmap" },
+    { "MM_ERROR_HANDLING", NULL, "y" },
+    { "TCP_SNDBUF", "SNDBUF", "4M" },
+    { "TCP_RCVBUF", "RCVBUF", "4M" },
+    { "TCP_TX_SEG_SIZE", "TX_SEG_SIZE", "1M" },
+    { "TCP_RX_SEG_SIZE", "RX_SEG_SIZE", "1M" },
 };
 
 /* A name that this UCX does not know is left out: names come and go between its releases. */
-static void set_default(ucp_config_t *config, const char *name, const char *value)
+static void set_default(ucp_config_t *config, const setting *row)
 {
     char variable[64];
-    snprintf(variable, sizeof(variable), "UCX_%s", name);
+    snprintf(variable, sizeof(variable), "UCX_%s", row->name);
     if (weir_env_foreign_is_set(variable))
         return;
-    ucs_status_t status = ucp_config_modify(config, name, value);
+    ucs_status_t status = ucp_config_modify(config, row->name, row->value);
+    if (row->bare != NULL && ucp_config_modify(config, row->bare, row->value) == UCS_OK)
+        status = UCS_OK;
     if (status != UCS_OK)
-        weir_log(WEIR_LOG_DEBUG, "ucx: %s=%s not set: %s", name, value, ucs_status_string(status));
+        weir_log(WEIR_LOG_DEBUG, "ucx: %s=%s not set: %s", row->name, row->value,
+                 ucs_status_string(status));
 }
 
 static weir_status choose_tls(ucp_config_t *config, const weir_transport_options *options)
@@ -72,11 +75,11 @@ static weir_status make_config(const weir_transport_options *options, ucp_config
     if (status != UCS_OK)
         return weir_ucx_fail(status, "transport ucx", "cannot read its configuration");
     for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
-        set_default(config, settings[i].name, settings[i].value);
+        set_default(config, &settings[i]);
     char keepalive[32];
     snprintf(keepalive, sizeof(keepalive), "%ums",
              weir_env_unsigned(WEIR_ENV_UCX_KEEPALIVE_MS, KEEPALIVE_MS));
-    set_default(config, "KEEPALIVE_INTERVAL", keepalive);
+    set_default(config, &(setting){ "KEEPALIVE_INTERVAL", NULL, keepalive });
     weir_status result = choose_tls(config, options);
     if (result != WEIR_OK) {
         ucp_config_release(config);
