@@ -156,10 +156,13 @@ static weir_status pinned_conversion(binder *b, const row_site *site, const weir
         *out = b->mapping->conversion;
         return WEIR_OK;
     }
-    if (strcmp(name, WEIR_COPY) != 0)
+    bool copies_f32 = strcmp(name, WEIR_COPY_F32) == 0;
+    if (!copies_f32 && strcmp(name, WEIR_COPY) != 0)
         return weir_conversion_get(name, out);
     weir_dtype dtype = b->index.sources[b->found[0]].dtype;
-    if (b->model->config != NULL) {
+    if (b->model->config != NULL && copies_f32) {
+        dtype = WEIR_F32;
+    } else if (b->model->config != NULL) {
         weir_status status = weir_model_dtype(b->model, &dtype);
         if (status != WEIR_OK)
             return status;

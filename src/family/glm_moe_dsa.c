@@ -12,7 +12,8 @@
 #define SHARED_DIM "n_shared_experts*moe_intermediate_size"
 
 /* Everything but the indexer's rows is one text for both layouts; `cast` is how the unquantised
- * weights are pinned, which is what the layouts differ in besides. */
+ * weights are pinned, `bias_cast` the router's bias, which is what the layouts differ in besides.
+ */
 #define ATTENTION_ROWS(cast)                                                                       \
     { "input_layernorm.weight", .conversion = cast,                                                \
       WEIR_HF({ "input_layernorm.weight", "hidden_size" }) },                                      \
@@ -38,11 +39,11 @@
                 { "self_attn.indexer.wq_b.weight", "index_n_heads*index_head_dim, q_lora_rank" })  \
     }
 
-#define SPARSE_ROWS(cast)                                                                        \
+#define SPARSE_ROWS(cast, bias_cast)                                                             \
     { "mlp.gate.weight", .conversion = cast,                                                     \
       WEIR_HF({ "mlp.gate.weight", "n_routed_experts, hidden_size" }),                           \
       WEIR_STACKED({ "mlp.router.gate.weight", "n_routed_experts, hidden_size" }) },             \
-        { "mlp.gate.e_score_correction_bias", .conversion = "fp32_cast",                         \
+        { "mlp.gate.e_score_correction_bias", .conversion = bias_cast,                           \
           WEIR_HF({ "mlp.gate.e_score_correction_bias", "n_routed_experts" }),                   \
           WEIR_STACKED({ "mlp.expert_bias", "n_routed_experts" }) },                             \
         { "mlp.experts.w13_weight",                                                              \
@@ -118,8 +119,10 @@ static const weir_family_row dense[] = {
     WEIR_ROWS_END,
 };
 
-static const weir_family_row fused_sparse[] = { SPARSE_ROWS("bf16_cast"), WEIR_ROWS_END };
-static const weir_family_row split_sparse[] = { SPARSE_ROWS(WEIR_COPY), WEIR_ROWS_END };
+static const weir_family_row fused_sparse[] = { SPARSE_ROWS("bf16_cast", "fp32_cast"),
+                                                WEIR_ROWS_END };
+static const weir_family_row split_sparse[] = { SPARSE_ROWS(WEIR_COPY, WEIR_COPY_F32),
+                                                WEIR_ROWS_END };
 static const weir_family_row fused_rest[] = { REST_ROWS("bf16_cast"), WEIR_ROWS_END };
 static const weir_family_row split_rest[] = { REST_ROWS(WEIR_COPY), WEIR_ROWS_END };
 

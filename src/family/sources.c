@@ -32,7 +32,8 @@ static weir_status add_tensor(collector *c, const weir_family_row *row, int laye
     size_t n_bytes = strlen(name) + 1;
     if (c->tensors != NULL) {
         /* What the engine keeps in fp32, checkpoints keep in fp32 too. */
-        bool full = row->conversion != NULL && strcmp(row->conversion, "fp32_cast") == 0;
+        bool full = row->conversion != NULL && (strcmp(row->conversion, "fp32_cast") == 0 ||
+                                                strcmp(row->conversion, WEIR_COPY_F32) == 0);
         memcpy(c->names + c->name_bytes, name, n_bytes);
         c->tensors[c->n_tensors] =
             (weir_tensor){ c->names + c->name_bytes, full ? WEIR_F32 : c->dtype, *shape, NULL };

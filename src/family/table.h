@@ -23,6 +23,8 @@
 /* Pins a row to the dtype the engine keeps: the config's torch_dtype, or without a config that of
  * the source. No conversion of the registry has this name. */
 #define WEIR_COPY "copy"
+/* The same for what checkpoints and engines keep in fp32 whatever torch_dtype says. */
+#define WEIR_COPY_F32 "copy_f32"
 
 typedef enum weir_row_kind {
     WEIR_ROW_PLAIN = 0,  /* norms, biases, embeddings, routers */
@@ -39,7 +41,7 @@ typedef struct weir_family_row {
     const char *dst; /* the engine's name */
     weir_row_kind kind;
     uint32_t axis;          /* along which the sources are joined */
-    const char *conversion; /* NULL: the run's default; else pinned: a name, or WEIR_COPY */
+    const char *conversion; /* NULL: the run's default; else pinned: a name, WEIR_COPY… */
     const char *when;       /* a boolean of config.json that must be true; NULL: always */
     const char *tied_with;  /* source that stands for this one when tie_word_embeddings is true */
     /* By naming. An empty list: named as in Hugging Face. */

@@ -369,6 +369,23 @@ static void unquantised_rows_of_the_split_layout_keep_their_dtype(void **state)
     set_free(set);
 }
 
+static void the_router_bias_of_the_split_layout_is_what_its_source_is(void **state)
+{
+    (void)state;
+    source_set *set = set_synthetic_layer();
+    weir_mapping *mapping = NULL;
+    const char *from = LAYER "mlp.expert_bias", *bias = LAYER "mlp.gate.e_score_correction_bias";
+    set_remove(set, from);
+    set_add(set, from, WEIR_BF16, SHAPE(4));
+    assert_int_equal(set_open(set, "glm_moe_dsa", "split_indexer", NULL, &mapping), WEIR_OK);
+    assert_string_equal(find_entry(mapping, bias)->conversion->name, "bf16_cast");
+    weir_mapping_close(mapping);
+    assert_int_equal(set_open(set, "glm_moe_dsa", "fused_indexer", NULL, &mapping), WEIR_OK);
+    assert_string_equal(find_entry(mapping, bias)->conversion->name, "fp32_cast");
+    weir_mapping_close(mapping);
+    set_free(set);
+}
+
 static void with_a_config_copies_take_its_dtype(void **state)
 {
     (void)state;
@@ -462,6 +479,7 @@ int main(void)
         cmocka_unit_test(a_view_that_is_none_is_refused),
         cmocka_unit_test(nothing_at_all_is_refused),
         cmocka_unit_test(unquantised_rows_of_the_split_layout_keep_their_dtype),
+        cmocka_unit_test(the_router_bias_of_the_split_layout_is_what_its_source_is),
         cmocka_unit_test(with_a_config_copies_take_its_dtype),
         cmocka_unit_test(tied_embeddings_make_one_parameter),
         cmocka_unit_test(every_allocation_may_fail),
