@@ -7,8 +7,8 @@
  * Threads    registration and look-up may be called from any thread; rows are immutable once
  *            registered and live until the process ends. weir_convert() may run in several threads
  *            at once, with different pools or with none.
- * Ownership  the registry keeps the pointers of a registered row: they must stay valid for ever.
- *            weir_convert() borrows everything until it returns.
+ * Ownership  the registry copies a registered row and keeps its strings and kernels: they must stay
+ *            valid for ever. weir_convert() borrows everything until it returns.
  * Errors     ERR_INVALID for a bad call (shape, dtype, missing buffer), ERR_EXISTS, ERR_NOT_FOUND,
  *            ERR_UNSUPPORTED (no rule matches), ERR_NONFINITE. weir_last_error() has the line.
  */
@@ -82,7 +82,7 @@ typedef struct weir_tile {
  * records no error line: the driver finds tensor and index. Must not allocate or block. */
 typedef weir_status (*weir_convert_fn)(const weir_tile *tile);
 
-/* Everything Weir knows about one kernel layout. Strings are kept, not copied. */
+/* Everything Weir knows about one kernel layout. */
 typedef struct weir_conversion {
     size_t size; /* sizeof(weir_conversion) */
     const char *name;
@@ -100,8 +100,8 @@ typedef struct weir_conversion {
     bool kernel_digests;          /* kernel fills tile->digest itself */
 } weir_conversion;
 
-/* Keeps `conversion` for ever. ERR_EXISTS "conversion 'NAME' is already registered"; ERR_INVALID
- * when a field is missing or the metadata is no JSON object. */
+/* Copies the row; keeps what it points to, for ever. ERR_EXISTS "conversion 'NAME' is already
+ * registered"; ERR_INVALID when a field is missing or the metadata is no JSON object. */
 WEIR_API weir_status weir_conversion_register(const weir_conversion *conversion);
 
 /* ERR_NOT_FOUND "unknown conversion 'NAME'; registered: [a, b, c]" (sorted). */
@@ -186,8 +186,8 @@ WEIR_API weir_status weir_convert_fused_shape(const weir_convert_args *args, wei
 
 /* Blocks until the outputs are written. On an error their content is unspecified. ERR_NONFINITE
  * names the tensor and the index of the first non-finite element, whatever the thread count.
- * Same bytes for every CPU, thread count and source sharding. Allocates nothing for up to 64
- * sources beyond per-thread scratch that the pool owns. */
+ * Same bytes for every CPU, thread count and source sharding. Allocates nothing but per-thread
+ * scratch, which the pool (or, without one, the thread) keeps for the next call. */
 WEIR_API weir_status weir_convert(const weir_convert_args *args);
 
 /* ---- what this CPU offers --------------------------------------------------------------------*/

@@ -4,27 +4,20 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/options.h"
 #include "convert/fused.h"
 #include "convert/nonfinite.h"
 #include "convert/tile_loop.h"
 
 /* ---- checks ----------------------------------------------------------------------------------*/
 
-/* Brings the args of a caller built against another version to this one's size. */
+/* The args as this version knows them. */
 static weir_status take_args(const weir_convert_args *given, weir_convert_args *args)
 {
-    if (given == NULL || given->size < sizeof(given->size))
-        return weir_fail(WEIR_ERR_INVALID, "weir_convert_args has no size");
-    for (size_t i = sizeof(*args); i < given->size; i++) {
-        if (((const unsigned char *)given)[i] != 0)
-            return weir_fail(WEIR_ERR_INVALID,
-                             "weir_convert_args sets a field that this version does not know");
-    }
-    *args = (weir_convert_args)WEIR_CONVERT_ARGS_INIT;
-    memcpy(args, given, given->size < sizeof(*args) ? given->size : sizeof(*args));
-    if (args->conversion == NULL)
-        return weir_fail(WEIR_ERR_INVALID, "weir_convert_args names no conversion");
-    return WEIR_OK;
+    weir_status status = weir_options_read(given, "weir_convert_args", args, sizeof(*args));
+    if (status == WEIR_OK && args->conversion == NULL)
+        status = weir_fail(WEIR_ERR_INVALID, "weir_convert_args names no conversion");
+    return status;
 }
 
 static const char *dtype_list(weir_dtype_set set, char *buffer, size_t buffer_bytes)

@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/options.h"
 #include "convert/kernels.h"
 
 #define N_BUILT_IN 4
@@ -113,8 +114,6 @@ static weir_status check_outputs(const weir_conversion *conversion)
 
 static weir_status check_row(const weir_conversion *conversion)
 {
-    if (conversion->size != sizeof(*conversion))
-        return refuse(conversion, "its size is not that of weir_conversion in this version");
     if (conversion->name == NULL || conversion->name[0] == '\0')
         return refuse(conversion, "it has no name");
     if (conversion->compile_target == NULL || conversion->compile_target[0] == '\0')
@@ -130,17 +129,28 @@ static weir_status check_row(const weir_conversion *conversion)
 
 /* ---- interface -------------------------------------------------------------------------------*/
 
-weir_status weir_conversion_register(const weir_conversion *conversion)
+static weir_status register_own(const weir_conversion *own)
 {
-    if (conversion == NULL)
-        return weir_fail(WEIR_ERR_INVALID, "no conversion given to register");
-    weir_status status = check_row(conversion);
+    weir_status status = check_row(own);
     if (status != WEIR_OK)
         return status;
     pthread_once(&once, add_built_in);
     pthread_mutex_lock(&lock);
-    status = append(conversion);
+    status = append(own);
     pthread_mutex_unlock(&lock);
+    return status;
+}
+
+weir_status weir_conversion_register(const weir_conversion *conversion)
+{
+    weir_conversion *own = weir_alloc(sizeof(*own));
+    if (own == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    weir_status status = weir_options_read(conversion, "weir_conversion", own, sizeof(*own));
+    if (status == WEIR_OK)
+        status = register_own(own);
+    if (status != WEIR_OK)
+        weir_free(own);
     return status;
 }
 

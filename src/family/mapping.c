@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/options.h"
 #include "family/bind.h"
 
 /* ---- parameters ------------------------------------------------------------------------------*/
@@ -139,23 +140,27 @@ static weir_status choose_conversion(const weir_mapping_options *options,
     return weir_conversion_select(options->config, out);
 }
 
-weir_status weir_mapping_open(const weir_mapping_options *options, const weir_tensor *sources,
+weir_status weir_mapping_open(const weir_mapping_options *given, const weir_tensor *sources,
                               size_t n_sources, weir_mapping **out)
 {
-    if (options == NULL || options->size != sizeof(*options) || out == NULL ||
-        (sources == NULL && n_sources > 0))
-        return weir_fail(WEIR_ERR_INVALID, "mapping: bad options or no sources");
+    weir_mapping_options options;
+    weir_status status =
+        weir_options_read(given, "weir_mapping_options", &options, sizeof(options));
+    if (status != WEIR_OK)
+        return status;
+    if (sources == NULL && n_sources > 0)
+        return weir_fail(WEIR_ERR_INVALID, "mapping: %zu sources at NULL", n_sources);
     weir_model model;
-    weir_status status = weir_model_init(&model, options->family, options->layout, options->config);
+    status = weir_model_init(&model, options.family, options.layout, options.config);
     if (status != WEIR_OK)
         return status;
     weir_mapping *m = weir_alloc_zeroed(1, sizeof(*m));
     if (m == NULL)
         return WEIR_ERR_NO_MEMORY;
     weir_arena_init(&m->arena, 0);
-    status = choose_conversion(options, &m->conversion);
+    status = choose_conversion(&options, &m->conversion);
     if (status == WEIR_OK)
-        status = weir_mapping_bind(m, &model, options, sources, n_sources);
+        status = weir_mapping_bind(m, &model, &options, sources, n_sources);
     if (status == WEIR_OK)
         status = list_parameters(m, &model);
     if (status != WEIR_OK) {
@@ -242,21 +247,24 @@ const weir_conversion *weir_mapping_conversion(const weir_mapping *mapping)
     return mapping->conversion;
 }
 
-weir_status weir_map_entry_convert(const weir_map_entry *entry, const weir_entry_convert_args *args)
+weir_status weir_map_entry_convert(const weir_map_entry *entry,
+                                   const weir_entry_convert_args *given)
 {
-    if (args->size != sizeof(*args))
-        return weir_fail(WEIR_ERR_INVALID, "%s: bad arguments to convert it with", entry->name);
+    weir_entry_convert_args args;
+    weir_status status = weir_options_read(given, "weir_entry_convert_args", &args, sizeof(args));
+    if (status != WEIR_OK)
+        return status;
     weir_convert_args whole = WEIR_CONVERT_ARGS_INIT;
     whole.conversion = entry->conversion;
     whole.sources = entry->sources;
     whole.n_sources = entry->n_sources;
     whole.n_experts = entry->n_experts;
     whole.axis = entry->axis;
-    memcpy(whole.outputs, args->outputs, sizeof(whole.outputs));
-    whole.digests = args->digests;
-    whole.propagate = args->propagate;
-    whole.round_masters = !args->keep_masters;
-    whole.reference = args->reference;
-    whole.pool = args->pool;
+    memcpy(whole.outputs, args.outputs, sizeof(whole.outputs));
+    whole.digests = args.digests;
+    whole.propagate = args.propagate;
+    whole.round_masters = !args.keep_masters;
+    whole.reference = args.reference;
+    whole.pool = args.pool;
     return weir_convert(&whole);
 }

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/options.h"
 
 static const weir_transport_info transports[] = {
 #if WEIR_HAVE_UCX
@@ -76,30 +77,12 @@ weir_status weir_transfer_wait(weir_transfer *transfer, unsigned timeout_ms)
     }
 }
 
-static bool tail_is_zero(const uint8_t *given, size_t from, size_t to)
-{
-    for (size_t i = from; i < to; i++) {
-        if (given[i] != 0)
-            return false;
-    }
-    return true;
-}
-
 weir_status weir_transport_struct_read(const void *given, size_t own_bytes, const char *what,
                                        void *out)
 {
+    if (given != NULL)
+        return weir_options_read(given, what, out, own_bytes);
     memset(out, 0, own_bytes);
-    if (given == NULL)
-        return WEIR_OK;
-    size_t given_bytes;
-    memcpy(&given_bytes, given, sizeof(given_bytes));
-    if (given_bytes < sizeof(size_t) || given_bytes > ((size_t)1 << 16))
-        return weir_fail(WEIR_ERR_INVALID, "%s: size is %zu, set it with its _INIT macro", what,
-                         given_bytes);
-    if (given_bytes > own_bytes && !tail_is_zero(given, own_bytes, given_bytes))
-        return weir_fail(WEIR_ERR_INVALID, "%s: a field beyond the %zu bytes known here is set",
-                         what, own_bytes);
-    memcpy(out, given, given_bytes < own_bytes ? given_bytes : own_bytes);
     return WEIR_OK;
 }
 

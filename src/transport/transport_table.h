@@ -8,9 +8,7 @@
 extern const weir_transport_ops weir_transport_ucx; /* only where WEIR_HAVE_UCX */
 extern const weir_transport_ops weir_transport_file;
 
-/* Copies a struct that begins with its size_t size, as its caller knew it, into the one we know:
- * what is missing is zero. ERR_INVALID when a longer one has a tail that is not zero. given NULL:
- * all zero. */
+/* weir_options_read() where NULL stands for all defaults. */
 weir_status weir_transport_struct_read(const void *given, size_t own_bytes, const char *what,
                                        void *out);
 
