@@ -132,7 +132,7 @@ WEIR_API weir_status weir_default_rule_register(weir_default_rule_fn matches, vo
                                                 const char *conversion, bool insert_first);
 
 /* The conversion for an engine's config.json: "bf16_cast" without a quantization_config (absent,
- * null), else the first rule that matches. ERR_UNSUPPORTED
+ * null; looked for in text_config too), else the first rule that matches. ERR_UNSUPPORTED
  * "unsupported inference quantization: {...}; registered conversions: [...]; register a new rule
  * via weir_default_rule_register". */
 WEIR_API weir_status weir_conversion_select(const weir_config *config,

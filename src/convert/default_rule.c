@@ -123,9 +123,20 @@ static weir_status unsupported(const weir_config *quantization)
     return status;
 }
 
+/* Models with several towers may keep it among the language model's keys, where engines look too.
+ */
+static const weir_config *holder_of_quantization(const weir_config *config)
+{
+    if (weir_config_has(config, "quantization_config"))
+        return config;
+    const weir_config *text = weir_config_object(config, "text_config");
+    return weir_config_has(text, "quantization_config") ? text : NULL;
+}
+
 weir_status weir_conversion_select(const weir_config *config, const weir_conversion **out)
 {
-    if (config == NULL || !weir_config_has(config, "quantization_config"))
+    config = holder_of_quantization(config);
+    if (config == NULL)
         return weir_conversion_get("bf16_cast", out);
     const weir_config *quantization = weir_config_object(config, "quantization_config");
     if (quantization == NULL)

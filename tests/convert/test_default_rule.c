@@ -39,6 +39,30 @@ static void no_quantization_config_means_bf16(void **state)
     assert_string_equal(selected("null"), "bf16_cast");
 }
 
+static void a_language_model_within_a_larger_one_is_asked_too(void **state)
+{
+    (void)state;
+    const struct {
+        const char *config, *conversion;
+    } cases[] = {
+        { "{\"text_config\":{\"quantization_config\":{\"quant_method\":\"fp8\"," BLOCK_128 "}}}",
+          "fp8_128x128" },
+        { "{\"quantization_config\":{\"quant_method\":\"fp8\",\"quant_format\":\"cutlass\"},"
+          "\"text_config\":{\"quantization_config\":{\"quant_method\":\"fp8\"," BLOCK_128 "}}}",
+          "cutlass_fp8_e4m3_per_channel" },
+        { "{\"text_config\":{\"quantization_config\":null}}", "bf16_cast" },
+        { "{\"text_config\":3}", "bf16_cast" },
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        weir_config *config = NULL;
+        const weir_conversion *conversion = NULL;
+        assert_int_equal(weir_config_parse(cases[i].config, "test", &config), WEIR_OK);
+        assert_int_equal(weir_conversion_select(config, &conversion), WEIR_OK);
+        weir_config_close(config);
+        assert_string_equal(conversion->name, cases[i].conversion);
+    }
+}
+
 /* B4 to B7 */
 static void configs_select_in_order_of_the_rules(void **state)
 {
@@ -199,6 +223,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_quantization_config_means_bf16),
+        cmocka_unit_test(a_language_model_within_a_larger_one_is_asked_too),
         cmocka_unit_test(configs_select_in_order_of_the_rules),
         cmocka_unit_test(other_configs_are_unsupported),
         cmocka_unit_test(a_long_config_leaves_room_for_the_conversions),
