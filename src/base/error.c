@@ -11,8 +11,8 @@ static _Thread_local weir_error_line last;
 const char *weir_status_text(weir_status status)
 {
     switch ((int)status) {
-#define CASE(name, number, text)                                                                   \
-    case number:                                                                                   \
+#define CASE(name, number, text) \
+    case number:                 \
         return text;
         WEIR_STATUS_LIST(CASE)
 #undef CASE
@@ -24,8 +24,8 @@ const char *weir_status_text(weir_status status)
 const char *weir_status_name(weir_status status)
 {
     switch ((int)status) {
-#define CASE(name, number, text)                                                                   \
-    case number:                                                                                   \
+#define CASE(name, number, text) \
+    case number:                 \
         return #name;
         WEIR_STATUS_LIST(CASE)
 #undef CASE
@@ -39,8 +39,7 @@ const char *weir_last_error(void)
     return last.text;
 }
 
-/* Newlines would break the promise of one line, and bytes from outside may hold any. */
-static void make_one_line(char *text)
+void weir_error_one_line(char *text)
 {
     for (; *text != '\0'; text++) {
         if ((unsigned char)*text < 0x20 || *text == 0x7f)
@@ -55,7 +54,7 @@ weir_status weir_fail(weir_status status, const char *format, ...)
     va_start(args, format);
     vsnprintf(line.text, sizeof(line.text), format, args);
     va_end(args);
-    make_one_line(line.text);
+    weir_error_one_line(line.text);
     last = line;
     return status;
 }
@@ -68,7 +67,7 @@ weir_status weir_fail_errno(const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    weir_status status = code == ENOENT    ? WEIR_ERR_NOT_FOUND
+    weir_status status = code == ENOENT   ? WEIR_ERR_NOT_FOUND
                          : code == ENOMEM ? WEIR_ERR_NO_MEMORY
                                           : WEIR_ERR_IO;
     return weir_fail(status, "%s: %s", text, strerror(code));

@@ -24,6 +24,10 @@ weir_status weir_fail_errno(const char *format, ...) __attribute__((format(print
 /* Puts "prefix: " before the recorded line: for a caller who alone knows the file or the rank. */
 void weir_error_prefix(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
 
+/* Turns control characters into spaces: newlines would break the promise of one line, and bytes
+ * from outside may hold any. */
+void weir_error_one_line(char *text);
+
 typedef struct weir_error_line {
     char text[WEIR_ERROR_TEXT];
 } weir_error_line;

@@ -7,6 +7,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "base/error.h"
+
 static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
 static weir_log_fn sink;
 static void *sink_context;
@@ -30,6 +32,7 @@ void weir_log(weir_log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(line, sizeof(line), format, args);
     va_end(args);
+    weir_error_one_line(line);
     pthread_mutex_lock(&sink_lock);
     if (sink != NULL)
         sink(sink_context, level, line);

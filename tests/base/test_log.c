@@ -38,10 +38,21 @@ static void lines_up_to_the_level_are_heard(void **state)
     assert_int_equal(n_heard, 1);
 }
 
+static void what_came_from_outside_stays_on_one_line(void **state)
+{
+    (void)state;
+    weir_log_level level = WEIR_LOG_DEBUG;
+    weir_log_set(listen, &level, WEIR_LOG_WARN);
+    weir_log(WEIR_LOG_WARN, "peer '%s'", "a\nweir: error: b\x1b[2J");
+    weir_log_set(NULL, NULL, WEIR_LOG_DEBUG);
+    assert_string_equal(heard, "peer 'a weir: error: b [2J'");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines_up_to_the_level_are_heard),
+        cmocka_unit_test(what_came_from_outside_stays_on_one_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

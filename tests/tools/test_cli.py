@@ -189,6 +189,22 @@ class Inspect(CliCase):
         os.truncate(self.path("model.safetensors"), 100)
         self.assertIn("model.safetensors", self.error("inspect", self.path("model.safetensors")))
 
+    def test_what_a_file_says_cannot_steer_the_terminal(self):
+        path, name = self.path("model.safetensors"), "a\nb\x1b[31m"
+        write_file(path, {name: ("I32", numpy.zeros(1, dtype="<i4"))}, {"k\n": "v\x1b[2J"})
+        text = self.weir("inspect", path).stdout
+        self.assertRegex(text, r"(?m)^a b \[31m +I32 +\[1\] +4 B$")
+        self.assertIn("metadata k  = v [2J\n", text)
+        self.assertEqual(self.weir_json("inspect", path)["tensors"][0]["name"], name)
+        self.assertIn("a b [31m: dtype I32", self.error(
+            "convert", path, "-o", self.path("out"), "--conversion", "bf16_cast"))
+
+    def test_a_very_long_name_does_not_widen_the_other_rows(self):
+        path = self.path("model.safetensors")
+        write_file(path, {"n" * 5000: ("U8", numpy.zeros(1, dtype="u1")),
+                          "short": ("U8", numpy.zeros(2, dtype="u1"))})
+        self.assertRegex(self.weir("inspect", path).stdout, r"(?m)^short {1,9}U8 +\[2\] +2 B$")
+
 
 class Info(CliCase):
     def test_what_there_is_and_why_not(self):

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+#define MAX_LINE 4096 /* of a message: a name that is longer is cut */
+
 /* ---- messages --------------------------------------------------------------------------------*/
 
 int weir_cli_fail(void)
@@ -20,24 +22,38 @@ int weir_cli_fail(void)
     return weir_cli_error("%s", line[0] != '\0' ? line : "failed without a reason");
 }
 
+/* Names come from files: what a terminal would obey, or take for another line, becomes a space. */
+static char plain(char c)
+{
+    return (unsigned char)c < 0x20 || c == 0x7f ? ' ' : c;
+}
+
+static void print_line(const char *before, const char *format, va_list args, const char *after)
+{
+    char text[MAX_LINE];
+    vsnprintf(text, sizeof(text), format, args);
+    for (char *c = text; *c != '\0'; c++)
+        *c = plain(*c);
+    fprintf(stderr, "weir: %s%s%s\n", before, text, after);
+}
+
 int weir_cli_error(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    fputs("weir: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    print_line("", format, args, "");
     va_end(args);
     return WEIR_EXIT_FAILED;
 }
 
 int weir_cli_usage_error(const char *verb, const char *format, ...)
 {
+    char before[64], after[64];
     va_list args;
+    snprintf(before, sizeof(before), "%s: ", verb);
+    snprintf(after, sizeof(after), "; see 'weir %s --help'", verb);
     va_start(args, format);
-    fprintf(stderr, "weir: %s: ", verb);
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "; see 'weir %s --help'\n", verb);
+    print_line(before, format, args, after);
     va_end(args);
     return WEIR_EXIT_USAGE;
 }
@@ -46,10 +62,16 @@ void weir_cli_note(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    fputs("weir: note: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    print_line("note: ", format, args, "");
     va_end(args);
+}
+
+int weir_cli_put_plain(const char *text, int most)
+{
+    int n = 0;
+    for (; n < most && text[n] != '\0'; n++)
+        putchar(plain(text[n]));
+    return n;
 }
 
 /* ---- options ---------------------------------------------------------------------------------*/

@@ -63,6 +63,9 @@ int weir_cli_usage_error(const char *verb, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* "weir: note: <line>" on stderr, for what the user should know and need not act upon. */
 void weir_cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* On stdout, at most `most` bytes of a text that came from a file, control characters as spaces, as
+ * in the lines above. Returns the bytes printed. */
+int weir_cli_put_plain(const char *text, int most);
 
 /* ---- options ---------------------------------------------------------------------------------*/
 

@@ -3,6 +3,7 @@
  * config.json alone, never a tensor's bytes.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -21,6 +22,7 @@ const char weir_usage_inspect[] =
     "  --json         one object: tensors, totals, metadata, config (or null)\n";
 
 #define MAX_VALUE_TEXT 120 /* of a metadata value, on a terminal */
+#define MAX_NAME_WIDTH 120 /* of the column of names; a longer one pushes its row alone */
 
 static uint64_t bytes_of(const weir_tensor *tensor)
 {
@@ -69,7 +71,8 @@ static void print_config(const json_t *config)
     printf("config.json:");
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const char *value = json_string_value(json_object_get(config, keys[i]));
-        printf("%s %s %s", i == 0 ? "" : ",", keys[i], value != NULL ? value : "unknown");
+        printf("%s %s ", i == 0 ? "" : ",", keys[i]);
+        weir_cli_put_plain(value != NULL ? value : "unknown", MAX_VALUE_TEXT);
     }
     const json_t *n_layers = json_object_get(config, "num_hidden_layers");
     if (json_is_integer(n_layers))
@@ -111,8 +114,11 @@ static void print_metadata(const weir_checkpoint *checkpoint)
     const char *key;
     for (size_t i = 0; (key = weir_checkpoint_metadata_key(checkpoint, i)) != NULL; i++) {
         const char *value = weir_checkpoint_metadata(checkpoint, key);
-        printf("metadata %s = %.*s%s\n", key, MAX_VALUE_TEXT, value,
-               strlen(value) > MAX_VALUE_TEXT ? "..." : "");
+        fputs("metadata ", stdout);
+        weir_cli_put_plain(key, MAX_VALUE_TEXT);
+        fputs(" = ", stdout);
+        weir_cli_put_plain(value, MAX_VALUE_TEXT);
+        puts(strlen(value) > MAX_VALUE_TEXT ? "..." : "");
     }
 }
 
@@ -125,14 +131,16 @@ static void print_text(const weir_checkpoint *checkpoint, const totals *sum)
     for (size_t i = 0; i < n; i++) {
         int name = (int)strlen(tensors[i].name);
         int dims = (int)strlen(weir_shape_text(&tensors[i].shape, shape, sizeof(shape)));
-        name_width = name > name_width ? name : name_width;
+        name_width = name > name_width && name <= MAX_NAME_WIDTH ? name : name_width;
         shape_width = dims > shape_width ? dims : shape_width;
     }
-    for (size_t i = 0; i < n; i++)
-        printf("%-*s  %-8s  %-*s  %s\n", name_width, tensors[i].name,
+    for (size_t i = 0; i < n; i++) {
+        int missing = name_width - weir_cli_put_plain(tensors[i].name, INT_MAX);
+        printf("%*s  %-8s  %-*s  %s\n", missing > 0 ? missing : 0, "",
                weir_dtype_name(tensors[i].dtype), shape_width,
                weir_shape_text(&tensors[i].shape, shape, sizeof(shape)),
                weir_cli_bytes_text(bytes_of(&tensors[i])).text);
+    }
     printf("%" PRIu64 " tensors, %" PRIu64 " elements, %s (%" PRIu64 " bytes) in %" PRIu64
            " file%s\n",
            sum->n_tensors, sum->n_elements, weir_cli_bytes_text(sum->n_bytes).text, sum->n_bytes,
