@@ -14,10 +14,7 @@
 #include "transport/transport_key.h"
 #include "weir/transport.h"
 
-#define WEIR_UCX_IN_FLIGHT 32u /* reads that one transfer has posted at most */
-#define WEIR_UCX_PIECE_BYTES                                            \
-    ((uint64_t)8 << 20) /* of one read: a large copy shows its progress \
-                         */
+#define WEIR_UCX_IN_FLIGHT 32u /* reads that one transfer has asked for at most */
 
 typedef struct ucx_region ucx_region;
 typedef struct ucx_peer ucx_peer;
@@ -77,6 +74,7 @@ struct ucx_transfer {
     uint64_t next_offset;
     uint64_t done_bytes;
     unsigned n_in_flight;
+    uint64_t bytes_in_flight;
     weir_status status; /* IN_PROGRESS while it runs */
     bool open;          /* between post and finish */
     ucx_piece *free_piece;

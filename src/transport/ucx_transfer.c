@@ -17,6 +17,10 @@
 #define IDLE_MS 2u
 #define DRAIN_MS 200u   /* for reads in flight to end by themselves, so that the peer stays good */
 #define CANCEL_MS 2000u /* for a closed endpoint to report them */
+/* Where UCX emulates reads, their answers come interleaved: all of what is in flight ends at about
+ * the same time. So little is, and progress shows on a slow link too. */
+#define PIECE_BYTES ((uint64_t)4 << 20)
+#define WINDOW_BYTES ((uint64_t)32 << 20)
 #define TURN_BYTES ((uint64_t)16 << 20) /* copied or asked for by one test: about a millisecond */
 
 static ucx_transport *transport_of(const ucx_transfer *transfer)
@@ -35,6 +39,7 @@ static void return_piece(ucx_piece *piece)
     piece->next_free = transfer->free_piece;
     transfer->free_piece = piece;
     transfer->n_in_flight--;
+    transfer->bytes_in_flight -= piece->n_bytes;
 }
 
 /* The first error is the one that says why; what follows is its wake. */
@@ -60,6 +65,7 @@ static void read_piece(ucx_transfer *transfer, const weir_copy *copy, uint64_t n
     ucx_piece *piece = transfer->free_piece;
     transfer->free_piece = piece->next_free;
     transfer->n_in_flight++;
+    transfer->bytes_in_flight += n_bytes;
     piece->n_bytes = n_bytes;
     ucp_request_param_t params = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
@@ -76,6 +82,12 @@ static void read_piece(ucx_transfer *transfer, const weir_copy *copy, uint64_t n
         piece_ended(piece, UCS_PTR_STATUS(request)); /* done at once: no callback comes */
 }
 
+static bool may_read(const ucx_transfer *transfer)
+{
+    return transfer->free_piece != NULL && transfer->bytes_in_flight < WINDOW_BYTES &&
+           peer_of(transfer)->lost == WEIR_OK;
+}
+
 /* Copies or asks for the next bytes. 0 when there is nothing to ask for, or no room to. */
 static uint64_t advance(ucx_transfer *transfer)
 {
@@ -88,7 +100,7 @@ static uint64_t advance(ucx_transfer *transfer)
             continue;
         }
         const uint8_t *mapped = ((const ucx_remote *)copy->remote)->mapped;
-        uint64_t limit = mapped != NULL ? TURN_BYTES : WEIR_UCX_PIECE_BYTES;
+        uint64_t limit = mapped != NULL ? TURN_BYTES : PIECE_BYTES;
         if (n_bytes > limit)
             n_bytes = limit;
         if (mapped != NULL) {
@@ -96,7 +108,7 @@ static uint64_t advance(ucx_transfer *transfer)
             weir_host_copy(transport_of(transfer)->pool, local,
                            mapped + copy->offset + transfer->next_offset, n_bytes);
             transfer->done_bytes += n_bytes;
-        } else if (transfer->free_piece == NULL || peer_of(transfer)->lost != WEIR_OK) {
+        } else if (!may_read(transfer)) {
             return 0;
         } else {
             read_piece(transfer, copy, n_bytes);
@@ -143,6 +155,7 @@ static void begin(ucx_transfer *transfer, ucx_peer *peer)
     transfer->next_offset = 0;
     transfer->done_bytes = 0;
     transfer->n_in_flight = 0;
+    transfer->bytes_in_flight = 0;
     transfer->status = WEIR_IN_PROGRESS;
     transfer->open = true;
     transfer->free_piece = NULL;

@@ -16,11 +16,13 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "transport/ucx.h"
 
-#define RETRY_MS 10 /* after a worker could not be armed */
-#define TURNS 256   /* of progress before anything else is looked at */
+#define RETRY_MS 10      /* after a worker could not be armed */
+#define TURNS 64         /* of the server: before it looks whether to stop */
+#define TURN_NS 1000000u /* of the reader: one step may copy a megabyte */
 
 weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what)
 {
@@ -235,7 +237,8 @@ void weir_ucx_reader_turn(ucx_transport *ucx, int process_fd, unsigned ms)
     if (ucx->reader_stuck)
         return;
     unsigned n_events = 0, last = 1;
-    for (int i = 0; i < TURNS && last != 0; i++) {
+    uint64_t end_ns = weir_now_ns() + TURN_NS;
+    while (last != 0 && weir_now_ns() < end_ns) {
         last = ucp_worker_progress(ucx->reader);
         n_events += last;
     }
