@@ -3,7 +3,7 @@
 #include "memory_limit.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,6 +14,7 @@
 #include "cli.h"
 
 #define LINE 64u
+#define BYTES_AHEAD 2048u
 #define HUGE_PAGE ((size_t)2 << 20)
 
 /* Reads n_read lines and writes n_written ones per turn, n_turns times. */
@@ -36,6 +37,12 @@ static void stream_c(const char *source, char *out, size_t n_read, size_t n_writ
 }
 
 #if defined(__x86_64__)
+/* Some way ahead, as fast kernels do: the processor's own prefetching stops at every page. */
+static inline void prefetch(const char *line)
+{
+    _mm_prefetch((const char *)((uintptr_t)line + BYTES_AHEAD), _MM_HINT_T0);
+}
+
 __attribute__((target("avx2"))) static void
 stream_avx2(const char *source, char *out, size_t n_read, size_t n_written, size_t n_turns)
 {
@@ -43,6 +50,7 @@ stream_avx2(const char *source, char *out, size_t n_read, size_t n_written, size
         __m256i low = _mm256_setzero_si256(), high = low;
         for (size_t i = 0; i < n_read; i++) {
             const __m256i *from = (const __m256i *)(const void *)(source + i * LINE);
+            prefetch(source + i * LINE);
             low = _mm256_xor_si256(low, _mm256_load_si256(from));
             high = _mm256_xor_si256(high, _mm256_load_si256(from + 1));
         }
@@ -59,8 +67,10 @@ stream_avx512(const char *source, char *out, size_t n_read, size_t n_written, si
 {
     for (size_t t = 0; t < n_turns; t++, source += n_read * LINE, out += n_written * LINE) {
         __m512i line = _mm512_setzero_si512();
-        for (size_t i = 0; i < n_read; i++)
+        for (size_t i = 0; i < n_read; i++) {
+            prefetch(source + i * LINE);
             line = _mm512_xor_si512(line, _mm512_load_si512(source + i * LINE));
+        }
         for (size_t i = 0; i < n_written; i++)
             _mm512_stream_si512((__m512i *)(void *)(out + i * LINE), line);
     }
@@ -81,19 +91,45 @@ static stream_fn best_stream(void)
 
 /* ---- threads ---------------------------------------------------------------------------------*/
 
+/* Threads wait here until all of them are there, or until it is clear that they will not be. */
+typedef struct gate {
+    pthread_mutex_t lock;
+    pthread_cond_t decided;
+    enum { GATE_CLOSED, GATE_OPEN, GATE_GIVEN_UP } state;
+} gate;
+
 typedef struct share {
     stream_fn stream;
     const char *source;
     char *out;
     size_t n_read, n_written, n_turns;
-    pthread_barrier_t *start;
+    gate *start;
     double begun, ended;
 } share;
+
+static bool pass(gate *start)
+{
+    pthread_mutex_lock(&start->lock);
+    while (start->state == GATE_CLOSED)
+        pthread_cond_wait(&start->decided, &start->lock);
+    bool open = start->state == GATE_OPEN;
+    pthread_mutex_unlock(&start->lock);
+    return open;
+}
+
+static void decide(gate *start, bool open)
+{
+    pthread_mutex_lock(&start->lock);
+    start->state = open ? GATE_OPEN : GATE_GIVEN_UP;
+    pthread_cond_broadcast(&start->decided);
+    pthread_mutex_unlock(&start->lock);
+}
 
 static void *run_share(void *argument)
 {
     share *mine = argument;
-    pthread_barrier_wait(mine->start);
+    if (!pass(mine->start))
+        return NULL;
     mine->begun = weir_cli_now();
     mine->stream(mine->source, mine->out, mine->n_read, mine->n_written, mine->n_turns);
     mine->ended = weir_cli_now();
@@ -101,7 +137,7 @@ static void *run_share(void *argument)
 }
 
 /* Cuts the stream into one share per thread. */
-static void cut_shares(const weir_memory_stream *stream, share *shares, pthread_barrier_t *start)
+static void cut_shares(const weir_memory_stream *stream, share *shares, gate *start)
 {
     size_t done = 0;
     for (unsigned i = 0; i < stream->n_threads; i++) {
@@ -121,30 +157,21 @@ double weir_memory_stream_seconds(const weir_memory_stream *stream)
 {
     share shares[WEIR_MEMORY_LIMIT_THREADS];
     pthread_t threads[WEIR_MEMORY_LIMIT_THREADS];
-    pthread_barrier_t start;
+    gate start = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, GATE_CLOSED };
     unsigned n = stream->n_threads, n_started = 1;
-    pthread_barrier_init(&start, NULL, n);
     cut_shares(stream, shares, &start);
-    for (; n_started < n; n_started++) {
-        if (pthread_create(&threads[n_started], NULL, run_share, &shares[n_started]) != 0)
-            break;
-    }
-    if (n_started < n) { /* those that started wait at the barrier for ever: give up on them */
-        for (unsigned i = 1; i < n_started; i++) {
-            pthread_cancel(threads[i]);
-            pthread_detach(threads[i]);
-        }
-        return -1;
-    }
+    while (n_started < n &&
+           pthread_create(&threads[n_started], NULL, run_share, &shares[n_started]) == 0)
+        n_started++;
+    decide(&start, n_started == n);
     run_share(&shares[0]);
     double begun = shares[0].begun, ended = shares[0].ended;
-    for (unsigned i = 1; i < n; i++) {
+    for (unsigned i = 1; i < n_started; i++) {
         pthread_join(threads[i], NULL);
         begun = shares[i].begun < begun ? shares[i].begun : begun;
         ended = shares[i].ended > ended ? shares[i].ended : ended;
     }
-    pthread_barrier_destroy(&start);
-    return ended - begun;
+    return n_started == n ? ended - begun : -1;
 }
 
 /* ---- memory ----------------------------------------------------------------------------------*/
@@ -164,8 +191,7 @@ void *weir_memory_map(size_t n_bytes)
     size_t skip = (HUGE_PAGE - (uintptr_t)memory % HUGE_PAGE) % HUGE_PAGE;
     if (skip != 0)
         munmap(memory, skip);
-    if (skip != HUGE_PAGE)
-        munmap(memory + skip + whole_pages(n_bytes), HUGE_PAGE - skip);
+    munmap(memory + skip + whole_pages(n_bytes), HUGE_PAGE - skip);
     memory += skip;
     madvise(memory, whole_pages(n_bytes), MADV_HUGEPAGE);
     memset(memory, 0, n_bytes);

@@ -11,6 +11,8 @@
 
 #include "convert/kernels.h"
 
+#define BYTES_AHEAD 2048u /* of the source that are asked for; beyond its end that does no harm */
+
 /* Reads the elements of one vector of output at `in`; keeps their largest magnitude. */
 typedef vector_bytes (*vector_fn)(const void *in, peak_lanes *peak);
 
@@ -32,7 +34,9 @@ INLINE void cast_row(const cast_ops *ops, void *out, const void *in, size_t n, b
     vector_bytes keys = digest_keys(word);
     size_t i = 0;
     for (; i + VECTOR_BYTES <= n_bytes; i += VECTOR_BYTES, keys = digest_next(keys)) {
-        vector_bytes y = ops->vector(from + i / ops->out_bytes * ops->in_bytes, &top);
+        const char *at = from + i / ops->out_bytes * ops->in_bytes;
+        _mm_prefetch((const char *)((uintptr_t)at + BYTES_AHEAD), _MM_HINT_T0);
+        vector_bytes y = ops->vector(at, &top);
         store_vector((char *)out + i, y, stream);
         digest_add(&sums, y, keys);
     }

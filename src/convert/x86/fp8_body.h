@@ -40,10 +40,16 @@ INLINE bool can_stream(const weir_tile *tile)
     return (((uintptr_t)tile->out[0].data | pitch_bytes) & 63) == 0;
 }
 
-INLINE void prefetch_line_run(const char *from, size_t n_bytes)
+/* Asks for elements to be brought into the first or only into the second cache. */
+INLINE void prefetch(const fp8_ops *ops, const void *row, size_t column, size_t n, bool first)
 {
-    for (size_t i = 0; i < n_bytes; i += 64)
-        _mm_prefetch(from + i, _MM_HINT_T1);
+    const char *from = element(ops, row, column);
+    for (size_t i = 0; i < n * ops->element_bytes; i += 64) {
+        if (first)
+            _mm_prefetch(from + i, _MM_HINT_T0);
+        else
+            _mm_prefetch(from + i, _MM_HINT_T1);
+    }
 }
 
 /* ---- one scale per 128 x 128 block -----------------------------------------------------------*/
@@ -51,6 +57,9 @@ INLINE void prefetch_line_run(const char *from, size_t n_bytes)
 #define BLOCK 128u
 #define BAND_BLOCKS 8u
 #define BAND (BAND_BLOCKS * BLOCK)
+/* Rows of a band are too short for the processor to foresee the next: it is asked for this early.
+ */
+#define ROWS_AHEAD 4u
 
 /* A run of blocks side by side: what is read for its scales while the one before is encoded. */
 typedef struct fp8_band {
@@ -71,6 +80,8 @@ INLINE void band_start(fp8_band *band, const weir_tile *tile, size_t row, size_t
 INLINE void band_amax_row(fp8_band *band, const weir_tile *tile, const fp8_ops *ops, size_t r)
 {
     const void *row = tile->rows[band->row + r];
+    if (r + ROWS_AHEAD < band->n_rows)
+        prefetch(ops, tile->rows[band->row + r + ROWS_AHEAD], band->column, band->n_cols, false);
     size_t c = 0, k = 0;
     for (; c + BLOCK <= band->n_cols; c += BLOCK, k++)
         ops->amax(&band->peaks[k], element(ops, row, band->column + c), BLOCK);
@@ -128,7 +139,7 @@ INLINE bool block_tile_finite(const weir_tile *tile, const fp8_ops *ops, digest_
             if (r < next->n_rows)
                 band_amax_row(next, tile, ops, r);
             else if (next->n_rows == 0 && r < tile->n_next_rows)
-                prefetch_line_run(tile->next_rows[r], BAND * ops->element_bytes);
+                prefetch(ops, tile->next_rows[r], 0, at_most(tile->n_cols, BAND), false);
             band_encode_row(band, tile, ops, r, stream, digest);
         }
         fp8_band *done = band;
@@ -152,7 +163,23 @@ INLINE weir_status block_tile(const weir_tile *tile, const fp8_ops *ops)
 
 /* ---- one scale per row -----------------------------------------------------------------------*/
 
-#define RUN 512u /* elements of a row that are encoded before as many of the next are read */
+#define RUN 512u    /* elements of a row that are encoded before as many of the next are read */
+#define AHEAD 1024u /* elements beyond those being read that are asked for */
+
+/* Asks for the n elements that come AHEAD after (row, column), in this row or in the one after. */
+INLINE void channel_prefetch(const weir_tile *tile, const fp8_ops *ops, size_t row, size_t column,
+                             size_t n)
+{
+    column += AHEAD;
+    if (column >= tile->n_cols) {
+        column -= tile->n_cols;
+        row++;
+    }
+    if (row < tile->n_rows && column < tile->n_cols)
+        prefetch(ops, tile->rows[row], column, at_most(tile->n_cols - column, n), true);
+    else if (row == tile->n_rows && tile->n_next_rows > 0 && column < tile->n_cols)
+        prefetch(ops, tile->next_rows[0], column, at_most(tile->n_cols - column, n), true);
+}
 
 INLINE bool channel_row(const weir_tile *tile, const fp8_ops *ops, size_t r, peak_lanes *peak,
                         bool stream, digest_lanes *digest)
@@ -171,6 +198,7 @@ INLINE bool channel_row(const weir_tile *tile, const fp8_ops *ops, size_t r, pea
     digest_lanes sums = *digest; /* a copy, because `out` may alias all else */
     for (size_t c = 0; c < tile->n_cols; c += RUN) {
         size_t n = at_most(tile->n_cols - c, RUN);
+        channel_prefetch(tile, ops, r + 1, c, n);
         if (next != NULL)
             ops->amax(peak, element(ops, next, c), n);
         ops->encode(&coder, element(ops, row, c), n, out + c, stream, &sums, word + c / 8);

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kernels_cuda.h - the kernels of each kind, for the table of libweir_cuda.so; only its own sources
+ * include this. */
+#ifndef WEIR_CONVERT_KERNELS_CUDA_H
+#define WEIR_CONVERT_KERNELS_CUDA_H
+
+#include "convert/cuda/cuda_job.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Launched with n_tiles blocks of WEIR_CUDA_THREADS. */
+typedef void (*weir_cuda_kernel)(weir_cuda_launch launch);
+
+weir_cuda_kernel weir_fp8_128x128_cuda(weir_cuda_from from);
+weir_cuda_kernel weir_fp8_channel_cuda(weir_cuda_from from);
+weir_cuda_kernel weir_fp8_long_row_cuda(weir_cuda_from from);
+weir_cuda_kernel weir_bf16_cast_cuda(weir_cuda_from from);
+weir_cuda_kernel weir_fp32_cast_cuda(weir_cuda_from from);
+
+/* As weir_cuda_backend's functions of these names. `stream` is a cudaStream_t; returns a
+ * cudaError_t. */
+int weir_cuda_convert(const weir_cuda_launch *launch, void *stream);
+int weir_cuda_digest_scales(const weir_cuda_launch *launch, void *stream);
+int weir_cuda_find_refused(const void *source, uint64_t n_elements, uint32_t element_bytes,
+                           uint32_t least_refused, uint64_t *out_element);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

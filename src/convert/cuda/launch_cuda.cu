@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* launch_cuda.cu - starts the conversion kernels, and two small ones: digests of the scales, which
+ * need two neighbours at once, and the search for a refused weight after a conversion has failed. */
+#include <cuda_runtime.h>
+
+#include "convert/cuda/digest_sum.cuh"
+#include "convert/cuda/kernels_cuda.h"
+
+#define SEARCH_BLOCKS 1024
+#define SCALE_BLOCKS 8
+
+static weir_cuda_kernel kernel_of(const weir_cuda_launch *launch)
+{
+    weir_cuda_from from = static_cast<weir_cuda_from>(launch->from);
+    switch (launch->kind) {
+    case WEIR_CUDA_FP8_BLOCK:
+        return weir_fp8_128x128_cuda(from);
+    case WEIR_CUDA_FP8_CHANNEL:
+        return weir_fp8_channel_cuda(from);
+    case WEIR_CUDA_FP8_LONG_ROW:
+        return weir_fp8_long_row_cuda(from);
+    case WEIR_CUDA_TO_BF16:
+        return weir_bf16_cast_cuda(from);
+    default:
+        return weir_fp32_cast_cuda(from);
+    }
+}
+
+extern "C" int weir_cuda_convert(const weir_cuda_launch *launch, void *stream)
+{
+    kernel_of(launch)<<<launch->n_tiles, WEIR_CUDA_THREADS, 0, static_cast<cudaStream_t>(stream)>>>(
+        *launch);
+    return cudaGetLastError();
+}
+
+/* ---- scales ----------------------------------------------------------------------------------*/
+
+static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
+    digest_scales(const __grid_constant__ weir_cuda_launch launch)
+{
+    const weir_cuda_job &job = launch.jobs[blockIdx.x];
+    if (!job.digests || job.scale_rows == 0)
+        return;
+    const uint32_t *scales = reinterpret_cast<const uint32_t *>(job.scales);
+    const uint32_t words_per_row = job.scale_cols / 2 + job.scale_cols % 2;
+    const uint64_t n_words = job.scale_rows * words_per_row;
+    digest_sum digest;
+    digest.clear();
+    for (uint64_t i = blockIdx.y * WEIR_CUDA_THREADS + threadIdx.x; i < n_words;
+         i += SCALE_BLOCKS * WEIR_CUDA_THREADS) {
+        uint64_t row = i / words_per_row;
+        uint32_t column = static_cast<uint32_t>(i - row * words_per_row) * 2;
+        const uint32_t *at = scales + row * job.scale_cols + column;
+        digest.add(at[0], column + 1 < job.scale_cols ? at[1] : 0, digest_key(i));
+    }
+    block_add(digest, &launch.results[job.number].scale_product,
+              &launch.results[job.number].scale_sum);
+}
+
+extern "C" int weir_cuda_digest_scales(const weir_cuda_launch *launch, void *stream)
+{
+    dim3 grid(launch->n_jobs, SCALE_BLOCKS);
+    digest_scales<<<grid, WEIR_CUDA_THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*launch);
+    return cudaGetLastError();
+}
+
+/* ---- the search ------------------------------------------------------------------------------*/
+
+template <class Word>
+static __global__ void find_refused(const Word *source, uint64_t n, uint32_t least,
+                                    unsigned long long *first)
+{
+    const uint32_t magnitude = sizeof(Word) == 2 ? 0x7FFFu : 0x7FFFFFFFu;
+    for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+         i += static_cast<uint64_t>(gridDim.x) * blockDim.x) {
+        if ((source[i] & magnitude) >= least) {
+            atomicMin(first, static_cast<unsigned long long>(i));
+            return;
+        }
+    }
+}
+
+extern "C" int weir_cuda_find_refused(const void *source, uint64_t n_elements,
+                                      uint32_t element_bytes, uint32_t least_refused,
+                                      uint64_t *out_element)
+{
+    unsigned long long *first = nullptr;
+    cudaError_t error = cudaMalloc(&first, sizeof(*first));
+    if (error != cudaSuccess)
+        return error;
+    error = cudaMemcpy(first, &n_elements, sizeof(*first), cudaMemcpyHostToDevice);
+    if (error == cudaSuccess) {
+        if (element_bytes == 2)
+            find_refused<<<SEARCH_BLOCKS, WEIR_CUDA_THREADS>>>(
+                static_cast<const uint16_t *>(source), n_elements, least_refused, first);
+        else
+            find_refused<<<SEARCH_BLOCKS, WEIR_CUDA_THREADS>>>(
+                static_cast<const uint32_t *>(source), n_elements, least_refused, first);
+        error = cudaGetLastError();
+    }
+    if (error == cudaSuccess)
+        error = cudaMemcpy(out_element, first, sizeof(*first), cudaMemcpyDeviceToHost);
+    cudaFree(first);
+    return error;
+}
