@@ -44,12 +44,14 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
              weir_manifest_service_address(replica->service));
     snprintf(record.layout_signature, sizeof(record.layout_signature), "%s", replica->signature);
     write_note(report, record.note, sizeof(record.note));
+    weir_keeper_pause(replica->worker.keeper);
     bool told = weir_directory_publish_source(replica->worker.client, &record,
                                               replica->source_id) == WEIR_OK;
     if (!told)
         weir_log(WEIR_LOG_WARN, "version %" PRIu64 " is installed, but not yet acknowledged: %s",
                  discovery->version, weir_last_error());
     weir_keeper_announce(replica->worker.keeper, &record, !told);
+    weir_keeper_resume(replica->worker.keeper);
     weir_discovery_release(replica, discovery);
 }
 

@@ -13,7 +13,7 @@
 #include "base/log.h"
 
 #define RETRY_MS 1000u
-#define CALL_TIMEOUT_MS 5000u
+#define MAX_CALL_TIMEOUT_MS 5000u
 
 struct weir_keeper {
     char worker_id[WEIR_NAME_BYTES];
@@ -22,7 +22,8 @@ struct weir_keeper {
     unsigned lease_s;
     weir_directory_client *client; /* the thread's own */
     pthread_t thread;
-    pthread_mutex_t lock; /* protects what follows */
+    pthread_mutex_t renewing; /* held over the calls of a renewal; taken before `lock` */
+    pthread_mutex_t lock;     /* protects what follows */
     pthread_cond_t wake;
     bool closing, now;
     char leased_uid[WEIR_ID_BYTES]; /* "" for none */
@@ -30,7 +31,7 @@ struct weir_keeper {
     weir_source_record record;
 };
 
-/* What there is to renew, copied under the lock so that no call is made with it held. */
+/* What there is to renew, copied so that no call is made with the lock held. */
 typedef struct renewal {
     char leased_uid[WEIR_ID_BYTES];
     bool announced;
@@ -51,14 +52,29 @@ static bool renew_all(weir_keeper *keeper, const renewal *todo)
                                                 keeper->model, keeper->lease_s),
                  "worker's registration"))
         return false;
-    bool good = true;
-    if (todo->announced)
-        good &= renewed(weir_directory_publish_source(keeper->client, &todo->record, id),
-                        "worker's source entry");
+    bool told = true;
     if (todo->leased_uid[0] != '\0')
-        good &= renewed(weir_directory_register_lease(keeper->client, todo->leased_uid,
-                                                      keeper->worker_id, keeper->lease_s, id),
-                        "version's lease");
+        told = renewed(weir_directory_register_lease(keeper->client, todo->leased_uid,
+                                                     keeper->worker_id, keeper->lease_s, id),
+                       "version's lease");
+    if (!todo->announced)
+        return told;
+    return renewed(weir_directory_publish_source(keeper->client, &todo->record, id),
+                   "worker's source entry") &&
+           told;
+}
+
+/* One renewal of everything; false when a part of it must be tried again. */
+static bool renew(weir_keeper *keeper)
+{
+    weir_keeper_pause(keeper);
+    pthread_mutex_lock(&keeper->lock);
+    renewal todo = { .announced = keeper->announced, .record = keeper->record };
+    memcpy(todo.leased_uid, keeper->leased_uid, sizeof(todo.leased_uid));
+    keeper->now = false;
+    pthread_mutex_unlock(&keeper->lock);
+    bool good = renew_all(keeper, &todo);
+    weir_keeper_resume(keeper);
     return good;
 }
 
@@ -88,11 +104,8 @@ static void *keeper_main(void *argument)
         wait_until(keeper, wait_ms);
         if (keeper->closing)
             break;
-        keeper->now = false;
-        renewal todo = { .announced = keeper->announced, .record = keeper->record };
-        memcpy(todo.leased_uid, keeper->leased_uid, sizeof(todo.leased_uid));
         pthread_mutex_unlock(&keeper->lock);
-        wait_ms = renew_all(keeper, &todo) ? period_ms : RETRY_MS;
+        wait_ms = renew(keeper) ? period_ms : RETRY_MS;
         pthread_mutex_lock(&keeper->lock);
     }
     pthread_mutex_unlock(&keeper->lock);
@@ -108,8 +121,10 @@ weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **o
     snprintf(keeper->model, sizeof(keeper->model), "%s", options->model);
     keeper->role = options->role;
     keeper->lease_s = options->lease_s;
+    unsigned timeout_ms =
+        options->timeout_ms < MAX_CALL_TIMEOUT_MS ? options->timeout_ms : MAX_CALL_TIMEOUT_MS;
     weir_status status =
-        weir_directory_client_open(options->directory, CALL_TIMEOUT_MS, &keeper->client);
+        weir_directory_client_open(options->directory, timeout_ms, &keeper->client);
     if (status != WEIR_OK)
         goto err_free;
     pthread_condattr_t attributes;
@@ -118,6 +133,7 @@ weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **o
     pthread_cond_init(&keeper->wake, &attributes);
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&keeper->lock, NULL);
+    pthread_mutex_init(&keeper->renewing, NULL);
     if (pthread_create(&keeper->thread, NULL, keeper_main, keeper) != 0) {
         status = weir_fail(WEIR_ERR_NO_MEMORY, "cannot start the keep-alive thread");
         goto err_close_client;
@@ -126,6 +142,7 @@ weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **o
     return WEIR_OK;
 
 err_close_client:
+    pthread_mutex_destroy(&keeper->renewing);
     pthread_mutex_destroy(&keeper->lock);
     pthread_cond_destroy(&keeper->wake);
     weir_directory_client_close(keeper->client);
@@ -143,10 +160,21 @@ void weir_keeper_close(weir_keeper *keeper)
     pthread_cond_signal(&keeper->wake);
     pthread_mutex_unlock(&keeper->lock);
     pthread_join(keeper->thread, NULL);
+    pthread_mutex_destroy(&keeper->renewing);
     pthread_mutex_destroy(&keeper->lock);
     pthread_cond_destroy(&keeper->wake);
     weir_directory_client_close(keeper->client);
     weir_free(keeper);
+}
+
+void weir_keeper_pause(weir_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->renewing);
+}
+
+void weir_keeper_resume(weir_keeper *keeper)
+{
+    pthread_mutex_unlock(&keeper->renewing);
 }
 
 void weir_keeper_hold(weir_keeper *keeper, const char *version_uid)

@@ -5,8 +5,10 @@
  * lease time, each whole, so a directory that was restarted knows the worker again. Heartbeats say
  * nothing about readiness: the source entry repeats what the worker last announced.
  *
- * Threads    calls may come from the handle's thread; the keeper has its own client.
- * Errors     renewals that fail are logged and tried again after a second; they fail nobody.
+ * Threads    calls may come from the handle's thread; the keeper has its own client. Who changes
+ * one of these records in the directory does so between pause and resume, or a renewal under way
+ * could bring back what was just replaced. Errors     renewals that fail are logged and tried again
+ * after a second; they fail nobody.
  */
 #ifndef WEIR_REFIT_KEEPER_H
 #define WEIR_REFIT_KEEPER_H
@@ -21,10 +23,15 @@ typedef struct weir_keeper_options {
     const char *model;
     weir_worker_role role;
     unsigned lease_s;
+    unsigned timeout_ms; /* bound of a call; 5 s at most */
 } weir_keeper_options;
 
 weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **out);
 void weir_keeper_close(weir_keeper *keeper); /* accepts NULL */
+/* Between the two no renewal is under way: waits for the end of one, which takes a call's bound at
+ * most. */
+void weir_keeper_pause(weir_keeper *keeper);
+void weir_keeper_resume(weir_keeper *keeper);
 /* Renew the lease on this version from now on; NULL: none. */
 void weir_keeper_hold(weir_keeper *keeper, const char *version_uid);
 /* Repeat this source entry from now on. `now`: send it at once as well, from the keeper's thread.

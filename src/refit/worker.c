@@ -23,19 +23,6 @@ const char *weir_stop_name(weir_stop stop)
     return (unsigned)stop < WEIR_N_STOPS ? names[stop] : "?";
 }
 
-static weir_status make_id(weir_worker *worker, const weir_worker_options *options)
-{
-    uint32_t random = 0;
-    if (options->name_is_id) {
-        snprintf(worker->id, sizeof(worker->id), "%s", options->name);
-        return WEIR_OK;
-    }
-    if (getrandom(&random, sizeof(random), 0) != sizeof(random))
-        return weir_fail_errno("no random number for a worker id");
-    snprintf(worker->id, sizeof(worker->id), "%s-%08x", options->name, random);
-    return WEIR_OK;
-}
-
 static weir_status copy_name(char out[WEIR_NAME_BYTES], const char *what, const char *name)
 {
     if (name == NULL || name[0] == '\0')
@@ -44,6 +31,17 @@ static weir_status copy_name(char out[WEIR_NAME_BYTES], const char *what, const 
         return weir_fail(WEIR_ERR_INVALID, "%s has %zu characters, at most %d are possible", what,
                          strlen(name), WEIR_NAME_BYTES - 1);
     memcpy(out, name, strlen(name) + 1);
+    return WEIR_OK;
+}
+
+static weir_status make_id(weir_worker *worker, const weir_worker_options *options)
+{
+    uint32_t random = 0;
+    if (options->name_is_id)
+        return copy_name(worker->id, "name", options->name);
+    if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+        return weir_fail_errno("no random number for a worker id");
+    snprintf(worker->id, sizeof(worker->id), "%s-%08x", options->name, random);
     return WEIR_OK;
 }
 
@@ -83,8 +81,8 @@ weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *opt
                                                 worker->model, worker->lease_s);
     if (status != WEIR_OK)
         return status;
-    weir_keeper_options keeper = { options->directory, worker->id, worker->model, worker->role,
-                                   worker->lease_s };
+    weir_keeper_options keeper = { options->directory, worker->id,      worker->model,
+                                   worker->role,       worker->lease_s, worker->timeout_ms };
     return weir_keeper_open(&keeper, &worker->keeper);
 }
 
