@@ -212,7 +212,9 @@ void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery
 {
     if (replica->serving.ops == NULL)
         return;
-    /* held_uid is "", so the service does not look at the manifest while it is written. */
+    /* held_uid is "", so the service does not look at the manifest while it is written; and a
+     * manifest that was not finished is none to come back to. */
+    replica->published_uid[0] = '\0';
     weir_status status = encode_held(replica);
     if (status != WEIR_OK) {
         weir_log(WEIR_LOG_WARN, "replica %s cannot be read by others: %s", replica->worker.id,

@@ -12,16 +12,21 @@
 #include "manifest.pb-c.h"
 
 #define FORMAT 1u
+/* The next version's message may be a few bytes longer: numbers grow. */
+#define SLACK_BYTES 64u
 
 weir_status weir_buffer_reserve(weir_buffer *buffer, size_t n_bytes)
 {
     if (buffer->capacity_bytes >= n_bytes)
         return WEIR_OK;
-    unsigned char *data = weir_realloc(buffer->data, n_bytes);
+    size_t capacity_bytes = n_bytes + SLACK_BYTES;
+    if (capacity_bytes < n_bytes)
+        capacity_bytes = n_bytes;
+    unsigned char *data = weir_realloc(buffer->data, capacity_bytes);
     if (data == NULL)
         return WEIR_ERR_NO_MEMORY;
     buffer->data = data;
-    buffer->capacity_bytes = n_bytes;
+    buffer->capacity_bytes = capacity_bytes;
     return WEIR_OK;
 }
 

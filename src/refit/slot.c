@@ -18,6 +18,19 @@
 #include "base/error.h"
 #include "refit/trainer.h"
 
+/* What a slot holds, told to the transport. Its key can be had from then on. */
+static weir_status seal_region(const weir_trainer *trainer, weir_slot *slot, const weir_link *link)
+{
+    char label[96];
+    snprintf(label, sizeof(label), "v%08" PRIu64 "-%s", slot->version, trainer->slot_name);
+    weir_seal seal = WEIR_SEAL_INIT;
+    seal.model = trainer->worker.model;
+    seal.label = label;
+    seal.shards = slot->shards;
+    seal.n_shards = trainer->source.n_shards;
+    return link->ops->seal(slot->region, &seal);
+}
+
 static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
 {
     const weir_source *source = &trainer->source;
@@ -26,6 +39,8 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
     if (status != WEIR_OK)
         return status;
     uint64_t n_bytes = source->slot_bytes ? source->slot_bytes : 1;
+    weir_free(slot->digests);
+    weir_free(slot->shards);
     slot->digests = weir_alloc_zeroed(source->n_shards, sizeof(*slot->digests));
     slot->shards = weir_alloc(source->n_shards * sizeof(*slot->shards));
     if (slot->digests == NULL || slot->shards == NULL)
@@ -39,7 +54,19 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
         return status;
     }
     slot->data = link.ops->region_data(slot->region);
-    return WEIR_OK;
+    return link.ops->caps & WEIR_CAP_DURABLE ? WEIR_OK : seal_region(trainer, slot, &link);
+}
+
+/* All at the first publish: the second refit allocates nothing, and a rank that lacks the memory
+ * says so before it has published anything. */
+static weir_status allocate_slots(weir_trainer *trainer)
+{
+    weir_status status = WEIR_OK;
+    for (unsigned i = 0; i < trainer->n_slots && status == WEIR_OK; i++) {
+        if (trainer->slots[i].region == NULL)
+            status = allocate_slot(trainer, &trainer->slots[i]);
+    }
+    return status;
 }
 
 /* Who else retires this version does not matter: what counts is that the shard goes. */
@@ -77,7 +104,8 @@ weir_status weir_slots_retire(weir_trainer *trainer)
 {
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         weir_status status = WEIR_OK;
-        if (trainer->slots[i].state == WEIR_SLOT_PUBLISHED)
+        const weir_slot *slot = &trainer->slots[i];
+        if (slot->state == WEIR_SLOT_PUBLISHED || slot->state == WEIR_SLOT_RETIRED)
             status = retire(trainer, &trainer->slots[i]);
         if (status != WEIR_OK)
             return status;
@@ -90,7 +118,7 @@ void weir_slots_withdraw(weir_trainer *trainer)
     weir_directory_client *client = trainer->worker.client;
     for (unsigned i = 0; i < trainer->n_slots && client != NULL; i++) {
         const weir_slot *slot = &trainer->slots[i];
-        if (slot->state != WEIR_SLOT_PUBLISHED)
+        if (slot->state != WEIR_SLOT_PUBLISHED && slot->state != WEIR_SLOT_RETIRED)
             continue;
         if (weir_directory_delete_version(client, slot->uid) == WEIR_ERR_PEER_LOST)
             return; /* no directory, nobody to tell */
@@ -116,8 +144,7 @@ weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out)
     if (status != WEIR_OK)
         return status;
     weir_slot_drop(trainer, slot);
-    if (slot->region == NULL)
-        status = allocate_slot(trainer, slot);
+    status = allocate_slots(trainer);
     if (status != WEIR_OK)
         return status;
     slot->state = WEIR_SLOT_FILLING;
@@ -133,10 +160,43 @@ void weir_slot_drop(weir_trainer *trainer, weir_slot *slot)
     pthread_mutex_unlock(&trainer->lock);
 }
 
+static weir_status list_region(const weir_trainer *trainer, const weir_slot *slot,
+                               weir_manifest_region *out)
+{
+    out->n_bytes = trainer->source.slot_bytes ? trainer->source.slot_bytes : 1;
+    return slot->region->transport->ops->region_key(slot->region, &out->key, &out->key_bytes);
+}
+
+/* First the region that holds the shards. The other slots' follow where their keys last, so that a
+ * reader imports them once, with its first version. */
+static weir_status list_regions(const weir_trainer *trainer, const weir_slot *slot,
+                                const weir_link *link, weir_manifest_region *regions, size_t *out_n)
+{
+    weir_status status = list_region(trainer, slot, &regions[0]);
+    *out_n = 1;
+    for (unsigned i = 0; i < trainer->n_slots && status == WEIR_OK; i++) {
+        if (&trainer->slots[i] != slot && !(link->ops->caps & WEIR_CAP_DURABLE))
+            status = list_region(trainer, &trainer->slots[i], &regions[(*out_n)++]);
+    }
+    return status;
+}
+
+/* The other slots' manifests will be about as long. */
+static weir_status reserve_manifests(weir_trainer *trainer, size_t n_bytes)
+{
+    weir_status status = WEIR_OK;
+    for (unsigned i = 0; i < trainer->n_slots && status == WEIR_OK; i++) {
+        weir_slot *slot = &trainer->slots[i];
+        if (slot->manifest.data == NULL)
+            status = weir_buffer_reserve(&slot->manifest, n_bytes);
+    }
+    return status;
+}
+
 static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const weir_link *link)
 {
     const weir_source *source = &trainer->source;
-    weir_manifest_region region = { .n_bytes = source->slot_bytes ? source->slot_bytes : 1 };
+    weir_manifest_region regions[WEIR_MAX_SLOTS];
     weir_manifest manifest = { .model = trainer->worker.model,
                                .run = trainer->worker.run,
                                .worker_id = trainer->worker.id,
@@ -145,17 +205,18 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
                                .version = slot->version,
                                .rank = trainer->rank,
                                .n_ranks = trainer->n_ranks,
-                               .regions = &region,
-                               .n_regions = 1,
+                               .regions = regions,
                                .layout = source->layout.data,
                                .layout_bytes = source->layout.n_bytes,
                                .digests = slot->digests,
                                .n_digests = source->n_shards };
-    weir_status status = link->ops->region_key(slot->region, &region.key, &region.key_bytes);
+    weir_status status = list_regions(trainer, slot, link, regions, &manifest.n_regions);
     if (status == WEIR_OK)
         status = link->ops->address(link->transport, &manifest.address, &manifest.address_bytes);
     if (status == WEIR_OK)
         status = weir_manifest_encode(&manifest, &trainer->scratch, &slot->manifest);
+    if (status == WEIR_OK)
+        status = reserve_manifests(trainer, slot->manifest.n_bytes);
     if (status == WEIR_OK)
         status =
             weir_sha256_hex(slot->manifest.data, slot->manifest.n_bytes, slot->manifest_digest);
@@ -165,7 +226,6 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
 weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t version)
 {
     const weir_source *source = &trainer->source;
-    char label[96];
     weir_link link;
     weir_status status = weir_worker_link(&trainer->worker, trainer->transport, &link);
     if (status != WEIR_OK)
@@ -173,13 +233,7 @@ weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t vers
     slot->version = version;
     for (size_t i = 0; i < source->n_shards; i++)
         slot->shards[i].digest = slot->digests[i];
-    snprintf(label, sizeof(label), "v%08" PRIu64 "-%s", version, trainer->slot_name);
-    weir_seal seal = WEIR_SEAL_INIT;
-    seal.model = trainer->worker.model;
-    seal.label = label;
-    seal.shards = slot->shards;
-    seal.n_shards = source->n_shards;
-    status = link.ops->seal(slot->region, &seal);
+    status = seal_region(trainer, slot, &link);
     weir_arena_reset(&trainer->scratch);
     if (status == WEIR_OK)
         status = encode_manifest(trainer, slot, &link);
