@@ -17,21 +17,42 @@
 #include "base/error.h"
 #include "refit/trainer.h"
 
-static weir_status create_version(weir_trainer *trainer, weir_slot *slot)
+#define MAX_ATTEMPTS 100u
+
+static weir_status create_attempt(weir_trainer *trainer, uint64_t version, unsigned attempt,
+                                  weir_version_record *record)
 {
     char key[2 * WEIR_NAME_BYTES + 64];
+    const weir_worker *worker = &trainer->worker;
+    snprintf(key, sizeof(key), "weir/%s/%s/%" PRIu64 "/%u", worker->model, worker->run, version,
+             attempt);
+    weir_status status = weir_directory_create_version(worker->client, worker->model, version, key,
+                                                       (const char *const *)trainer->slot_names,
+                                                       trainer->n_ranks, record);
+    if (status == WEIR_ERR_EXISTS)
+        return weir_fail(WEIR_ERR_EXISTS,
+                         "version %" PRIu64 " of %s, run %s: this is trainer rank %u of %u, but "
+                         "another rank has begun it with another number of ranks",
+                         version, worker->model, worker->run, trainer->rank, trainer->n_ranks);
+    return status;
+}
+
+/* A version that was READY and released is over: a trainer that was started again publishes the
+ * number anew, as the next attempt. All its ranks find the same one, because a version is released
+ * only after all ranks were in. */
+static weir_status create_version(weir_trainer *trainer, weir_slot *slot)
+{
     weir_version_record record;
-    snprintf(key, sizeof(key), "weir/%s/%s/%" PRIu64, trainer->worker.model, trainer->worker.run,
-             slot->version);
-    weir_status status = weir_directory_create_version(
-        trainer->worker.client, trainer->worker.model, slot->version, key,
-        (const char *const *)trainer->slot_names, trainer->n_ranks, &record);
-    if (status != WEIR_OK)
-        return status;
+    unsigned attempt = 0;
+    do {
+        weir_status status = create_attempt(trainer, slot->version, ++attempt, &record);
+        if (status != WEIR_OK)
+            return status;
+    } while (record.state == WEIR_VERSION_RELEASING && attempt < MAX_ATTEMPTS);
     if (record.state == WEIR_VERSION_RELEASING)
         return weir_fail(WEIR_ERR_EXISTS,
-                         "version %" PRIu64 " of %s, run %s, was published and released already",
-                         slot->version, trainer->worker.model, trainer->worker.run);
+                         "version %" PRIu64 " of %s, run %s, was published and released %u times",
+                         slot->version, trainer->worker.model, trainer->worker.run, attempt);
     pthread_mutex_lock(&trainer->lock);
     memcpy(slot->uid, record.uid, sizeof(slot->uid));
     pthread_mutex_unlock(&trainer->lock);
@@ -69,10 +90,12 @@ static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
              weir_manifest_service_address(trainer->service));
     snprintf(record.layout_signature, sizeof(record.layout_signature), "%s",
              trainer->source.signature);
+    weir_keeper_pause(trainer->worker.keeper);
     weir_status status =
         weir_directory_publish_source(trainer->worker.client, &record, trainer->source_id);
     if (status == WEIR_OK)
         weir_keeper_announce(trainer->worker.keeper, &record, false);
+    weir_keeper_resume(trainer->worker.keeper);
     return status;
 }
 

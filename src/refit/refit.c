@@ -36,6 +36,9 @@ weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_r
     weir_report unread;
     weir_stopwatch watch;
     weir_slot *slot = NULL;
+    if (version == WEIR_LATEST)
+        return weir_fail(WEIR_ERR_INVALID, "version %" PRIu64 " stands for the latest one",
+                         version);
     if (trainer->has_published && version <= trainer->last_version)
         return weir_fail(WEIR_ERR_INVALID,
                          "version %" PRIu64 " is not after version %" PRIu64
@@ -66,13 +69,13 @@ weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_r
 static void mark_unusable(weir_replica *replica, uint64_t version)
 {
     replica->state = WEIR_REPLICA_UNUSABLE;
-    weir_error_prefix("replica %s is unusable until a whole version is in: direct install of "
-                      "version %" PRIu64 " failed",
+    weir_error_prefix("replica %s is unusable until a whole version is in: install of version "
+                      "%" PRIu64 " failed",
                       replica->worker.id, version);
 }
 
 /* Brings the old version back, derived parameters included. */
-static void roll_back(weir_replica *replica)
+static void roll_back(weir_replica *replica, uint64_t failed_version)
 {
     weir_error_line cause;
     weir_error_save(&cause);
@@ -80,7 +83,7 @@ static void roll_back(weir_replica *replica)
     weir_status status = weir_derived_refresh(replica);
     weir_error_restore(&cause);
     if (status != WEIR_OK) {
-        mark_unusable(replica, replica->version);
+        mark_unusable(replica, failed_version);
         return;
     }
     weir_holding_restore(replica);
@@ -104,7 +107,7 @@ static weir_status install_staged(weir_replica *replica, weir_stopwatch *watch,
     weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
     status = weir_stop_postprocess(replica, discovery->version);
     if (status != WEIR_OK)
-        roll_back(replica);
+        roll_back(replica, discovery->version);
     return status;
 }
 

@@ -381,6 +381,8 @@ static weir_status status_of_code(int code)
         return WEIR_ERR_TIMED_OUT;
     case WEIR_RPC_NOT_FOUND:
         return WEIR_ERR_NOT_FOUND;
+    case WEIR_RPC_ALREADY_EXISTS:
+        return WEIR_ERR_EXISTS;
     case WEIR_RPC_UNIMPLEMENTED:
         return WEIR_ERR_UNSUPPORTED;
     default:
