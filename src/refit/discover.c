@@ -25,9 +25,14 @@ typedef struct search {
     weir_replica *replica;
     uint64_t wish;
     weir_deadline deadline;
-    bool found; /* a trainer's entry of the version that is wanted */
+    uint64_t highest; /* that is looked for: falls when a newer one is not READY */
+    bool found;       /* a trainer's entry of a version that is wanted */
     uint64_t version;
     char uid[WEIR_ID_BYTES];
+    bool waits;     /* the newest that is wanted is not READY: it is what follows */
+    bool forgotten; /* the directory has no record of it */
+    uint64_t awaited;
+    char awaited_uid[WEIR_ID_BYTES];
     bool any_trainer; /* for the error: what there was instead */
     uint64_t newest;
     weir_version_record record;
@@ -59,7 +64,8 @@ static weir_status look_at(search *look, const weir_source_ref *ref)
     look->any_trainer = true;
     bool wanted = look->wish == WEIR_LATEST ? record.version >= lowest_acceptable(look)
                                             : record.version == look->wish;
-    if (!wanted || (look->found && record.version <= look->version))
+    if (!wanted || record.version > look->highest ||
+        (look->found && record.version <= look->version))
         return WEIR_OK;
     look->found = true;
     look->version = record.version;
@@ -91,13 +97,14 @@ static void name_missing_slots(search *look, char *text, size_t text_bytes)
     weir_replica *replica = look->replica;
     size_t n = 0, used = 0;
     text[0] = '\0';
-    if (weir_directory_list_shards(replica->worker.client, look->uid, replica->shards, MAX_LISTED,
-                                   &n) != WEIR_OK)
+    if (weir_directory_list_shards(replica->worker.client, look->awaited_uid, replica->shards,
+                                   MAX_LISTED, &n) != WEIR_OK)
         return;
     if (n > MAX_LISTED)
         n = MAX_LISTED;
     /* The listing call has replaced the slots that the last version call remembered. */
-    if (weir_directory_get_version(replica->worker.client, look->uid, &look->record) != WEIR_OK)
+    if (weir_directory_get_version(replica->worker.client, look->awaited_uid, &look->record) !=
+        WEIR_OK)
         return;
     for (size_t s = 0; s < look->record.n_slots && used + 16 < text_bytes; s++) {
         const char *slot = weir_directory_version_slot(replica->worker.client, s);
@@ -117,12 +124,20 @@ static weir_status time_out(search *look)
     snprintf(wish, sizeof(wish), "%" PRIu64,
              look->wish == WEIR_LATEST ? lowest_acceptable(look) : look->wish);
     double waited_s = replica->worker.timeout_ms / 1e3;
-    if (look->found) {
+    if (look->waits && look->forgotten)
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s waiting for version %s%s of %s: the trainer has "
+                         "published %" PRIu64 ", but directory %s was restarted since and does not "
+                         "know it",
+                         waited_s, wish, look->wish == WEIR_LATEST ? " or later" : "",
+                         replica->worker.model, look->awaited,
+                         weir_directory_client_address(replica->worker.client));
+    if (look->waits) {
         name_missing_slots(look, missing, sizeof(missing));
         return weir_fail(WEIR_ERR_TIMED_OUT,
                          "timed out after %.1f s waiting for version %" PRIu64
                          " of %s: of %u trainer ranks these have not published it: %s",
-                         waited_s, look->version, replica->worker.model, look->record.n_slots,
+                         waited_s, look->awaited, replica->worker.model, look->record.n_slots,
                          missing[0] ? missing : "(the directory does not say)");
     }
     if (look->any_trainer)
@@ -139,19 +154,41 @@ static weir_status time_out(search *look)
                      weir_directory_client_address(replica->worker.client));
 }
 
+/* The newest READY version that is wanted. OK, IN_PROGRESS when there is none yet, or an error. */
+static weir_status find_ready(search *look)
+{
+    /* A rank that fails at its newest version must not keep replicas from the one before. */
+    look->waits = false;
+    look->highest = UINT64_MAX;
+    for (;;) {
+        weir_status status = find_version(look);
+        if (status != WEIR_OK || !look->found)
+            return status != WEIR_OK ? status : WEIR_IN_PROGRESS;
+        status = weir_directory_get_version(look->replica->worker.client, look->uid, &look->record);
+        if (status != WEIR_OK && status != WEIR_ERR_NOT_FOUND)
+            return status;
+        if (status == WEIR_OK && look->record.state == WEIR_VERSION_READY)
+            return WEIR_OK;
+        if (!look->waits) {
+            look->awaited = look->version;
+            memcpy(look->awaited_uid, look->uid, sizeof(look->awaited_uid));
+            look->forgotten = status == WEIR_ERR_NOT_FOUND;
+        }
+        look->waits = true;
+        if (look->wish != WEIR_LATEST || look->version == 0)
+            return WEIR_IN_PROGRESS;
+        look->highest = look->version - 1;
+    }
+}
+
 /* A READY version under our lease. OK, IN_PROGRESS when there is none yet, or an error. */
 static weir_status try_lease(search *look, weir_discovery *out)
 {
     weir_replica *replica = look->replica;
     weir_directory_client *client = replica->worker.client;
-    weir_status status = find_version(look);
-    if (status != WEIR_OK || !look->found)
-        return status != WEIR_OK ? status : WEIR_IN_PROGRESS;
-    status = weir_directory_get_version(client, look->uid, &look->record);
-    if (status == WEIR_ERR_NOT_FOUND)
-        return WEIR_IN_PROGRESS; /* the directory was restarted; the trainer's next one will do */
-    if (status != WEIR_OK || look->record.state != WEIR_VERSION_READY)
-        return status != WEIR_OK ? status : WEIR_IN_PROGRESS;
+    weir_status status = find_ready(look);
+    if (status != WEIR_OK)
+        return status;
     status = weir_directory_register_lease(client, look->uid, replica->worker.id,
                                            replica->worker.lease_s, out->lease_id);
     if (status == WEIR_ERR_REFUSED)
@@ -175,7 +212,7 @@ static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_disc
         weir_status status = try_lease(&look, out);
         if (status != WEIR_IN_PROGRESS)
             return status;
-        if (wish != WEIR_LATEST && !look.found && look.any_trainer && look.newest > wish)
+        if (wish != WEIR_LATEST && !look.waits && look.any_trainer && look.newest > wish)
             return weir_fail(WEIR_ERR_NOT_FOUND,
                              "version %" PRIu64 " of %s is gone: its trainer has moved on to "
                              "%" PRIu64,
@@ -192,11 +229,13 @@ void weir_discovery_release(weir_replica *replica, const weir_discovery *discove
 {
     weir_error_line cause;
     weir_error_save(&cause);
+    weir_keeper_pause(replica->worker.keeper);
     weir_keeper_hold(replica->worker.keeper, NULL);
     if (weir_directory_delete_lease(replica->worker.client, discovery->uid, discovery->lease_id,
                                     replica->worker.id) != WEIR_OK)
         weir_log(WEIR_LOG_WARN, "the lease on version %" PRIu64 " was not given back: %s",
                  discovery->version, weir_last_error());
+    weir_keeper_resume(replica->worker.keeper);
     weir_error_restore(&cause);
 }
 
@@ -227,13 +266,13 @@ static weir_status known_remote(weir_replica *replica, const weir_shard_record *
     return status;
 }
 
-/* Several workers may have published one slot (a rank that was restarted): the latest first. */
+/* Several workers may have published one slot (a rank that was restarted): the latest first, and
+ * when none can be had, its error. */
 static weir_status fetch_slot(weir_replica *replica, const weir_discovery *discovery,
                               const char *slot, size_t n_shards, weir_remote **out)
 {
-    weir_status status =
-        weir_fail(WEIR_ERR_LAYOUT, "version %" PRIu64 " is READY, yet %s has published nothing",
-                  discovery->version, slot);
+    weir_error_line line;
+    weir_status first = WEIR_OK;
     for (size_t i = n_shards; i-- > 0;) {
         const weir_shard_record *shard = &replica->shards[i];
         if (strcmp(shard->slot, slot) != 0)
@@ -241,13 +280,21 @@ static weir_status fetch_slot(weir_replica *replica, const weir_discovery *disco
         weir_manifest_wish wish = { shard->manifest_endpoint, discovery->uid,
                                     shard->manifest_digest, discovery->version,
                                     replica->transport };
-        status = known_remote(replica, shard, out);
+        weir_status status = known_remote(replica, shard, out);
         if (status == WEIR_OK)
             status = weir_remote_fetch(*out, &wish);
         if (status == WEIR_OK)
             return WEIR_OK;
+        if (first == WEIR_OK)
+            weir_error_save(&line);
+        first = first == WEIR_OK ? status : first;
     }
-    return status;
+    if (first == WEIR_OK)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "version %" PRIu64 " is READY, yet %s has published nothing",
+                         discovery->version, slot);
+    weir_error_restore(&line);
+    return first;
 }
 
 /* One participant per expected slot. The names are copied out before the next call on the client
@@ -324,14 +371,19 @@ static void cut_by_participant(weir_schedule *schedule)
     }
 }
 
-static weir_status make_plan(weir_replica *replica)
+static void drop_plan(weir_schedule *schedule)
 {
-    weir_schedule *schedule = &replica->schedule;
-    size_t n = schedule->n_participants;
     weir_plan_close(schedule->plan);
     weir_free(schedule->copies);
     schedule->plan = NULL;
     schedule->copies = NULL;
+    schedule->n_copies = 0;
+}
+
+static weir_status make_plan(weir_replica *replica)
+{
+    weir_schedule *schedule = &replica->schedule;
+    size_t n = schedule->n_participants;
     weir_plan_source *sources = weir_alloc(n * sizeof(*sources));
     if (sources == NULL)
         return WEIR_ERR_NO_MEMORY;
@@ -351,12 +403,33 @@ static weir_status make_plan(weir_replica *replica)
     schedule->n_bytes = weir_plan_bytes(schedule->plan);
     schedule->copies = weir_alloc_zeroed(schedule->n_copies, sizeof(*schedule->copies));
     if (schedule->copies == NULL) {
-        weir_plan_close(schedule->plan);
-        schedule->plan = NULL;
+        drop_plan(schedule);
         return WEIR_ERR_NO_MEMORY;
     }
     cut_by_participant(schedule);
     return WEIR_OK;
+}
+
+static bool takes_part(const weir_schedule *schedule, const weir_remote *remote)
+{
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        if (schedule->participants[p].remote == remote)
+            return true;
+    }
+    return false;
+}
+
+/* Workers that were restarted are met under a new id; the old ones would pile up. */
+static void close_strangers(weir_replica *replica)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < replica->n_remotes; i++) {
+        if (takes_part(&replica->schedule, replica->remotes[i]))
+            replica->remotes[kept++] = replica->remotes[i];
+        else
+            weir_remote_close(replica->remotes[i]);
+    }
+    replica->n_remotes = kept;
 }
 
 weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out)
@@ -366,8 +439,13 @@ weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_dis
     if (status != WEIR_OK)
         return status;
     status = fetch_sources(replica, out, &changed);
+    /* Also when a later source fails: the participants are not those of the old plan any more. */
+    if (changed)
+        drop_plan(&replica->schedule);
     if (status == WEIR_OK && changed)
         status = make_plan(replica);
+    if (status == WEIR_OK && changed)
+        close_strangers(replica);
     if (status != WEIR_OK)
         weir_discovery_release(replica, out);
     return status;
