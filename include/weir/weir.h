@@ -189,7 +189,8 @@ typedef enum weir_replica_state {
 typedef struct weir_engine_hooks {
     weir_status (*pause)(void *context);       /* before the first live byte changes */
     weir_status (*postprocess)(void *context, uint64_t version); /* after all parameters changed */
-    void (*resume)(void *context);             /* only while one whole version is held */
+    void (*resume)(void *context);             /* only while one whole version is held, or what
+                                                  the engine came with is untouched or back */
     void *context;
 } weir_engine_hooks;
 

@@ -7,23 +7,28 @@
  * Breaks  the engine's hook refuses: staged goes back to the old version, derived parameters
  *         included; direct is UNUSABLE.
  */
+#include <inttypes.h>
+
 #include "base/error.h"
+#include "base/pool.h"
 #include "refit/replica.h"
+
+static weir_status refresh_one(void *context, size_t i, unsigned thread)
+{
+    const weir_replica *replica = context;
+    const weir_derived *derived = &replica->derived[i];
+    const weir_tensor *from = &replica->live[derived->from];
+    const weir_tensor *scale =
+        derived->from_scale != SIZE_MAX ? &replica->live[derived->from_scale] : NULL;
+    (void)thread;
+    return weir_derived_compute(
+        derived, from->dtype, from->data, scale != NULL ? scale->data : NULL,
+        scale != NULL ? &scale->shape : NULL, replica->live[derived->parameter].data);
+}
 
 weir_status weir_derived_refresh(weir_replica *replica)
 {
-    for (size_t i = 0; i < replica->n_derived; i++) {
-        const weir_derived *derived = &replica->derived[i];
-        const weir_tensor *from = &replica->live[derived->from];
-        const weir_tensor *scale =
-            derived->from_scale != SIZE_MAX ? &replica->live[derived->from_scale] : NULL;
-        weir_status status = weir_derived_compute(
-            derived, from->dtype, from->data, scale != NULL ? scale->data : NULL,
-            scale != NULL ? &scale->shape : NULL, replica->live[derived->parameter].data);
-        if (status != WEIR_OK)
-            return status;
-    }
-    return WEIR_OK;
+    return weir_pool_run(replica->worker.pool, replica->n_derived, refresh_one, replica);
 }
 
 weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version)
@@ -33,7 +38,7 @@ weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version)
         return status;
     status = replica->hooks.postprocess(replica->hooks.context, version);
     if (status != WEIR_OK)
-        return weir_fail(status, "the engine's postprocess hook refused version %llu: %s",
-                         (unsigned long long)version, weir_status_text(status));
+        return weir_fail(status, "the engine's postprocess hook refused version %" PRIu64 ": %s",
+                         version, weir_status_text(status));
     return WEIR_OK;
 }
