@@ -312,11 +312,14 @@ static weir_status compare_all(verification *job)
 {
     size_t n_entries;
     const weir_map_entry *entries = weir_mapping_entries(job->mapping, &n_entries);
+    uint64_t total_bytes = 0;
     weir_status status = WEIR_OK;
+    for (size_t i = 0; i < job->remote->n_shards; i++)
+        total_bytes += job->remote->shards[i].n_bytes;
     for (size_t i = 0; i < n_entries && status == WEIR_OK; i++) {
         status = compare_entry(job, &entries[i]);
         weir_worker_progress(&job->worker, WEIR_STOP_TRANSFER, job->record.version,
-                             job->report->n_bytes, 0);
+                             job->report->n_bytes, total_bytes);
     }
     if (status == WEIR_OK && job->remote->n_shards > job->n_parameters)
         note_difference(job, "the replica has %zu parameters, the checkpoint gives %zu",

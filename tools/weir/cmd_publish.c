@@ -62,7 +62,7 @@ static int take_option(int option, publish_job *job)
     const struct {
         const char *name;
         uint64_t least, most, *out;
-    } numbers[] = { { "--version", 0, UINT64_MAX - 1, &job->version },
+    } numbers[] = { { "--version", 0, INT64_MAX, &job->version },
                     { "--rank", 0, UINT32_MAX, &job->rank },
                     { "--ranks", 1, UINT32_MAX, &job->n_ranks },
                     { "--replicas", 1, 1000000, &job->n_replicas },
@@ -113,6 +113,13 @@ static int start_trainer(publish_job *job)
     return WEIR_EXIT_OK;
 }
 
+/* What a call on the trainer has failed with; being told to stop is no failure. */
+static int end_of_call(void)
+{
+    weir_flow_progress_end();
+    return weir_cli_stopped() ? WEIR_EXIT_OK : weir_cli_fail();
+}
+
 /* Publishes one source as the next version. The source before stays open until the new one is
  * registered. */
 static int publish_one(publish_job *job, const char *path)
@@ -133,13 +140,13 @@ static int publish_one(publish_job *job, const char *path)
     weir_flow_source_close(&before);
     if (code == WEIR_EXIT_OK &&
         weir_trainer_publish(job->trainer, job->version, &report) != WEIR_OK)
-        code = weir_cli_fail();
-    if (code != WEIR_EXIT_OK)
+        return end_of_call();
+    if (code != WEIR_EXIT_OK || weir_cli_stopped())
         return code;
     weir_flow_print_report(&job->flow, "published", &report);
     if (job->n_replicas > 0 &&
         weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
-        return weir_cli_stopped() ? WEIR_EXIT_OK : weir_cli_fail();
+        return end_of_call();
     job->version++;
     return WEIR_EXIT_OK;
 }
@@ -148,7 +155,10 @@ static int follow_stdin(publish_job *job)
 {
     char line[4096];
     while (!weir_cli_stopped() && fgets(line, sizeof(line), stdin) != NULL) {
-        line[strcspn(line, "\n")] = '\0';
+        size_t n = strcspn(line, "\n");
+        if (n == sizeof(line) - 1)
+            return weir_cli_error("a line of stdin has more than %zu characters", n - 1);
+        line[n] = '\0';
         if (line[0] == '\0')
             continue;
         int code = publish_one(job, line);

@@ -50,6 +50,8 @@ typedef struct receive_job {
     weir_install_mode install;
     const char *dump;
     weir_replica *replica;
+    char said[1024];     /* the last failure: one that repeats itself is said once */
+    unsigned n_failures; /* in a row */
 } receive_job;
 
 static weir_replica *_Atomic open_replica; /* for the signal handler */
@@ -76,7 +78,7 @@ static int take_version(receive_job *job)
         job->version = WEIR_LATEST;
         return WEIR_EXIT_OK;
     }
-    return weir_cli_number("receive", "--version", optarg, 0, UINT64_MAX - 1, &job->version)
+    return weir_cli_number("receive", "--version", optarg, 0, INT64_MAX, &job->version)
                ? WEIR_EXIT_OK
                : WEIR_EXIT_USAGE;
 }
@@ -162,9 +164,19 @@ static const char *state_text(const weir_replica *replica)
     return texts[weir_replica_get_state(replica)];
 }
 
-/* Says what failed and what the replica is left with. */
-static int report_failure(const receive_job *job)
+/* False when it was the last thing said. */
+static bool is_news(receive_job *job, const char *line)
 {
+    bool news = strncmp(job->said, line, sizeof(job->said) - 1) != 0;
+    snprintf(job->said, sizeof(job->said), "%s", line);
+    return news;
+}
+
+/* Says what failed and what the replica is left with. */
+static int report_failure(receive_job *job)
+{
+    if (!is_news(job, weir_last_error()))
+        return WEIR_EXIT_FAILED;
     int code = weir_cli_fail();
     if (job->flow.as_json)
         weir_flow_print_line(json_pack("{s:s, s:s, s:s, s:I}", "event", "failed", "error",
@@ -177,27 +189,45 @@ static int install_one(receive_job *job, bool *out_idle)
 {
     weir_report report;
     weir_status status = weir_replica_install(job->replica, job->version, &report);
-    *out_idle = status == WEIR_ERR_TIMED_OUT && report.seconds[WEIR_STOP_TRANSFER] == 0;
-    if (status == WEIR_ERR_CANCELLED || (job->follow && *out_idle))
+    weir_flow_progress_end();
+    /* What timed out while a version was awaited, and not while one was read, took no time else. */
+    *out_idle = status == WEIR_ERR_TIMED_OUT && report.total_seconds < report.waited_seconds;
+    if (status == WEIR_ERR_CANCELLED)
         return WEIR_EXIT_OK;
+    if (job->follow && *out_idle) {
+        if (is_news(job, weir_last_error()))
+            weir_cli_note("%s", weir_last_error());
+        return WEIR_EXIT_OK;
+    }
     if (status != WEIR_OK)
         return report_failure(job);
+    job->said[0] = '\0';
     weir_flow_print_report(&job->flow, "installed", &report);
     job->count -= job->count > 0;
     return job->dump != NULL ? dump_parameters(job, report.version) : WEIR_EXIT_OK;
 }
 
+/* A replica that follows outlives a bad version, since the next may be good; it asks again ever
+ * more slowly, up to a second. */
+static void rest(receive_job *job, int code)
+{
+    job->n_failures = code == WEIR_EXIT_FAILED ? job->n_failures + 1 : 0;
+    for (unsigned i = 0; i < job->n_failures && i < 10 && !weir_cli_stopped(); i++)
+        usleep(100000);
+}
+
 static int receive_all(receive_job *job)
 {
     bool counted = job->count > 0, idle;
-    int code;
+    int code = WEIR_EXIT_OK;
+    if (weir_cli_stopped())
+        return code;
     do {
         code = install_one(job, &idle);
         if (job->follow && job->version != WEIR_LATEST && !idle)
             job->version = WEIR_LATEST; /* the first was asked for by number */
-        /* A replica that follows outlives a bad version: the next may be good. */
-        if (job->follow && code == WEIR_EXIT_FAILED)
-            usleep(100000);
+        if (job->follow)
+            rest(job, code);
     } while (job->follow && !weir_cli_stopped() && !(counted && job->count == 0));
     while (job->hold && code == WEIR_EXIT_OK && !weir_cli_stopped())
         usleep(20000);

@@ -40,7 +40,7 @@ static int print_result(const weir_flow_options *flow, const char *replica,
                           (unsigned long long)report->n_parameters, report->first_difference);
 }
 
-static int verify(const weir_flow_options *flow, const char *replica, char **paths, size_t n_paths)
+static int verify(weir_flow_options *flow, const char *replica, char **paths, size_t n_paths)
 {
     weir_verify_options verify = WEIR_VERIFY_OPTIONS_INIT;
     weir_verify_report report;
@@ -62,8 +62,11 @@ static int verify(const weir_flow_options *flow, const char *replica, char **pat
     verify.transport_directory = flow->transport_directory;
     verify.n_threads = flow->n_threads;
     verify.timeout_ms = flow->timeout_ms;
-    int code = weir_verify(&verify, &report) == WEIR_OK ? print_result(flow, replica, &report)
-                                                        : weir_cli_fail();
+    verify.progress = weir_flow_progress;
+    verify.progress_context = flow;
+    weir_status status = weir_verify(&verify, &report);
+    weir_flow_progress_end();
+    int code = status == WEIR_OK ? print_result(flow, replica, &report) : weir_cli_fail();
     weir_flow_source_close(&source);
     return code;
 }

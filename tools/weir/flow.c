@@ -111,19 +111,25 @@ void weir_flow_source_close(weir_flow_source *source)
 
 /* ---- progress and reports --------------------------------------------------------------------*/
 
+static weir_progress_bar bar;
+static weir_stop drawn = WEIR_N_STOPS; /* the stop that the bar is about */
+
+void weir_flow_progress_end(void)
+{
+    if (drawn != WEIR_N_STOPS)
+        weir_progress_bar_end(&bar);
+    drawn = WEIR_N_STOPS;
+}
+
 void weir_flow_progress(void *context, weir_stop stop, uint64_t version, uint64_t done_bytes,
                         uint64_t total_bytes)
 {
-    static weir_progress_bar bar;
-    static weir_stop drawn = WEIR_N_STOPS;
     const weir_flow_options *flow = context;
     if (flow->dies && done_bytes == 0 && flow->die_stop == stop &&
         (flow->die_version == WEIR_LATEST || flow->die_version == version))
         raise(SIGKILL);
-    if (done_bytes == 0 && drawn != WEIR_N_STOPS) {
-        weir_progress_bar_end(&bar);
-        drawn = WEIR_N_STOPS;
-    }
+    if (done_bytes == 0)
+        weir_flow_progress_end();
     if (total_bytes == 0)
         return;
     if (drawn != stop)
@@ -169,6 +175,7 @@ void weir_flow_print_line(json_t *taken)
 void weir_flow_print_report(const weir_flow_options *flow, const char *what,
                             const weir_report *report)
 {
+    weir_flow_progress_end();
     if (flow->as_json) {
         weir_flow_print_line(weir_flow_report_json(what, report));
         return;

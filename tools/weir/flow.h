@@ -75,6 +75,8 @@ void weir_flow_source_close(weir_flow_source *source); /* accepts a zeroed one *
 /* The progress function of every flow verb; its context is the weir_flow_options. */
 void weir_flow_progress(void *context, weir_stop stop, uint64_t version, uint64_t done_bytes,
                         uint64_t total_bytes);
+/* Takes the bar off the terminal: before any message. */
+void weir_flow_progress_end(void);
 
 /* One report: a compact JSON line, or a line of text. `what`: "published", "installed". */
 void weir_flow_print_report(const weir_flow_options *flow, const char *what,
