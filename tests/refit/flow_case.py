@@ -121,11 +121,14 @@ class FlowCase(unittest.TestCase):
         for trainer in trainers:
             self.assertEqual(trainer.line()["version"], version)
 
+    def run_verify(self, name, checkpoint):
+        return subprocess.run([WEIR, "verify", self.checkpoint(checkpoint), "--replica", name,
+                               *self.flow], capture_output=True, text=True, timeout=WAIT_S,
+                              check=False)
+
     def verify(self, name, version):
         """The live replica holds exactly this version's bytes."""
-        result = subprocess.run([WEIR, "verify", self.checkpoint(version), "--replica", name,
-                                 *self.flow], capture_output=True, text=True, timeout=WAIT_S,
-                                check=False)
+        result = self.run_verify(name, version)
         self.assertEqual(result.returncode, 0, result.stderr)
         answer = json.loads(result.stdout)
         self.assertTrue(answer["verified"])

@@ -107,6 +107,36 @@ class WhenATrainerDies(FlowCase):
         self.expect_installed(replica, 1)
         self.verify("one", 1)
 
+    def test_a_plan_does_not_outlive_a_refit_that_met_only_some_of_its_sources(self):
+        trainers = self.trainers()
+        replica = self.replica("one", "--follow", "--timeout", "2")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        trainers[0].end()
+        other = self.trainer(0, "--conversion", "cutlass_fp8_e4m3_per_channel", first=2)
+        self.publish([trainers[1]], 2)
+        trainers[1].signal(signal.SIGSTOP)
+        self.publish([other], 2)
+        self.expect_failed(replica, "trainer rank 1")
+        trainers[1].signal(signal.SIGCONT)
+        self.expect_failed(replica, "compile target is cutlass_fp8 at trainer rank 0")
+        self.verify("one", 1)
+
+    def test_that_were_ended_publish_their_numbers_anew(self):
+        trainers = self.trainers()
+        self.publish(trainers, 1)
+        for trainer in trainers:
+            trainer.end()
+        again = self.trainers()
+        for trainer in again:
+            trainer.send(self.checkpoint(2))
+        for trainer in again:
+            self.assertEqual(trainer.line()["version"], 1)
+        replica = self.replica("one", "--version", "1", "--hold")
+        self.expect_installed(replica, 1)
+        result = self.run_verify("one", 2)
+        self.assertEqual(result.returncode, 0, result.stderr)
+
     def test_that_stalls_ends_the_wait_with_its_name(self):
         trainers = self.trainers()
         self.publish(trainers, 1)
@@ -137,6 +167,25 @@ class WhenAReplicaDies(FlowCase):
         reborn = self.replica("doomed-install", "--version", "3", "--hold")
         self.expect_installed(reborn, 3)
         self.verify("doomed-install", 3)
+
+
+class WhenTheDirectoryIsStartedAgain(FlowCase):
+    def test_everybody_goes_on_with_the_next_version(self):
+        trainers = self.trainers("--lease", "2")
+        replica = self.replica("one", "--follow", "--lease", "2", "--timeout", "20")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        self.directory.end()
+        self.expect_failed(replica, f"directory {self.address}")
+        self.directory = self.start("serve", "--listen", self.address, "--json")
+        self.directory.line()
+        time.sleep(2)  # the trainers have told it of themselves, not of version 1
+        late = self.replica("late", "--timeout", "1")
+        self.expect_failed(late, self.address, "was restarted since")
+        for version in (2, 3):
+            self.publish(trainers, version)
+            self.expect_installed(replica, version)
+            self.verify("one", version)
 
 
 class WhenBytesChange(FlowCase):
@@ -201,6 +250,15 @@ class WhenSomethingIsWrong(FlowCase):
                                "cutlass_fp8_e4m3_per_channel")
         self.expect_failed(replica, "trainer rank")
         self.assertEqual(replica.wait()[0], 1)
+
+    def test_what_fails_again_and_again_is_said_once(self):
+        self.publish(self.trainers(), 1)
+        replica = self.replica("one", "--follow", "--conversion", "cutlass_fp8_e4m3_per_channel")
+        self.expect_failed(replica, "compile target")
+        time.sleep(1)
+        replica.signal(signal.SIGTERM)
+        output, errors = replica.process.communicate(timeout=5)
+        self.assertEqual((output, errors.count(b"compile target")), (b"", 1))
 
     def test_a_replica_of_another_model_knows_no_trainer(self):
         self.publish(self.trainers(), 1)

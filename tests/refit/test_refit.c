@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "base/clock.h"
+#include "directory/client.h"
 
 static const char *const transports[] = { "ucx", "file" };
 
@@ -80,26 +81,24 @@ static void addresses_never_change(void **state)
     rig_close(r);
 }
 
-/* The first round trip of each kind may still grow a buffer; from the third version on nothing. */
-static void a_later_refit_allocates_registers_plans_and_connects_nothing(void **state)
+static void a_second_refit_takes_nothing(weir_install_mode mode)
 {
     rig *r = rig_open("glm_moe_dsa", "fp8_128x128", "ucx");
-    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
-    (void)state;
+    weir_replica *replica = rig_open_replica(r, "one", mode);
     for (unsigned version = 1; version <= 8; version++) {
         weir_report published, installed;
         rig_fill(&r->model, version);
         for (int rank = 0; rank < RIG_RANKS; rank++) {
             assert_ok(weir_trainer_register(r->trainers[rank], r->model.tensors, r->model.n));
             assert_ok(weir_trainer_publish(r->trainers[rank], version, &published));
-            if (version < 4)
+            if (version < 2)
                 continue;
             assert_int_equal(published.counters.allocations, 0);
             assert_int_equal(published.counters.registrations, 0);
             assert_int_equal(published.counters.plans, 0);
         }
         assert_ok(weir_replica_install(replica, version, &installed));
-        if (version < 4)
+        if (version < 2)
             continue;
         assert_int_equal(installed.counters.allocations, 0);
         assert_int_equal(installed.counters.registrations, 0);
@@ -110,7 +109,14 @@ static void a_later_refit_allocates_registers_plans_and_connects_nothing(void **
     rig_close(r);
 }
 
-static void the_second_refit_plans_and_connects_nothing(void **state)
+static void the_second_refit_allocates_registers_plans_and_connects_nothing(void **state)
+{
+    (void)state;
+    a_second_refit_takes_nothing(WEIR_INSTALL_STAGED);
+    a_second_refit_takes_nothing(WEIR_INSTALL_DIRECT);
+}
+
+static void the_first_refit_counts_what_the_second_does_without(void **state)
 {
     rig *r = rig_open("qwen3", "fp8_128x128", "ucx");
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
@@ -486,6 +492,143 @@ static void a_direct_install_that_fails_is_unusable_until_one_succeeds(void **st
     rig_close(r);
 }
 
+/* ---- restarts --------------------------------------------------------------------------------*/
+
+static void publish_as(rig *r, weir_trainer *const *trainers, unsigned version)
+{
+    rig_fill(&r->model, version);
+    for (int rank = 0; rank < RIG_RANKS; rank++) {
+        assert_ok(weir_trainer_register(trainers[rank], r->model.tensors, r->model.n));
+        assert_ok(weir_trainer_publish(trainers[rank], 1, NULL));
+    }
+}
+
+static void reopen_trainers(rig *r)
+{
+    for (uint32_t rank = 0; rank < RIG_RANKS; rank++) {
+        weir_trainer_close(r->trainers[rank]);
+        r->trainers[rank] = NULL;
+    }
+    for (uint32_t rank = 0; rank < RIG_RANKS; rank++)
+        r->trainers[rank] = rig_open_trainer(r, rank, 2);
+}
+
+static void trainers_that_start_again_publish_their_numbers_anew(void **state)
+{
+    rig *r = rig_open("qwen3", "fp8_128x128", NULL);
+    (void)state;
+    for (unsigned life = 1; life <= 3; life++) {
+        publish_as(r, r->trainers, life);
+        weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
+        assert_ok(weir_replica_install(replica, 1, NULL));
+        expect_verified(r, "one", 1);
+        weir_replica_close(replica);
+        reopen_trainers(r);
+    }
+    rig_close(r);
+}
+
+typedef struct reader {
+    weir_directory_client *client;
+    char uid[WEIR_ID_BYTES], lease_id[WEIR_ID_BYTES];
+} reader;
+
+/* A reader of version 1 that holds its lease until it is told otherwise. */
+static reader lease_version_1(const rig *r)
+{
+    static const char *const slots[] = { "rank-0", "rank-1" };
+    reader made = { 0 };
+    weir_version_record record;
+    assert_ok(weir_directory_client_open(weir_directory_address(r->directory), RIG_TIMEOUT_MS,
+                                         &made.client));
+    assert_ok(
+        weir_directory_register_worker(made.client, "reader", WEIR_ROLE_GENERATOR, "model", 60));
+    assert_ok(weir_directory_create_version(made.client, "model", 1, "weir/model/default/1/1",
+                                            slots, RIG_RANKS, &record));
+    assert_ok(weir_directory_register_lease(made.client, record.uid, "reader", 60, made.lease_id));
+    memcpy(made.uid, record.uid, sizeof(made.uid));
+    return made;
+}
+
+static void memory_that_is_being_read_is_kept_when_another_layout_comes(void **state)
+{
+    rig *r = rig_open("qwen3", "fp8_128x128", NULL);
+    weir_trainer *trainer = r->trainers[0];
+    (void)state;
+    rig_publish(r, 1);
+    reader one = lease_version_1(r);
+    assert_ok(weir_trainer_publish(trainer, 2, NULL));
+    assert_error(weir_trainer_publish(trainer, 3, NULL), WEIR_ERR_TIMED_OUT,
+                 "version 1 is still being read");
+    for (size_t t = 0; t < r->model.n; t++)
+        r->model.tensors[t].dtype = WEIR_F16;
+    assert_error(weir_trainer_register(trainer, r->model.tensors, r->model.n), WEIR_ERR_TIMED_OUT,
+                 "version 1 is still being read");
+    assert_ok(weir_directory_delete_lease(one.client, one.uid, one.lease_id, "reader"));
+    assert_ok(weir_trainer_register(trainer, r->model.tensors, r->model.n));
+    assert_ok(weir_trainer_publish(trainer, 3, NULL));
+    weir_directory_client_close(one.client);
+    rig_close(r);
+}
+
+static void a_late_replica_takes_the_version_before_one_that_never_gets_ready(void **state)
+{
+    rig *r = rig_open("qwen3", "bf16_cast", NULL);
+    (void)state;
+    rig_publish(r, 1);
+    rig_fill(&r->model, 2);
+    assert_ok(weir_trainer_register(r->trainers[0], r->model.tensors, r->model.n));
+    assert_ok(weir_trainer_publish(r->trainers[0], 2, NULL));
+    weir_replica *replica = rig_open_replica(r, "late", WEIR_INSTALL_STAGED);
+    assert_ok(weir_replica_install(replica, WEIR_LATEST, NULL));
+    assert_int_equal(weir_replica_version(replica), 1);
+    assert_error(weir_replica_install(replica, WEIR_LATEST, NULL), WEIR_ERR_TIMED_OUT,
+                 "waiting for version 2 of model: of 2 trainer ranks these have not published it: "
+                 "rank-1");
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+static void another_number_of_ranks_is_refused_with_both_sides(void **state)
+{
+    rig *r = rig_open("qwen3", "bf16_cast", NULL);
+    weir_trainer_options options = WEIR_TRAINER_OPTIONS_INIT;
+    weir_trainer *stranger;
+    (void)state;
+    rig_publish(r, 1);
+    options.directory = weir_directory_address(r->directory);
+    options.model = "model";
+    options.rank = 2;
+    options.n_ranks = 3;
+    options.family = r->family;
+    options.conversion = r->conversion;
+    options.timeout_ms = RIG_TIMEOUT_MS;
+    assert_ok(weir_trainer_open(&options, &stranger));
+    assert_ok(weir_trainer_register(stranger, r->model.tensors, r->model.n));
+    assert_error(weir_trainer_publish(stranger, 1, NULL), WEIR_ERR_EXISTS,
+                 "version 1 of model, run default: this is trainer rank 2 of 3");
+    assert_error(weir_trainer_publish(stranger, WEIR_LATEST, NULL), WEIR_ERR_INVALID,
+                 "stands for the latest");
+    weir_trainer_close(stranger);
+    rig_close(r);
+}
+
+static void a_replica_name_that_is_too_long_or_empty_is_refused(void **state)
+{
+    rig *r = rig_open("qwen3", "bf16_cast", NULL);
+    char name[400];
+    weir_replica_options options = rig_replica_options(r, "", WEIR_INSTALL_STAGED);
+    weir_replica *replica;
+    (void)state;
+    assert_error(weir_replica_open(&options, &replica), WEIR_ERR_INVALID, "name is required");
+    memset(name, 'x', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    options.name = name;
+    assert_error(weir_replica_open(&options, &replica), WEIR_ERR_INVALID,
+                 "name has 399 characters");
+    rig_close(r);
+}
+
 /* ---- waits -----------------------------------------------------------------------------------*/
 
 static void *cancel_soon(void *replica)
@@ -565,8 +708,8 @@ int main(void)
         cmocka_unit_test(every_family_and_conversion_follows_byte_for_byte),
         cmocka_unit_test(every_transport_follows_staged_and_direct),
         cmocka_unit_test(addresses_never_change),
-        cmocka_unit_test(the_second_refit_plans_and_connects_nothing),
-        cmocka_unit_test(a_later_refit_allocates_registers_plans_and_connects_nothing),
+        cmocka_unit_test(the_first_refit_counts_what_the_second_does_without),
+        cmocka_unit_test(the_second_refit_allocates_registers_plans_and_connects_nothing),
         cmocka_unit_test(two_replicas_hold_what_each_has_installed),
         cmocka_unit_test(parameters_of_the_engines_own_are_installed_in_place),
         cmocka_unit_test(a_tag_that_does_not_match_is_refused_before_a_byte_moves),
@@ -580,6 +723,11 @@ int main(void)
         cmocka_unit_test(a_staged_install_that_fails_half_way_brings_the_old_version_back),
         cmocka_unit_test(an_engine_that_does_not_pause_is_left_alone),
         cmocka_unit_test(a_direct_install_that_fails_is_unusable_until_one_succeeds),
+        cmocka_unit_test(trainers_that_start_again_publish_their_numbers_anew),
+        cmocka_unit_test(memory_that_is_being_read_is_kept_when_another_layout_comes),
+        cmocka_unit_test(a_late_replica_takes_the_version_before_one_that_never_gets_ready),
+        cmocka_unit_test(another_number_of_ranks_is_refused_with_both_sides),
+        cmocka_unit_test(a_replica_name_that_is_too_long_or_empty_is_refused),
         cmocka_unit_test(a_waiting_install_can_be_cancelled),
         cmocka_unit_test(a_directory_that_is_down_is_an_error_at_once),
         cmocka_unit_test(options_without_a_size_are_refused),
