@@ -43,3 +43,10 @@ else()
 endif()
 weir_decide(WEIR_GRPC grpc_found
   "one of libnghttp2-dev, libprotobuf-c-dev, libssl-dev, protobuf-compiler, protobuf-c-compiler")
+
+# What this version does not have yet must not be asked for in vain.
+foreach(absent WEIR_CUDA WEIR_NCCL)
+  if(DEFINED ${absent} AND NOT "${${absent}}" MATCHES "^(OFF|0|FALSE|AUTO)$")
+    message(FATAL_ERROR "${absent}=${${absent}} was asked for, but this version cannot build it")
+  endif()
+endforeach()
