@@ -8,9 +8,7 @@
 #include "base/error.h"
 #include "numeric/scalar.h"
 
-/* The least magnitude (sign bit cleared) that is refused; for fp32 that becomes bf16, the least
- * that rounds to Inf. */
-static uint32_t least_refused(weir_dtype dtype, bool rounds)
+uint32_t weir_nonfinite_least(weir_dtype dtype, bool rounds)
 {
     switch (dtype) {
     case WEIR_BF16:
@@ -33,7 +31,7 @@ static uint32_t bits_at(const unsigned char *data, unsigned element_bytes, uint6
 static const char *verdict(weir_dtype dtype, uint32_t bits)
 {
     unsigned sign_bit = weir_dtype_bits(dtype) - 1;
-    uint32_t magnitude = bits & ~(1u << sign_bit), infinite = least_refused(dtype, false);
+    uint32_t magnitude = bits & ~(1u << sign_bit), infinite = weir_nonfinite_least(dtype, false);
     if (magnitude > infinite)
         return "is NaN";
     if (magnitude < infinite)
@@ -62,7 +60,7 @@ static uint64_t first_refused(const weir_tensor *source, uint64_t n_elements, bo
 {
     unsigned element_bytes = weir_dtype_bits(source->dtype) / 8;
     uint32_t magnitude = element_bytes == 2 ? 0x7FFFu : 0x7FFFFFFFu;
-    uint32_t least = least_refused(source->dtype, rounds);
+    uint32_t least = weir_nonfinite_least(source->dtype, rounds);
     for (uint64_t i = 0; i < n_elements; i++) {
         if ((bits_at(source->data, element_bytes, i) & magnitude) >= least)
             return i;
@@ -73,6 +71,15 @@ static uint64_t first_refused(const weir_tensor *source, uint64_t n_elements, bo
 static bool is_searchable(weir_dtype dtype)
 {
     return dtype == WEIR_BF16 || dtype == WEIR_F16 || dtype == WEIR_F32;
+}
+
+weir_status weir_nonfinite_fail(const weir_tensor *source, uint64_t element, uint32_t bits)
+{
+    char index[WEIR_SHAPE_TEXT];
+    return weir_fail(WEIR_ERR_NONFINITE, "%s[%s] %s",
+                     source->name != NULL ? source->name : "(unnamed)",
+                     index_text(&source->shape, element, index, sizeof(index)),
+                     verdict(source->dtype, bits));
 }
 
 weir_status weir_nonfinite_report(const weir_conversion *conversion, const weir_fused *fused,
@@ -87,12 +94,8 @@ weir_status weir_nonfinite_report(const weir_conversion *conversion, const weir_
         uint64_t element = first_refused(source, n_elements, rounds);
         if (element == n_elements)
             continue;
-        char index[WEIR_SHAPE_TEXT];
         unsigned element_bytes = weir_dtype_bits(source->dtype) / 8;
-        return weir_fail(WEIR_ERR_NONFINITE, "%s[%s] %s",
-                         source->name != NULL ? source->name : "(unnamed)",
-                         index_text(&source->shape, element, index, sizeof(index)),
-                         verdict(source->dtype, bits_at(source->data, element_bytes, element)));
+        return weir_nonfinite_fail(source, element, bits_at(source->data, element_bytes, element));
     }
     return weir_fail(WEIR_ERR_NONFINITE, "conversion '%s' refused a weight of %s that is finite",
                      conversion->name,

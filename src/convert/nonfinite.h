@@ -11,4 +11,11 @@
 weir_status weir_nonfinite_report(const weir_conversion *conversion, const weir_fused *fused,
                                   bool rounds);
 
+/* The least magnitude (the bits without the sign) that is refused; for fp32 that becomes bf16, the
+ * least that rounds to Inf. */
+uint32_t weir_nonfinite_least(weir_dtype dtype, bool rounds);
+
+/* The line for an element that was found elsewhere: its number in the source, and its bits. */
+weir_status weir_nonfinite_fail(const weir_tensor *source, uint64_t element, uint32_t bits);
+
 #endif

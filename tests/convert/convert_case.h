@@ -206,7 +206,7 @@ static inline weir_convert_args args_for(const char *conversion, const weir_tens
 static inline size_t output_bytes(const weir_convert_args *args, size_t output)
 {
     weir_shape fused, shape;
-    uint64_t n_bytes;
+    uint64_t n_bytes = 0;
     if (weir_convert_fused_shape(args, &fused) != WEIR_OK ||
         weir_conversion_output_shape(args->conversion, output, &fused, &shape) != WEIR_OK ||
         weir_tensor_bytes(args->conversion->outputs[output].dtype, &shape, &n_bytes) != WEIR_OK)

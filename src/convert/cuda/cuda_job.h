@@ -38,10 +38,11 @@ typedef enum weir_cuda_from {
     WEIR_CUDA_N_FROM
 } weir_cuda_from;
 
-/* The rows that one source gives to every matrix (of a vector: the columns). */
+/* One source: the rows that it gives to a matrix (of a vector: the columns). */
 typedef struct weir_cuda_segment {
+    uint64_t data;
     uint32_t first, n;
-    uint32_t dtype; /* weir_dtype */
+    uint32_t dtype;  /* weir_dtype */
     uint32_t rounds; /* F32 that is rounded to bf16 first */
 } weir_cuda_segment;
 
@@ -53,9 +54,8 @@ typedef struct weir_cuda_job {
     uint32_t tile_rows, tile_cols;
     uint32_t tiles_down, tiles_across;
     uint32_t log_lanes;             /* log2 of the threads that share a row */
-    uint32_t first_segment, n_segments;
-    uint32_t first_source;          /* in the table's source addresses */
-    uint32_t separate;              /* every matrix has sources of its own */
+    uint32_t first_segment, n_segments; /* n_segments for each matrix when they are separate */
+    uint32_t separate;              /* every matrix has segments of its own */
     uint32_t vector;                /* the segments lie side by side in one row */
     uint32_t digests, propagate;
     uint32_t scale_cols;            /* of output 1, as its digest sees it */
@@ -74,7 +74,6 @@ typedef struct weir_cuda_launch {
     const weir_cuda_job *jobs;
     const uint32_t *first_tiles; /* parallel to jobs, rising from 0 within a launch */
     const weir_cuda_segment *segments;
-    const uint64_t *sources;
     weir_cuda_result *results;
     uint32_t n_jobs, n_tiles;
     uint32_t kind, from;

@@ -55,18 +55,17 @@ __device__ __forceinline__ const void *row_address(const weir_cuda_launch &launc
                                                    const weir_cuda_job &job, uint32_t matrix,
                                                    uint32_t row, uint32_t *out_segment)
 {
-    uint32_t s = 0;
-    const weir_cuda_segment *segments = launch.segments + job.first_segment;
-    while (s + 1 < job.n_segments && row >= __ldg(&segments[s + 1].first))
+    uint32_t s = job.first_segment + (job.separate ? matrix * job.n_segments : 0);
+    const uint32_t last = s + job.n_segments - 1;
+    const weir_cuda_segment *segments = launch.segments;
+    while (s < last && row >= __ldg(&segments[s + 1].first))
         s++;
-    *out_segment = job.first_segment + s;
-    uint64_t within = row - __ldg(&segments[s].first), base = job.first_source + s;
-    if (job.separate)
-        base += static_cast<uint64_t>(matrix) * job.n_segments;
-    else
+    *out_segment = s;
+    uint64_t within = row - __ldg(&segments[s].first);
+    if (!job.separate)
         within += static_cast<uint64_t>(matrix) * __ldg(&segments[s].n);
     uint32_t element_bytes = __ldg(&segments[s].dtype) == WEIR_F32 ? 4 : 2;
-    return reinterpret_cast<const void *>(__ldg(&launch.sources[base]) +
+    return reinterpret_cast<const void *>(__ldg(&segments[s].data) +
                                           within * job.n_cols * element_bytes);
 }
 
@@ -98,7 +97,7 @@ __device__ __noinline__ void load_any(const weir_cuda_launch &launch, const weir
         const weir_cuda_segment *segments = launch.segments + job.first_segment;
         while (s + 1 < job.n_segments && column + i >= segments[s + 1].first)
             s++;
-        out[i] = any_value(reinterpret_cast<const void *>(launch.sources[job.first_source + s]),
+        out[i] = any_value(reinterpret_cast<const void *>(segments[s].data),
                            column + i - segments[s].first, segments[s]);
     }
 }

@@ -163,7 +163,7 @@ INLINE weir_status block_tile(const weir_tile *tile, const fp8_ops *ops)
 
 /* ---- one scale per row -----------------------------------------------------------------------*/
 
-#define RUN 512u    /* elements of a row that are encoded before as many of the next are read */
+#define RUN 256u    /* elements of a row that are encoded before as many of the next are read */
 #define AHEAD 1024u /* elements beyond those being read that are asked for */
 
 /* Asks for the n elements that come AHEAD after (row, column), in this row or in the one after. */
