@@ -110,15 +110,6 @@ static const weir_family_row split_base[] = {
     WEIR_ROWS_END,
 };
 
-static const weir_family_row dense[] = {
-    { "mlp.gate_up_proj.weight", WEIR_ROW_LINEAR,
-      WEIR_HF({ "mlp.gate_proj.weight", "intermediate_size, hidden_size" },
-              { "mlp.up_proj.weight", "intermediate_size, hidden_size" }) },
-    { "mlp.down_proj.weight", WEIR_ROW_LINEAR,
-      WEIR_HF({ "mlp.down_proj.weight", "hidden_size, intermediate_size" }) },
-    WEIR_ROWS_END,
-};
-
 static const weir_family_row fused_sparse[] = { SPARSE_ROWS("bf16_cast", "fp32_cast"),
                                                 WEIR_ROWS_END };
 static const weir_family_row split_sparse[] = { SPARSE_ROWS(WEIR_COPY, WEIR_COPY_F32),
@@ -140,8 +131,8 @@ const weir_family weir_family_glm_moe_dsa = {
     .dense_rule = WEIR_DENSE_FIRST_K,
     .model_types = { "glm_moe_dsa" },
     .layouts = { "fused_indexer", "split_indexer" },
-    .parts = { { fused_base, dense, fused_sparse, fused_rest },
-               { split_base, dense, split_sparse, split_rest } },
+    .parts = { { fused_base, weir_rows_gated_mlp, fused_sparse, fused_rest },
+               { split_base, weir_rows_gated_mlp, split_sparse, split_rest } },
     .drop = { "model.layers.*.mlp.tokens_per_expert",
               "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "first_k_dense_replace", "0" } },

@@ -36,16 +36,6 @@ static const weir_family_row dense[] = {
     WEIR_ROWS_END,
 };
 
-static const weir_family_row rest[] = {
-    { "model.embed_tokens.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "model.embed_tokens.weight", "vocab_size, hidden_size" }) },
-    { "model.norm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "model.norm.weight", "hidden_size" }) },
-    { "lm_head.weight", .conversion = "bf16_cast", .tied_with = "model.embed_tokens.weight",
-      WEIR_HF({ "lm_head.weight", "vocab_size, hidden_size" }) },
-    WEIR_ROWS_END,
-};
-
 #define COMMON                                                                           \
     "\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", "             \
     "\"torch_dtype\": \"bfloat16\", \"hidden_act\": \"silu\", \"rms_norm_eps\": 1e-05, " \
@@ -58,7 +48,7 @@ const weir_family weir_family_llama = {
     .dense_rule = WEIR_DENSE_ALL,
     .model_types = { "llama" },
     .layouts = { "default" },
-    .parts = { { base, dense, NULL, rest } },
+    .parts = { { base, dense, NULL, weir_rows_causal_lm } },
     .drop = { "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "head_dim", "hidden_size/num_attention_heads" },
                   { "num_key_value_heads", "num_attention_heads" } },

@@ -2,37 +2,6 @@
 /* qwen3_moe.c - Qwen3 with experts, as vLLM's Qwen3MoeForCausalLM holds it. */
 #include "family/table.h"
 
-static const weir_family_row base[] = {
-    { "input_layernorm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "input_layernorm.weight", "hidden_size" }) },
-    { "post_attention_layernorm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "post_attention_layernorm.weight", "hidden_size" }) },
-    { "self_attn.q_norm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "self_attn.q_norm.weight", "head_dim" }) },
-    { "self_attn.k_norm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "self_attn.k_norm.weight", "head_dim" }) },
-    { "self_attn.qkv_proj.weight", WEIR_ROW_LINEAR,
-      WEIR_HF({ "self_attn.q_proj.weight", "num_attention_heads*head_dim, hidden_size" },
-              { "self_attn.k_proj.weight", "num_key_value_heads*head_dim, hidden_size" },
-              { "self_attn.v_proj.weight", "num_key_value_heads*head_dim, hidden_size" }) },
-    { "self_attn.qkv_proj.bias", .conversion = "bf16_cast", .when = "attention_bias",
-      WEIR_HF({ "self_attn.q_proj.bias", "num_attention_heads*head_dim" },
-              { "self_attn.k_proj.bias", "num_key_value_heads*head_dim" },
-              { "self_attn.v_proj.bias", "num_key_value_heads*head_dim" }) },
-    { "self_attn.o_proj.weight", WEIR_ROW_LINEAR,
-      WEIR_HF({ "self_attn.o_proj.weight", "hidden_size, num_attention_heads*head_dim" }) },
-    WEIR_ROWS_END,
-};
-
-static const weir_family_row dense[] = {
-    { "mlp.gate_up_proj.weight", WEIR_ROW_LINEAR,
-      WEIR_HF({ "mlp.gate_proj.weight", "intermediate_size, hidden_size" },
-              { "mlp.up_proj.weight", "intermediate_size, hidden_size" }) },
-    { "mlp.down_proj.weight", WEIR_ROW_LINEAR,
-      WEIR_HF({ "mlp.down_proj.weight", "hidden_size, intermediate_size" }) },
-    WEIR_ROWS_END,
-};
-
 static const weir_family_row sparse[] = {
     { "mlp.gate.weight", .conversion = "bf16_cast",
       WEIR_HF({ "mlp.gate.weight", "num_experts, hidden_size" }),
@@ -51,16 +20,6 @@ static const weir_family_row sparse[] = {
     WEIR_ROWS_END,
 };
 
-static const weir_family_row rest[] = {
-    { "model.embed_tokens.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "model.embed_tokens.weight", "vocab_size, hidden_size" }) },
-    { "model.norm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "model.norm.weight", "hidden_size" }) },
-    { "lm_head.weight", .conversion = "bf16_cast", .tied_with = "model.embed_tokens.weight",
-      WEIR_HF({ "lm_head.weight", "vocab_size, hidden_size" }) },
-    WEIR_ROWS_END,
-};
-
 #define COMMON                                                                             \
     "\"architectures\": [\"Qwen3MoeForCausalLM\"], \"model_type\": \"qwen3_moe\", "        \
     "\"torch_dtype\": \"bfloat16\", \"hidden_act\": \"silu\", \"attention_bias\": false, " \
@@ -75,7 +34,7 @@ const weir_family weir_family_qwen3_moe = {
     .dense_rule = WEIR_DENSE_QWEN3_MOE,
     .model_types = { "qwen3_moe" },
     .layouts = { "default" },
-    .parts = { { base, dense, sparse, rest } },
+    .parts = { { weir_rows_qwen3_layer, weir_rows_gated_mlp, sparse, weir_rows_causal_lm } },
     .drop = { "model.layers.*.mlp.tokens_per_expert",
               "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "head_dim", "hidden_size/num_attention_heads" },

@@ -94,6 +94,11 @@ typedef struct weir_family {
     const char *configs[WEIR_FAMILY_MAX]; /* config.json texts of the presets */
 } weir_family;
 
+/* Rows that several families have word for word: shared_rows.c. */
+extern const weir_family_row weir_rows_qwen3_layer[]; /* norms and attention */
+extern const weir_family_row weir_rows_gated_mlp[];
+extern const weir_family_row weir_rows_causal_lm[]; /* embeddings, last norm, head */
+
 extern const weir_family weir_family_bert;
 extern const weir_family weir_family_glm_moe_dsa;
 extern const weir_family weir_family_llama;

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* shared_rows.c - rows that several families have word for word. A family that differs in one row
+ * writes its own table.
+ */
+#include "family/table.h"
+
+const weir_family_row weir_rows_qwen3_layer[] = {
+    { "input_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "input_layernorm.weight", "hidden_size" }) },
+    { "post_attention_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "post_attention_layernorm.weight", "hidden_size" }) },
+    { "self_attn.q_norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "self_attn.q_norm.weight", "head_dim" }) },
+    { "self_attn.k_norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "self_attn.k_norm.weight", "head_dim" }) },
+    { "self_attn.qkv_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "self_attn.q_proj.weight", "num_attention_heads*head_dim, hidden_size" },
+              { "self_attn.k_proj.weight", "num_key_value_heads*head_dim, hidden_size" },
+              { "self_attn.v_proj.weight", "num_key_value_heads*head_dim, hidden_size" }) },
+    { "self_attn.qkv_proj.bias", .conversion = "bf16_cast", .when = "attention_bias",
+      WEIR_HF({ "self_attn.q_proj.bias", "num_attention_heads*head_dim" },
+              { "self_attn.k_proj.bias", "num_key_value_heads*head_dim" },
+              { "self_attn.v_proj.bias", "num_key_value_heads*head_dim" }) },
+    { "self_attn.o_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "self_attn.o_proj.weight", "hidden_size, num_attention_heads*head_dim" }) },
+    WEIR_ROWS_END,
+};
+
+const weir_family_row weir_rows_gated_mlp[] = {
+    { "mlp.gate_up_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "mlp.gate_proj.weight", "intermediate_size, hidden_size" },
+              { "mlp.up_proj.weight", "intermediate_size, hidden_size" }) },
+    { "mlp.down_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "mlp.down_proj.weight", "hidden_size, intermediate_size" }) },
+    WEIR_ROWS_END,
+};
+
+const weir_family_row weir_rows_causal_lm[] = {
+    { "model.embed_tokens.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "model.embed_tokens.weight", "vocab_size, hidden_size" }) },
+    { "model.norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "model.norm.weight", "hidden_size" }) },
+    { "lm_head.weight", .conversion = "bf16_cast", .tied_with = "model.embed_tokens.weight",
+      WEIR_HF({ "lm_head.weight", "vocab_size, hidden_size" }) },
+    WEIR_ROWS_END,
+};
