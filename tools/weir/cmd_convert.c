@@ -10,6 +10,8 @@
 
 #include "convert_job.h"
 
+#define MAX_THREADS 1024 /* of a pool */
+
 const char weir_usage_convert[] =
     "usage: weir convert SRC... -o DST --conversion NAME [OPTION...]\n"
     "       weir convert SRC... -o DST --family NAME|auto --conversion NAME|auto [OPTION...]\n"
@@ -97,7 +99,7 @@ static int take_nonfinite(const char *verb, const char *mode, bool *out_propagat
 static int take_threads(const char *verb, const char *text, unsigned *out_threads)
 {
     uint64_t number;
-    if (!weir_cli_number(verb, "--threads", text, 1, 4096, &number))
+    if (!weir_cli_number(verb, "--threads", text, 1, MAX_THREADS, &number))
         return WEIR_EXIT_USAGE;
     *out_threads = (unsigned)number;
     return WEIR_EXIT_OK;
@@ -159,11 +161,13 @@ static int check_request(const weir_convert_request *request, const char *verb)
         return weir_cli_usage_error(verb, "--conversion is missing");
     if (request->family != NULL)
         return WEIR_EXIT_OK;
-    if (request->layout != NULL || request->config != NULL)
-        return weir_cli_usage_error(verb, "%s goes with --family",
-                                    request->layout != NULL ? "--layout" : "--config");
-    if (strcmp(request->conversion, "auto") == 0)
-        return weir_cli_usage_error(verb, "--conversion auto goes with --family");
+    const char *of_family = request->layout != NULL                    ? "--layout"
+                            : request->config != NULL                  ? "--config"
+                            : request->keep_masters                    ? "--keep-masters"
+                            : strcmp(request->conversion, "auto") == 0 ? "--conversion auto"
+                                                                       : NULL;
+    if (of_family != NULL)
+        return weir_cli_usage_error(verb, "%s goes with --family", of_family);
     return WEIR_EXIT_OK;
 }
 
