@@ -234,13 +234,24 @@ double weir_cli_now(void)
 
 /* ---- signals ---------------------------------------------------------------------------------*/
 
+/* One who signals a process and then its group, as timeout(1) does, has asked once. */
+#define SAME_REQUEST_S 0.5
+
 static volatile sig_atomic_t stop_asked;
+static volatile double stop_asked_at; /* written and read by the handler alone */
 static void (*volatile stop_action)(void);
 
 static void ask_to_stop(int signal_number)
 {
     void (*action)(void) = stop_action;
-    (void)signal_number;
+    double now = weir_cli_now();
+    if (stop_asked != 0 && now - stop_asked_at > SAME_REQUEST_S) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number);
+        return;
+    }
+    if (stop_asked == 0)
+        stop_asked_at = now;
     stop_asked = 1;
     if (action != NULL)
         action();
@@ -253,8 +264,10 @@ void weir_cli_on_stop(void (*action)(void))
 
 void weir_cli_catch_signals(void)
 {
-    struct sigaction action = { .sa_handler = ask_to_stop, .sa_flags = (int)SA_RESETHAND };
+    struct sigaction action = { .sa_handler = ask_to_stop };
     sigemptyset(&action.sa_mask);
+    sigaddset(&action.sa_mask, SIGINT);
+    sigaddset(&action.sa_mask, SIGTERM);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }

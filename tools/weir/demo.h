@@ -34,10 +34,11 @@ typedef struct weir_demo {
     char work_dir[512];
     char directory_address[128];
     char config[640];
+    char share[640]; /* of transport file; "" until it is made */
     weir_child directory, trainers[WEIR_DEMO_TRAINERS], replicas[WEIR_DEMO_REPLICAS];
     weir_demo_version *versions;
-    uint64_t n_done;
-    double memcpy_gb_per_s; /* of the same run; 0 when it was not measured */
+    uint64_t n_made, n_done; /* checkpoints; versions verified or not */
+    double memcpy_gb_per_s;  /* of the same run; 0 when it was not measured */
 } weir_demo;
 
 /* demo_run.c: false after having printed why. weir_demo_end() follows in any case. */

@@ -45,7 +45,7 @@ static void add_common(argument_list *list, const weir_demo *demo)
     add(list, "--family", options->family);
     add(list, "--layout", options->layout);
     add(list, "--conversion", options->conversion);
-    add(list, "--transport-directory", demo->work_dir);
+    add(list, "--transport-directory", demo->share);
     add(list, NULL, "--json");
 }
 
@@ -57,7 +57,7 @@ static void step_dir(const weir_demo *demo, uint64_t version, char *path, size_t
 }
 
 /* Version N is the checkpoint after N - 1 training steps. */
-static bool make_checkpoint(const weir_demo *demo, uint64_t version)
+static bool make_checkpoint(weir_demo *demo, uint64_t version)
 {
     const weir_demo_options *options = demo->options;
     char path[640], step[24], seed[24];
@@ -80,7 +80,10 @@ static bool make_checkpoint(const weir_demo *demo, uint64_t version)
     add(&list, NULL, "--json");
     json_t *made = weir_child_run_json("synth", list.items, STEP_TIMEOUT_S, &code);
     json_decref(made);
-    return made != NULL && code == 0;
+    if (made == NULL || code != 0)
+        return false;
+    demo->n_made = version;
+    return true;
 }
 
 static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *where)
@@ -98,7 +101,7 @@ static void drop_checkpoint(const weir_demo *demo, uint64_t version)
 {
     char path[640];
     step_dir(demo, version, path, sizeof(path));
-    if (!demo->options->keep && version > 0)
+    if (!demo->options->keep)
         remove_tree(path);
 }
 
@@ -175,6 +178,12 @@ bool weir_demo_begin(weir_demo *demo)
 {
     if (!make_work_dir(demo) || !make_checkpoint(demo, 1) || !start_directory(demo))
         return false;
+    snprintf(demo->share, sizeof(demo->share), "%s/share", demo->work_dir);
+    if (mkdir(demo->share, 0777) != 0) {
+        weir_cli_error("cannot make %s: %s", demo->share, strerror(errno));
+        demo->share[0] = '\0';
+        return false;
+    }
     step_dir(demo, 1, demo->config, sizeof(demo->config) - 16);
     strcat(demo->config, "/config.json");
     for (int i = 0; i < WEIR_DEMO_TRAINERS; i++) {
@@ -195,7 +204,13 @@ void weir_demo_end(weir_demo *demo)
     for (int i = 0; i < WEIR_DEMO_TRAINERS; i++)
         weir_child_end(&demo->trainers[i]);
     weir_child_end(&demo->directory);
-    if (demo->options->work_dir == NULL && !demo->options->keep && demo->work_dir[0] != '\0')
+    if (demo->options->keep || demo->work_dir[0] == '\0')
+        return;
+    for (uint64_t version = 1; version <= demo->n_made; version++)
+        drop_checkpoint(demo, version);
+    if (demo->share[0] != '\0')
+        remove_tree(demo->share);
+    if (demo->options->work_dir == NULL)
         remove_tree(demo->work_dir);
 }
 
@@ -300,10 +315,12 @@ bool weir_demo_step(weir_demo *demo, uint64_t version)
         return false;
     if (!refit(demo, result))
         return false;
-    demo->n_done = version;
     result->verified = true;
     for (int i = 0; i < WEIR_DEMO_REPLICAS; i++)
         result->verified &= verify(demo, i, result);
+    if (weir_cli_stopped())
+        return false;
+    demo->n_done = version;
     /* The first stays: its config.json is everybody's. The last stays mapped by the trainers. */
     if (version > 2)
         drop_checkpoint(demo, version - 1);
