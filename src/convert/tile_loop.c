@@ -264,6 +264,17 @@ typedef struct scratch {
     unsigned char *copies;
 } scratch;
 
+/* Kernels record no line. What is not finite is named later; anything else only a kernel from
+ * outside can return. */
+static weir_status run_kernel(const weir_tile_loop *loop, const weir_tile *tile)
+{
+    weir_status status = loop->kernel(tile);
+    if (status == WEIR_OK || status == WEIR_ERR_NONFINITE)
+        return status;
+    return weir_fail(status, "conversion '%s': its kernel failed: %s", loop->conversion->name,
+                     weir_status_text(status));
+}
+
 static weir_status convert_tile(weir_tile_loop *loop, uint64_t index, bool last, scratch *mine,
                                 weir_digest *digest)
 {
@@ -285,7 +296,7 @@ static weir_status convert_tile(weir_tile_loop *loop, uint64_t index, bool last,
         }
     }
     point_at_outputs(loop, &at, &tile);
-    weir_status status = loop->kernel(&tile);
+    weir_status status = run_kernel(loop, &tile);
     if (status == WEIR_OK && loop->digests && !loop->kernel_digests)
         digest_output(loop, &tile, digest);
     return status;

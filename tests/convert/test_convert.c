@@ -549,6 +549,31 @@ static const weir_conversion pairs = { .size = sizeof(weir_conversion),
                                                     { "sums", WEIR_U32, 4, 32 } },
                                        .reference = pairs_c };
 
+static weir_status unsupported_c(const weir_tile *tile)
+{
+    (void)tile;
+    return WEIR_ERR_UNSUPPORTED;
+}
+
+static void a_registered_kernel_that_fails_is_named(void **state)
+{
+    (void)state;
+    weir_conversion row = pairs;
+    row.name = "test_fails";
+    row.reference = unsupported_c;
+    assert_int_equal(weir_conversion_register(&row), WEIR_OK);
+    uint16_t data[4] = { 0 };
+    uint8_t packed[2];
+    uint32_t sums[1];
+    weir_tensor source = tensor_2d("w", WEIR_U16, 1, 4, data);
+    weir_convert_args args = args_for("test_fails", &source, 1);
+    args.outputs[0] = packed;
+    args.outputs[1] = sums;
+    assert_int_equal(weir_convert(&args), WEIR_ERR_UNSUPPORTED);
+    assert_string_equal(weir_last_error(), "conversion 'test_fails': its kernel failed: not "
+                                           "supported by this build, device or peer");
+}
+
 static void registered_rows_are_tiled_on_their_own_border(void **state)
 {
     (void)state;
@@ -624,6 +649,7 @@ int main(void)
         cmocka_unit_test(empty_tensors_convert_to_nothing),
         cmocka_unit_test(a_second_conversion_allocates_nothing),
         cmocka_unit_test(running_out_of_memory_is_reported),
+        cmocka_unit_test(a_registered_kernel_that_fails_is_named),
         cmocka_unit_test(registered_rows_are_tiled_on_their_own_border),
         cmocka_unit_test(rows_that_end_within_a_byte_are_refused),
     };
