@@ -69,6 +69,32 @@ static weir_status open_worker(weir_replica *replica, const weir_replica_options
     return weir_worker_open(&replica->worker, &worker);
 }
 
+/* Refuses a name whose owner still hands out a manifest: two replicas of one name would take each
+ * other's entry and lease. One that is dead, or in the midst of an install, is not seen. */
+static weir_status check_name(weir_replica *replica)
+{
+    weir_directory_client *client = replica->worker.client;
+    weir_source_record record;
+    weir_buffer manifest = { 0 };
+    char digest[WEIR_DIGEST_TEXT];
+    size_t n = 0;
+    weir_status status = weir_directory_list_sources(
+        client, replica->worker.model, WEIR_SOURCE_READY, 0, replica->refs, MAX_REFS, &n);
+    for (size_t i = 0; i < n && i < MAX_REFS && status == WEIR_OK; i++) {
+        const weir_source_ref *ref = &replica->refs[i];
+        if (strcmp(ref->worker_id, replica->worker.id) != 0 ||
+            weir_directory_get_source(client, ref->source_id, ref->worker_id, &record) != WEIR_OK ||
+            weir_directory_get_manifest(
+                client, record.endpoint, record.worker_id, record.version_uid, "replica",
+                &manifest.data, &manifest.capacity_bytes, &manifest.n_bytes, digest) != WEIR_OK)
+            continue;
+        status = weir_fail(WEIR_ERR_EXISTS, "replica %s of %s is running already: it answers at %s",
+                           replica->worker.id, replica->worker.model, record.endpoint);
+    }
+    weir_buffer_free(&manifest);
+    return status;
+}
+
 /* Others read this replica one-sided from memory; a transport that writes files is none for that.
  */
 static void choose_serving(weir_replica *replica)
@@ -104,6 +130,8 @@ weir_status weir_replica_open(const weir_replica_options *given, weir_replica **
         if (replica->refs == NULL || replica->shards == NULL)
             status = WEIR_ERR_NO_MEMORY;
     }
+    if (status == WEIR_OK && options->name != NULL)
+        status = check_name(replica);
     if (status != WEIR_OK) {
         weir_replica_close(replica);
         return status;

@@ -629,6 +629,24 @@ static void a_replica_name_that_is_too_long_or_empty_is_refused(void **state)
     rig_close(r);
 }
 
+static void a_name_that_a_running_replica_has_is_refused(void **state)
+{
+    rig *r = rig_open("qwen3", "bf16_cast", NULL);
+    weir_replica_options options = rig_replica_options(r, "one", WEIR_INSTALL_STAGED);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED), *second;
+    (void)state;
+    rig_publish(r, 1);
+    assert_ok(weir_replica_install(replica, 1, NULL));
+    assert_error(weir_replica_open(&options, &second), WEIR_ERR_EXISTS,
+                 "replica one of model is running already: it answers at 127.0.0.1:");
+    expect_verified(r, "one", 1);
+    weir_replica_close(replica);
+    replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
+    assert_ok(weir_replica_install(replica, 1, NULL));
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
 /* ---- waits -----------------------------------------------------------------------------------*/
 
 static void *cancel_soon(void *replica)
@@ -728,6 +746,7 @@ int main(void)
         cmocka_unit_test(a_late_replica_takes_the_version_before_one_that_never_gets_ready),
         cmocka_unit_test(another_number_of_ranks_is_refused_with_both_sides),
         cmocka_unit_test(a_replica_name_that_is_too_long_or_empty_is_refused),
+        cmocka_unit_test(a_name_that_a_running_replica_has_is_refused),
         cmocka_unit_test(a_waiting_install_can_be_cancelled),
         cmocka_unit_test(a_directory_that_is_down_is_an_error_at_once),
         cmocka_unit_test(options_without_a_size_are_refused),
