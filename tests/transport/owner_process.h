@@ -52,20 +52,23 @@ typedef struct owner {
     owner_reply reply;
 } owner;
 
-static inline uint8_t owner_byte(uint64_t i, uint32_t seed)
+/* Called for every byte of many mebibytes: a sanitizer would make the suite ten times as long. */
+#define OWNER_BULK __attribute__((no_sanitize("address", "thread", "undefined")))
+
+OWNER_BULK static inline uint8_t owner_byte(uint64_t i, uint32_t seed)
 {
     return (uint8_t)(((i + 1) * (2654435761u + 2 * (uint64_t)seed)) >> 13);
 }
 
-static inline void owner_fill(uint8_t *data, uint64_t n_bytes, uint32_t seed)
+OWNER_BULK static inline void owner_fill(uint8_t *data, uint64_t n_bytes, uint32_t seed)
 {
     for (uint64_t i = 0; i < n_bytes; i++)
         data[i] = owner_byte(i, seed);
 }
 
 /* The first byte of data that is not byte `from` onwards of a filled region; n_bytes if none. */
-static inline uint64_t owner_compare(const uint8_t *data, uint64_t from, uint64_t n_bytes,
-                                     uint32_t seed)
+OWNER_BULK static inline uint64_t owner_compare(const uint8_t *data, uint64_t from,
+                                                uint64_t n_bytes, uint32_t seed)
 {
     uint64_t i = 0;
     while (i < n_bytes && data[i] == owner_byte(from + i, seed))
@@ -241,6 +244,16 @@ static inline int owner_main(const char *transport, const char *tls, const char 
 
 /* ---- in the test -----------------------------------------------------------------------------*/
 
+/* A process under the thread sanitizer sleeps for a second at its end, and there are a hundred. */
+static inline void owner_hurry(void)
+{
+    const char *given = getenv("TSAN_OPTIONS");
+    char options[1024];
+    snprintf(options, sizeof(options), "%s%satexit_sleep_ms=0", given ? given : "",
+             given ? ":" : "");
+    setenv("TSAN_OPTIONS", options, 1);
+}
+
 static inline owner *owner_open(const char *transport, const char *tls, const char *directory)
 {
     int fds[2];
@@ -252,6 +265,7 @@ static inline owner *owner_open(const char *transport, const char *tls, const ch
         char fd[16];
         snprintf(fd, sizeof(fd), "%d", fds[1]);
         close(fds[0]);
+        owner_hurry();
         execl("/proc/self/exe", "owner", transport, tls, directory, fd, (char *)NULL);
         _exit(127);
     }
