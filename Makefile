@@ -3,7 +3,7 @@
 BUILD ?= build
 JOBS  ?= $(shell nproc)
 
-.PHONY: help setup build demo demo-real check test bench clean format
+.PHONY: help setup configure build everything demo demo-real check test bench clean format
 help:
 	@echo "make demo       install what is missing, build, run the main job"
 	@echo "make check      the same, then all tests, sanitizers and fuzzers"
@@ -15,9 +15,15 @@ help:
 setup:
 	@scripts/setup
 
-build: setup
+configure: setup
+	@mkdir -p $(BUILD)
 	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIR_UCX=ON -DWEIR_GRPC=ON \
-	       -DWEIR_WERROR=ON >/tmp/weir-cmake.$$$$.log 2>&1 || { cat /tmp/weir-cmake.$$$$.log; exit 1; }; rm -f /tmp/weir-cmake.$$$$.log
+	       -DWEIR_WERROR=ON >$(BUILD)/cmake.log 2>&1 || { cat $(BUILD)/cmake.log; exit 1; }
+
+build: configure
+	@ninja -C $(BUILD) -j $(JOBS) weir_cli
+
+everything: configure
 	@ninja -C $(BUILD) -j $(JOBS)
 
 demo: build
@@ -26,10 +32,10 @@ demo: build
 demo-real: build
 	@scripts/demo-real $(BUILD)
 
-test: build
+test: everything
 	@cd $(BUILD) && ctest --output-on-failure
 
-check: build
+check: everything
 	@scripts/check $(BUILD)
 
 bench: build
