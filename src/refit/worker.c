@@ -124,6 +124,7 @@ weir_status weir_worker_link(weir_worker *worker, const char *name, weir_link *o
     weir_transport_options options = WEIR_TRANSPORT_OPTIONS_INIT;
     options.directory = worker->transport_directory;
     options.name = worker->id;
+    options.pool = worker->pool;
     weir_link link = { ops, NULL };
     status = ops->open(&options, &link.transport);
     if (status != WEIR_OK)
