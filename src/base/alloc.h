@@ -25,7 +25,10 @@ void weir_free(void *block); /* accepts NULL; for all of the above */
  * line recorded, where a test has planned a failure. */
 bool weir_alloc_note(size_t n_bytes);
 
-/* Allocations so far in this process. */
+/* From now on the calling thread's allocations are left out of the count: for threads whose work
+ * is no part of a refit (heartbeats). */
+void weir_alloc_uncount_thread(void);
+/* Allocations so far in this process, by the threads that are counted. */
 uint64_t weir_alloc_count(void);
 /* Tests: the n-th allocation from now on fails (1: the next); 0: none. */
 void weir_alloc_fail_at(uint64_t n);

@@ -99,6 +99,7 @@ static void *keeper_main(void *argument)
     weir_keeper *keeper = argument;
     unsigned period_ms = keeper->lease_s * 1000 / 3;
     unsigned wait_ms = period_ms;
+    weir_alloc_uncount_thread();
     pthread_mutex_lock(&keeper->lock);
     for (;;) {
         wait_until(keeper, wait_ms);

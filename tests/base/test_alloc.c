@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The counted heap and its planned failures. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -91,9 +92,30 @@ static void what_cannot_be_had_is_refused(void **state)
     assert_non_null(strstr(weir_last_error(), "out of memory"));
 }
 
+static void *allocate_uncounted(void *unused)
+{
+    (void)unused;
+    weir_alloc_uncount_thread();
+    weir_free(weir_alloc(16));
+    return NULL;
+}
+
+static void a_thread_can_be_left_out_of_the_count(void **state)
+{
+    pthread_t thread;
+    uint64_t before = weir_alloc_count();
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, allocate_uncounted, NULL), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(weir_alloc_count(), before);
+    weir_free(weir_alloc(16));
+    assert_int_equal(weir_alloc_count(), before + 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_thread_can_be_left_out_of_the_count),
         cmocka_unit_test(blocks_are_usable_aligned_and_counted),
         cmocka_unit_test(no_bytes_are_a_valid_block),
         cmocka_unit_test(the_nth_allocation_fails_and_only_that),
