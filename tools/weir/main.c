@@ -8,7 +8,7 @@
 
 #include "cli.h"
 
-/* Verbs that need WEIR_GRPC, or a transport: where they are absent, they are NULL here. */
+/* Verbs that need WEIR_GRPC: in a build without it they are NULL here. */
 #define OPTIONAL_VERB(verb)                                           \
     int weir_cmd_##verb(int argc, char **argv) __attribute__((weak)); \
     extern const char weir_usage_##verb[] __attribute__((weak));
@@ -19,7 +19,6 @@ OPTIONAL_VERB(receive)
 OPTIONAL_VERB(verify)
 OPTIONAL_VERB(demo)
 OPTIONAL_VERB(error)
-OPTIONAL_VERB(bench_copy)
 
 static const weir_verb verbs[] = {
     { "convert", "convert safetensors files, tensor by tensor or as whole layers",
@@ -38,7 +37,7 @@ static const weir_verb verbs[] = {
       weir_cmd_receive },
     { "verify", "compare a live replica with a checkpoint, byte for byte", weir_usage_verify,
       weir_cmd_verify },
-    { "demo", "run the main job: 2 trainer ranks, 2 replicas, 3 versions", weir_usage_demo,
+    { "demo", "run the main job: 2 trainer ranks, 2 replicas, 5 versions", weir_usage_demo,
       weir_cmd_demo },
     { "error", "show how far a conversion moves the weights", weir_usage_error, weir_cmd_error },
     { "bench convert", "measure conversions beside the memory's bandwidth",
