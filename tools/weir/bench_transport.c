@@ -5,8 +5,6 @@
  * disturbs the machine disturbs both. Every figure is the median of its rounds.
  */
 #include <errno.h>
-#include <getopt.h>
-#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,16 +14,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "weir/weir.h"
-
-int weir_cmd_bench_copy(int argc, char **argv);
+#include "cli.h"
 
 #define N_ROUNDS 9
 #define DEFAULT_BYTES ((uint64_t)256 << 20)
 #define TIMEOUT_MS 30000u
 #define BLOB_BYTES 65536
 
-static const char usage[] =
+const char weir_usage_bench_copy[] =
     "usage: weir bench copy [--transport ucx|file] [--bytes N] [--json]\n"
     "\n"
     "Measures one-sided reads from another process, beside memcpy in the same run.\n"
@@ -393,36 +389,25 @@ int weir_cmd_bench_copy(int argc, char **argv)
     static const struct option options[] = { { "transport", required_argument, NULL, 't' },
                                              { "bytes", required_argument, NULL, 'b' },
                                              { "json", no_argument, NULL, 'j' },
-                                             { "help", no_argument, NULL, 'h' },
-                                             { NULL, 0, NULL, 0 } };
+                                             WEIR_CLI_OPTIONS_END };
     const char *transport = NULL;
     const weir_transport_ops *ops;
     uint64_t n_bytes = DEFAULT_BYTES;
     bool json = false;
-    int option;
-    optind = 1;
-    while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+    for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
+        if (option == WEIR_CLI_BAD_OPTION)
+            return WEIR_EXIT_USAGE;
         if (option == 't')
             transport = optarg;
         else if (option == 'j')
             json = true;
-        else if (option == 'h') {
-            fputs(usage, stdout);
-            return 0;
-        } else if (option != 'b' || !parse_bytes(optarg, &n_bytes)) {
-            if (option == 'b')
-                fprintf(stderr, "weir: '%s' is no number of bytes\n", optarg);
-            fputs(usage, stderr);
-            return 2;
-        }
+        else if (!parse_bytes(optarg, &n_bytes))
+            return weir_cli_usage_error(argv[0], "--bytes takes bytes, as in 256M, got '%s'",
+                                        optarg);
     }
-    if (optind < argc) {
-        fprintf(stderr, "weir: unexpected argument '%s'\n%s", argv[optind], usage);
-        return 2;
-    }
-    if (transport != NULL && weir_transport_get(transport, &ops) != WEIR_OK) {
-        fprintf(stderr, "weir: %s\n", weir_last_error());
-        return 2;
-    }
+    if (optind < argc)
+        return weir_cli_usage_error(argv[0], "takes no argument, got '%s'", argv[optind]);
+    if (transport != NULL && weir_transport_get(transport, &ops) != WEIR_OK)
+        return weir_cli_fail();
     return run(transport, n_bytes, json);
 }
