@@ -4,13 +4,17 @@
  * A directory, two trainer ranks and two replicas as processes; every version is published,
  * installed and verified. How the processes are driven stands in demo_run.c.
  */
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "demo.h"
+#include "memory_limit.h"
+
+#define LIMIT_BYTES ((size_t)128 << 20)
+#define LIMIT_ROUNDS 9
 
 const char weir_usage_demo[] =
     "usage: weir demo [OPTION...]\n"
@@ -157,8 +161,8 @@ static json_t *result_json(const weir_demo *demo)
         WEIR_DEMO_REPLICAS, "bytes_per_version", (json_int_t)demo->versions[0].n_bytes,
         "parameters_compared", (json_int_t)demo->versions[0].n_parameters, "refit_seconds", refits,
         "stop_seconds", stops, "gb_per_s", median_of(demo, pick_rate), "limit_gb_per_s",
-        demo->memcpy_gb_per_s, "fraction_of_limit",
-        demo->memcpy_gb_per_s > 0 ? median_of(demo, pick_rate) / demo->memcpy_gb_per_s : 0.0);
+        demo->limit_gb_per_s, "fraction_of_limit",
+        demo->limit_gb_per_s > 0 ? median_of(demo, pick_rate) / demo->limit_gb_per_s : 0.0);
 }
 
 static void print_head(void)
@@ -193,9 +197,9 @@ static void print_summary(const weir_demo *demo)
            (unsigned long long)last->n_parameters, all_equal(demo) ? "all equal" : "NOT all equal");
     printf("median refit %s; transfer %.2f GB/s over both replicas",
            weir_cli_duration_text(median_of(demo, pick_refit)).text, rate);
-    if (demo->memcpy_gb_per_s > 0)
-        printf(", %.0f %% of memcpy on as many threads (%.2f GB/s, same run)",
-               100 * rate / demo->memcpy_gb_per_s, demo->memcpy_gb_per_s);
+    if (demo->limit_gb_per_s > 0)
+        printf(", %.0f %% of what all cores can copy (%.2f GB/s, same run)",
+               100 * rate / demo->limit_gb_per_s, demo->limit_gb_per_s);
     printf("\nlast refit: %llu allocations, %llu registrations, %llu plans, %llu connections "
            "on the replicas\n",
            (unsigned long long)last->counters.allocations,
@@ -206,55 +210,32 @@ static void print_summary(const weir_demo *demo)
 
 /* ---- the run ---------------------------------------------------------------------------------*/
 
-/* What this machine can copy when as many threads as there are replicas copy at once: payload bytes
- * per second, the median of some rounds of the same run. */
-#define LIMIT_BYTES ((size_t)64 << 20)
-#define LIMIT_ROUNDS 7
-
-typedef struct copier {
-    pthread_t thread;
-    char *from, *to;
-} copier;
-
-static void *copy_once(void *argument)
+/* What this machine's memory can copy with all cores, in bytes of payload per second: the median of
+ * some rounds of the same run. */
+static double measure_limit(void)
 {
-    const copier *c = argument;
-    memcpy(c->to, c->from, LIMIT_BYTES);
-    return NULL;
-}
-
-static double copy_round(copier *copiers, int n)
-{
-    double begun = weir_cli_now();
-    int n_started = 0;
-    while (n_started < n &&
-           pthread_create(&copiers[n_started].thread, NULL, copy_once, &copiers[n_started]) == 0)
-        n_started++;
-    for (int i = 0; i < n_started; i++)
-        pthread_join(copiers[i].thread, NULL);
-    return (double)LIMIT_BYTES * n_started / (weir_cli_now() - begun) * 1e-9;
-}
-
-static double measure_memcpy(void)
-{
-    copier copiers[WEIR_DEMO_REPLICAS] = { 0 };
     double rates[LIMIT_ROUNDS];
-    int n = 0;
-    for (; n < WEIR_DEMO_REPLICAS; n++) {
-        copiers[n].from = malloc(LIMIT_BYTES);
-        copiers[n].to = malloc(LIMIT_BYTES);
-        if (copiers[n].from == NULL || copiers[n].to == NULL)
-            break;
-        memset(copiers[n].from, 1, LIMIT_BYTES);
-        memset(copiers[n].to, 2, LIMIT_BYTES);
+    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    weir_memory_stream stream = { .source = weir_memory_map(LIMIT_BYTES),
+                                  .out = weir_memory_map(LIMIT_BYTES),
+                                  .n_read = 1,
+                                  .n_written = 1,
+                                  .n_turns = LIMIT_BYTES / 64 };
+    stream.n_threads =
+        n_cores < 1
+            ? 1
+            : (unsigned)(n_cores < WEIR_MEMORY_LIMIT_THREADS ? n_cores : WEIR_MEMORY_LIMIT_THREADS);
+    bool good = stream.source != NULL && stream.out != NULL;
+    for (int i = 0; i < LIMIT_ROUNDS && good; i++) {
+        double seconds = weir_memory_stream_seconds(&stream);
+        good = seconds > 0;
+        rates[i] = good ? (double)LIMIT_BYTES / seconds * 1e-9 : 0;
     }
-    for (int i = 0; i < LIMIT_ROUNDS && n == WEIR_DEMO_REPLICAS; i++)
-        rates[i] = copy_round(copiers, n);
-    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++) {
-        free(copiers[i].from);
-        free(copiers[i].to);
-    }
-    return n == WEIR_DEMO_REPLICAS ? median(rates, LIMIT_ROUNDS) : 0;
+    if (stream.source != NULL)
+        weir_memory_unmap((void *)stream.source, LIMIT_BYTES);
+    if (stream.out != NULL)
+        weir_memory_unmap(stream.out, LIMIT_BYTES);
+    return good ? median(rates, LIMIT_ROUNDS) : 0;
 }
 
 static bool run(weir_demo *demo)
@@ -276,7 +257,7 @@ static bool run(weir_demo *demo)
         if (!wanted->as_json)
             print_version(&demo->versions[version - 1]);
     }
-    demo->memcpy_gb_per_s = measure_memcpy();
+    demo->limit_gb_per_s = measure_limit();
     return true;
 }
 

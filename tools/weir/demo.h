@@ -38,7 +38,7 @@ typedef struct weir_demo {
     weir_child directory, trainers[WEIR_DEMO_TRAINERS], replicas[WEIR_DEMO_REPLICAS];
     weir_demo_version *versions;
     uint64_t n_made, n_done; /* checkpoints; versions verified or not */
-    double memcpy_gb_per_s;  /* of the same run; 0 when it was not measured */
+    double limit_gb_per_s;   /* memory copied by all cores, same run; 0: not measured */
 } weir_demo;
 
 /* demo_run.c: false after having printed why. weir_demo_end() follows in any case. */
