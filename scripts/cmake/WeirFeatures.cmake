@@ -45,8 +45,16 @@ weir_decide(WEIR_GRPC grpc_found
   "one of libnghttp2-dev, libprotobuf-c-dev, libssl-dev, protobuf-compiler, protobuf-c-compiler")
 
 # What this version does not have yet must not be asked for in vain.
-foreach(absent WEIR_CUDA WEIR_NCCL)
-  if(DEFINED ${absent} AND NOT "${${absent}}" MATCHES "^(OFF|0|FALSE|AUTO)$")
-    message(FATAL_ERROR "${absent}=${${absent}} was asked for, but this version cannot build it")
-  endif()
-endforeach()
+if(DEFINED WEIR_NCCL AND NOT "${WEIR_NCCL}" MATCHES "^(OFF|0|FALSE|AUTO)$")
+  message(FATAL_ERROR "WEIR_NCCL=${WEIR_NCCL} was asked for, but this version cannot build it")
+endif()
+
+# The library itself needs neither: it loads libweir_cuda.so at run time where that is there.
+find_program(WEIR_NVCC nvcc HINTS /usr/local/cuda/bin $ENV{CUDA_HOME}/bin)
+find_program(WEIR_CXX NAMES g++ c++ clang++)
+if(WEIR_NVCC AND WEIR_CXX)
+  set(cuda_found TRUE)
+else()
+  set(cuda_found FALSE)
+endif()
+weir_decide(WEIR_CUDA cuda_found "nvcc (CUDA 13) or a C++ compiler for it")

@@ -14,7 +14,9 @@
     X(UCX_TLS, "WEIR_UCX_TLS", "string", "all",                                                    \
       "UCX transports that transport ucx may use, \"tcp\" say; as UCX_TLS")                        \
     X(UCX_KEEPALIVE_MS, "WEIR_UCX_KEEPALIVE_MS", "integer", "1000",                                \
-      "how often UCX looks whether a peer is alive; a dead one is noticed within twice that")
+      "how often UCX looks whether a peer is alive; a dead one is noticed within twice that")        \
+    X(CUDA_LIBRARY, "WEIR_CUDA_LIBRARY", "string", "beside libweir.so",                            \
+      "path of libweir_cuda.so, which holds everything that needs a GPU")
 
 typedef enum weir_env_id {
 #define WEIR_ENV_ENUM(id, name, type, def, help) WEIR_ENV_##id,

@@ -57,9 +57,12 @@ static void what_a_kind_lacks_is_unsupported(void **state)
     size_t n = 0;
     assert_int_equal(host->export_memory(&n, 8, NULL, &n), WEIR_ERR_UNSUPPORTED);
     assert_int_equal(host->import_memory(&n, 8, &data, &n), WEIR_ERR_UNSUPPORTED);
-    assert_false(cuda->available);
+    if (cuda->available) {
+        print_message("a GPU is here: its memory is tested by test_cuda_memory\n");
+        return;
+    }
     assert_int_equal(cuda->allocate(8, &data), WEIR_ERR_UNSUPPORTED);
-    assert_string_equal(weir_last_error(), "this build has no CUDA memory");
+    assert_non_null(strstr(weir_last_error(), "CUDA is off: "));
     cuda->free(NULL, 8);
     assert_int_equal(cuda->copy(NULL, &n, &data, 8), WEIR_ERR_UNSUPPORTED);
     assert_int_equal(cuda->swap(NULL, &n, &data, 8), WEIR_ERR_UNSUPPORTED);

@@ -63,8 +63,8 @@ template <int N> __device__ __forceinline__ void store_words(void *out, const ca
 {
 #pragma unroll
     for (int i = 0; i < N / 4; i++)
-        static_cast<uint4 *>(out)[i] = make_uint4(words.w[4 * i], words.w[4 * i + 1],
-                                                  words.w[4 * i + 2], words.w[4 * i + 3]);
+        static_cast<uint4 *>(out)[i] =
+            make_uint4(words.w[4 * i], words.w[4 * i + 1], words.w[4 * i + 2], words.w[4 * i + 3]);
 }
 
 /* The first n elements; what lies behind them in the words becomes zero. */
@@ -78,8 +78,7 @@ __device__ __noinline__ void store_some_words(void *out, cast_words<To::n_words>
         } else {
             uint32_t shift = i % 2 * 16;
             if (i < n)
-                static_cast<uint16_t *>(out)[i] =
-                    static_cast<uint16_t>(words->w[i / 2] >> shift);
+                static_cast<uint16_t *>(out)[i] = static_cast<uint16_t>(words->w[i / 2] >> shift);
             else
                 words->w[i / 2] &= ~(0xFFFFu << shift);
         }
@@ -129,8 +128,8 @@ __global__ void __launch_bounds__(WEIR_CUDA_THREADS, From::blocks_per_sm)
         else
             store_words<To::n_words>(out, words);
         refused |= To::refuses(words);
-        uint64_t key = digest_key(out_row * job.words_per_row +
-                                  (place.column + column) / 8 * words_per_chunk);
+        uint64_t key =
+            digest_key(out_row * job.words_per_row + (place.column + column) / 8 * words_per_chunk);
 #pragma unroll
         for (uint32_t w = 0; w < words_per_chunk; w++, key += WEIR_DIGEST_STEP) {
             if (!From::exact_rows || w * 8 < n * To::element_bytes)

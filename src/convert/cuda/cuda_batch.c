@@ -15,7 +15,8 @@
 #include "weir/cuda.h"
 
 struct weir_cuda_batch {
-    const weir_cuda_backend *cuda;
+    const weir_cuda_runtime *cuda;
+    const weir_cuda_converter *converter;
     int device;
     weir_cuda_entry *entries;
     size_t n_entries_room;
@@ -122,8 +123,8 @@ static weir_status check_addresses(const weir_cuda_batch *batch)
     weir_status status = WEIR_OK;
     for (size_t i = 0; i < batch->plan.n_entries; i++) {
         const weir_cuda_entry *entry = &batch->entries[i];
-        for (size_t k = 0; status == WEIR_OK && !entry->empty &&
-                           k < weir_fused_n_tensors(&entry->fused); k++)
+        for (size_t k = 0;
+             status == WEIR_OK && !entry->empty && k < weir_fused_n_tensors(&entry->fused); k++)
             status = check_reach(batch, entry->fused.sources[k].data, entry->fused.sources[k].name);
         for (size_t k = 0; status == WEIR_OK && k < entry->args.conversion->n_outputs; k++)
             status = check_reach(batch, entry->args.outputs[k],
@@ -172,18 +173,18 @@ static weir_cuda_launch launch_of(const weir_cuda_batch *batch, const weir_cuda_
 
 static weir_status queue_work(weir_cuda_batch *batch, void *stream)
 {
-    const weir_cuda_backend *cuda = batch->cuda;
+    const weir_cuda_runtime *cuda = batch->cuda;
     const weir_cuda_plan *plan = &batch->plan;
     size_t result_bytes = plan->n_entries * sizeof(weir_cuda_result);
     int error = cuda->fill(batch->device_results, 0, result_bytes, stream);
     for (size_t i = 0; error == 0 && i < plan->n_groups; i++) {
         weir_cuda_launch launch = launch_of(batch, &plan->groups[i]);
-        error = cuda->convert(&launch, stream);
+        error = batch->converter->convert(&launch, stream);
     }
     if (error == 0 && plan->digests && plan->n_scaled_jobs > 0) {
         weir_cuda_group scaled = { .n_jobs = (uint32_t)plan->n_scaled_jobs };
         weir_cuda_launch launch = launch_of(batch, &scaled);
-        error = cuda->digest_scales(&launch, stream);
+        error = batch->converter->digest_scales(&launch, stream);
     }
     if (error == 0)
         error = cuda->copy(batch->results, batch->device_results, result_bytes, stream);
@@ -225,7 +226,8 @@ weir_status weir_cuda_batch_start(weir_cuda_batch *batch, const weir_convert_arg
                                   size_t n_args, void *stream)
 {
     if (batch->running)
-        return weir_fail(WEIR_ERR_BUSY, "the batch was started before and has not been seen to end");
+        return weir_fail(WEIR_ERR_BUSY,
+                         "the batch was started before and has not been seen to end");
     if (n_args == 0)
         return WEIR_OK;
     if (args == NULL || args->size < sizeof(args->size))
@@ -252,8 +254,9 @@ static weir_status report_refused(weir_cuda_batch *batch, const weir_cuda_entry 
         uint32_t element_bytes = weir_dtype_bits(source->dtype) / 8, bits = 0;
         uint64_t n_elements = 0, element = 0;
         weir_shape_elements(&source->shape, &n_elements); /* has been checked */
-        int error = batch->cuda->find_refused(source->data, n_elements, element_bytes,
-                                              weir_nonfinite_least(source->dtype, rounds), &element);
+        int error =
+            batch->converter->find_refused(source->data, n_elements, element_bytes,
+                                           weir_nonfinite_least(source->dtype, rounds), &element);
         if (error == 0 && element == n_elements)
             continue;
         if (error == 0)
@@ -327,15 +330,19 @@ weir_status weir_cuda_batch_wait(weir_cuda_batch *batch)
 
 weir_status weir_cuda_batch_open(unsigned device, weir_cuda_batch **out)
 {
-    const weir_cuda_backend *cuda;
+    const weir_cuda_runtime *cuda;
     int previous;
-    weir_status status = weir_cuda_backend_get(&cuda);
+    const weir_cuda_converter *converter;
+    weir_status status = weir_cuda_runtime_get(&cuda);
+    if (status == WEIR_OK)
+        status = weir_cuda_converter_get(&converter);
     if (status != WEIR_OK)
         return status;
     weir_cuda_batch *batch = weir_alloc_zeroed(1, sizeof(*batch));
     if (batch == NULL)
         return WEIR_ERR_NO_MEMORY;
     batch->cuda = cuda;
+    batch->converter = converter;
     batch->device = (int)device;
     status = weir_cuda_check(cuda->enter(batch->device, &previous), "cannot use GPU %u", device);
     if (status == WEIR_OK) {

@@ -71,9 +71,8 @@ static weir_status check_outputs(weir_cuda_entry *entry)
             return weir_fail(WEIR_ERR_INVALID, "%s: %s requires %s buffer", name_of(entry),
                              conversion->name, i == 0 ? "an out" : "a scale_out");
         if ((uintptr_t)entry->args.outputs[i] % element_bytes != 0)
-            return weir_fail(WEIR_ERR_INVALID,
-                             "%s: the buffer for %s is not aligned to %u bytes", name_of(entry),
-                             conversion->outputs[i].suffix, element_bytes);
+            return weir_fail(WEIR_ERR_INVALID, "%s: the buffer for %s is not aligned to %u bytes",
+                             name_of(entry), conversion->outputs[i].suffix, element_bytes);
         entry->empty &= n_bytes == 0;
     }
     return WEIR_OK;

@@ -9,13 +9,14 @@
 #ifndef WEIR_CONVERT_CUDA_JOB_H
 #define WEIR_CONVERT_CUDA_JOB_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define WEIR_CUDA_THREADS 256u
-#define WEIR_CUDA_CHUNK 8u           /* elements that a thread handles at once: one digest word of FP8 */
-#define WEIR_CUDA_CHUNKS 8u          /* chunks that a thread holds */
+#define WEIR_CUDA_CHUNK 8u  /* elements that a thread handles at once: one digest word of FP8 */
+#define WEIR_CUDA_CHUNKS 8u /* chunks that a thread holds */
 #define WEIR_CUDA_TILE_ELEMENTS 16384u /* the product of the three */
-#define WEIR_CUDA_BLOCK 128u         /* rows and columns under one scale */
+#define WEIR_CUDA_BLOCK 128u           /* rows and columns under one scale */
 
 /* What is written, and over what a scale is taken. */
 typedef enum weir_cuda_kind {
@@ -27,8 +28,8 @@ typedef enum weir_cuda_kind {
     WEIR_CUDA_N_KINDS
 } weir_cuda_kind;
 
-/* How source rows are read. All but FROM_ANY move 16 bytes at once: every row begins on 16 bytes and
- * has a multiple of 8 elements, and all sources of a job have one dtype. */
+/* How source rows are read. All but FROM_ANY move 16 bytes at once: every row begins on 16 bytes
+ * and has a multiple of 8 elements, and all sources of a job have one dtype. */
 typedef enum weir_cuda_from {
     WEIR_CUDA_FROM_BF16 = 0,
     WEIR_CUDA_FROM_F16 = 1,
@@ -47,18 +48,18 @@ typedef struct weir_cuda_segment {
 } weir_cuda_segment;
 
 typedef struct weir_cuda_job {
-    uint64_t out, scales;           /* outputs 0 and 1, dense */
-    uint64_t words_per_row;         /* of output 0, for its digest */
-    uint32_t number;                /* of its weir_cuda_result */
-    uint32_t n_rows, n_cols;        /* of one matrix */
+    uint64_t out, scales;    /* outputs 0 and 1, dense */
+    uint64_t words_per_row;  /* of output 0, for its digest */
+    uint32_t number;         /* of its weir_cuda_result */
+    uint32_t n_rows, n_cols; /* of one matrix */
     uint32_t tile_rows, tile_cols;
     uint32_t tiles_down, tiles_across;
-    uint32_t log_lanes;             /* log2 of the threads that share a row */
+    uint32_t log_lanes;                 /* log2 of the threads that share a row */
     uint32_t first_segment, n_segments; /* n_segments for each matrix when they are separate */
-    uint32_t separate;              /* every matrix has segments of its own */
-    uint32_t vector;                /* the segments lie side by side in one row */
+    uint32_t separate;                  /* every matrix has segments of its own */
+    uint32_t vector;                    /* the segments lie side by side in one row */
     uint32_t digests, propagate;
-    uint32_t scale_cols;            /* of output 1, as its digest sees it */
+    uint32_t scale_cols; /* of output 1, as its digest sees it */
     uint64_t scale_rows;
 } weir_cuda_job;
 
@@ -78,5 +79,16 @@ typedef struct weir_cuda_launch {
     uint32_t n_jobs, n_tiles;
     uint32_t kind, from;
 } weir_cuda_launch;
+
+/* The kernels, as libweir_cuda.so offers them: on the calling thread's device, 0 or CUDA's error.
+ * Append only; never reorder. */
+typedef struct weir_cuda_converter {
+    size_t size;
+    int (*convert)(const weir_cuda_launch *launch, void *stream);
+    int (*digest_scales)(const weir_cuda_launch *launch, void *stream);
+    /* Synchronous; the position of the first element at or beyond a magnitude, or n_elements. */
+    int (*find_refused)(const void *source, uint64_t n_elements, uint32_t element_bytes,
+                        uint32_t least_refused, uint64_t *out_element);
+} weir_cuda_converter;
 
 #endif

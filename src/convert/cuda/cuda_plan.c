@@ -27,7 +27,8 @@ weir_status weir_cuda_plan_init(weir_cuda_plan *plan, const weir_convert_args *a
     const unsigned char *at = (const unsigned char *)args;
     for (size_t i = 0; i < n; i++, at += args->size) {
         weir_cuda_entry *entry = &entries[i];
-        weir_status status = weir_cuda_entry_init(entry, (const weir_convert_args *)(const void *)at);
+        weir_status status =
+            weir_cuda_entry_init(entry, (const weir_convert_args *)(const void *)at);
         if (status != WEIR_OK)
             return status;
         plan->digests |= entry->args.digests != NULL;

@@ -64,7 +64,8 @@ __device__ __noinline__ uint2 recipe_codes(const typename From::held &chunk, flo
 }
 
 /* The first n codes of a chunk to any address; returns them with zeros behind. */
-__device__ __noinline__ uint2 store_some(uint8_t *out, uint2 codes, uint32_t n)
+[[maybe_unused]] static __device__ __noinline__ uint2 store_some(uint8_t *out, uint2 codes,
+                                                                 uint32_t n)
 {
     uint64_t word = static_cast<uint64_t>(codes.y) << 32 | codes.x;
     if (n < 8)

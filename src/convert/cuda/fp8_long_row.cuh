@@ -13,8 +13,8 @@ __device__ __forceinline__ typename From::held
 long_row_chunk(const weir_cuda_launch &launch, const weir_cuda_job &job, const tile_rows &rows,
                uint32_t column)
 {
-    return From::hold(chunk_loader<From>::load(launch, job, rows, 0, column,
-                                               min(8u, job.n_cols - column)));
+    return From::hold(
+        chunk_loader<From>::load(launch, job, rows, 0, column, min(8u, job.n_cols - column)));
 }
 
 template <class From>

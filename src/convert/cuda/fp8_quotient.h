@@ -3,8 +3,8 @@
  *
  * weir_fp8_code() divides; a GPU's division takes ten instructions and a branch. With r = 1 / scale
  * rounded once, q0 = x * r is off by a unit or two in the last place, and one step of correction by
- * the exact remainder gives the rounded quotient (Markstein). Where r is such that it might still be
- * off by one unit, the quotient lies so close between two fp32 that neither is a tie of e4m3:
+ * the exact remainder gives the rounded quotient (Markstein). Where r is such that it might still
+ * be off by one unit, the quotient lies so close between two fp32 that neither is a tie of e4m3:
  * tests/convert/test_fp8_quotient.c shows it for every scale mantissa at every tie.
  *
  * Subnormal x lose remainder bits, but their codes are zeros as the scale is at least 1e-12. The

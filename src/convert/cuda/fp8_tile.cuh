@@ -2,8 +2,8 @@
 /* fp8_tile.cuh - the FP8 kernels: a tile is read once, held in registers, and written once.
  *
  * 256 threads hold 64 elements each. For fp8_128x128 the tile is one block: 16 threads per row,
- * chunk i of a thread 16 rows below the one before. For per-channel scales 2^log_lanes threads share
- * a row, chunk i one step to the right, and several rows make a tile.
+ * chunk i of a thread 16 rows below the one before. For per-channel scales 2^log_lanes threads
+ * share a row, chunk i one step to the right, and several rows make a tile.
  */
 #ifndef WEIR_CONVERT_FP8_TILE_CUH
 #define WEIR_CONVERT_FP8_TILE_CUH
@@ -163,7 +163,8 @@ __device__ __noinline__ digest_sum nonfinite_tile(const weir_cuda_launch &launch
     for (int i = 0; i < static_cast<int>(WEIR_CUDA_CHUNKS); i++, key += place.key_step()) {
         if (!place.has(i))
             continue;
-        uint2 codes = recipe_codes<From>(From::hold(load_chunk<From>(launch, rows, place, i)), scale);
+        uint2 codes =
+            recipe_codes<From>(From::hold(load_chunk<From>(launch, rows, place, i)), scale);
         codes = store_codes<From>(place.out(i), codes, place.n_of(i));
         digest.add(codes.x, codes.y, key);
     }

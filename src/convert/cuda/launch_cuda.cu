@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* launch_cuda.cu - starts the conversion kernels, and two small ones: digests of the scales, which
- * need two neighbours at once, and the search for a refused weight after a conversion has failed. */
+ * need two neighbours at once, and the search for a refused weight after a conversion has failed.
+ */
 #include <cuda_runtime.h>
 
 #include "convert/cuda/digest_sum.cuh"

@@ -119,7 +119,8 @@ struct from_f16 {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             out[2 * i] = __half2float(__ushort_as_half(static_cast<uint16_t>(word_of(v, i))));
-            out[2 * i + 1] = __half2float(__ushort_as_half(static_cast<uint16_t>(word_of(v, i) >> 16)));
+            out[2 * i + 1] =
+                __half2float(__ushort_as_half(static_cast<uint16_t>(word_of(v, i) >> 16)));
         }
     }
     static __device__ __forceinline__ void exact_values(const held &v, float out[8])

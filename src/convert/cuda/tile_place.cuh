@@ -75,15 +75,15 @@ __device__ __forceinline__ void find_rows(const weir_cuda_launch &launch, const 
 {
     uint32_t r = threadIdx.x;
     if (r < place.n_rows)
-        rows->at[r] = job.vector ? nullptr
-                                 : row_address(launch, job, place.matrix, place.row + r,
-                                               &rows->segment[r]);
+        rows->at[r] =
+            job.vector ? nullptr
+                       : row_address(launch, job, place.matrix, place.row + r, &rows->segment[r]);
 }
 
 /* Element by element, for what does not move in 16 bytes. Zeros behind the last. */
-__device__ __noinline__ void load_any(const weir_cuda_launch &launch, const weir_cuda_job &job,
-                                      const tile_rows &rows, uint32_t row, uint32_t column,
-                                      uint32_t n, float out[8])
+[[maybe_unused]] static __device__ __noinline__ void
+load_any(const weir_cuda_launch &launch, const weir_cuda_job &job, const tile_rows &rows,
+         uint32_t row, uint32_t column, uint32_t n, float out[8])
 {
     for (uint32_t i = 0; i < 8; i++) {
         out[i] = 0;
@@ -104,18 +104,20 @@ __device__ __noinline__ void load_any(const weir_cuda_launch &launch, const weir
 
 /* Loads one chunk; `column` counts from the matrix' first. */
 template <class From> struct chunk_loader {
-    static __device__ __forceinline__ typename From::raw
-    load(const weir_cuda_launch &, const weir_cuda_job &, const tile_rows &rows, uint32_t row,
-         uint32_t column, uint32_t)
+    static __device__ __forceinline__ typename From::raw load(const weir_cuda_launch &,
+                                                              const weir_cuda_job &,
+                                                              const tile_rows &rows, uint32_t row,
+                                                              uint32_t column, uint32_t)
     {
         return From::load(rows.at[row], column);
     }
 };
 
 template <> struct chunk_loader<from_any> {
-    static __device__ __forceinline__ eight_floats
-    load(const weir_cuda_launch &launch, const weir_cuda_job &job, const tile_rows &rows,
-         uint32_t row, uint32_t column, uint32_t n)
+    static __device__ __forceinline__ eight_floats load(const weir_cuda_launch &launch,
+                                                        const weir_cuda_job &job,
+                                                        const tile_rows &rows, uint32_t row,
+                                                        uint32_t column, uint32_t n)
     {
         eight_floats out;
         load_any(launch, job, rows, row, column, n, out.v);

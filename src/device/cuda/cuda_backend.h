@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cuda_backend.h - the one table that libweir_cuda.so exports, and the words it uses.
+ *
+ * libweir.so holds no CUDA type and links no CUDA library: it loads libweir_cuda.so at run time and
+ * calls what this table points to. Streams and events are opaque pointers (a caller's cudaStream_t
+ * or CUstream is one; NULL is the default stream). Every call acts on the device that enter() chose
+ * for the calling thread and returns 0 or CUDA's error number. Nothing here synchronises a whole
+ * device.
+ */
+#ifndef WEIR_DEVICE_CUDA_BACKEND_H
+#define WEIR_DEVICE_CUDA_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define WEIR_CUDA_BACKEND_VERSION 1u
+#define WEIR_CUDA_BACKEND_SYMBOL "weir_cuda_backend_table"
+#define WEIR_CUDA_NOT_READY 600 /* cudaErrorNotReady: asked of an event, no failure */
+#define WEIR_CUDA_IPC_HANDLE_BYTES 64
+
+typedef struct weir_cuda_description {
+    char name[128];
+    uint64_t memory_bytes;
+    uint32_t compute_major, compute_minor, n_multiprocessors;
+    uint32_t driver_version; /* 13000 for 13.0 */
+} weir_cuda_description;
+
+typedef enum weir_cuda_pointer_kind {
+    WEIR_CUDA_POINTER_HOST = 0,   /* nothing that CUDA knows */
+    WEIR_CUDA_POINTER_PINNED = 1, /* host memory that the GPU reaches */
+    WEIR_CUDA_POINTER_DEVICE = 2,
+    WEIR_CUDA_POINTER_MANAGED = 3
+} weir_cuda_pointer_kind;
+
+/* CUDA's runtime. Append only; never reorder. */
+typedef struct weir_cuda_runtime {
+    size_t size;
+    const char *(*error_text)(int error);
+
+    int (*count_devices)(int *out_n);
+    int (*describe)(int device, weir_cuda_description *out);
+    int (*enter)(int device, int *out_previous); /* of the calling thread; leave(previous) after */
+    int (*leave)(int previous);
+
+    int (*allocate)(size_t n_bytes, void **out);
+    int (*free)(void *data);
+    int (*allocate_pinned)(size_t n_bytes, void **out);
+    int (*free_pinned)(void *data);
+    int (*pin)(void *data, size_t n_bytes);
+    int (*unpin)(void *data);
+    int (*pointer_kind)(const void *data, weir_cuda_pointer_kind *out_kind, int *out_device);
+    int (*allocation_of)(const void *data, void **out_base, size_t *out_bytes);
+
+    /* Any direction, in the order of the stream. */
+    int (*copy)(void *dst, const void *src, size_t n_bytes, void *stream);
+    int (*fill)(void *dst, int byte, size_t n_bytes, void *stream);
+    int (*stream_open)(void **out); /* does not wait for the default stream */
+    int (*stream_close)(void *stream);
+    int (*stream_wait)(void *stream); /* blocks until all that is in it is done */
+    int (*event_open)(int timed, void **out);
+    int (*event_close)(void *event);
+    int (*event_record)(void *event, void *stream);
+    int (*event_test)(void *event); /* 0, or WEIR_CUDA_NOT_READY */
+    int (*event_wait)(void *event);
+    int (*event_seconds)(void *begin, void *end, double *out_seconds);
+    int (*stream_after)(void *stream, void *event); /* what follows in it waits for the event */
+
+    int (*peer_enable)(int peer); /* this device may access that one's memory; twice is no error */
+    int (*ipc_export)(void *data, void *handle, uint64_t *out_offset);
+    int (*ipc_import)(const void *handle, void **out_base);
+    int (*ipc_close)(void *base);
+} weir_cuda_runtime;
+
+/* Both sides are built from one tree, so sizes and version must match. */
+typedef struct weir_cuda_backend {
+    size_t size;
+    uint32_t version;
+    const weir_cuda_runtime *runtime;
+    const struct weir_cuda_converter *converter; /* convert/cuda/cuda_job.h */
+} weir_cuda_backend;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* runtime_cuda.cu - devices, memory, streams and events by the CUDA runtime, linked statically.
+ *
+ * The runtime uses the device's primary context, the one that PyTorch uses too, so both see the
+ * same memory and streams. Driver calls that the runtime lacks are looked up through it: nothing
+ * links libcuda, and the library loads where there is no driver.
+ */
+#include <cuda.h>
+#include <cuda_runtime.h>
+#include <string.h>
+
+#include "device/cuda/runtime_cuda.h"
+
+static const char *error_text(int error)
+{
+    return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
+
+/* An error that is not sticky stays behind in the runtime and would surface in the host program's
+ * next check: take it out. */
+static int taken(cudaError_t error)
+{
+    if (error != cudaSuccess)
+        cudaGetLastError();
+    return error;
+}
+
+/* ---- devices ---------------------------------------------------------------------------------*/
+
+static int count_devices(int *out_n)
+{
+    return taken(cudaGetDeviceCount(out_n));
+}
+
+static int describe(int device, weir_cuda_description *out)
+{
+    cudaDeviceProp properties;
+    int driver = 0;
+    cudaError_t error = cudaGetDeviceProperties(&properties, device);
+    if (error == cudaSuccess)
+        error = cudaDriverGetVersion(&driver);
+    if (error != cudaSuccess)
+        return taken(error);
+    memset(out, 0, sizeof(*out));
+    memcpy(out->name, properties.name, sizeof(out->name) - 1);
+    out->memory_bytes = properties.totalGlobalMem;
+    out->compute_major = properties.major;
+    out->compute_minor = properties.minor;
+    out->n_multiprocessors = properties.multiProcessorCount;
+    out->driver_version = driver;
+    return 0;
+}
+
+static int enter(int device, int *out_previous)
+{
+    cudaError_t error = cudaGetDevice(out_previous);
+    if (error == cudaSuccess && *out_previous != device)
+        error = cudaSetDevice(device);
+    return taken(error);
+}
+
+static int leave(int previous)
+{
+    return taken(cudaSetDevice(previous));
+}
+
+/* ---- memory ----------------------------------------------------------------------------------*/
+
+static int allocate(size_t n_bytes, void **out)
+{
+    return taken(cudaMalloc(out, n_bytes));
+}
+
+static int free_device(void *data)
+{
+    return taken(cudaFree(data));
+}
+
+static int allocate_pinned(size_t n_bytes, void **out)
+{
+    return taken(cudaHostAlloc(out, n_bytes, cudaHostAllocPortable));
+}
+
+static int free_pinned(void *data)
+{
+    return taken(cudaFreeHost(data));
+}
+
+static int pin(void *data, size_t n_bytes)
+{
+    return taken(cudaHostRegister(data, n_bytes, cudaHostRegisterPortable));
+}
+
+static int unpin(void *data)
+{
+    return taken(cudaHostUnregister(data));
+}
+
+static int pointer_kind(const void *data, weir_cuda_pointer_kind *out_kind, int *out_device)
+{
+    cudaPointerAttributes attributes;
+    cudaError_t error = cudaPointerGetAttributes(&attributes, data);
+    if (error != cudaSuccess)
+        return taken(error);
+    *out_device = attributes.device;
+    *out_kind = attributes.type == cudaMemoryTypeDevice    ? WEIR_CUDA_POINTER_DEVICE
+                : attributes.type == cudaMemoryTypeManaged ? WEIR_CUDA_POINTER_MANAGED
+                : attributes.type == cudaMemoryTypeHost    ? WEIR_CUDA_POINTER_PINNED
+                                                           : WEIR_CUDA_POINTER_HOST;
+    return 0;
+}
+
+typedef CUresult (*address_range_fn)(CUdeviceptr *base, size_t *n_bytes, CUdeviceptr address);
+
+static int allocation_of(const void *data, void **out_base, size_t *out_bytes)
+{
+    void *entry = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    cudaError_t error = cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &entry, 12000,
+                                                         cudaEnableDefault, &found);
+    if (error != cudaSuccess || entry == nullptr)
+        return error != cudaSuccess ? taken(error) : cudaErrorNotSupported;
+    CUdeviceptr base = 0;
+    CUresult result = reinterpret_cast<address_range_fn>(entry)(
+        &base, out_bytes, reinterpret_cast<CUdeviceptr>(data));
+    *out_base = reinterpret_cast<void *>(base);
+    return result == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
+}
+
+/* ---- streams and events ----------------------------------------------------------------------*/
+
+static cudaStream_t stream_of(void *stream)
+{
+    return static_cast<cudaStream_t>(stream);
+}
+
+static cudaEvent_t event_of(void *event)
+{
+    return static_cast<cudaEvent_t>(event);
+}
+
+static int copy(void *dst, const void *src, size_t n_bytes, void *stream)
+{
+    return taken(cudaMemcpyAsync(dst, src, n_bytes, cudaMemcpyDefault, stream_of(stream)));
+}
+
+static int fill(void *dst, int byte, size_t n_bytes, void *stream)
+{
+    return taken(cudaMemsetAsync(dst, byte, n_bytes, stream_of(stream)));
+}
+
+static int stream_open(void **out)
+{
+    return taken(
+        cudaStreamCreateWithFlags(reinterpret_cast<cudaStream_t *>(out), cudaStreamNonBlocking));
+}
+
+static int stream_close(void *stream)
+{
+    return taken(cudaStreamDestroy(stream_of(stream)));
+}
+
+static int stream_wait(void *stream)
+{
+    return taken(cudaStreamSynchronize(stream_of(stream)));
+}
+
+static int event_open(int timed, void **out)
+{
+    return taken(cudaEventCreateWithFlags(reinterpret_cast<cudaEvent_t *>(out),
+                                          timed ? cudaEventDefault : cudaEventDisableTiming));
+}
+
+static int event_close(void *event)
+{
+    return taken(cudaEventDestroy(event_of(event)));
+}
+
+static int event_record(void *event, void *stream)
+{
+    return taken(cudaEventRecord(event_of(event), stream_of(stream)));
+}
+
+static int event_test(void *event)
+{
+    return taken(cudaEventQuery(event_of(event)));
+}
+
+static int event_wait(void *event)
+{
+    return taken(cudaEventSynchronize(event_of(event)));
+}
+
+static int event_seconds(void *begin, void *end, double *out_seconds)
+{
+    float milliseconds = 0;
+    cudaError_t error = cudaEventElapsedTime(&milliseconds, event_of(begin), event_of(end));
+    *out_seconds = milliseconds * 1e-3;
+    return taken(error);
+}
+
+static int stream_after(void *stream, void *event)
+{
+    return taken(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
+}
+
+/* ---- other devices, other processes ----------------------------------------------------------*/
+
+static int peer_enable(int peer)
+{
+    cudaError_t error = cudaDeviceEnablePeerAccess(peer, 0);
+    taken(error);
+    return error == cudaErrorPeerAccessAlreadyEnabled ? cudaSuccess : error;
+}
+
+/* The handle names the whole allocation, so the offset travels beside it. */
+static int ipc_export(void *data, void *handle, uint64_t *out_offset)
+{
+    cudaIpcMemHandle_t own;
+    void *base = nullptr;
+    size_t n_bytes = 0;
+    int error = allocation_of(data, &base, &n_bytes);
+    if (error != 0)
+        return error;
+    cudaError_t exported = cudaIpcGetMemHandle(&own, base);
+    if (exported != cudaSuccess)
+        return taken(exported);
+    static_assert(sizeof(own) == WEIR_CUDA_IPC_HANDLE_BYTES, "size of CUDA's handle");
+    memcpy(handle, &own, sizeof(own));
+    *out_offset = static_cast<char *>(data) - static_cast<char *>(base);
+    return 0;
+}
+
+static int ipc_import(const void *handle, void **out_base)
+{
+    cudaIpcMemHandle_t own;
+    memcpy(&own, handle, sizeof(own));
+    return taken(cudaIpcOpenMemHandle(out_base, own, cudaIpcMemLazyEnablePeerAccess));
+}
+
+static int ipc_close(void *base)
+{
+    return taken(cudaIpcCloseMemHandle(base));
+}
+
+/* ---- the table -------------------------------------------------------------------------------*/
+
+extern "C" const weir_cuda_runtime weir_cuda_runtime_table = {
+    sizeof(weir_cuda_runtime),
+    error_text,
+    count_devices,
+    describe,
+    enter,
+    leave,
+    allocate,
+    free_device,
+    allocate_pinned,
+    free_pinned,
+    pin,
+    unpin,
+    pointer_kind,
+    allocation_of,
+    copy,
+    fill,
+    stream_open,
+    stream_close,
+    stream_wait,
+    event_open,
+    event_close,
+    event_record,
+    event_test,
+    event_wait,
+    event_seconds,
+    stream_after,
+    peer_enable,
+    ipc_export,
+    ipc_import,
+    ipc_close,
+};
