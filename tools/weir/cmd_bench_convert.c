@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda.h"
 #include "cli.h"
 #include "memory_limit.h"
 
@@ -23,7 +24,8 @@ const char weir_usage_bench_convert[] =
     "weights read and written (2 + 1 per weight from bf16 to FP8), scales left out.\n"
     "\n"
     "  --conversion NAME  this one only (default: all that are registered)\n"
-    "  --device cpu       where to convert; cpu is all there is\n"
+    "  --device DEVICE    where to convert: cpu (default), or cuda: the first GPU, beside device\n"
+    "                     copies of as many bytes, one matrix, stacked experts and a whole layer\n"
     "  --source DTYPE     bf16 (default), f16 or f32 (as it is, not rounded to bf16 first)\n"
     "  --rows N           of the matrix (default 8192)\n"
     "  --cols N           of the matrix (default 7168)\n"
@@ -39,7 +41,7 @@ typedef struct bench {
     const char *only;
     uint64_t rows, cols, n_threads, seconds;
     weir_dtype dtype;
-    bool json;
+    bool json, cuda;
     weir_pool *pool;
     weir_tensor source;
     void *outputs[WEIR_MAX_OUTPUTS]; /* each large enough for any conversion */
@@ -98,9 +100,10 @@ static bool take_option(bench *b, const char *verb, int option)
         b->only = optarg;
         return true;
     case OPT_DEVICE:
-        if (strcmp(optarg, "cpu") == 0)
+        b->cuda = strcmp(optarg, "cuda") == 0;
+        if (b->cuda || strcmp(optarg, "cpu") == 0)
             return true;
-        weir_cli_usage_error(verb, "device '%s' is not in this build; there is: cpu", optarg);
+        weir_cli_usage_error(verb, "--device must be cpu or cuda, got '%s'", optarg);
         return false;
     case OPT_SOURCE:
         return parse_source(verb, optarg, &b->dtype);
@@ -342,6 +345,9 @@ int weir_cmd_bench_convert(int argc, char **argv)
     bench b = { .rows = 8192, .cols = 7168, .seconds = 3, .dtype = WEIR_BF16 };
     if (!parse(&b, argc, argv))
         return WEIR_EXIT_USAGE;
+    if (b.cuda)
+        return weir_bench_cuda_run(
+            &(weir_bench_cuda){ b.only, b.dtype, b.rows, b.cols, b.seconds, b.json });
     int code = run(&b);
     release(&b);
     return code;

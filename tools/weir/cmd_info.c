@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_info.c - `weir info`: what this build and this machine offer, and why something is off. */
 #include <stdio.h>
+#include <string.h>
 
 #include "cli.h"
+#include "weir/cuda.h"
 
 #define MAX_ROWS 32
 
@@ -40,6 +42,17 @@ static json_t *cpu_json(void)
     return rows;
 }
 
+/* The reason stands behind a fixed beginning. */
+static json_t *cuda_json(void)
+{
+    unsigned n_gpus = 0;
+    if (weir_cuda_devices(&n_gpus) == WEIR_OK)
+        return switch_json("cuda", true, "");
+    const char *line = weir_last_error(), *begin = "CUDA is off: ";
+    return switch_json("cuda", false,
+                       strncmp(line, begin, strlen(begin)) == 0 ? line + strlen(begin) : line);
+}
+
 static json_t *transports_json(void)
 {
     weir_transport_info infos[MAX_ROWS];
@@ -68,7 +81,7 @@ static json_t *info_json(unsigned n_threads)
 {
     json_t *devices = json_array();
     json_array_append_new(devices, switch_json("cpu", true, ""));
-    json_array_append_new(devices, switch_json("cuda", false, "not in this build"));
+    json_array_append_new(devices, cuda_json());
     return json_pack("{s:s, s:o, s:i, s:o, s:o, s:o}", "version", weir_version(), "cpu", cpu_json(),
                      "threads", (int)n_threads, "devices", devices, "transports", transports_json(),
                      "environment", environment_json());

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench_cuda.c - conversions on a GPU beside device copies of as many bytes.
+ *
+ * Several sets of buffers, together far larger than the second-level cache, are converted one after
+ * the other between two events; then as many bytes are copied within the same buffers, and so on in
+ * turns. Each is reported by its median.
+ */
+#include "bench_cuda.h"
+
+#include <stdlib.h>
+
+#include "bench_work.h"
+
+#define N_SETS 6
+#define MAX_ROUNDS 400
+#define LEAST_ROUNDS 7
+#define MAX_LINES 24
+
+typedef struct line {
+    const char *what, *conversion;
+    double gb_per_s, digest_gb_per_s, copy_gb_per_s;
+    unsigned n_rounds;
+} line;
+
+typedef struct measure {
+    weir_bench_work plain[N_SETS];
+    weir_convert_args digesting[N_SETS][WEIR_BENCH_MAX_ARGS];
+    weir_cuda_batch *batches[2 * N_SETS]; /* plain ones, then those with digests */
+    weir_cuda_timer *timer;
+    void *stream;
+} measure;
+
+static void close_all(measure *m)
+{
+    for (size_t i = 0; i < 2 * N_SETS; i++)
+        weir_cuda_batch_close(m->batches[i]);
+    for (size_t i = 0; i < N_SETS; i++)
+        weir_bench_work_close(&m->plain[i]);
+    weir_cuda_timer_close(m->timer);
+    weir_cuda_stream_close(0, m->stream);
+    free(m);
+}
+
+static measure *open_all(const weir_bench_wish *wish)
+{
+    measure *m = calloc(1, sizeof(*m));
+    if (m == NULL)
+        return NULL;
+    weir_status status = weir_cuda_stream_open(0, &m->stream);
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_open(0, &m->timer);
+    for (size_t i = 0; status == WEIR_OK && i < N_SETS; i++)
+        status = weir_bench_work_open(wish, &m->plain[i]);
+    for (size_t i = 0; status == WEIR_OK && i < 2 * N_SETS; i++)
+        status = weir_cuda_batch_open(0, &m->batches[i]);
+    if (status != WEIR_OK) {
+        close_all(m);
+        return NULL;
+    }
+    for (size_t i = 0; i < N_SETS; i++) {
+        for (size_t k = 0; k < m->plain[i].n_args; k++) {
+            m->digesting[i][k] = m->plain[i].args[k];
+            m->digesting[i][k].digests = m->plain[i].digests[k];
+        }
+    }
+    return m;
+}
+
+/* Seconds of one set. */
+static weir_status convert_all(measure *m, bool digests, double *out_seconds)
+{
+    weir_cuda_batch **batches = m->batches + (digests ? N_SETS : 0);
+    weir_status status = weir_cuda_timer_begin(m->timer, m->stream);
+    for (size_t i = 0; status == WEIR_OK && i < N_SETS; i++)
+        status = weir_cuda_batch_start(batches[i], digests ? m->digesting[i] : m->plain[i].args,
+                                       m->plain[i].n_args, m->stream);
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_end(m->timer, m->stream);
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_seconds(m->timer, out_seconds);
+    for (size_t i = 0; i < N_SETS; i++) {
+        weir_status ended = weir_cuda_batch_wait(batches[i]);
+        status = status == WEIR_OK ? ended : status;
+    }
+    *out_seconds /= N_SETS;
+    return status;
+}
+
+/* Half of the bytes are read and half written; each copy stays within one piece of memory. */
+static weir_status copy_all(measure *m, double *out_seconds)
+{
+    weir_status status = weir_cuda_timer_begin(m->timer, m->stream);
+    for (size_t i = 0; status == WEIR_OK && i < N_SETS; i++) {
+        const weir_bench_work *work = &m->plain[i], *next = &m->plain[(i + 1) % N_SETS];
+        size_t n = (size_t)(work->n_bytes / 2), first = n;
+        size_t room = next->out_bytes < work->in_bytes ? next->out_bytes : work->in_bytes;
+        first = n < room ? n : room;
+        status = weir_cuda_copy(0, next->out, work->in, first, m->stream);
+        /* What does not fit the output goes over the same places again, from further on. */
+        for (size_t at = first; status == WEIR_OK && at < n; at += room)
+            status = weir_cuda_copy(0, next->out, work->in + (work->in_bytes - room),
+                                    n - at < room ? n - at : room, m->stream);
+    }
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_end(m->timer, m->stream);
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_seconds(m->timer, out_seconds);
+    *out_seconds /= N_SETS;
+    return status;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t n)
+{
+    qsort(values, n, sizeof(*values), by_value);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+static bool measure_line(const weir_bench_cuda *options, const weir_bench_wish *wish, line *out)
+{
+    static double times[3][MAX_ROUNDS];
+    measure *m = open_all(wish);
+    if (m == NULL) {
+        weir_cli_fail();
+        return false;
+    }
+    double end = weir_cli_now() + (double)options->seconds, warm;
+    weir_status status = WEIR_OK;
+    unsigned n = 0;
+    for (int i = 0; status == WEIR_OK && i < 3; i++) { /* clocks, tables, code */
+        status = convert_all(m, false, &warm);
+        if (status == WEIR_OK)
+            status = convert_all(m, true, &warm);
+        if (status == WEIR_OK)
+            status = copy_all(m, &warm);
+    }
+    for (; status == WEIR_OK && n < MAX_ROUNDS && (n < LEAST_ROUNDS || weir_cli_now() < end); n++) {
+        status = convert_all(m, false, &times[0][n]);
+        if (status == WEIR_OK)
+            status = convert_all(m, true, &times[1][n]);
+        if (status == WEIR_OK)
+            status = copy_all(m, &times[2][n]);
+    }
+    if (status == WEIR_OK) {
+        double gb = (double)m->plain[0].n_bytes * 1e-9;
+        out->conversion = wish->conversion->name;
+        out->n_rounds = n;
+        out->gb_per_s = gb / median(times[0], n);
+        out->digest_gb_per_s = gb / median(times[1], n);
+        out->copy_gb_per_s = gb / median(times[2], n);
+    }
+    close_all(m);
+    if (status != WEIR_OK)
+        weir_cli_fail();
+    return status == WEIR_OK;
+}
+
+static int print_lines(const weir_bench_cuda *options, const weir_cuda_device *device,
+                       const line *lines, size_t n)
+{
+    if (!options->json) {
+        printf("%s, driver %u.%u, %s sources; GB/s of weights read and written\n", device->name,
+               device->driver_version / 1000, device->driver_version % 1000 / 10,
+               weir_dtype_name(options->dtype));
+        printf("%-30s %-8s %8s %8s %8s %9s %9s\n", "conversion", "of", "GB/s", "digest", "copy",
+               "fraction", "digest");
+        for (size_t i = 0; i < n; i++)
+            printf("%-30s %-8s %8.0f %8.0f %8.0f %9.3f %9.3f\n", lines[i].conversion, lines[i].what,
+                   lines[i].gb_per_s, lines[i].digest_gb_per_s, lines[i].copy_gb_per_s,
+                   lines[i].gb_per_s / lines[i].copy_gb_per_s,
+                   lines[i].digest_gb_per_s / lines[i].copy_gb_per_s);
+        return WEIR_EXIT_OK;
+    }
+    json_t *rows = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(
+            rows,
+            json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:i}", "conversion", lines[i].conversion,
+                      "of", lines[i].what, "gb_per_s", lines[i].gb_per_s, "digest_gb_per_s",
+                      lines[i].digest_gb_per_s, "copy_gb_per_s", lines[i].copy_gb_per_s,
+                      "fraction_of_copy", lines[i].gb_per_s / lines[i].copy_gb_per_s,
+                      "digest_fraction_of_copy", lines[i].digest_gb_per_s / lines[i].copy_gb_per_s,
+                      "rounds", (int)lines[i].n_rounds));
+    return weir_cli_print_json(
+        json_pack("{s:s, s:i, s:s, s:[I,I], s:o}", "device", device->name, "driver",
+                  (int)device->driver_version, "source", weir_dtype_name(options->dtype), "shape",
+                  (json_int_t)options->rows, (json_int_t)options->cols, "results", rows));
+}
+
+int weir_bench_cuda_run(const weir_bench_cuda *options)
+{
+    static const char *const conversions[] = { "fp8_128x128", "cutlass_fp8_e4m3_per_channel",
+                                               "bf16_cast", "fp32_cast" };
+    static const char *const shapes[] = { "matrix", "experts", "layer" };
+    line lines[MAX_LINES];
+    size_t n = 0;
+    weir_cuda_device device;
+    if (weir_cuda_describe(0, &device) != WEIR_OK)
+        return weir_cli_fail();
+    for (size_t c = 0; c < 4; c++) {
+        weir_bench_wish wish = { .dtype = options->dtype,
+                                 .rows = options->rows,
+                                 .cols = options->cols };
+        const char *name = options->only != NULL ? options->only : conversions[c];
+        if (options->only != NULL && c > 0)
+            break;
+        if (weir_conversion_get(name, &wish.conversion) != WEIR_OK)
+            return weir_cli_fail();
+        size_t n_shapes = wish.conversion->n_outputs > 1 ? 3 : 1;
+        for (size_t s = 0; s < n_shapes; s++) {
+            wish.shape = (weir_bench_shape)s;
+            lines[n] = (line){ .what = shapes[s] };
+            if (!measure_line(options, &wish, &lines[n++]))
+                return WEIR_EXIT_FAILED;
+        }
+    }
+    return print_lines(options, &device, lines, n);
+}
