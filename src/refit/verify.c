@@ -67,8 +67,8 @@ static weir_status fetch_replica(verification *job)
     weir_status status = weir_remote_fetch(job->remote, &wish);
     if (status == WEIR_ERR_NOT_FOUND)
         status = weir_fail(WEIR_ERR_BUSY,
-                           "replica %s does not hold version %" PRIu64
-                           " at this moment: it is installing another",
+                           "replica %s hands out no manifest of version %" PRIu64
+                           ": it is installing another, or has no transport to be read through",
                            job->options->replica, job->record.version);
     return status;
 }
