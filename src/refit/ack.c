@@ -32,16 +32,9 @@ static void write_note(const weir_report *report, char *note, size_t note_bytes)
 void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
                    const weir_report *report)
 {
-    weir_source_record record = { .n_ranks = 1,
-                                  .status = WEIR_SOURCE_READY,
-                                  .version = discovery->version };
-    snprintf(record.worker_id, sizeof(record.worker_id), "%s", replica->worker.id);
-    snprintf(record.model, sizeof(record.model), "%s", replica->worker.model);
-    snprintf(record.run, sizeof(record.run), "%s", replica->worker.run);
-    snprintf(record.role, sizeof(record.role), "inference_replica");
-    snprintf(record.version_uid, sizeof(record.version_uid), "%s", discovery->uid);
-    snprintf(record.endpoint, sizeof(record.endpoint), "%s",
-             weir_manifest_service_address(replica->service));
+    weir_source_record record =
+        weir_worker_entry(&replica->worker, discovery->version, discovery->uid,
+                          weir_manifest_service_address(replica->service));
     snprintf(record.layout_signature, sizeof(record.layout_signature), "%s", replica->signature);
     write_note(report, record.note, sizeof(record.note));
     weir_keeper_pause(replica->worker.keeper);

@@ -279,7 +279,7 @@ static weir_status fetch_slot(weir_replica *replica, const weir_discovery *disco
             continue;
         weir_manifest_wish wish = { shard->manifest_endpoint, discovery->uid,
                                     shard->manifest_digest, discovery->version,
-                                    replica->transport };
+                                    replica->settings.transport };
         weir_status status = known_remote(replica, shard, out);
         if (status == WEIR_OK)
             status = weir_remote_fetch(*out, &wish);

@@ -77,17 +77,10 @@ static weir_status create_shard(weir_trainer *trainer, const weir_slot *slot)
 /* Last, because replicas look here first: who finds the entry finds the shard too. */
 static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
 {
-    weir_source_record record = { .rank = trainer->rank,
-                                  .n_ranks = trainer->n_ranks,
-                                  .status = WEIR_SOURCE_READY,
-                                  .version = slot->version };
-    snprintf(record.worker_id, sizeof(record.worker_id), "%s", trainer->worker.id);
-    snprintf(record.model, sizeof(record.model), "%s", trainer->worker.model);
-    snprintf(record.run, sizeof(record.run), "%s", trainer->worker.run);
-    snprintf(record.role, sizeof(record.role), "trainer");
-    snprintf(record.version_uid, sizeof(record.version_uid), "%s", slot->uid);
-    snprintf(record.endpoint, sizeof(record.endpoint), "%s",
-             weir_manifest_service_address(trainer->service));
+    weir_source_record record = weir_worker_entry(&trainer->worker, slot->version, slot->uid,
+                                                  weir_manifest_service_address(trainer->service));
+    record.rank = trainer->rank;
+    record.n_ranks = trainer->n_ranks;
     snprintf(record.layout_signature, sizeof(record.layout_signature), "%s",
              trainer->source.signature);
     weir_keeper_pause(trainer->worker.keeper);

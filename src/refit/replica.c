@@ -22,25 +22,13 @@
 
 /* ---- open and close --------------------------------------------------------------------------*/
 
-static weir_status copy_text(char **out, const char *text)
-{
-    *out = weir_strdup(text);
-    return text != NULL && *out == NULL ? WEIR_ERR_NO_MEMORY : WEIR_OK;
-}
-
 static weir_status copy_settings(weir_replica *replica, const weir_replica_options *options)
 {
-    weir_status status = copy_text(&replica->family, options->family);
+    weir_settings_given given = { options->family, options->layout, options->conversion,
+                                  options->transport, options->config };
+    weir_status status = weir_settings_open(&replica->settings, &given);
     if (status == WEIR_OK)
-        status = copy_text(&replica->layout, options->layout);
-    if (status == WEIR_OK)
-        status = copy_text(&replica->conversion, options->conversion);
-    if (status == WEIR_OK)
-        status = copy_text(&replica->transport, options->transport);
-    if (status == WEIR_OK)
-        status = copy_text(&replica->listen, options->listen);
-    if (status == WEIR_OK && options->config != NULL)
-        status = weir_config_open(options->config, &replica->config);
+        status = weir_settings_copy_text(&replica->listen, options->listen);
     replica->mode = options->install;
     replica->hooks = options->hooks;
     return status;
@@ -160,12 +148,8 @@ void weir_replica_close(weir_replica *replica)
         weir_host_free(replica->owned, replica->owned_bytes);
     weir_mapping_close(replica->mapping);
     weir_family_sources_free(replica->described);
-    weir_config_close(replica->config);
+    weir_settings_close(&replica->settings);
     weir_free(replica->listen);
-    weir_free(replica->transport);
-    weir_free(replica->conversion);
-    weir_free(replica->layout);
-    weir_free(replica->family);
     weir_arena_close(&replica->scratch);
     weir_arena_close(&replica->arena);
     pthread_mutex_destroy(&replica->lock);
@@ -230,25 +214,25 @@ weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tens
 
 static weir_status describe_engine(weir_replica *replica)
 {
-    if (replica->config == NULL)
+    if (replica->settings.config == NULL)
         return weir_fail(WEIR_ERR_INVALID,
                          "replica %s needs the engine's config.json to know its parameters",
                          replica->worker.id);
-    const char *family = replica->family;
+    const char *family = replica->settings.family;
     size_t n_sources;
     weir_status status = WEIR_OK;
     if (family == NULL)
-        status = weir_family_of_config(replica->config, &family);
+        status = weir_family_of_config(replica->settings.config, &family);
     if (status == WEIR_OK)
-        status = weir_family_sources(family, replica->config, WEIR_NAMING_HF, &replica->described,
-                                     &n_sources);
+        status = weir_family_sources(family, replica->settings.config, WEIR_NAMING_HF,
+                                     &replica->described, &n_sources);
     if (status != WEIR_OK)
         return status;
     weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
     options.family = family;
-    options.layout = replica->layout;
-    options.conversion = replica->conversion;
-    options.config = replica->config;
+    options.layout = replica->settings.layout;
+    options.conversion = replica->settings.conversion;
+    options.config = replica->settings.config;
     return weir_mapping_open(&options, replica->described, n_sources, &replica->mapping);
 }
 

@@ -13,6 +13,7 @@
 #include "base/arena.h"
 #include "directory/service.h"
 #include "refit/remote.h"
+#include "refit/settings.h"
 #include "refit/worker.h"
 
 /* What stop 5 gives: a leased version, its sources connected, and the copies to make. */
@@ -48,8 +49,8 @@ struct weir_replica {
     weir_worker worker;
     weir_install_mode mode;
     weir_engine_hooks hooks;
-    char *family, *layout, *conversion, *transport, *listen;
-    weir_config *config;
+    weir_settings settings;
+    char *listen;
 
     /* The engine's memory. */
     weir_arena arena;

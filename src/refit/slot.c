@@ -35,7 +35,7 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
 {
     const weir_source *source = &trainer->source;
     weir_link link;
-    weir_status status = weir_worker_link(&trainer->worker, trainer->transport, &link);
+    weir_status status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
     if (status != WEIR_OK)
         return status;
     uint64_t n_bytes = source->slot_bytes ? source->slot_bytes : 1;
@@ -227,7 +227,7 @@ weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t vers
 {
     const weir_source *source = &trainer->source;
     weir_link link;
-    weir_status status = weir_worker_link(&trainer->worker, trainer->transport, &link);
+    weir_status status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
     if (status != WEIR_OK)
         return status;
     slot->version = version;

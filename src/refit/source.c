@@ -21,10 +21,10 @@ static weir_status open_mapping(weir_trainer *trainer, const weir_tensor *tensor
 {
     weir_source *source = &trainer->source;
     weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
-    options.family = trainer->family;
-    options.layout = trainer->layout;
-    options.conversion = trainer->conversion;
-    options.config = trainer->config;
+    options.family = trainer->settings.family;
+    options.layout = trainer->settings.layout;
+    options.conversion = trainer->settings.conversion;
+    options.config = trainer->settings.config;
     options.ignore = (const char *const *)trainer->ignore;
     options.n_ignore = trainer->n_ignore;
     trainer->worker.counters.plans++;

@@ -45,28 +45,16 @@ static void manifest_done(void *context)
 
 /* ---- open and close --------------------------------------------------------------------------*/
 
-static weir_status copy_text(char **out, const char *text)
-{
-    *out = weir_strdup(text);
-    return text != NULL && *out == NULL ? WEIR_ERR_NO_MEMORY : WEIR_OK;
-}
-
 static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_options *options)
 {
-    weir_status status = copy_text(&trainer->family, options->family);
-    if (status == WEIR_OK)
-        status = copy_text(&trainer->layout, options->layout);
-    if (status == WEIR_OK)
-        status = copy_text(&trainer->conversion, options->conversion);
-    if (status == WEIR_OK)
-        status = copy_text(&trainer->transport, options->transport);
-    if (status == WEIR_OK && options->config != NULL)
-        status = weir_config_open(options->config, &trainer->config);
+    weir_settings_given given = { options->family, options->layout, options->conversion,
+                                  options->transport, options->config };
+    weir_status status = weir_settings_open(&trainer->settings, &given);
     trainer->ignore = weir_alloc_zeroed(options->n_ignore, sizeof(*trainer->ignore));
     if (status == WEIR_OK && trainer->ignore == NULL)
         status = WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < options->n_ignore && status == WEIR_OK; i++, trainer->n_ignore++)
-        status = copy_text(&trainer->ignore[i], options->ignore[i]);
+        status = weir_settings_copy_text(&trainer->ignore[i], options->ignore[i]);
     trainer->keep_masters = options->keep_masters;
     return status;
 }
@@ -178,11 +166,7 @@ void weir_trainer_close(weir_trainer *trainer)
         weir_free(trainer->ignore[i]);
     weir_free(trainer->slot_names);
     weir_free(trainer->ignore);
-    weir_config_close(trainer->config);
-    weir_free(trainer->transport);
-    weir_free(trainer->conversion);
-    weir_free(trainer->layout);
-    weir_free(trainer->family);
+    weir_settings_close(&trainer->settings);
     weir_arena_close(&trainer->scratch);
     pthread_mutex_destroy(&trainer->lock);
     weir_free(trainer);

@@ -13,6 +13,7 @@
 #include "directory/service.h"
 #include "directory/sha256.h"
 #include "refit/manifest.h"
+#include "refit/settings.h"
 #include "refit/worker.h"
 
 /* One entry of the mapping that this rank owns. */
@@ -66,10 +67,9 @@ struct weir_trainer {
     char source_id[WEIR_ID_BYTES]; /* of its entry in the directory; "" before the first */
     char slot_name[32];            /* "rank-0": this rank's name among the expected slots */
     char **slot_names;             /* of all ranks */
-    char *family, *layout, *conversion, *transport;
+    weir_settings settings;
     char **ignore;
     size_t n_ignore;
-    weir_config *config; /* NULL when not given */
     bool keep_masters;
     weir_source source;
     weir_arena scratch; /* of one publish */

@@ -152,6 +152,20 @@ weir_status weir_worker_pause(weir_worker *worker, weir_patience *patience)
     return weir_worker_check_cancelled(worker);
 }
 
+weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version,
+                                     const char *version_uid, const char *endpoint)
+{
+    weir_source_record record = { .n_ranks = 1, .status = WEIR_SOURCE_READY, .version = version };
+    snprintf(record.worker_id, sizeof(record.worker_id), "%s", worker->id);
+    snprintf(record.model, sizeof(record.model), "%s", worker->model);
+    snprintf(record.run, sizeof(record.run), "%s", worker->run);
+    snprintf(record.role, sizeof(record.role), "%s",
+             worker->role == WEIR_ROLE_TRAINER ? "trainer" : "inference_replica");
+    snprintf(record.version_uid, sizeof(record.version_uid), "%s", version_uid);
+    snprintf(record.endpoint, sizeof(record.endpoint), "%s", endpoint);
+    return record;
+}
+
 void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
                           uint64_t done_bytes, uint64_t total_bytes)
 {

@@ -70,6 +70,10 @@ weir_status weir_worker_pause(weir_worker *worker, weir_patience *patience);
 /* ERR_CANCELLED, once, when the handle's cancel function was called. */
 weir_status weir_worker_check_cancelled(weir_worker *worker);
 
+/* An entry of this worker that is READY to be read: everything but rank, note and signature. */
+weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version,
+                                     const char *version_uid, const char *endpoint);
+
 void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
                           uint64_t done_bytes, uint64_t total_bytes);
 
