@@ -58,8 +58,8 @@ static void jobs_are_grouped_by_kernel_and_tiles_are_numbered_through(void **sta
     args[3].digests = (weir_digest[WEIR_MAX_OUTPUTS]){ { 0, 0 } };
     plan(&p, args, 4);
     assert_int_equal(p.plan.n_groups, 3);
-    assert_int_equal(p.plan.n_scaled_jobs, 2);
-    assert_true(p.plan.digests);
+    assert_int_equal(p.jobs[0].digests, 0);
+    assert_int_equal(p.jobs[1].digests, 1);
     assert_int_equal(p.plan.groups[0].kind, WEIR_CUDA_FP8_BLOCK);
     assert_int_equal(p.plan.groups[0].n_jobs, 2);
     assert_int_equal(p.plan.groups[0].n_tiles, 3 * 2 + 1);

@@ -6,7 +6,7 @@
 static const weir_cuda_converter converter = {
     sizeof(weir_cuda_converter),
     weir_cuda_convert,
-    weir_cuda_digest_scales,
+    weir_cuda_finish_batch,
     weir_cuda_find_refused,
 };
 

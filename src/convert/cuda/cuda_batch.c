@@ -2,8 +2,8 @@
 /* cuda_batch.c - runs a planned batch on a stream and reads what came of it.
  *
  * One upload holds every word that the kernels need, and is left out when it equals the last one;
- * one download brings digests and refusals back. Everything lies in two pieces of device memory and
- * three of pinned host memory that only grow.
+ * the last kernel writes digests and refusals into host memory. Everything lies in two pieces of
+ * device memory and three of pinned host memory that only grow.
  */
 #include <string.h>
 
@@ -13,6 +13,8 @@
 #include "convert/nonfinite.h"
 #include "device/cuda_loader.h"
 #include "weir/cuda.h"
+
+#define COUNTER_BYTES (WEIR_CUDA_MAX_LAUNCHES * sizeof(uint32_t))
 
 struct weir_cuda_batch {
     const weir_cuda_runtime *cuda;
@@ -24,8 +26,9 @@ struct weir_cuda_batch {
     unsigned char *built, *sent; /* images in pinned memory: being made; on the device */
     void *image;                 /* on the device */
     size_t image_room, sent_bytes;
-    weir_cuda_result *results, *device_results;
+    weir_cuda_result *results, *device_results; /* behind the latter: a counter for each launch */
     size_t n_results_room;
+    bool dirty; /* device_results are not all zero */
     void *done; /* event */
     bool running;
 };
@@ -93,7 +96,7 @@ static weir_status room_for_results(weir_cuda_batch *batch, size_t n)
     void *host = NULL, *device = NULL;
     int error = batch->cuda->allocate_pinned(n_bytes, &host);
     if (error == 0)
-        error = batch->cuda->allocate(n_bytes, &device);
+        error = batch->cuda->allocate(n_bytes + COUNTER_BYTES, &device);
     batch->results = host;
     batch->device_results = device;
     if (error != 0) {
@@ -101,6 +104,7 @@ static weir_status room_for_results(weir_cuda_batch *batch, size_t n)
         return weir_cuda_check(error, "cannot allocate %zu bytes for a batch's results", n_bytes);
     }
     batch->n_results_room = n;
+    batch->dirty = true;
     return weir_alloc_note(n_bytes) ? WEIR_OK : WEIR_ERR_NO_MEMORY;
 }
 
@@ -171,25 +175,44 @@ static weir_cuda_launch launch_of(const weir_cuda_batch *batch, const weir_cuda_
     };
 }
 
+static uint32_t *counters_of(const weir_cuda_batch *batch)
+{
+    return (uint32_t *)(void *)(batch->device_results + batch->n_results_room);
+}
+
+static int queue_finish(weir_cuda_batch *batch, void *stream)
+{
+    weir_cuda_finish finish = {
+        .jobs = (const weir_cuda_job *)batch->image,
+        .results = batch->device_results,
+        .out = batch->results,
+        .next_tiles = counters_of(batch),
+        .n_jobs = (uint32_t)batch->plan.n_jobs,
+        .n_counters = WEIR_CUDA_MAX_LAUNCHES,
+    };
+    return finish.n_jobs > 0 ? batch->converter->finish(&finish, stream) : 0;
+}
+
 static weir_status queue_work(weir_cuda_batch *batch, void *stream)
 {
     const weir_cuda_runtime *cuda = batch->cuda;
     const weir_cuda_plan *plan = &batch->plan;
-    size_t result_bytes = plan->n_entries * sizeof(weir_cuda_result);
-    int error = cuda->fill(batch->device_results, 0, result_bytes, stream);
+    int error = 0;
+    memset(batch->results, 0, plan->n_entries * sizeof(*batch->results));
+    if (batch->dirty)
+        error = cuda->fill(batch->device_results, 0,
+                           batch->n_results_room * sizeof(*batch->results) + COUNTER_BYTES, stream);
+    batch->dirty = true; /* unless all of what follows is queued */
     for (size_t i = 0; error == 0 && i < plan->n_groups; i++) {
         weir_cuda_launch launch = launch_of(batch, &plan->groups[i]);
+        launch.next_tile = counters_of(batch) + i;
         error = batch->converter->convert(&launch, stream);
     }
-    if (error == 0 && plan->digests && plan->n_scaled_jobs > 0) {
-        weir_cuda_group scaled = { .n_jobs = (uint32_t)plan->n_scaled_jobs };
-        weir_cuda_launch launch = launch_of(batch, &scaled);
-        error = batch->converter->digest_scales(&launch, stream);
-    }
     if (error == 0)
-        error = cuda->copy(batch->results, batch->device_results, result_bytes, stream);
+        error = queue_finish(batch, stream);
     if (error == 0)
         error = cuda->event_record(batch->done, stream);
+    batch->dirty = error != 0;
     return weir_cuda_check(error, "cannot queue a batch of %zu conversions", plan->n_entries);
 }
 

@@ -12,7 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WEIR_CUDA_THREADS 256u
+#define WEIR_CUDA_THREADS 256u       /* of a block that convert */
+#define WEIR_CUDA_BLOCK_THREADS 288u /* and a warp that finds the next tile */
 #define WEIR_CUDA_CHUNK 8u  /* elements that a thread handles at once: one digest word of FP8 */
 #define WEIR_CUDA_CHUNKS 8u /* chunks that a thread holds */
 #define WEIR_CUDA_TILE_ELEMENTS 16384u /* the product of the three */
@@ -63,11 +64,12 @@ typedef struct weir_cuda_job {
     uint64_t scale_rows;
 } weir_cuda_job;
 
-/* Zeroed before a batch, read after it. */
+/* Zero before a batch; zeroed again once it was handed to the host. */
 typedef struct weir_cuda_result {
     uint64_t product, sum;             /* digest of output 0 */
     uint64_t scale_product, scale_sum; /* of output 1 */
-    uint64_t nonfinite;                /* not 0: some element was refused */
+    uint32_t nonfinite;                /* not 0: some element was refused */
+    uint32_t n_done;                   /* blocks that have added their part of the scales */
 } weir_cuda_result;
 
 /* One launch: the tiles of the jobs [first_job, first_job + n_jobs). */
@@ -76,16 +78,26 @@ typedef struct weir_cuda_launch {
     const uint32_t *first_tiles; /* parallel to jobs, rising from 0 within a launch */
     const weir_cuda_segment *segments;
     weir_cuda_result *results;
+    uint32_t *next_tile; /* zero before the launch: tiles are handed out by it */
     uint32_t n_jobs, n_tiles;
     uint32_t kind, from;
 } weir_cuda_launch;
+
+/* What ends a batch: digests of the scales, results to the host, everything zero again. */
+typedef struct weir_cuda_finish {
+    const weir_cuda_job *jobs; /* all of the batch */
+    weir_cuda_result *results;
+    weir_cuda_result *out; /* pinned, by the same numbers */
+    uint32_t *next_tiles;  /* the counters of all launches */
+    uint32_t n_jobs, n_counters;
+} weir_cuda_finish;
 
 /* The kernels, as libweir_cuda.so offers them: on the calling thread's device, 0 or CUDA's error.
  * Append only; never reorder. */
 typedef struct weir_cuda_converter {
     size_t size;
     int (*convert)(const weir_cuda_launch *launch, void *stream);
-    int (*digest_scales)(const weir_cuda_launch *launch, void *stream);
+    int (*finish)(const weir_cuda_finish *finish, void *stream);
     /* Synchronous; the position of the first element at or beyond a magnitude, or n_elements. */
     int (*find_refused)(const void *source, uint64_t n_elements, uint32_t element_bytes,
                         uint32_t least_refused, uint64_t *out_element);

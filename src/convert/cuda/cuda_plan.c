@@ -31,7 +31,6 @@ weir_status weir_cuda_plan_init(weir_cuda_plan *plan, const weir_convert_args *a
             weir_cuda_entry_init(entry, (const weir_convert_args *)(const void *)at);
         if (status != WEIR_OK)
             return status;
-        plan->digests |= entry->args.digests != NULL;
         if (entry->empty)
             continue;
         plan->n_jobs++;
@@ -165,7 +164,7 @@ weir_status weir_cuda_plan_build(weir_cuda_plan *plan, const weir_cuda_entry *en
     writer w = { (weir_cuda_job *)(void *)image, (uint32_t *)(void *)(image + plan->first_tiles_at),
                  (weir_cuda_segment *)(void *)(image + plan->segments_at), 0, 0 };
     memset(image, 0, plan->image_bytes); /* gaps too */
-    plan->n_groups = plan->n_scaled_jobs = 0;
+    plan->n_groups = 0;
     for (uint32_t kind = 0; kind < WEIR_CUDA_N_KINDS; kind++) {
         for (uint32_t from = 0; from < WEIR_CUDA_N_FROM; from++) {
             weir_cuda_group group = { .kind = kind, .from = from, .first_job = w.n_jobs };
@@ -175,8 +174,6 @@ weir_status weir_cuda_plan_build(weir_cuda_plan *plan, const weir_cuda_entry *en
             if (group.n_jobs > 0)
                 plan->groups[plan->n_groups++] = group;
         }
-        if (kind == WEIR_CUDA_FP8_LONG_ROW)
-            plan->n_scaled_jobs = w.n_jobs;
     }
     return WEIR_OK;
 }

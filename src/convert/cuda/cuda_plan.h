@@ -31,8 +31,7 @@ typedef struct weir_cuda_group {
 typedef struct weir_cuda_plan {
     size_t n_entries, n_jobs, n_segments;
     size_t first_tiles_at, segments_at, image_bytes; /* the jobs lie at 0 */
-    size_t n_groups, n_scaled_jobs;                  /* the first jobs are those with scales */
-    bool digests;                                    /* some job wants them */
+    size_t n_groups;
     weir_cuda_group groups[WEIR_CUDA_MAX_LAUNCHES];
 } weir_cuda_plan;
 

@@ -8,6 +8,7 @@
 
 struct digest_sum {
     uint64_t product, sum;
+
     __device__ __forceinline__ void clear()
     {
         product = sum = 0;
@@ -35,21 +36,24 @@ __device__ __forceinline__ uint64_t warp_sum(uint64_t value)
     return low + (middle << 27) + (high << 54);
 }
 
-/* Adds a block's sums to two words of device memory. All threads take part. */
+/* Adds the sums of WEIR_CUDA_THREADS threads, which all take part, to two words of device memory:
+ * one addition for a block, since many blocks add to the same words. They meet at a barrier of
+ * their own twice, because the parts are used again. */
 __device__ __forceinline__ void block_add(const digest_sum &mine, uint64_t *product, uint64_t *sum)
 {
     __shared__ digest_sum parts[WEIR_CUDA_THREADS / 32];
     digest_sum warp = { warp_sum(mine.product), warp_sum(mine.sum) };
     if (threadIdx.x % 32 == 0)
         parts[threadIdx.x / 32] = warp;
-    __syncthreads();
-    if (threadIdx.x >= 2)
-        return;
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < WEIR_CUDA_THREADS / 32; i++)
-        total += threadIdx.x == 0 ? parts[i].product : parts[i].sum;
-    atomicAdd(reinterpret_cast<unsigned long long *>(threadIdx.x == 0 ? product : sum),
-              static_cast<unsigned long long>(total));
+    asm volatile("bar.sync 1, %0;" ::"n"(WEIR_CUDA_THREADS) : "memory");
+    if (threadIdx.x < 2) {
+        uint64_t total = 0;
+        for (uint32_t i = 0; i < WEIR_CUDA_THREADS / 32; i++)
+            total += threadIdx.x == 0 ? parts[i].product : parts[i].sum;
+        atomicAdd(reinterpret_cast<unsigned long long *>(threadIdx.x == 0 ? product : sum),
+                  static_cast<unsigned long long>(total));
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(WEIR_CUDA_THREADS) : "memory");
 }
 
 #endif

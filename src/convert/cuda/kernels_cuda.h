@@ -10,8 +10,12 @@
 extern "C" {
 #endif
 
-/* Launched with n_tiles blocks of WEIR_CUDA_THREADS. */
-typedef void (*weir_cuda_kernel)(weir_cuda_launch launch);
+/* A kernel, and how many of its blocks of WEIR_CUDA_BLOCK_THREADS take tile after tile on each
+ * multiprocessor; 0: a block of WEIR_CUDA_THREADS per tile. */
+typedef struct weir_cuda_kernel {
+    void (*start)(weir_cuda_launch launch);
+    uint32_t blocks_per_sm;
+} weir_cuda_kernel;
 
 weir_cuda_kernel weir_fp8_128x128_cuda(weir_cuda_from from);
 weir_cuda_kernel weir_fp8_channel_cuda(weir_cuda_from from);
@@ -19,10 +23,10 @@ weir_cuda_kernel weir_fp8_long_row_cuda(weir_cuda_from from);
 weir_cuda_kernel weir_bf16_cast_cuda(weir_cuda_from from);
 weir_cuda_kernel weir_fp32_cast_cuda(weir_cuda_from from);
 
-/* As weir_cuda_backend's functions of these names. `stream` is a cudaStream_t; returns a
+/* As weir_cuda_converter's. `stream` is a cudaStream_t; returns a
  * cudaError_t. */
 int weir_cuda_convert(const weir_cuda_launch *launch, void *stream);
-int weir_cuda_digest_scales(const weir_cuda_launch *launch, void *stream);
+int weir_cuda_finish_batch(const weir_cuda_finish *finish, void *stream);
 int weir_cuda_find_refused(const void *source, uint64_t n_elements, uint32_t element_bytes,
                            uint32_t least_refused, uint64_t *out_element);
 

@@ -8,9 +8,9 @@
 #include "convert/cuda/kernels_cuda.h"
 
 #define SEARCH_BLOCKS 1024
-#define SCALE_BLOCKS 8
+#define SCALE_BLOCKS 32
 
-static weir_cuda_kernel kernel_of(const weir_cuda_launch *launch)
+static weir_cuda_kernel kernel_for(const weir_cuda_launch *launch)
 {
     weir_cuda_from from = static_cast<weir_cuda_from>(launch->from);
     switch (launch->kind) {
@@ -29,24 +29,33 @@ static weir_cuda_kernel kernel_of(const weir_cuda_launch *launch)
 
 extern "C" int weir_cuda_convert(const weir_cuda_launch *launch, void *stream)
 {
-    kernel_of(launch)<<<launch->n_tiles, WEIR_CUDA_THREADS, 0, static_cast<cudaStream_t>(stream)>>>(
-        *launch);
+    int device = 0, n_multiprocessors = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&n_multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (error != cudaSuccess)
+        return error;
+    weir_cuda_kernel kernel = kernel_for(launch);
+    uint32_t n_blocks = launch->n_tiles, n_threads = WEIR_CUDA_THREADS;
+    if (kernel.blocks_per_sm != 0) {
+        n_blocks = min(n_blocks, kernel.blocks_per_sm * n_multiprocessors);
+        n_threads = WEIR_CUDA_BLOCK_THREADS;
+    }
+    kernel.start<<<n_blocks, n_threads, 0, static_cast<cudaStream_t>(stream)>>>(*launch);
     return cudaGetLastError();
 }
 
-/* ---- scales ----------------------------------------------------------------------------------*/
+/* ---- the end of a batch ----------------------------------------------------------------------*/
 
-static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
-    digest_scales(const __grid_constant__ weir_cuda_launch launch)
+/* A block's share of the digest of a job's scales. All threads take part. */
+static __device__ void digest_scales(const weir_cuda_job &job, weir_cuda_result *result)
 {
-    const weir_cuda_job &job = launch.jobs[blockIdx.x];
-    if (!job.digests || job.scale_rows == 0)
-        return;
     const uint32_t *scales = reinterpret_cast<const uint32_t *>(job.scales);
     const uint32_t words_per_row = job.scale_cols / 2 + job.scale_cols % 2;
     const uint64_t n_words = job.scale_rows * words_per_row;
     digest_sum digest;
     digest.clear();
+#pragma unroll 4
     for (uint64_t i = blockIdx.y * WEIR_CUDA_THREADS + threadIdx.x; i < n_words;
          i += SCALE_BLOCKS * WEIR_CUDA_THREADS) {
         uint64_t row = i / words_per_row;
@@ -54,14 +63,40 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
         const uint32_t *at = scales + row * job.scale_cols + column;
         digest.add(at[0], column + 1 < job.scale_cols ? at[1] : 0, digest_key(i));
     }
-    block_add(digest, &launch.results[job.number].scale_product,
-              &launch.results[job.number].scale_sum);
+    block_add(digest, &result->scale_product, &result->scale_sum);
 }
 
-extern "C" int weir_cuda_digest_scales(const weir_cuda_launch *launch, void *stream)
+/* SCALE_BLOCKS blocks for each job with scales to digest, one for others; the last of them to come
+ * hands the result over. */
+static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
+    finish_batch(const __grid_constant__ weir_cuda_finish finish)
 {
-    dim3 grid(launch->n_jobs, SCALE_BLOCKS);
-    digest_scales<<<grid, WEIR_CUDA_THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*launch);
+    const weir_cuda_job &job = finish.jobs[blockIdx.x];
+    weir_cuda_result *result = &finish.results[job.number];
+    const bool has_scales = job.digests && job.scale_rows != 0;
+    const uint32_t n_blocks = has_scales ? SCALE_BLOCKS : 1;
+    if (blockIdx.y >= n_blocks)
+        return;
+    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x < finish.n_counters)
+        finish.next_tiles[threadIdx.x] = 0;
+    if (has_scales)
+        digest_scales(job, result);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x != 0 || atomicAdd(&result->n_done, 1) + 1 != n_blocks)
+        return;
+    __threadfence();
+    const unsigned long long *from = reinterpret_cast<const unsigned long long *>(result);
+    unsigned long long *to = reinterpret_cast<unsigned long long *>(&finish.out[job.number]);
+    for (uint32_t i = 0; i < sizeof(*result) / sizeof(*from); i++)
+        to[i] = __ldcg(&from[i]); /* other blocks added to it: past this one's cache */
+    *result = {};
+}
+
+extern "C" int weir_cuda_finish_batch(const weir_cuda_finish *finish, void *stream)
+{
+    dim3 grid(finish->n_jobs, SCALE_BLOCKS);
+    finish_batch<<<grid, WEIR_CUDA_THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*finish);
     return cudaGetLastError();
 }
 

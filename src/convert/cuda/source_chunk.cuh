@@ -2,7 +2,9 @@
 /* source_chunk.cuh - eight source elements in a thread's registers, by dtype.
  *
  * Each struct says how a chunk is loaded (raw), held, searched for its largest magnitude and turned
- * into fp32. Magnitudes are fp32 bits without sign, hence NaN above Inf above all finite numbers.
+ * into fp32; how many blocks of it share a multiprocessor; whether rows are loaded element by
+ * element to their exact end; and whether the next tile is prefetched, which pays where tiles are
+ * small. Magnitudes are fp32 bits without sign, hence NaN above Inf above all finite numbers.
  */
 #ifndef WEIR_CONVERT_SOURCE_CHUNK_CUH
 #define WEIR_CONVERT_SOURCE_CHUNK_CUH
@@ -14,13 +16,16 @@
 #include "numeric/scalar.h"
 #include "weir/tensor.h"
 
-/* Read once, so it should not push the job table out of the first-level cache. */
-__device__ __forceinline__ uint4 load_16(const void *at)
+/* Read once, so it should not push the job table out of the first-level cache. Zeros unless
+ * `there`; predicated, not branched around, so that a thread's loads follow each other at once. */
+__device__ __forceinline__ uint4 load_16(const void *at, bool there)
 {
     uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "l"(at));
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0;"
+                 " mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;"
+                 " @p ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+                 : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
+                 : "l"(at), "r"(static_cast<uint32_t>(there)));
     return v;
 }
 
@@ -49,21 +54,17 @@ __device__ __forceinline__ uint32_t word_of(const uint4 &v, int i)
 }
 
 struct from_bf16 {
-    static constexpr int blocks_per_sm = 4;
-    static constexpr bool exact_rows = false;
+    static constexpr int blocks_per_sm = 3, source_bytes = 2;
+    static constexpr bool exact_rows = false, prefetches = true;
     typedef uint4 raw;
     typedef uint4 held;
-    static __device__ __forceinline__ raw load(const void *row, uint32_t column)
+    static __device__ __forceinline__ raw load(const void *at, bool there)
     {
-        return load_16(static_cast<const uint16_t *>(row) + column);
+        return load_16(at, there);
     }
     static __device__ __forceinline__ held hold(const raw &v)
     {
         return v;
-    }
-    static __device__ __forceinline__ held nothing()
-    {
-        return make_uint4(0, 0, 0, 0);
     }
     static __device__ __forceinline__ uint32_t peak(uint32_t so_far, const held &v)
     {
@@ -88,21 +89,17 @@ struct from_bf16 {
 };
 
 struct from_f16 {
-    static constexpr int blocks_per_sm = 4;
-    static constexpr bool exact_rows = false;
+    static constexpr int blocks_per_sm = 3, source_bytes = 2;
+    static constexpr bool exact_rows = false, prefetches = true;
     typedef uint4 raw;
     typedef uint4 held;
-    static __device__ __forceinline__ raw load(const void *row, uint32_t column)
+    static __device__ __forceinline__ raw load(const void *at, bool there)
     {
-        return load_16(static_cast<const uint16_t *>(row) + column);
+        return load_16(at, there);
     }
     static __device__ __forceinline__ held hold(const raw &v)
     {
         return v;
-    }
-    static __device__ __forceinline__ held nothing()
-    {
-        return make_uint4(0, 0, 0, 0);
     }
     static __device__ __forceinline__ uint32_t peak(uint32_t so_far, const held &v)
     {
@@ -138,14 +135,12 @@ struct eight_floats {
 };
 
 struct from_f32 {
-    static constexpr int blocks_per_sm = 2;
-    static constexpr bool exact_rows = false;
+    static constexpr int blocks_per_sm = 2, source_bytes = 4;
+    static constexpr bool exact_rows = false, prefetches = false;
     typedef eight_floats raw;
     typedef eight_floats held;
-    static __device__ __forceinline__ raw load(const void *row, uint32_t column)
+    static __device__ __forceinline__ raw of_words(const uint4 &low, const uint4 &high)
     {
-        const float *at = static_cast<const float *>(row) + column;
-        uint4 low = load_16(at), high = load_16(at + 4);
         raw out;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -154,17 +149,13 @@ struct from_f32 {
         }
         return out;
     }
+    static __device__ __forceinline__ raw load(const void *at, bool there)
+    {
+        return of_words(load_16(at, there), load_16(static_cast<const char *>(at) + 16, there));
+    }
     static __device__ __forceinline__ held hold(const raw &v)
     {
         return v;
-    }
-    static __device__ __forceinline__ held nothing()
-    {
-        held out;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            out.v[i] = 0;
-        return out;
     }
     static __device__ __forceinline__ uint32_t peak(uint32_t so_far, const held &v)
     {
@@ -191,11 +182,12 @@ struct from_f32 {
 
 /* Loaded as fp32, held as the bf16 that the trainer would have published. */
 struct from_master : from_bf16 {
-    static constexpr int blocks_per_sm = 2;
+    static constexpr int blocks_per_sm = 2, source_bytes = 4;
+    static constexpr bool prefetches = false;
     typedef eight_floats raw;
-    static __device__ __forceinline__ raw load(const void *row, uint32_t column)
+    static __device__ __forceinline__ raw load(const void *at, bool there)
     {
-        return from_f32::load(row, column);
+        return from_f32::load(at, there);
     }
     static __device__ __forceinline__ uint32_t pair(float low, float high)
     {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tile_place.cuh - which tile a thread block has, and where its rows lie.
+/* tile_place.cuh - which tile comes next, and where its rows lie.
  *
- * The job table stays in the first-level cache, since source rows are loaded past it; finding a
- * place takes a few dozen cycles against the thousands that a tile's rows take to arrive.
+ * Finding a place takes a chain of small loads. A block's first warp walks it for the next tile
+ * while the rows of the present one are on their way, so that nobody waits for it.
  */
 #ifndef WEIR_CONVERT_TILE_PLACE_CUH
 #define WEIR_CONVERT_TILE_PLACE_CUH
@@ -10,18 +10,20 @@
 #include "convert/cuda/source_chunk.cuh"
 
 #define FULL_WARP 0xFFFFFFFFu
+
 #define MOST_TILE_ROWS 128u
 
-/* A block's share of a matrix; rows and columns count from the tile's first. */
+/* A tile as all threads of its block see it; rows and columns count from its first. */
 struct tile_place {
-    uint32_t matrix, row, column;
+    const char *rows[MOST_TILE_ROWS];   /* where they begin */
+    uint64_t out, scale;                /* its first element, its first scale */
+    uint64_t first_word, words_per_row; /* of output 0's digest */
     uint32_t n_rows, n_cols;
-};
-
-/* Where the rows of a tile begin, and which segment they belong to. */
-struct tile_rows {
-    const void *at[MOST_TILE_ROWS];
-    uint32_t segment[MOST_TILE_ROWS];
+    uint32_t all_cols; /* of the matrix: from one row to the next */
+    uint32_t log_lanes;
+    uint32_t job, number, matrix, row, column;
+    bool digests, propagate;
+    bool none; /* no tile is left */
 };
 
 /* The last job whose first tile is not past `tile`: 32 candidates a step, one per lane. */
@@ -38,89 +40,134 @@ __device__ __forceinline__ uint32_t find_job(const weir_cuda_launch &launch, uin
     return low;
 }
 
-__device__ __forceinline__ tile_place place_of(const weir_cuda_job &job, uint32_t tile)
-{
-    uint32_t per_matrix = job.tiles_down * job.tiles_across;
-    tile_place p;
-    p.matrix = tile / per_matrix;
-    uint32_t rest = tile - p.matrix * per_matrix, down = rest / job.tiles_across;
-    p.row = down * job.tile_rows;
-    p.column = (rest - down * job.tiles_across) * job.tile_cols;
-    p.n_rows = min(job.tile_rows, job.n_rows - p.row);
-    p.n_cols = min(job.tile_cols, job.n_cols - p.column);
-    return p;
-}
-
-__device__ __forceinline__ const void *row_address(const weir_cuda_launch &launch,
-                                                   const weir_cuda_job &job, uint32_t matrix,
-                                                   uint32_t row, uint32_t *out_segment)
+/* The segment that holds a row of a matrix. */
+__device__ __forceinline__ uint32_t segment_of(const weir_cuda_launch &launch,
+                                               const weir_cuda_job &job, uint32_t matrix,
+                                               uint32_t row)
 {
     uint32_t s = job.first_segment + (job.separate ? matrix * job.n_segments : 0);
     const uint32_t last = s + job.n_segments - 1;
-    const weir_cuda_segment *segments = launch.segments;
-    while (s < last && row >= __ldg(&segments[s + 1].first))
+    while (s < last && row >= __ldg(&launch.segments[s + 1].first))
         s++;
-    *out_segment = s;
-    uint64_t within = row - __ldg(&segments[s].first);
-    if (!job.separate)
-        within += static_cast<uint64_t>(matrix) * __ldg(&segments[s].n);
-    uint32_t element_bytes = __ldg(&segments[s].dtype) == WEIR_F32 ? 4 : 2;
-    return reinterpret_cast<const void *>(__ldg(&segments[s].data) +
-                                          within * job.n_cols * element_bytes);
+    return s;
 }
 
-/* Fills `rows`; the caller synchronises. A vector has no row of one address. */
-__device__ __forceinline__ void find_rows(const weir_cuda_launch &launch, const weir_cuda_job &job,
-                                          const tile_place &place, tile_rows *rows)
+__device__ __forceinline__ const char *row_address(const weir_cuda_launch &launch,
+                                                   const weir_cuda_job &job, uint32_t segment,
+                                                   uint32_t matrix, uint32_t row)
 {
-    uint32_t r = threadIdx.x;
-    if (r < place.n_rows)
-        rows->at[r] =
-            job.vector ? nullptr
-                       : row_address(launch, job, place.matrix, place.row + r, &rows->segment[r]);
+    const weir_cuda_segment *s = &launch.segments[segment];
+    uint64_t within = row - __ldg(&s->first);
+    if (!job.separate)
+        within += static_cast<uint64_t>(matrix) * __ldg(&s->n);
+    uint32_t element_bytes = __ldg(&s->dtype) == WEIR_F32 ? 4 : 2;
+    return reinterpret_cast<const char *>(__ldg(&s->data) + within * job.n_cols * element_bytes);
 }
+
+#define LINE_BYTES 128u
+
+/* Has a tile's rows brought into the second-level cache, so that the memory is busy while the block
+ * still converts. A whole warp takes part. */
+__device__ __forceinline__ void prefetch_rows(const char *const *rows, uint32_t n_rows,
+                                              uint32_t row_bytes)
+{
+    const uint32_t lines = (row_bytes + LINE_BYTES - 1) / LINE_BYTES;
+    for (uint32_t i = threadIdx.x % 32; i < n_rows * lines; i += 32) {
+        uint32_t r = i / lines;
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(rows[r] + (i - r * lines) * LINE_BYTES)
+                     : "memory");
+    }
+}
+
+/* Describes a tile; a whole warp takes part. */
+template <class From, class To>
+__device__ __forceinline__ void find_place(const weir_cuda_launch &launch, uint32_t tile,
+                                           tile_place *out)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    if (tile >= launch.n_tiles) {
+        if (lane == 0)
+            out->none = true;
+        return;
+    }
+    const uint32_t index = find_job(launch, tile);
+    const weir_cuda_job &job = launch.jobs[index];
+    const uint32_t in_job = tile - __ldg(&launch.first_tiles[index]);
+    const uint32_t per_matrix = job.tiles_down * job.tiles_across, matrix = in_job / per_matrix;
+    const uint32_t rest = in_job - matrix * per_matrix, down = rest / job.tiles_across;
+    const uint32_t row = down * job.tile_rows, n_rows = min(job.tile_rows, job.n_rows - row);
+    const uint32_t column = (rest - down * job.tiles_across) * job.tile_cols;
+    const uint32_t n_cols = min(job.tile_cols, job.n_cols - column);
+    for (uint32_t r = lane; r < n_rows; r += 32) {
+        out->rows[r] =
+            row_address(launch, job, segment_of(launch, job, matrix, row + r), matrix, row + r) +
+            static_cast<uint64_t>(column) * From::source_bytes;
+    }
+    __syncwarp();
+    if (From::prefetches)
+        prefetch_rows(out->rows, n_rows, n_cols * From::source_bytes);
+    if (lane != 0)
+        return;
+    const uint64_t out_row = static_cast<uint64_t>(matrix) * job.n_rows + row;
+    out->out = job.out + (out_row * job.n_cols + column) * To::element_bytes;
+    out->scale = To::scale_address(job, matrix, row, column);
+    out->first_word = out_row * job.words_per_row + column / 8 * To::element_bytes;
+    out->words_per_row = job.words_per_row;
+    out->n_rows = n_rows;
+    out->n_cols = n_cols;
+    out->all_cols = job.n_cols;
+    out->log_lanes = job.log_lanes;
+    out->job = index;
+    out->number = job.number;
+    out->matrix = matrix;
+    out->row = row;
+    out->column = column;
+    out->digests = job.digests;
+    out->propagate = job.propagate;
+    out->none = false;
+}
+
+/* ---- chunks ----------------------------------------------------------------------------------*/
 
 /* Element by element, for what does not move in 16 bytes. Zeros behind the last. */
-[[maybe_unused]] static __device__ __noinline__ void
-load_any(const weir_cuda_launch &launch, const weir_cuda_job &job, const tile_rows &rows,
-         uint32_t row, uint32_t column, uint32_t n, float out[8])
+[[maybe_unused]] static __device__ __noinline__ void load_any(const weir_cuda_launch &launch,
+                                                              const tile_place &place, uint32_t row,
+                                                              uint32_t column, uint32_t n,
+                                                              float out[8])
 {
+    const weir_cuda_job &job = launch.jobs[place.job];
     for (uint32_t i = 0; i < 8; i++) {
         out[i] = 0;
         if (i >= n)
             continue;
-        if (!job.vector) {
-            out[i] = any_value(rows.at[row], column + i, launch.segments[rows.segment[row]]);
-            continue;
-        }
-        uint32_t s = 0;
-        const weir_cuda_segment *segments = launch.segments + job.first_segment;
-        while (s + 1 < job.n_segments && column + i >= segments[s + 1].first)
-            s++;
-        out[i] = any_value(reinterpret_cast<const void *>(segments[s].data),
-                           column + i - segments[s].first, segments[s]);
+        uint32_t at = place.column + column + i, in_rows = job.vector ? at : place.row + row;
+        uint32_t s = segment_of(launch, job, place.matrix, in_rows);
+        const weir_cuda_segment &segment = launch.segments[s];
+        out[i] = job.vector
+                     ? any_value(reinterpret_cast<const void *>(segment.data), at - segment.first,
+                                 segment)
+                     : any_value(row_address(launch, job, s, place.matrix, in_rows), at, segment);
     }
 }
 
-/* Loads one chunk; `column` counts from the matrix' first. */
+/* Loads one chunk, of which n elements are there; zeros when n is 0. No call stands in the way of
+ * the vector loads: what is on its way would have to be saved around it, and so be waited for. */
 template <class From> struct chunk_loader {
     static __device__ __forceinline__ typename From::raw load(const weir_cuda_launch &,
-                                                              const weir_cuda_job &,
-                                                              const tile_rows &rows, uint32_t row,
-                                                              uint32_t column, uint32_t)
+                                                              const tile_place &place, uint32_t row,
+                                                              uint32_t column, uint32_t n)
     {
-        return From::load(rows.at[row], column);
+        return From::load(place.rows[row % MOST_TILE_ROWS] + column * From::source_bytes, n != 0);
     }
 };
 
 template <> struct chunk_loader<from_any> {
     static __device__ __forceinline__ eight_floats load(const weir_cuda_launch &launch,
-                                                        const weir_cuda_job &job,
-                                                        const tile_rows &rows, uint32_t row,
+                                                        const tile_place &place, uint32_t row,
                                                         uint32_t column, uint32_t n)
     {
         eight_floats out;
-        load_any(launch, job, rows, row, column, n, out.v);
+        load_any(launch, place, row, column, n, out.v);
         return out;
     }
 };

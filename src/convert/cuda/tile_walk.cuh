@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tile_walk.cuh - the walk that all kernels share: blocks that stay and take tile after tile.
+ *
+ * A tile is read once, held in registers, and written once: 256 threads hold 64 elements each.
+ * Meanwhile one more warp finds the next tile. Digests stay in registers until the job changes.
+ */
+#ifndef WEIR_CONVERT_TILE_WALK_CUH
+#define WEIR_CONVERT_TILE_WALK_CUH
+
+#include "convert/cuda/digest_sum.cuh"
+
+/* A thread's chunks: chunk i lies at row + i * row_step, column + i * column_step. A block of 128
+ * columns has 16 threads per row, chunk i 16 rows below the one before; elsewhere 2^log_lanes
+ * threads share a row, chunk i one turn to the right. */
+template <bool BLOCK> struct thread_chunks {
+    uint32_t row, column, row_step, column_step;
+    uint32_t limit; /* of what changes from chunk to chunk: the tile's rows or columns, or 0 */
+    uint32_t n_cols, all_cols;
+
+    __device__ __forceinline__ explicit thread_chunks(const tile_place &place)
+    {
+        const uint32_t log_lanes = BLOCK ? 4 : place.log_lanes;
+        row = threadIdx.x >> log_lanes;
+        column = (threadIdx.x & ((1u << log_lanes) - 1)) * 8;
+        row_step = BLOCK ? WEIR_CUDA_THREADS / 16 : 0;
+        column_step = BLOCK ? 0 : 8u << log_lanes;
+        n_cols = place.n_cols;
+        all_cols = place.all_cols;
+        if (BLOCK)
+            limit = column < n_cols ? place.n_rows : 0;
+        else
+            limit = row < place.n_rows ? n_cols : 0;
+    }
+    __device__ __forceinline__ uint32_t row_of(int i) const
+    {
+        return row + i * row_step;
+    }
+    __device__ __forceinline__ uint32_t column_of(int i) const
+    {
+        return column + i * column_step;
+    }
+    __device__ __forceinline__ bool has(int i) const
+    {
+        return (BLOCK ? row_of(i) : column_of(i)) < limit;
+    }
+    /* Elements of chunk i; 8 or 0 where rows move in vectors. */
+    __device__ __forceinline__ uint32_t n_of(int i) const
+    {
+        return has(i) ? min(8u, n_cols - column_of(i)) : 0;
+    }
+    /* In elements of the output, from the tile's first. */
+    __device__ __forceinline__ uint64_t offset(int i) const
+    {
+        return static_cast<uint64_t>(row_of(i)) * all_cols + column_of(i);
+    }
+    /* Of chunk 0, and from chunk to chunk, for outputs of element_bytes. */
+    __device__ __forceinline__ uint64_t key(const tile_place &place, uint32_t element_bytes) const
+    {
+        return digest_key(place.first_word + row * place.words_per_row +
+                          column / 8 * element_bytes);
+    }
+    __device__ __forceinline__ uint64_t key_step(const tile_place &place,
+                                                 uint32_t element_bytes) const
+    {
+        return (row_step * place.words_per_row + column_step / 8 * element_bytes) *
+               WEIR_DIGEST_STEP;
+    }
+};
+
+/* The sums of the job at hand. */
+struct job_digest {
+    digest_sum sums;
+    uint32_t number;
+    bool any;
+
+    /* All converting threads of the block. */
+    __device__ __forceinline__ void flush(const weir_cuda_launch &launch)
+    {
+        if (!any)
+            return;
+        block_add(sums, &launch.results[number].product, &launch.results[number].sum);
+        sums.clear();
+        any = false;
+    }
+    __device__ __forceinline__ void turn_to(const weir_cuda_launch &launch, const tile_place &place)
+    {
+        if (place.number != number)
+            flush(launch);
+        number = place.number;
+        any |= place.digests;
+    }
+};
+
+/* The last warp of a block. Tiles are handed out one by one; the number of the next but one is
+ * asked for a tile ahead, since the answer takes as long as a load. */
+template <class From, class To>
+__device__ __forceinline__ void find_places(const weir_cuda_launch &launch, tile_place *places)
+{
+    const bool asks = threadIdx.x % 32 == 0;
+    uint32_t upcoming = 0;
+    if (asks)
+        upcoming = gridDim.x + atomicAdd(launch.next_tile, 1);
+    find_place<From, To>(launch, blockIdx.x, &places[0]);
+    __syncthreads();
+    for (uint32_t k = 0; !places[k % 3].none; k++) {
+        const uint32_t next = __shfl_sync(FULL_WARP, upcoming, 0);
+        if (asks)
+            upcoming = gridDim.x + atomicAdd(launch.next_tile, 1);
+        find_place<From, To>(launch, next, &places[(k + 1) % 3]);
+        __syncthreads();
+    }
+}
+
+/* Wide outputs take more registers while they are swapped between neighbours (to_float.cuh). */
+template <class From, class To> constexpr uint32_t blocks_per_sm()
+{
+    return To::element_bytes == 4 ? 2 : From::blocks_per_sm;
+}
+
+/* Every To says what it writes (element_bytes), whether its tiles are 128 x 128 (block), where a
+ * tile's scales lie, and converts a tile that is held. convert() calls __syncthreads() exactly
+ * once: before it the next place was written, behind it the slowest thread may still read this
+ * tile's, hence three of them. */
+template <class From, class To>
+__global__ void __launch_bounds__(WEIR_CUDA_BLOCK_THREADS, blocks_per_sm<From, To>())
+    convert_tiles(const __grid_constant__ weir_cuda_launch launch)
+{
+    __shared__ tile_place places[3];
+    if (threadIdx.x >= WEIR_CUDA_THREADS) {
+        find_places<From, To>(launch, places);
+        return;
+    }
+    job_digest digest = { { 0, 0 }, 0, false };
+    __syncthreads();
+    for (uint32_t k = 0;; k++) {
+        const tile_place &place = places[k % 3];
+        if (place.none)
+            break;
+        digest.turn_to(launch, place);
+        const thread_chunks<To::block> chunks(place);
+        typename From::raw raw[WEIR_CUDA_CHUNKS];
+#pragma unroll
+        for (int i = 0; i < static_cast<int>(WEIR_CUDA_CHUNKS); i++)
+            raw[i] = chunk_loader<From>::load(launch, place, chunks.row_of(i), chunks.column_of(i),
+                                              From::exact_rows ? chunks.n_of(i) : chunks.has(i));
+        typename From::held held[WEIR_CUDA_CHUNKS];
+#pragma unroll
+        for (int i = 0; i < static_cast<int>(WEIR_CUDA_CHUNKS); i++)
+            held[i] = From::hold(raw[i]);
+        To::template convert<From>(launch, place, chunks, held, k, &digest.sums);
+    }
+    digest.flush(launch);
+}
+
+#endif
