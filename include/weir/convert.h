@@ -178,6 +178,9 @@ typedef struct weir_convert_args {
                                    ignored by conversions whose first output is F32 */
     bool reference;             /* use the reference kernel, whatever the CPU has */
     weir_pool *pool;            /* NULL: this thread alone */
+    uint64_t first_words[WEIR_MAX_OUTPUTS]; /* number of each output's first digest word: 0 for a
+                                   whole tensor. Of a part, as its place in the whole demands: the
+                                   digests of all parts then add up to the whole's */
 } weir_convert_args;
 #define WEIR_CONVERT_ARGS_INIT WEIR_SIZED(weir_convert_args)
 

@@ -50,6 +50,12 @@ WEIR_API weir_status weir_cuda_fill(unsigned device, void *dst, int byte, size_t
 /* Lets `device` read and write the memory of `peer`. ERR_UNSUPPORTED when it cannot. */
 WEIR_API weir_status weir_cuda_peer_enable(unsigned device, unsigned peer);
 
+/* Which GPU `data` lies on. ERR_INVALID when it is host memory, pinned or not. */
+WEIR_API weir_status weir_cuda_device_of(const void *data, unsigned *out_device);
+/* Memory of CUDA's virtual memory management that other processes can map by file descriptor: for
+ * owners that want no legacy handles. Free with weir_cuda_free(). */
+WEIR_API weir_status weir_cuda_allocate_shareable(unsigned device, size_t n_bytes, void **out);
+
 /* ---- streams ---------------------------------------------------------------------------------*/
 
 /* Gives *out, a cudaStream_t that does not wait for the default stream. */
@@ -93,6 +99,31 @@ WEIR_API weir_status weir_cuda_batch_start(weir_cuda_batch *batch, const weir_co
 WEIR_API weir_status weir_cuda_batch_test(weir_cuda_batch *batch);
 /* The same, once it has ended; blocks. */
 WEIR_API weir_status weir_cuda_batch_wait(weir_cuda_batch *batch);
+
+/* Rows of GPU memory to digest (weir/tensor.h): n_rows rows of row_bytes, dense, the first word of
+ * the first row having the number first_word. */
+typedef struct weir_cuda_range {
+    const char *name;    /* for errors */
+    const void *data;    /* on 8 bytes when row_bytes is a multiple of 8, else anywhere */
+    uint64_t n_rows, row_bytes;
+    uint64_t first_word;
+    weir_dtype dtype;    /* looked at only by `check` */
+    bool check;          /* refuse what is not finite: BF16, F16, F32 */
+    weir_digest *digest; /* filled when the work has ended */
+} weir_cuda_range;
+
+/* As weir_cuda_batch_start(), for digests: one launch reads everything once. A refused element is
+ * named by `name` and its position in the range. */
+WEIR_API weir_status weir_cuda_batch_digest(weir_cuda_batch *batch, const weir_cuda_range *ranges,
+                                            size_t n_ranges, void *stream);
+
+/* As weir_derived_compute() (weir/family.h), queued in `stream`: from, scale and out are GPU
+ * memory. The same bytes. */
+struct weir_derived;
+WEIR_API weir_status weir_cuda_derived_start(unsigned device, const struct weir_derived *derived,
+                                             weir_dtype from_dtype, const void *from,
+                                             const float *scale, const weir_shape *scale_shape,
+                                             void *out, void *stream);
 
 #ifdef __cplusplus
 }

@@ -23,9 +23,11 @@ extern "C" {
 #endif
 
 #define WEIR_CAP_READ 1u      /* one-sided reads: the owner's processor takes no part */
-#define WEIR_CAP_MATCHED 2u   /* both sides post the same plan */
+#define WEIR_CAP_MATCHED 2u   /* broadcasts: root and members post the same list */
 #define WEIR_CAP_LIVENESS 4u  /* a dead peer is noticed while a transfer waits for it */
 #define WEIR_CAP_DURABLE 8u   /* what is sealed outlives its owner */
+#define WEIR_CAP_MAP 16u      /* regions that were allocated, and exposed GPU memory, can be mapped by
+                                 processes of the same host: read and written like memory */
 
 #define WEIR_MEMORY_HOST 1u
 #define WEIR_MEMORY_CUDA 2u
@@ -35,6 +37,7 @@ typedef struct weir_peer weir_peer;
 typedef struct weir_region weir_region;
 typedef struct weir_remote_region weir_remote_region;
 typedef struct weir_transfer weir_transfer;
+typedef struct weir_group weir_group;
 
 typedef struct weir_transport_options {
     size_t size;           /* sizeof(weir_transport_options) */
@@ -43,6 +46,7 @@ typedef struct weir_transport_options {
     const char *name;      /* who we are, for file names and errors: "trainer-0" */
     weir_pool *pool;       /* copies of mapped memory run on it; kept until close. NULL: the thread
                               that calls test copies alone */
+    unsigned device;       /* the GPU that allocates, copies and broadcasts; others ignore it */
 } weir_transport_options;
 #define WEIR_TRANSPORT_OPTIONS_INIT WEIR_SIZED(weir_transport_options)
 
@@ -64,6 +68,17 @@ typedef struct weir_copy {
     void *local;
     uint64_t n_bytes;
 } weir_copy;
+
+/* One rank of a broadcast group. */
+#define WEIR_GROUP_KEY_BYTES 128
+typedef struct weir_group_options {
+    size_t size;         /* sizeof(weir_group_options) */
+    const void *key;     /* WEIR_GROUP_KEY_BYTES that rank 0 made with group_key */
+    uint32_t rank, n_ranks;
+    unsigned timeout_ms; /* 0: 60,000; until every rank has joined */
+    const char *who;     /* the group, for errors: "round of version 7" (copied) */
+} weir_group_options;
+#define WEIR_GROUP_OPTIONS_INIT WEIR_SIZED(weir_group_options)
 
 /* Append only; never reorder. A slot that a transport does not have points to a stand-in that
  * returns ERR_UNSUPPORTED. */
@@ -110,6 +125,30 @@ typedef struct weir_transport_ops {
     weir_status (*test)(weir_transfer *transfer, uint64_t *out_done);
     /* Ends a transfer, finished or not; afterwards nothing writes to its destinations. */
     void (*finish)(weir_transfer *transfer); /* accepts NULL */
+
+    /* --- WEIR_CAP_MAP --- */
+    /* Where this process, or the GPU of this transport, reads and writes the remote region: valid
+     * until `forget`, or until the owner dies. What is written becomes visible to the owner by
+     * the order of whatever the two tell each other. */
+    weir_status (*map)(weir_remote_region *remote, void **out);
+
+    /* --- WEIR_CAP_MATCHED --- */
+    /* Makes the key of a new group: WEIR_GROUP_KEY_BYTES bytes that its ranks are told. */
+    weir_status (*group_key)(weir_transport *transport, void *out_key);
+    /* Begins to join; returns at once. Gives *out whether or not the others ever come. */
+    weir_status (*group_open)(weir_transport *transport, const weir_group_options *options,
+                              weir_group **out);
+    /* IN_PROGRESS while ranks are missing, OK once all are in and nothing has failed, else why:
+     * ERR_TIMED_OUT past the bound, ERR_PEER_LOST. Never blocks. */
+    weir_status (*group_test)(weir_group *group);
+    /* Queues one broadcast of rank `root` in `stream` (a cudaStream_t); every rank calls it with the
+     * same root and n_bytes, in the same order, after group_test said OK. `data` is GPU memory. The
+     * bytes are there when the stream has come past it. */
+    weir_status (*group_broadcast)(weir_group *group, uint32_t root, void *data, uint64_t n_bytes,
+                                   void *stream);
+    /* Leaves. abort: queued broadcasts are cancelled on this rank, whatever the others do; false
+     * only when all queued ones are known to be done. Accepts NULL; bounded. */
+    void (*group_close)(weir_group *group, bool abort);
 } weir_transport_ops;
 
 struct weir_transport {
@@ -128,6 +167,9 @@ struct weir_remote_region {
 struct weir_transfer {
     weir_peer *peer;
     uint64_t n_bytes; /* of all its copies */
+};
+struct weir_group {
+    weir_transport *transport;
 };
 
 /* The transports of this build in order of preference; one that cannot run here says why. */

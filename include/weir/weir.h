@@ -114,6 +114,15 @@ WEIR_API const char *weir_directory_address(const weir_directory *directory);
 
 typedef struct weir_trainer weir_trainer;
 
+/* How a version's bytes reach the replicas. */
+typedef enum weir_delivery {
+    WEIR_DELIVERY_DEFAULT = 0, /* PUSH for tensors on a GPU, PULL for those in host memory */
+    WEIR_DELIVERY_PULL = 1,    /* published in slots that replicas read whenever they like */
+    WEIR_DELIVERY_PUSH = 2,    /* weir_trainer_wait() converts and sends, straight into the replicas'
+                                  memory where that can be mapped, else by broadcasts: no slot, but
+                                  the tensors must not change until it returns */
+} weir_delivery;
+
 /* Zero means the default in every field, for ever. */
 typedef struct weir_trainer_options {
     size_t size;
@@ -138,6 +147,12 @@ typedef struct weir_trainer_options {
     size_t n_ignore;
     weir_progress_fn progress;
     void *progress_context;
+    weir_delivery delivery;
+    uint64_t window_bytes;     /* PUSH by broadcast: device memory that converted bytes pass through;
+                                  0: 192 MiB */
+    bool scan_first;           /* PUSH: publish reads every weight once and refuses what is not
+                                  finite; otherwise that is found while pushing, when a direct
+                                  replica has changed already */
 } weir_trainer_options;
 #define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 
@@ -147,7 +162,7 @@ WEIR_API void weir_trainer_close(weir_trainer *trainer); /* accepts NULL */
 WEIR_API const char *weir_trainer_directory(const weir_trainer *trainer);
 
 /* Keeps the views and their names until the next registration: all weights of the model,
- * contiguous, in host memory. Called again with the same names, dtypes and shapes in the same order
+ * contiguous, all in host memory or all on one GPU. Called again with the same names, dtypes and shapes in the same order
  * it only takes the new pointers; another layout is planned afresh, once nobody reads the old one. */
 WEIR_API weir_status weir_trainer_register(weir_trainer *trainer, const weir_tensor *tensors,
                                            size_t n_tensors);
@@ -160,7 +175,9 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
                                           weir_report *report);
 
 /* Blocks until `n_replicas` replicas have acknowledged `version`, at most timeout_ms (0: the
- * handle's). ERR_TIMED_OUT says who has. */
+ * handle's). ERR_TIMED_OUT says who has.
+ * PUSH: waits until n_replicas replicas are ready for it, then sends it to them all at once. When
+ * one of them fails the others are told, nobody holds a part of it, and the error names it. */
 WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
                                        unsigned n_replicas, unsigned timeout_ms);
 
@@ -210,6 +227,9 @@ typedef struct weir_replica_options {
     weir_engine_hooks hooks;
     weir_progress_fn progress;
     void *progress_context;
+    const char *device;        /* where weir_replica_allocate() allocates: NULL or "host", "cuda:1" */
+    uint64_t window_bytes;     /* staged, of a version that is pushed: memory beside the parameters
+                                  that bytes pass through before they are written; 0: 128 MiB */
 } weir_replica_options;
 #define WEIR_REPLICA_OPTIONS_INIT WEIR_SIZED(weir_replica_options)
 

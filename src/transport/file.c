@@ -15,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "device/host.h"
+#include "transport/transport_lacks.h"
 #include "transport/transport_table.h"
 
 static weir_status open_directory(file_transport *file, const char *path)
@@ -159,4 +160,6 @@ const weir_transport_ops weir_transport_file = {
     .post = weir_file_post,
     .test = weir_file_test,
     .finish = weir_file_finish,
+    WEIR_TRANSPORT_LACKS_MAP,
+    WEIR_TRANSPORT_LACKS_GROUPS,
 };

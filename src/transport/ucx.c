@@ -19,6 +19,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "transport/transport_lacks.h"
 #include "transport/transport_table.h"
 
 #define KEEPALIVE_MS 1000u
@@ -185,7 +186,7 @@ static weir_status address_of(weir_transport *transport, const void **out, size_
 const weir_transport_ops weir_transport_ucx = {
     .size = sizeof(weir_transport_ops),
     .name = "ucx",
-    .caps = WEIR_CAP_READ | WEIR_CAP_LIVENESS,
+    .caps = WEIR_CAP_READ | WEIR_CAP_LIVENESS | WEIR_CAP_MAP,
     .memory = WEIR_MEMORY_HOST,
     .open = open_transport,
     .close = close_transport,
@@ -203,4 +204,6 @@ const weir_transport_ops weir_transport_ucx = {
     .post = weir_ucx_post,
     .test = weir_ucx_test,
     .finish = weir_ucx_finish,
+    .map = weir_ucx_map,
+    WEIR_TRANSPORT_LACKS_GROUPS,
 };

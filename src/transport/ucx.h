@@ -56,7 +56,7 @@ typedef struct ucx_remote {
     ucp_rkey_h rkey;
     uint64_t address; /* in the owner's process */
     uint64_t n_bytes;
-    const uint8_t *mapped; /* the region in this process, or NULL */
+    uint8_t *mapped; /* the region in this process, or NULL */
 } ucx_remote;
 
 typedef struct ucx_transfer ucx_transfer;
@@ -120,6 +120,7 @@ void weir_ucx_disconnect(weir_peer *peer);
 weir_status weir_ucx_import(weir_peer *peer, const void *key, size_t n_bytes,
                             weir_remote_region **out);
 void weir_ucx_forget(weir_remote_region *remote);
+weir_status weir_ucx_map(weir_remote_region *base, void **out);
 /* Notes that a peer is gone; the first reason stays. */
 void weir_ucx_peer_lost(ucx_peer *peer, weir_status status, const char *why);
 /* Looks whether the peer's process is still there, where that can be seen. */

@@ -296,3 +296,14 @@ void weir_ucx_forget(weir_remote_region *base)
     ucp_rkey_destroy(remote->rkey);
     weir_free(remote);
 }
+
+weir_status weir_ucx_map(weir_remote_region *base, void **out)
+{
+    const ucx_remote *remote = (const ucx_remote *)base;
+    if (remote->mapped == NULL)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s: a region of %llu bytes is not in memory that this process can map",
+                         base->peer->who, (unsigned long long)remote->n_bytes);
+    *out = remote->mapped;
+    return WEIR_OK;
+}
