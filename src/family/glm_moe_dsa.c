@@ -120,8 +120,8 @@ static const weir_family_row split_rest[] = { REST_ROWS(WEIR_COPY), WEIR_ROWS_EN
 #define COMMON                                                                             \
     "\"architectures\": [\"GlmMoeDsaForCausalLM\"], \"model_type\": \"glm_moe_dsa\", "     \
     "\"torch_dtype\": \"bfloat16\", \"hidden_act\": \"silu\", \"attention_bias\": false, " \
-    "\"first_k_dense_replace\": 1, \"n_shared_experts\": 1, \"norm_topk_prob\": true, "    \
-    "\"rms_norm_eps\": 1e-05, \"rope_theta\": 1000000.0, \"tie_word_embeddings\": false, "
+    "\"n_shared_experts\": 1, \"norm_topk_prob\": true, \"rms_norm_eps\": 1e-05, "         \
+    "\"rope_theta\": 1000000.0, \"tie_word_embeddings\": false, "
 
 const weir_family weir_family_glm_moe_dsa = {
     .name = "glm_moe_dsa",
@@ -143,10 +143,10 @@ const weir_family weir_family_glm_moe_dsa = {
              .nope_dim = "qk_nope_head_dim",
              .v_dim = "v_head_dim",
              .lora_rank = "kv_lora_rank" },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "demo", "glm-dsa-31b" },
     .configs = {
         "{" COMMON
-        "\"hidden_size\": 256, \"num_hidden_layers\": 3, "
+        "\"hidden_size\": 256, \"num_hidden_layers\": 3, \"first_k_dense_replace\": 1, "
         "\"num_attention_heads\": 4, \"num_key_value_heads\": 4, "
         "\"q_lora_rank\": 192, \"kv_lora_rank\": 128, \"qk_nope_head_dim\": 48, "
         "\"qk_rope_head_dim\": 16, \"v_head_dim\": 32, \"index_n_heads\": 2, "
@@ -154,12 +154,21 @@ const weir_family weir_family_glm_moe_dsa = {
         "\"moe_intermediate_size\": 96, \"n_routed_experts\": 8, "
         "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, \"first_k_dense_replace\": 1, "
         "\"num_attention_heads\": 16, \"num_key_value_heads\": 16, "
         "\"q_lora_rank\": 512, \"kv_lora_rank\": 256, \"qk_nope_head_dim\": 64, "
         "\"qk_rope_head_dim\": 32, \"v_head_dim\": 64, \"index_n_heads\": 8, "
         "\"index_head_dim\": 64, \"index_topk\": 512, \"intermediate_size\": 3072, "
         "\"moe_intermediate_size\": 384, \"n_routed_experts\": 16, "
         "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
+        /* No dense layer: its 48 sparse ones make the 31.4 billion weights. */
+        "{" COMMON
+        "\"hidden_size\": 2048, \"num_hidden_layers\": 48, \"first_k_dense_replace\": 0, "
+        "\"num_attention_heads\": 32, \"num_key_value_heads\": 32, "
+        "\"q_lora_rank\": 1536, \"kv_lora_rank\": 512, \"qk_nope_head_dim\": 128, "
+        "\"qk_rope_head_dim\": 64, \"v_head_dim\": 128, \"index_n_heads\": 32, "
+        "\"index_head_dim\": 128, \"index_topk\": 2048, \"intermediate_size\": 6144, "
+        "\"moe_intermediate_size\": 768, \"n_routed_experts\": 128, "
+        "\"num_experts_per_tok\": 8, \"vocab_size\": 151936}",
     },
 };

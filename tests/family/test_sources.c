@@ -95,6 +95,34 @@ static void sizes_of_the_presets_are_as_promised(void **state)
     }
 }
 
+static void glm_dsa_31b_has_31_4_billion_weights_in_every_naming(void **state)
+{
+    (void)state;
+    const struct {
+        weir_naming naming;
+        size_t n_per_layer; /* of them 19 that are no routed experts */
+    } cases[] = { { WEIR_NAMING_HF, 19 + 128 * 3 }, { WEIR_NAMING_STACKED, 19 + 3 } };
+    char *text;
+    weir_config *config;
+    assert_int_equal(weir_family_preset("glm_moe_dsa", "glm-dsa-31b", &text), WEIR_OK);
+    assert_int_equal(weir_config_parse(text, "preset", &config), WEIR_OK);
+    for (size_t c = 0; c < 2; c++) {
+        weir_tensor *tensors;
+        size_t n;
+        uint64_t total = 0, n_elements;
+        assert_int_equal(weir_family_sources(NULL, config, cases[c].naming, &tensors, &n), WEIR_OK);
+        assert_int_equal(n, 48 * cases[c].n_per_layer + 3);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(weir_shape_elements(&tensors[i].shape, &n_elements), WEIR_OK);
+            total += n_elements;
+        }
+        assert_int_equal(total, 31435051008ull);
+        weir_family_sources_free(tensors);
+    }
+    weir_config_close(config);
+    weir_string_free(text);
+}
+
 static void wrong_calls_and_configs_are_refused(void **state)
 {
     (void)state;
@@ -150,6 +178,7 @@ int main(void)
         cmocka_unit_test(what_the_engine_keeps_in_fp32_is_fp32),
         cmocka_unit_test(conditions_of_the_config_add_and_remove_rows),
         cmocka_unit_test(sizes_of_the_presets_are_as_promised),
+        cmocka_unit_test(glm_dsa_31b_has_31_4_billion_weights_in_every_naming),
         cmocka_unit_test(wrong_calls_and_configs_are_refused),
         cmocka_unit_test(more_tensors_than_any_model_has_are_refused),
         cmocka_unit_test(no_memory_is_reported),
