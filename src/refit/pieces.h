@@ -23,7 +23,7 @@ typedef struct weir_piece {
     weir_convert_args args; /* sources are the piece's own views; outputs, digests and pool are for
                                whoever converts to set */
     const weir_map_entry *entry;
-    bool plain;     /* every source's bytes are the output's: copying them will do */
+    bool plain;     /* copying the sources, one behind the other, gives the output's bytes */
     size_t n_parts; /* outputs of the conversion */
     weir_part parts[WEIR_MAX_OUTPUTS];
     uint64_t part_offsets[WEIR_MAX_OUTPUTS]; /* of each part within its step, when it is packed */
