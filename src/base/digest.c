@@ -137,7 +137,7 @@ void weir_digest_rows_of(weir_dtype dtype, const weir_shape *shape, uint64_t *ou
 /* One pass over a tensor cut into equal runs: whole rows, or words of a single long row. */
 typedef struct digest_loop {
     const unsigned char *data;
-    uint64_t n_rows, row_bytes, rows_per_task, bytes_per_task;
+    uint64_t n_rows, row_bytes, rows_per_task, bytes_per_task, first_word;
     atomic_uint_fast64_t product, sum; /* one add per task: no contention to speak of */
 } digest_loop;
 
@@ -152,7 +152,7 @@ static weir_status digest_task(void *context, size_t task, unsigned thread)
         if (n > loop->rows_per_task)
             n = loop->rows_per_task;
         weir_digest_rectangle(&part, loop->data + row * loop->row_bytes, loop->row_bytes, n,
-                              loop->row_bytes, row * words, words);
+                              loop->row_bytes, loop->first_word + row * words, words);
     } else {
         uint64_t per_row = (loop->row_bytes + loop->bytes_per_task - 1) / loop->bytes_per_task;
         uint64_t row = task / per_row, first = (task % per_row) * loop->bytes_per_task;
@@ -160,7 +160,7 @@ static weir_status digest_task(void *context, size_t task, unsigned thread)
         if (n > loop->bytes_per_task)
             n = loop->bytes_per_task;
         weir_digest_rectangle(&part, loop->data + row * loop->row_bytes + first, 0, 1, n,
-                              row * words + first / 8, words);
+                              loop->first_word + row * words + first / 8, words);
     }
     (void)thread;
     atomic_fetch_add_explicit(&loop->product, part.product, memory_order_relaxed);
@@ -168,10 +168,11 @@ static weir_status digest_task(void *context, size_t task, unsigned thread)
     return WEIR_OK;
 }
 
-weir_status weir_digest_tensor(weir_pool *pool, const weir_tensor *tensor, weir_digest *out)
+weir_status weir_digest_part(weir_pool *pool, const weir_tensor *part, uint64_t first_word,
+                             weir_digest *out)
 {
-    digest_loop loop = { .data = tensor->data };
-    weir_digest_rows_of(tensor->dtype, &tensor->shape, &loop.n_rows, &loop.row_bytes);
+    digest_loop loop = { .data = part->data, .first_word = first_word };
+    weir_digest_rows_of(part->dtype, &part->shape, &loop.n_rows, &loop.row_bytes);
     uint64_t n_tasks = 0;
     if (loop.row_bytes > TASK_BYTES) {
         loop.bytes_per_task = TASK_BYTES;
@@ -185,4 +186,9 @@ weir_status weir_digest_tensor(weir_pool *pool, const weir_tensor *tensor, weir_
         return status;
     *out = (weir_digest){ atomic_load(&loop.product), atomic_load(&loop.sum) };
     return WEIR_OK;
+}
+
+weir_status weir_digest_tensor(weir_pool *pool, const weir_tensor *tensor, weir_digest *out)
+{
+    return weir_digest_part(pool, tensor, 0, out);
 }

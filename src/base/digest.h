@@ -57,4 +57,8 @@ struct weir_pool;
 weir_status weir_digest_tensor(struct weir_pool *pool, const weir_tensor *tensor,
                                weir_digest *out);
 
+/* The same of a part of a tensor, whose first word has the number first_word in the whole. */
+weir_status weir_digest_part(struct weir_pool *pool, const weir_tensor *part, uint64_t first_word,
+                             weir_digest *out);
+
 #endif

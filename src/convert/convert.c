@@ -143,7 +143,7 @@ static weir_status make_digests(const weir_convert_args *args, const weir_tile_l
         weir_tensor output = { .dtype = conversion->outputs[i].dtype, .data = args->outputs[i] };
         status = weir_conversion_output_shape(conversion, i, &loop->fused->shape, &output.shape);
         if (status == WEIR_OK)
-            status = weir_digest_tensor(args->pool, &output, &args->digests[i]);
+            status = weir_digest_part(args->pool, &output, args->first_words[i], &args->digests[i]);
     }
     return status;
 }

@@ -242,8 +242,8 @@ static void point_at_outputs(const weir_tile_loop *loop, const place *at, weir_t
         tile->out[i].pitch_bytes = loop->out_row_bytes[i];
         if (i == 0) {
             tile->digest_words_per_row = weir_digest_words_per_row(loop->out_row_bytes[0]);
-            tile->digest_word =
-                row * tile->digest_words_per_row + column * weir_dtype_bits(output->dtype) / 64;
+            tile->digest_word = loop->args->first_words[0] + row * tile->digest_words_per_row +
+                                column * weir_dtype_bits(output->dtype) / 64;
         }
     }
 }

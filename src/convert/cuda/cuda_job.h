@@ -49,10 +49,11 @@ typedef struct weir_cuda_segment {
 } weir_cuda_segment;
 
 typedef struct weir_cuda_job {
-    uint64_t out, scales;    /* outputs 0 and 1, dense */
-    uint64_t words_per_row;  /* of output 0, for its digest */
-    uint32_t number;         /* of its weir_cuda_result */
-    uint32_t n_rows, n_cols; /* of one matrix */
+    uint64_t out, scales;                  /* outputs 0 and 1, dense */
+    uint64_t words_per_row;                /* of output 0, for its digest */
+    uint64_t first_word, first_scale_word; /* numbers of the outputs' first digest words */
+    uint32_t number;                       /* of its weir_cuda_result */
+    uint32_t n_rows, n_cols;               /* of one matrix */
     uint32_t tile_rows, tile_cols;
     uint32_t tiles_down, tiles_across;
     uint32_t log_lanes;                 /* log2 of the threads that share a row */

@@ -91,6 +91,8 @@ static weir_cuda_job make_job(const weir_cuda_entry *entry, uint32_t number)
     job.n_cols = (uint32_t)fused->n_cols;
     job.words_per_row = weir_digest_words_per_row(
         fused->n_cols * (weir_dtype_bits(conversion->outputs[0].dtype) / 8));
+    job.first_word = entry->args.first_words[0];
+    job.first_scale_word = entry->args.first_words[1];
     job.n_segments = (uint32_t)fused->n_sources;
     job.separate = fused->separate;
     job.vector = fused->shape.rank == 1 && fused->n_sources > 1;

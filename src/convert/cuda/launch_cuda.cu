@@ -61,7 +61,8 @@ static __device__ void digest_scales(const weir_cuda_job &job, weir_cuda_result 
         uint64_t row = i / words_per_row;
         uint32_t column = static_cast<uint32_t>(i - row * words_per_row) * 2;
         const uint32_t *at = scales + row * job.scale_cols + column;
-        digest.add(at[0], column + 1 < job.scale_cols ? at[1] : 0, digest_key(i));
+        digest.add(at[0], column + 1 < job.scale_cols ? at[1] : 0,
+                   digest_key(job.first_scale_word + i));
     }
     block_add(digest, &result->scale_product, &result->scale_sum);
 }

@@ -111,7 +111,7 @@ __device__ __forceinline__ void find_place(const weir_cuda_launch &launch, uint3
     const uint64_t out_row = static_cast<uint64_t>(matrix) * job.n_rows + row;
     out->out = job.out + (out_row * job.n_cols + column) * To::element_bytes;
     out->scale = To::scale_address(job, matrix, row, column);
-    out->first_word = out_row * job.words_per_row + column / 8 * To::element_bytes;
+    out->first_word = job.first_word + out_row * job.words_per_row + column / 8 * To::element_bytes;
     out->words_per_row = job.words_per_row;
     out->n_rows = n_rows;
     out->n_cols = n_cols;
