@@ -36,6 +36,9 @@ WEIR_API weir_status weir_cuda_describe(unsigned device, weir_cuda_device *out);
 
 /* ---- memory ----------------------------------------------------------------------------------*/
 
+/* Bytes of the device's memory that no process has taken. */
+WEIR_API weir_status weir_cuda_memory_left(unsigned device, uint64_t *out_bytes);
+
 /* Gives *out, its content undefined; free with weir_cuda_free(). */
 WEIR_API weir_status weir_cuda_allocate(unsigned device, size_t n_bytes, void **out);
 WEIR_API void weir_cuda_free(unsigned device, void *data); /* accepts NULL */

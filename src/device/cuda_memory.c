@@ -55,6 +55,22 @@ weir_status weir_cuda_describe(unsigned device, weir_cuda_device *out)
 
 /* ---- memory ----------------------------------------------------------------------------------*/
 
+weir_status weir_cuda_memory_left(unsigned device, uint64_t *out_bytes)
+{
+    const weir_cuda_runtime *cuda;
+    int previous;
+    size_t left = 0;
+    weir_status status = enter(device, &cuda, &previous);
+    if (status != WEIR_OK)
+        return status;
+    status =
+        weir_cuda_check(cuda->memory_left(&left), "cannot ask for the memory of GPU %u", device);
+    cuda->leave(previous);
+    if (status == WEIR_OK)
+        *out_bytes = left;
+    return status;
+}
+
 weir_status weir_cuda_allocate(unsigned device, size_t n_bytes, void **out)
 {
     const weir_cuda_runtime *cuda;

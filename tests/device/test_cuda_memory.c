@@ -57,6 +57,21 @@ static void devices_describe_themselves(void **state)
     assert_int_equal(weir_cuda_describe(n, &device), WEIR_ERR_DEVICE);
 }
 
+static void memory_that_is_taken_is_not_left(void **state)
+{
+    (void)state;
+    if (!have_gpu())
+        skip();
+    const uint64_t n_bytes = 256 << 20;
+    uint64_t before = 0, meanwhile = 0;
+    void *data = NULL;
+    must(weir_cuda_memory_left(0, &before));
+    must(weir_cuda_allocate(0, n_bytes, &data));
+    must(weir_cuda_memory_left(0, &meanwhile));
+    weir_cuda_free(0, data);
+    assert_true(meanwhile + n_bytes <= before);
+}
+
 static void too_much_memory_is_no_memory(void **state)
 {
     (void)state;
@@ -147,6 +162,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_cleared_copied_and_swapped),
         cmocka_unit_test(devices_describe_themselves),
+        cmocka_unit_test(memory_that_is_taken_is_not_left),
         cmocka_unit_test(too_much_memory_is_no_memory),
         cmocka_unit_test(what_is_no_gpu_memory_has_no_handle),
         cmocka_unit_test(another_process_maps_the_same_bytes),

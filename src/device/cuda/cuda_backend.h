@@ -73,6 +73,7 @@ typedef struct weir_cuda_runtime {
     int (*ipc_export)(void *data, void *handle, uint64_t *out_offset);
     int (*ipc_import)(const void *handle, void **out_base);
     int (*ipc_close)(void *base);
+    int (*memory_left)(size_t *out_bytes); /* that nobody has allocated on this device */
 } weir_cuda_runtime;
 
 /* Both sides are built from one tree, so sizes and version must match. */

@@ -96,6 +96,12 @@ static int unpin(void *data)
     return taken(cudaHostUnregister(data));
 }
 
+static int memory_left(size_t *out_bytes)
+{
+    size_t total;
+    return taken(cudaMemGetInfo(out_bytes, &total));
+}
+
 static int pointer_kind(const void *data, weir_cuda_pointer_kind *out_kind, int *out_device)
 {
     cudaPointerAttributes attributes;
@@ -276,4 +282,5 @@ extern "C" const weir_cuda_runtime weir_cuda_runtime_table = {
     ipc_export,
     ipc_import,
     ipc_close,
+    memory_left,
 };
