@@ -153,6 +153,23 @@ bool weir_cli_number(const char *verb, const char *option, const char *text, uin
     return true;
 }
 
+bool weir_cli_byte_count(const char *verb, const char *option, const char *text, uint64_t *out)
+{
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    unsigned shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+    if (shift != 0)
+        end++;
+    if (errno != 0 || text[0] < '0' || text[0] > '9' || *end != '\0' || number == 0 ||
+        number > ((uint64_t)1 << 44) >> shift) {
+        weir_cli_usage_error(verb, "%s takes bytes, as in 256M, got '%s'", option, text);
+        return false;
+    }
+    *out = (uint64_t)number << shift;
+    return true;
+}
+
 /* ---- results ---------------------------------------------------------------------------------*/
 
 int weir_cli_print_json(json_t *taken)

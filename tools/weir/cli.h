@@ -51,6 +51,7 @@ WEIR_VERB_DECLARE(demo)
 WEIR_VERB_DECLARE(error)
 WEIR_VERB_DECLARE(bench_convert)
 WEIR_VERB_DECLARE(bench_copy)
+WEIR_VERB_DECLARE(bench_refit)
 
 /* ---- messages --------------------------------------------------------------------------------*/
 
@@ -89,6 +90,10 @@ bool weir_cli_json_option(int argc, char **argv, bool *out_json);
 /* Reads a whole number in [least, most]. False after having printed the usage error. */
 bool weir_cli_number(const char *verb, const char *option, const char *text, uint64_t least,
                      uint64_t most, uint64_t *out);
+
+/* Reads a number of bytes from 1, with K, M, G or nothing behind it. False after having printed the
+ * usage error. */
+bool weir_cli_byte_count(const char *verb, const char *option, const char *text, uint64_t *out);
 
 /* Log lines go to stderr: warnings at first, more with each -v. */
 void weir_cli_log_begin(void);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "demo.h"
+#include "median.h"
 #include "memory_limit.h"
 
 #define LIMIT_BYTES ((size_t)128 << 20)
@@ -93,27 +94,13 @@ static int take_option(int option, weir_demo_options *demo)
 
 /* ---- results ---------------------------------------------------------------------------------*/
 
-static int compare_reals(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t n)
-{
-    if (n == 0)
-        return 0;
-    qsort(values, n, sizeof(*values), compare_reals);
-    return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 /* The median over the versions of a figure that `pick` takes from one. */
 static double median_of(const weir_demo *demo, double (*pick)(const weir_demo_version *))
 {
     double values[WEIR_DEMO_MAX_VERSIONS];
     for (uint64_t i = 0; i < demo->n_done; i++)
         values[i] = pick(&demo->versions[i]);
-    return median(values, demo->n_done);
+    return weir_median(values, demo->n_done);
 }
 
 static double pick_refit(const weir_demo_version *version)
@@ -235,7 +222,7 @@ static double measure_limit(void)
         weir_memory_unmap((void *)stream.source, LIMIT_BYTES);
     if (stream.out != NULL)
         weir_memory_unmap(stream.out, LIMIT_BYTES);
-    return good ? median(rates, LIMIT_ROUNDS) : 0;
+    return good ? weir_median(rates, LIMIT_ROUNDS) : 0;
 }
 
 static bool run(weir_demo *demo)
