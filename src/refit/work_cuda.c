@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* work_cuda.c - work on a GPU: a stream for each lane, a batch for each task that computes, an
+ * event for each that copies, derives or marks.
+ *
+ * Nothing waits for a stream without a bound: a lane that a dead peer holds up (a broadcast) must
+ * not hold up whoever wants to close it. What then still runs is left behind, not freed.
+ */
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "device/cuda_loader.h"
+#include "refit/work_ops.h"
+#include "weir/cuda.h"
+
+#define DRAIN_MS 30000u
+#define SLEEP_NS 30000
+
+typedef struct cuda_work {
+    weir_work base;
+    const weir_cuda_runtime *cuda;
+    void *streams[WEIR_N_LANES];
+    void *events[WEIR_N_LANES]; /* how far a lane was when another was told to wait for it */
+} cuda_work;
+
+typedef struct cuda_task {
+    weir_task base;
+    weir_cuda_batch *batch; /* opened when it is first needed, as is the event */
+    void *event;
+    bool by_event;           /* what tells the end of what runs */
+    weir_cuda_range *ranges; /* n_room of them */
+    size_t n_room;
+} cuda_task;
+
+static cuda_work *work_of(const weir_task *task)
+{
+    return (cuda_work *)task->work;
+}
+
+static weir_status enter(const cuda_work *work, int *out_previous)
+{
+    return weir_cuda_check(work->cuda->enter((int)work->base.device, out_previous),
+                           "cannot use GPU %u", work->base.device);
+}
+
+/* ---- lanes -----------------------------------------------------------------------------------*/
+
+static void *stream(const weir_work *base, weir_lane lane)
+{
+    const cuda_work *work = (const cuda_work *)base;
+    return work->streams[lane];
+}
+
+static weir_status after(weir_work *base, weir_lane lane, weir_lane other)
+{
+    cuda_work *work = (cuda_work *)base;
+    int previous;
+    weir_status status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    int error = work->cuda->event_record(work->events[other], work->streams[other]);
+    if (error == 0)
+        error = work->cuda->stream_after(work->streams[lane], work->events[other]);
+    work->cuda->leave(previous);
+    return weir_cuda_check(error, "cannot let a stream of GPU %u wait", base->device);
+}
+
+/* Waits until all that is in the lane has ended, well or not. False when it goes on. */
+static bool drain(cuda_work *work, weir_lane lane)
+{
+    weir_deadline deadline = weir_deadline_in(DRAIN_MS);
+    int previous, error = work->cuda->enter((int)work->base.device, &previous);
+    if (error != 0)
+        return true; /* the device is gone, and all that ran there */
+    error = work->cuda->event_record(work->events[lane], work->streams[lane]);
+    while (error == 0 || error == WEIR_CUDA_NOT_READY) {
+        error = work->cuda->event_test(work->events[lane]);
+        if (error == 0 || weir_deadline_passed(deadline))
+            break;
+        nanosleep(&(struct timespec){ .tv_nsec = SLEEP_NS }, NULL);
+    }
+    work->cuda->leave(previous);
+    return error != WEIR_CUDA_NOT_READY;
+}
+
+/* ---- memory ----------------------------------------------------------------------------------*/
+
+static void release(weir_work *work, void *data, uint64_t n_bytes)
+{
+    (void)n_bytes;
+    weir_cuda_free(work->device, data);
+}
+
+static weir_status allocate(weir_work *base, uint64_t n_bytes, void **out)
+{
+    cuda_work *work = (cuda_work *)base;
+    void *data = NULL;
+    weir_status status = weir_cuda_allocate(base->device, n_bytes, &data);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_cuda_fill(base->device, data, 0, n_bytes, work->streams[WEIR_LANE_COMPUTE]);
+    if (status == WEIR_OK && !drain(work, WEIR_LANE_COMPUTE))
+        status = weir_fail(WEIR_ERR_TIMED_OUT, "timed out: GPU %u does not clear its memory",
+                           base->device);
+    if (status != WEIR_OK) {
+        release(base, data, n_bytes);
+        return status;
+    }
+    *out = data;
+    return WEIR_OK;
+}
+
+/* Within the work's device: elsewhere CUDA would open a context on the thread's own. */
+static weir_status allocate_host(weir_work *base, uint64_t n_bytes, void **out)
+{
+    const cuda_work *work = (const cuda_work *)base;
+    int previous;
+    weir_status status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_cuda_allocate_pinned(n_bytes, out);
+    work->cuda->leave(previous);
+    return status;
+}
+
+static void free_host(weir_work *work, void *data, uint64_t n_bytes)
+{
+    (void)work;
+    (void)n_bytes;
+    weir_cuda_free_pinned(data);
+}
+
+/* ---- tasks -----------------------------------------------------------------------------------*/
+
+static weir_status open_task(weir_work *work, weir_task **out)
+{
+    cuda_task *task = weir_alloc_zeroed(1, sizeof(*task));
+    if (task == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    task->base.work = work;
+    *out = &task->base;
+    return WEIR_OK;
+}
+
+static void close_task(weir_task *base)
+{
+    cuda_task *task = (cuda_task *)base;
+    if (weir_task_wait(base, DRAIN_MS) == WEIR_ERR_TIMED_OUT && base->started) {
+        weir_log(WEIR_LOG_ERROR, "work on GPU %u does not end: its tables are left behind",
+                 base->work->device);
+        return;
+    }
+    weir_cuda_batch_close(task->batch);
+    if (task->event != NULL)
+        work_of(base)->cuda->event_close(task->event);
+    weir_free(task->ranges);
+    weir_free(task);
+}
+
+/* What follows is a batch's. */
+static weir_status use_batch(cuda_task *task)
+{
+    task->by_event = false;
+    return task->batch != NULL ? WEIR_OK
+                               : weir_cuda_batch_open(task->base.work->device, &task->batch);
+}
+
+static weir_status use_event(cuda_task *task)
+{
+    const cuda_work *work = work_of(&task->base);
+    int previous;
+    task->by_event = true;
+    weir_status status = task->event == NULL ? enter(work, &previous) : WEIR_OK;
+    if (status != WEIR_OK || task->event != NULL)
+        return status;
+    status = weir_cuda_check(work->cuda->event_open(0, &task->event), "cannot make an event");
+    work->cuda->leave(previous);
+    return status;
+}
+
+static weir_status test_event(cuda_task *task)
+{
+    const cuda_work *work = work_of(&task->base);
+    int previous;
+    weir_status status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    int error = work->cuda->event_test(task->event);
+    work->cuda->leave(previous);
+    if (error == WEIR_CUDA_NOT_READY)
+        return WEIR_IN_PROGRESS;
+    return weir_cuda_check(error, "work on GPU %u failed", work->base.device);
+}
+
+static weir_status test(weir_task *base)
+{
+    cuda_task *task = (cuda_task *)base;
+    return task->by_event ? test_event(task) : weir_cuda_batch_test(task->batch);
+}
+
+static weir_status mark(weir_task *base, weir_lane lane)
+{
+    cuda_task *task = (cuda_task *)base;
+    const cuda_work *work = work_of(base);
+    int previous;
+    weir_status status = use_event(task);
+    if (status == WEIR_OK)
+        status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_cuda_check(work->cuda->event_record(task->event, work->streams[lane]),
+                             "cannot record an event on GPU %u", base->work->device);
+    work->cuda->leave(previous);
+    return status;
+}
+
+static weir_status convert(weir_task *base, weir_lane lane, weir_convert_args *args, size_t n_args)
+{
+    cuda_task *task = (cuda_task *)base;
+    weir_status status = use_batch(task);
+    if (status != WEIR_OK)
+        return status;
+    return weir_cuda_batch_start(task->batch, args, n_args, work_of(base)->streams[lane]);
+}
+
+static weir_status digest(weir_task *base, weir_lane lane, const weir_work_range *ranges,
+                          size_t n_ranges)
+{
+    cuda_task *task = (cuda_task *)base;
+    weir_status status = use_batch(task);
+    if (status != WEIR_OK)
+        return status;
+    if (n_ranges > task->n_room) {
+        weir_free(task->ranges);
+        task->n_room = 0;
+        task->ranges = weir_alloc_zeroed(n_ranges, sizeof(*task->ranges));
+        if (task->ranges == NULL)
+            return WEIR_ERR_NO_MEMORY;
+        task->n_room = n_ranges;
+    }
+    for (size_t i = 0; i < n_ranges; i++)
+        task->ranges[i] = (weir_cuda_range){ .name = ranges[i].name,
+                                             .data = ranges[i].data,
+                                             .n_rows = ranges[i].n_rows,
+                                             .row_bytes = ranges[i].row_bytes,
+                                             .first_word = ranges[i].first_word,
+                                             .dtype = ranges[i].dtype,
+                                             .check = ranges[i].check,
+                                             .digest = ranges[i].digest };
+    return weir_cuda_batch_digest(task->batch, task->ranges, n_ranges,
+                                  work_of(base)->streams[lane]);
+}
+
+static weir_status queue_copies(const cuda_work *work, weir_lane lane, const weir_work_copy *copies,
+                                size_t n_copies)
+{
+    int previous;
+    weir_status status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    for (size_t i = 0; i < n_copies && status == WEIR_OK; i++) {
+        if (copies[i].n_bytes != 0)
+            status = weir_cuda_check(work->cuda->copy(copies[i].to, copies[i].from,
+                                                      copies[i].n_bytes, work->streams[lane]),
+                                     "cannot copy %llu bytes on GPU %u",
+                                     (unsigned long long)copies[i].n_bytes, work->base.device);
+    }
+    work->cuda->leave(previous);
+    return status;
+}
+
+static weir_status copy(weir_task *base, weir_lane lane, const weir_work_copy *copies,
+                        size_t n_copies)
+{
+    cuda_work *work = work_of(base);
+    weir_status status = queue_copies(work, lane, copies, n_copies);
+    if (status == WEIR_OK)
+        status = mark(base, lane);
+    if (status != WEIR_OK)
+        drain(work, lane); /* some may be on their way */
+    return status;
+}
+
+static weir_status derive(weir_task *base, weir_lane lane, const weir_derived *derived,
+                          weir_dtype from_dtype, const void *from, const float *scale,
+                          const weir_shape *scale_shape, void *out)
+{
+    cuda_work *work = work_of(base);
+    weir_status status = weir_cuda_derived_start(work->base.device, derived, from_dtype, from,
+                                                 scale, scale_shape, out, work->streams[lane]);
+    if (status != WEIR_OK)
+        return status;
+    status = mark(base, lane);
+    if (status != WEIR_OK)
+        drain(work, lane);
+    return status;
+}
+
+/* ---- open and close --------------------------------------------------------------------------*/
+
+static void close_work(weir_work *base)
+{
+    cuda_work *work = (cuda_work *)base;
+    for (int lane = 0; lane < WEIR_N_LANES; lane++) {
+        if (work->streams[lane] != NULL && work->events[lane] != NULL &&
+            !drain(work, (weir_lane)lane))
+            weir_log(WEIR_LOG_ERROR, "a stream of GPU %u does not end: it is closed as it is",
+                     base->device);
+        if (work->events[lane] != NULL)
+            work->cuda->event_close(work->events[lane]);
+        weir_cuda_stream_close(base->device, work->streams[lane]);
+    }
+    weir_free(work);
+}
+
+static const weir_work_ops cuda_ops = {
+    .close = close_work,
+    .allocate = allocate,
+    .free = release,
+    .allocate_host = allocate_host,
+    .free_host = free_host,
+    .stream = stream,
+    .after = after,
+    .task_open = open_task,
+    .task_close = close_task,
+    .convert = convert,
+    .digest = digest,
+    .copy = copy,
+    .derive = derive,
+    .mark = mark,
+    .test = test,
+};
+
+static weir_status open_lane(cuda_work *work, int lane)
+{
+    int previous;
+    weir_status status = weir_cuda_stream_open(work->base.device, &work->streams[lane]);
+    if (status == WEIR_OK)
+        status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_cuda_check(work->cuda->event_open(0, &work->events[lane]),
+                             "cannot make an event on GPU %u", work->base.device);
+    work->cuda->leave(previous);
+    return status;
+}
+
+weir_status weir_work_cuda_open(unsigned device, weir_pool *pool, weir_work **out)
+{
+    const weir_cuda_runtime *cuda;
+    weir_status status = weir_cuda_runtime_get(&cuda);
+    if (status != WEIR_OK)
+        return status;
+    cuda_work *work = weir_alloc_zeroed(1, sizeof(*work));
+    if (work == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    work->base =
+        (weir_work){ .ops = &cuda_ops, .memory = WEIR_MEMORY_CUDA, .device = device, .pool = pool };
+    work->cuda = cuda;
+    for (int lane = 0; lane < WEIR_N_LANES && status == WEIR_OK; lane++)
+        status = open_lane(work, lane);
+    if (status != WEIR_OK) {
+        close_work(&work->base);
+        return status;
+    }
+    *out = &work->base;
+    return WEIR_OK;
+}
