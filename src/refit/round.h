@@ -3,15 +3,20 @@
  *
  * One version goes from a root (a trainer rank) to all members (replicas) of a round:
  *
- *   member: Join ............ Ready                        Passed/Freed* ...        Done
- *   root:          News               Round   Step Step* ...              End
+ *   member: Join ....... Ready         Paused              Passed/Freed* ...        Done
+ *   root:          News         Round          Step Step* ...              End
  *
  * and Abort from either side at any time. What comes from the other process is checked: numbers in
  * range, ids that fit, lists as long as each other. What they refer to (shards, regions) is for
  * the caller to check.
  *
- * Ownership  decoded structs borrow from the arena, or from the frame where so noted.
- * Errors     ERR_CORRUPT for bytes that do not decode, ERR_UNSUPPORTED for a newer format.
+ *   round.c          structs to frames
+ *   round_decode.c   frames to structs
+ *
+ * Ownership  decoded structs borrow from the arena alone, never from the frame.
+ * Errors     ERR_CORRUPT for bytes that do not decode, naming message and field; ERR_UNSUPPORTED
+ *            for a newer format; ERR_NO_MEMORY for a message that unpacks to more than the arena
+ *            or WEIR_ROUND_UNPACK_BYTES allow.
  */
 #ifndef WEIR_REFIT_ROUND_H
 #define WEIR_REFIT_ROUND_H
@@ -31,10 +36,14 @@ typedef enum weir_round_type {
     WEIR_ROUND_END = 8,
     WEIR_ROUND_DONE = 9,
     WEIR_ROUND_ABORT = 10,
+    WEIR_ROUND_PAUSED = 11,
 } weir_round_type;
 const char *weir_round_type_name(uint16_t type); /* "Join"; "?" for another number */
 
+#define WEIR_ROUND_FORMAT 1u
 #define WEIR_ROUND_MAX_WINDOWS 16u
+#define WEIR_ROUND_TEXT_BYTES 512u /* of a text, NUL and all; longer ones are cut */
+#define WEIR_ROUND_UNPACK_BYTES ((size_t)256 << 20) /* what one message may unpack to */
 
 typedef struct weir_round_join {
     const char *worker_id, *model, *run;
@@ -55,9 +64,9 @@ typedef struct weir_round_ready {
     uint64_t version;
     const char *version_uid;
     bool staged;
-    uint32_t n_windows; /* 1 … WEIR_ROUND_MAX_WINDOWS when staged, else 0 */
-    uint64_t window_bytes;
-    const void *places; /* packed */
+    uint32_t n_windows;    /* 1 … WEIR_ROUND_MAX_WINDOWS when staged, else 0 */
+    uint64_t window_bytes; /* at least 1 when staged; all windows together fit in 64 bits */
+    const void *places;    /* packed */
     size_t places_bytes;
 } weir_round_ready;
 
@@ -79,7 +88,7 @@ typedef struct weir_round_round {
 
 typedef struct weir_round_part {
     uint32_t shard;
-    uint64_t offset, n_bytes, packed_offset;
+    uint64_t offset, n_bytes, packed_offset; /* neither offset plus n_bytes overflows */
     weir_digest digest;
 } weir_round_part;
 
@@ -91,15 +100,15 @@ typedef struct weir_round_step {
 
 typedef struct weir_round_done {
     uint64_t version;
-    weir_status status;
-    const char *text;
-    const double *seconds;
-    size_t n_seconds; /* at most WEIR_N_STOPS */
+    weir_status status;    /* OK or an error, whatever number came */
+    const char *text;      /* one line */
+    const double *seconds; /* finite, not negative */
+    size_t n_seconds;      /* at most WEIR_N_STOPS */
 } weir_round_done;
 
 typedef struct weir_round_abort {
     weir_status status; /* an error, whatever number came */
-    const char *text;
+    const char *text;   /* one line, never empty */
 } weir_round_abort;
 
 /* Places travel inside other messages, as bytes. Growing `out` is the only allocation. */
@@ -119,12 +128,12 @@ weir_status weir_round_send_round(weir_frame_link *link, const weir_round_round 
                                   weir_arena *scratch, unsigned timeout_ms);
 weir_status weir_round_send_step(weir_frame_link *link, const weir_round_step *step,
                                  weir_arena *scratch, unsigned timeout_ms);
-/* type: PASSED, FREED (the step's number) or END (how many steps there were). */
+/* type: PASSED, FREED (the step's number), END (how many steps there were) or PAUSED (0). */
 weir_status weir_round_send_number(weir_frame_link *link, weir_round_type type, uint32_t number,
                                    weir_arena *scratch, unsigned timeout_ms);
 weir_status weir_round_send_done(weir_frame_link *link, const weir_round_done *done,
                                  weir_arena *scratch, unsigned timeout_ms);
-/* text NULL: the calling thread's last error. */
+/* text NULL: the calling thread's last error, which stays so whatever becomes of the message. */
 weir_status weir_round_send_abort(weir_frame_link *link, weir_status status, const char *text,
                                   weir_arena *scratch, unsigned timeout_ms);
 
@@ -137,14 +146,13 @@ typedef struct weir_round_message {
         weir_round_ready ready;
         weir_round_round round;
         weir_round_step step;
-        uint32_t number; /* PASSED, FREED, END */
+        uint32_t number; /* PASSED, FREED, END, PAUSED */
         weir_round_done done;
         weir_round_abort abort;
     };
 } weir_round_message;
 
-/* Decodes a frame into `arena` (which the caller resets); byte fields borrow from the arena too.
- * Needs no link: fuzzed. */
+/* Decodes a frame into `arena` (which the caller resets). Needs no link: fuzzed. */
 weir_status weir_round_decode(const weir_frame *frame, weir_arena *arena, weir_round_message *out);
 
 /* The next message of a link: IN_PROGRESS when none came in wait_ms. Errors name the link's peer.
