@@ -174,22 +174,31 @@ static weir_status name_refused(const weir_work_range *range, uint64_t first, ui
         if ((bits & magnitude) >= least)
             break;
     }
-    weir_tensor seen = { .name = range->name, .dtype = range->dtype };
-    seen.shape = (weir_shape){ 2, { range->n_rows, range->row_bytes / element_bytes } };
-    if (range->n_rows == 1)
-        seen.shape = (weir_shape){ 1, { range->row_bytes / element_bytes } };
+    const char *name = range->name != NULL ? range->name : "(unnamed)";
+    if (element == end) /* somebody writes to it */
+        return weir_fail(WEIR_ERR_NONFINITE, "%s held what is not finite when it was digested",
+                         name);
+    uint64_t n_elements = range->n_rows * range->row_bytes / element_bytes;
+    weir_tensor seen = { .name = name, .dtype = range->dtype, .shape = { 1, { n_elements } } };
     return weir_nonfinite_fail(&seen, element, bits);
+}
+
+static weir_status check_dtype(const weir_work_range *range)
+{
+    if (!range->check || range->dtype == WEIR_BF16 || range->dtype == WEIR_F16 ||
+        range->dtype == WEIR_F32)
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_INVALID, "%s has dtype %s, only BF16, F16 and F32 can be checked",
+                     range->name != NULL ? range->name : "(unnamed)",
+                     weir_dtype_name(range->dtype));
 }
 
 static weir_status check_finite(const weir_work_range *range, uint64_t first, uint64_t n_bytes)
 {
     const unsigned char *data = (const unsigned char *)range->data + first;
     uint32_t least = weir_nonfinite_least(range->dtype, false);
-    bool refused = false;
-    if (range->dtype == WEIR_BF16 || range->dtype == WEIR_F16)
-        refused = any_refused_16(data, n_bytes / 2, least);
-    else if (range->dtype == WEIR_F32)
-        refused = any_refused_32(data, n_bytes / 4, least);
+    bool refused = range->dtype == WEIR_F32 ? any_refused_32(data, n_bytes / 4, least)
+                                            : any_refused_16(data, n_bytes / 2, least);
     return refused ? name_refused(range, first, n_bytes) : WEIR_OK;
 }
 
@@ -259,11 +268,13 @@ static size_t plan_shares(host_task *task, const weir_work_range *ranges)
     return n_shares;
 }
 
-static weir_status digest(weir_task *base, weir_lane lane, const weir_work_range *ranges,
-                          size_t n_ranges)
+static weir_status take_ranges(host_task *task, const weir_work_range *ranges, size_t n_ranges)
 {
-    host_task *task = (host_task *)base;
-    (void)lane;
+    for (size_t i = 0; i < n_ranges; i++) {
+        weir_status status = check_dtype(&ranges[i]);
+        if (status != WEIR_OK)
+            return status;
+    }
     if (n_ranges > task->room) {
         weir_free(task->ranges);
         task->room = 0;
@@ -273,9 +284,19 @@ static weir_status digest(weir_task *base, weir_lane lane, const weir_work_range
         task->room = n_ranges;
     }
     task->n_ranges = n_ranges;
+    return WEIR_OK;
+}
+
+static weir_status digest(weir_task *base, weir_lane lane, const weir_work_range *ranges,
+                          size_t n_ranges)
+{
+    host_task *task = (host_task *)base;
+    (void)lane;
+    weir_status status = take_ranges(task, ranges, n_ranges);
+    if (status != WEIR_OK)
+        return status;
     size_t n_shares = plan_shares(task, ranges);
-    weir_status status =
-        weir_pool_run(n_shares > 1 ? base->work->pool : NULL, n_shares, digest_share, task);
+    status = weir_pool_run(n_shares > 1 ? base->work->pool : NULL, n_shares, digest_share, task);
     for (size_t i = 0; i < n_ranges && status == WEIR_OK; i++)
         *ranges[i].digest = (weir_digest){ atomic_load(&task->ranges[i].product),
                                            atomic_load(&task->ranges[i].sum) };
