@@ -35,6 +35,12 @@ bool weir_env_foreign_is_set(const char *name)
     return getenv(name) != NULL;
 }
 
+bool weir_env_foreign_is(const char *name, const char *value)
+{
+    const char *own = getenv(name);
+    return own != NULL && strcmp(own, value) == 0;
+}
+
 bool weir_env_list_has(weir_env_id id, const char *word)
 {
     const char *list = weir_env_string(id);

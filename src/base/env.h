@@ -16,7 +16,9 @@
     X(UCX_KEEPALIVE_MS, "WEIR_UCX_KEEPALIVE_MS", "integer", "1000",                                \
       "how often UCX looks whether a peer is alive; a dead one is noticed within twice that")        \
     X(CUDA_LIBRARY, "WEIR_CUDA_LIBRARY", "string", "beside libweir.so",                            \
-      "path of libweir_cuda.so, which holds everything that needs a GPU")
+      "path of libweir_cuda.so, which holds everything that needs a GPU")                           \
+    X(NCCL_LIBRARY, "WEIR_NCCL_LIBRARY", "string", "libnccl.so.2",                                 \
+      "path of NCCL for transport nccl, where the process has no copy of it already")
 
 typedef enum weir_env_id {
 #define WEIR_ENV_ENUM(id, name, type, def, help) WEIR_ENV_##id,
@@ -30,6 +32,8 @@ unsigned weir_env_unsigned(weir_env_id id, unsigned fallback); /* fallback when 
 /* Whether a variable of another library is set, "UCX_TLS" say: its user's choice then stands, and
  * Weir's default for that library is not applied. */
 bool weir_env_foreign_is_set(const char *name);
+/* Whether it is set to `value`. */
+bool weir_env_foreign_is(const char *name, const char *value);
 /* True when `word` is in the comma-separated list, case ignored. */
 bool weir_env_list_has(weir_env_id id, const char *word);
 
