@@ -93,6 +93,9 @@ typedef struct weir_cuda_finish {
     uint32_t n_jobs, n_counters;
 } weir_cuda_finish;
 
+struct weir_cuda_digest_launch; /* digest_job.h */
+struct weir_cuda_derived_job;   /* derived_job.h */
+
 /* The kernels, as libweir_cuda.so offers them: on the calling thread's device, 0 or CUDA's error.
  * Append only; never reorder. */
 typedef struct weir_cuda_converter {
@@ -102,6 +105,8 @@ typedef struct weir_cuda_converter {
     /* Synchronous; the position of the first element at or beyond a magnitude, or n_elements. */
     int (*find_refused)(const void *source, uint64_t n_elements, uint32_t element_bytes,
                         uint32_t least_refused, uint64_t *out_element);
+    int (*digest)(const struct weir_cuda_digest_launch *launch, void *stream);
+    int (*derive)(const struct weir_cuda_derived_job *job, void *stream);
 } weir_cuda_converter;
 
 #endif

@@ -5,6 +5,8 @@
 #define WEIR_CONVERT_KERNELS_CUDA_H
 
 #include "convert/cuda/cuda_job.h"
+#include "convert/cuda/derived_job.h"
+#include "convert/cuda/digest_job.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -29,6 +31,8 @@ int weir_cuda_convert(const weir_cuda_launch *launch, void *stream);
 int weir_cuda_finish_batch(const weir_cuda_finish *finish, void *stream);
 int weir_cuda_find_refused(const void *source, uint64_t n_elements, uint32_t element_bytes,
                            uint32_t least_refused, uint64_t *out_element);
+int weir_cuda_digest_ranges(const weir_cuda_digest_launch *launch, void *stream);
+int weir_cuda_derive(const weir_cuda_derived_job *job, void *stream);
 
 #ifdef __cplusplus
 }

@@ -27,12 +27,13 @@ struct tile_place {
 };
 
 /* The last job whose first tile is not past `tile`: 32 candidates a step, one per lane. */
-__device__ __forceinline__ uint32_t find_job(const weir_cuda_launch &launch, uint32_t tile)
+__device__ __forceinline__ uint32_t find_job(const uint32_t *first_tiles, uint32_t n_jobs,
+                                             uint32_t tile)
 {
-    uint32_t lane = threadIdx.x % 32, low = 0, n = launch.n_jobs;
+    uint32_t lane = threadIdx.x % 32, low = 0, n = n_jobs;
     while (n > 1) {
         uint32_t step = (n + 31) / 32, mine = lane * step;
-        bool reached = mine < n && __ldg(&launch.first_tiles[low + mine]) <= tile;
+        bool reached = mine < n && __ldg(&first_tiles[low + mine]) <= tile;
         uint32_t last = 31 - __clz(__ballot_sync(FULL_WARP, reached));
         low += last * step;
         n = min(step, n - last * step);
@@ -90,7 +91,7 @@ __device__ __forceinline__ void find_place(const weir_cuda_launch &launch, uint3
             out->none = true;
         return;
     }
-    const uint32_t index = find_job(launch, tile);
+    const uint32_t index = find_job(launch.first_tiles, launch.n_jobs, tile);
     const weir_cuda_job &job = launch.jobs[index];
     const uint32_t in_job = tile - __ldg(&launch.first_tiles[index]);
     const uint32_t per_matrix = job.tiles_down * job.tiles_across, matrix = in_job / per_matrix;
