@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cuda_device.c - the cells of the device table for GPU memory.
  *
- * Another process maps memory by CUDA's legacy handle, which names a whole cudaMalloc allocation;
- * the offset into it travels beside. An allocator that maps its memory piece by piece (PyTorch's
- * expandable segments) has none: the error names its setting.
+ * A handle for another process is cuda_share.h's description, of cudaMalloc memory alone: what is
+ * shared by file descriptors needs a socket, and that is transport cuda_ipc's.
  */
 #include "device/cuda_device.h"
 
@@ -12,16 +11,14 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "device/cuda_loader.h"
+#include "device/cuda_share.h"
 
-#define HANDLE_MAGIC 0x31435057u /* "WPC1": legacy handle, little-endian fields */
+#define HANDLE_MAGIC 0x32435057u /* "WPC2" */
 #define SWAP_BYTES ((size_t)64 << 20)
-#define MAX_IMPORTS 4096u
 
 typedef struct memory_handle {
-    uint32_t magic, device;
-    uint64_t offset, n_bytes;
-    unsigned char ipc[WEIR_CUDA_IPC_HANDLE_BYTES];
+    uint32_t magic, unused;
+    weir_cuda_share share;
 } memory_handle;
 _Static_assert(sizeof(memory_handle) <= WEIR_CUDA_HANDLE_BYTES, "a handle fits its room");
 
@@ -116,64 +113,30 @@ static void unpin(void *data, size_t n_bytes)
 
 static weir_status export_memory(void *data, size_t n_bytes, void *handle, size_t *handle_bytes)
 {
-    const weir_cuda_runtime *cuda;
-    weir_status status = weir_cuda_runtime_get(&cuda);
+    memory_handle out = { .magic = HANDLE_MAGIC };
+    if (handle == NULL || *handle_bytes < sizeof(out))
+        return weir_fail(WEIR_ERR_INVALID, "a handle of GPU memory takes %zu bytes", sizeof(out));
+    weir_status status = weir_cuda_share_describe(data, n_bytes, &out.share);
     if (status != WEIR_OK)
         return status;
-    if (handle == NULL || *handle_bytes < sizeof(memory_handle))
-        return weir_fail(WEIR_ERR_INVALID, "a handle of GPU memory takes %zu bytes",
-                         sizeof(memory_handle));
-    weir_cuda_pointer_kind kind;
-    int device = 0, error = cuda->pointer_kind(data, &kind, &device);
-    if (error != 0 || kind != WEIR_CUDA_POINTER_DEVICE)
-        return weir_fail(WEIR_ERR_INVALID, "%p is no GPU memory, and cannot be exported as such",
-                         data);
-    memory_handle out = { .magic = HANDLE_MAGIC, .device = (uint32_t)device, .n_bytes = n_bytes };
-    error = cuda->ipc_export(data, out.ipc, &out.offset);
-    if (error != 0)
+    if (out.share.sharing != WEIR_CUDA_SHARING_HANDLE)
         return weir_fail(WEIR_ERR_UNSUPPORTED,
-                         "GPU memory at %p cannot be shared with another process: it is not from "
-                         "cudaMalloc; with PyTorch set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:"
-                         "False (CUDA says %s)",
-                         data, cuda->error_text(error));
+                         "%zu bytes of GPU memory at %p are shared by file descriptors, which no "
+                         "handle holds: expose them by transport cuda_ipc",
+                         n_bytes, data);
     memcpy(handle, &out, sizeof(out));
     *handle_bytes = sizeof(out);
     return WEIR_OK;
 }
 
-/* CUDA closes a mapping by its base; who imported knows only base + offset. */
-static struct import {
-    void *data, *base;
-} imports[MAX_IMPORTS];
+/* Who imported knows the data alone. */
+typedef struct import {
+    struct import *next;
+    void *data;
+    weir_cuda_mapping *mapping;
+} import;
+static import *imports;
 static pthread_mutex_t imports_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static bool imports_put(void *data, void *base)
-{
-    bool found = false;
-    pthread_mutex_lock(&imports_lock);
-    for (size_t i = 0; i < MAX_IMPORTS && !found; i++) {
-        if (imports[i].base == NULL) {
-            imports[i] = (struct import){ data, base };
-            found = true;
-        }
-    }
-    pthread_mutex_unlock(&imports_lock);
-    return found;
-}
-
-static void *imports_take(void *data)
-{
-    void *base = NULL;
-    pthread_mutex_lock(&imports_lock);
-    for (size_t i = 0; i < MAX_IMPORTS && base == NULL; i++) {
-        if (imports[i].base != NULL && imports[i].data == data) {
-            base = imports[i].base;
-            imports[i] = (struct import){ NULL, NULL };
-        }
-    }
-    pthread_mutex_unlock(&imports_lock);
-    return base;
-}
 
 /* The bytes come from another process: lengths are checked against what CUDA says was mapped. */
 static weir_status import_memory(const void *handle, size_t handle_bytes, void **out,
@@ -181,8 +144,7 @@ static weir_status import_memory(const void *handle, size_t handle_bytes, void *
 {
     const weir_cuda_runtime *cuda;
     memory_handle in;
-    void *base = NULL, *start = NULL;
-    size_t mapped = 0;
+    int device = 0;
     weir_status status = weir_cuda_runtime_get(&cuda);
     if (status != WEIR_OK)
         return status;
@@ -190,36 +152,44 @@ static weir_status import_memory(const void *handle, size_t handle_bytes, void *
         return weir_fail(WEIR_ERR_CORRUPT, "a handle of GPU memory has %zu bytes, got %zu",
                          sizeof(in), handle_bytes);
     memcpy(&in, handle, sizeof(in));
-    if (in.magic != HANDLE_MAGIC)
+    if (in.magic != HANDLE_MAGIC || in.share.sharing != WEIR_CUDA_SHARING_HANDLE)
         return weir_fail(WEIR_ERR_CORRUPT, "handle of GPU memory begins with %08x", in.magic);
-    status = weir_cuda_check(cuda->ipc_import(in.ipc, &base),
-                             "cannot map GPU memory of another process");
+    status = weir_cuda_check(cuda->current_device(&device), "no current GPU");
+    import *entry = status == WEIR_OK ? weir_alloc_zeroed(1, sizeof(*entry)) : NULL;
+    if (status == WEIR_OK && entry == NULL)
+        status = WEIR_ERR_NO_MEMORY;
     if (status != WEIR_OK)
         return status;
-    int error = cuda->allocation_of(base, &start, &mapped);
-    if (error != 0 || in.offset > mapped || in.n_bytes > mapped - in.offset)
-        status = weir_fail(WEIR_ERR_CORRUPT,
-                           "handle of GPU memory names bytes %llu to %llu of an allocation of %zu",
-                           (unsigned long long)in.offset,
-                           (unsigned long long)(in.offset + in.n_bytes), mapped);
-    else if (!imports_put((char *)base + in.offset, base))
-        status =
-            weir_fail(WEIR_ERR_BUSY, "%u pieces of GPU memory are mapped already", MAX_IMPORTS);
+    weir_cuda_importer importer = { .device = (unsigned)device, .who = "handle of GPU memory" };
+    status = weir_cuda_share_open(&in.share, &importer, &entry->mapping, &entry->data);
     if (status != WEIR_OK) {
-        cuda->ipc_close(base);
+        weir_free(entry);
         return status;
     }
-    *out = (char *)base + in.offset;
-    *out_n_bytes = in.n_bytes;
+    *out = entry->data;
+    *out_n_bytes = in.share.n_bytes;
+    pthread_mutex_lock(&imports_lock);
+    entry->next = imports;
+    imports = entry;
+    pthread_mutex_unlock(&imports_lock);
     return WEIR_OK;
 }
 
 void weir_cuda_import_close(void *data)
 {
-    const weir_cuda_runtime *cuda;
-    void *base = data != NULL ? imports_take(data) : NULL;
-    if (base != NULL && weir_cuda_runtime_get(&cuda) == WEIR_OK)
-        cuda->ipc_close(base);
+    import *found = NULL;
+    pthread_mutex_lock(&imports_lock);
+    for (import **link = &imports; *link != NULL; link = &(*link)->next) {
+        if ((*link)->data == data) {
+            found = *link;
+            *link = found->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&imports_lock);
+    if (found != NULL)
+        weir_cuda_share_close(found->mapping);
+    weir_free(found);
 }
 
 /* ---- the row ---------------------------------------------------------------------------------*/
@@ -242,11 +212,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void find_out(void)
 {
-    const weir_cuda_runtime *cuda;
-    weir_error_line line; /* asking is no failure of the caller's */
-    weir_error_save(&line);
-    ops.available = weir_cuda_runtime_get(&cuda) == WEIR_OK;
-    weir_error_restore(&line);
+    ops.available = weir_cuda_why_not()[0] == '\0';
 }
 
 const weir_device_ops *weir_cuda_device_ops(void)

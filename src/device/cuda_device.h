@@ -10,7 +10,7 @@
 const weir_device_ops *weir_cuda_device_ops(void);
 
 /* What export_memory() writes: enough to map the same bytes in another process of this host. */
-#define WEIR_CUDA_HANDLE_BYTES 96
+#define WEIR_CUDA_HANDLE_BYTES 192
 
 /* Unmaps what import_memory() gave. */
 void weir_cuda_import_close(void *data);

@@ -17,9 +17,8 @@
 
 #define LIBRARY "libweir_cuda.so"
 #define CUDA_OUT_OF_MEMORY 2 /* cudaErrorMemoryAllocation */
-#define CUDA_INSUFFICIENT_DRIVER                                    \
-    35 /* what the runtime says when there is no driver at all, too \
-        */
+/* What the runtime says when there is no driver at all, too. */
+#define CUDA_INSUFFICIENT_DRIVER 35
 #define CUDA_NO_DEVICE 100
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -97,6 +96,12 @@ static weir_status backend_get(void)
 {
     pthread_once(&once, load);
     return backend != NULL ? WEIR_OK : weir_fail(WEIR_ERR_UNSUPPORTED, "CUDA is off: %s", why_not);
+}
+
+const char *weir_cuda_why_not(void)
+{
+    pthread_once(&once, load);
+    return backend != NULL ? "" : why_not;
 }
 
 weir_status weir_cuda_runtime_get(const weir_cuda_runtime **out)

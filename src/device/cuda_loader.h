@@ -14,6 +14,9 @@
 weir_status weir_cuda_runtime_get(const weir_cuda_runtime **out);
 weir_status weir_cuda_converter_get(const struct weir_cuda_converter **out);
 
+/* "" where a GPU can be used, else why not; records no error. */
+const char *weir_cuda_why_not(void);
+
 /* OK for 0; else records "WHAT: CUDA's text" (NO_MEMORY when CUDA says so, ERR_DEVICE otherwise).
  */
 weir_status weir_cuda_check(int error, const char *format, ...)

@@ -151,6 +151,50 @@ weir_status weir_cuda_fill(unsigned device, void *dst, int byte, size_t n_bytes,
     return status;
 }
 
+weir_status weir_cuda_device_of(const void *data, unsigned *out_device)
+{
+    const weir_cuda_runtime *cuda;
+    weir_cuda_pointer_kind kind = WEIR_CUDA_POINTER_HOST;
+    int device = 0;
+    weir_status status = weir_cuda_runtime_get(&cuda);
+    if (status == WEIR_OK)
+        status = weir_cuda_check(cuda->pointer_kind(data, &kind, &device),
+                                 "cannot ask what memory %p is", data);
+    if (status != WEIR_OK)
+        return status;
+    if (kind != WEIR_CUDA_POINTER_DEVICE)
+        return weir_fail(WEIR_ERR_INVALID, "%p is no memory of a GPU but %s memory", data,
+                         kind == WEIR_CUDA_POINTER_MANAGED ? "managed" : "host");
+    *out_device = (unsigned)device;
+    return WEIR_OK;
+}
+
+weir_status weir_cuda_allocate_shareable(unsigned device, size_t n_bytes, void **out)
+{
+    const weir_cuda_runtime *cuda;
+    int previous;
+    weir_status status = enter(device, &cuda, &previous);
+    if (status != WEIR_OK)
+        return status;
+    void *data = NULL;
+    size_t taken_bytes;
+    int error = 0;
+    if (!weir_alloc_note(n_bytes))
+        status = WEIR_ERR_NO_MEMORY;
+    else
+        error = cuda->pieces_allocate((int)device, n_bytes, 0, 1, &data, &taken_bytes);
+    if (error == WEIR_CUDA_NOT_SUPPORTED)
+        status = weir_fail(WEIR_ERR_UNSUPPORTED,
+                           "GPU %u has no memory that is shared by file descriptor", device);
+    else if (status == WEIR_OK)
+        status = weir_cuda_check(error, "cannot allocate %zu shareable bytes on GPU %u", n_bytes,
+                                 device);
+    cuda->leave(previous);
+    if (status == WEIR_OK)
+        *out = data;
+    return status;
+}
+
 weir_status weir_cuda_peer_enable(unsigned device, unsigned peer)
 {
     const weir_cuda_runtime *cuda;

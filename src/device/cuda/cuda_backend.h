@@ -17,10 +17,12 @@
 extern "C" {
 #endif
 
-#define WEIR_CUDA_BACKEND_VERSION 1u
+#define WEIR_CUDA_BACKEND_VERSION 2u
 #define WEIR_CUDA_BACKEND_SYMBOL "weir_cuda_backend_table"
-#define WEIR_CUDA_NOT_READY 600 /* cudaErrorNotReady: asked of an event, no failure */
+#define WEIR_CUDA_NOT_READY 600     /* cudaErrorNotReady: asked of an event, no failure */
+#define WEIR_CUDA_NOT_SUPPORTED 801 /* cudaErrorNotSupported */
 #define WEIR_CUDA_IPC_HANDLE_BYTES 64
+#define WEIR_CUDA_BUS_ID_BYTES 32
 
 typedef struct weir_cuda_description {
     char name[128];
@@ -35,6 +37,14 @@ typedef enum weir_cuda_pointer_kind {
     WEIR_CUDA_POINTER_DEVICE = 2,
     WEIR_CUDA_POINTER_MANAGED = 3
 } weir_cuda_pointer_kind;
+
+/* How another process of this host can map a piece of GPU memory. */
+typedef enum weir_cuda_sharing {
+    WEIR_CUDA_SHARING_NONE = 0,       /* of a pool (cudaMallocAsync), or mapped from elsewhere */
+    WEIR_CUDA_SHARING_PRIVATE = 1,    /* virtual memory made without a handle for others */
+    WEIR_CUDA_SHARING_HANDLE = 2,     /* cudaMalloc: the bytes of a handle */
+    WEIR_CUDA_SHARING_DESCRIPTOR = 3, /* virtual memory: a file descriptor for each piece */
+} weir_cuda_sharing;
 
 /* CUDA's runtime. Append only; never reorder. */
 typedef struct weir_cuda_runtime {
@@ -74,6 +84,24 @@ typedef struct weir_cuda_runtime {
     int (*ipc_import)(const void *handle, void **out_base);
     int (*ipc_close)(void *base);
     int (*memory_left)(size_t *out_bytes); /* that nobody has allocated on this device */
+
+    int (*current_device)(int *out);                     /* of the calling thread */
+    int (*bus_id)(int device, char *out, int out_bytes); /* "0000:1B:00.0" */
+    int (*sharing_of)(const void *data, weir_cuda_sharing *out);
+    /* Another number for every allocation (or piece) that this process has had or will have. */
+    int (*memory_id)(const void *data, uint64_t *out);
+    /* Virtual memory: pieces of physical memory, mapped side by side. piece_bytes 0: one piece for
+     * all; sizes are rounded up to what the device needs. shareable 0: nobody else can map it.
+     * free() takes what is of one piece; else address_unmap() each and address_free() all. */
+    int (*pieces_allocate)(int device, size_t n_bytes, size_t piece_bytes, int shareable,
+                           void **out, size_t *out_bytes);
+    int (*piece_export)(const void *data, int *out_fd); /* of the piece that holds it */
+    int (*address_reserve)(size_t n_bytes, void **out);
+    /* Maps the piece behind a descriptor, which stays the caller's, at `at`. */
+    int (*address_map)(int device, void *at, size_t n_bytes, int fd);
+    int (*address_grant)(int device, void *at, size_t n_bytes); /* access to what is mapped there */
+    int (*address_unmap)(void *at, size_t n_bytes);             /* one whole piece */
+    int (*address_free)(void *base, size_t n_bytes);
 } weir_cuda_runtime;
 
 /* Both sides are built from one tree, so sizes and version must match. */

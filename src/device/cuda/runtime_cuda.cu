@@ -2,10 +2,8 @@
 /* runtime_cuda.cu - devices, memory, streams and events by the CUDA runtime, linked statically.
  *
  * The runtime uses the device's primary context, the one that PyTorch uses too, so both see the
- * same memory and streams. Driver calls that the runtime lacks are looked up through it: nothing
- * links libcuda, and the library loads where there is no driver.
+ * same memory and streams. What other processes map is in share_cuda.cu.
  */
-#include <cuda.h>
 #include <cuda_runtime.h>
 #include <string.h>
 
@@ -64,6 +62,16 @@ static int leave(int previous)
     return taken(cudaSetDevice(previous));
 }
 
+static int current_device(int *out)
+{
+    return taken(cudaGetDevice(out));
+}
+
+static int bus_id(int device, char *out, int out_bytes)
+{
+    return taken(cudaDeviceGetPCIBusId(out, out_bytes, device));
+}
+
 /* ---- memory ----------------------------------------------------------------------------------*/
 
 static int allocate(size_t n_bytes, void **out)
@@ -73,7 +81,11 @@ static int allocate(size_t n_bytes, void **out)
 
 static int free_device(void *data)
 {
-    return taken(cudaFree(data));
+    weir_cuda_sharing sharing = WEIR_CUDA_SHARING_NONE;
+    if (data != nullptr)
+        weir_cuda_sharing_of(data, &sharing);
+    bool pieces = sharing == WEIR_CUDA_SHARING_DESCRIPTOR || sharing == WEIR_CUDA_SHARING_PRIVATE;
+    return pieces ? weir_cuda_pieces_free(data) : taken(cudaFree(data));
 }
 
 static int allocate_pinned(size_t n_bytes, void **out)
@@ -114,23 +126,6 @@ static int pointer_kind(const void *data, weir_cuda_pointer_kind *out_kind, int 
                 : attributes.type == cudaMemoryTypeHost    ? WEIR_CUDA_POINTER_PINNED
                                                            : WEIR_CUDA_POINTER_HOST;
     return 0;
-}
-
-typedef CUresult (*address_range_fn)(CUdeviceptr *base, size_t *n_bytes, CUdeviceptr address);
-
-static int allocation_of(const void *data, void **out_base, size_t *out_bytes)
-{
-    void *entry = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    cudaError_t error = cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &entry, 12000,
-                                                         cudaEnableDefault, &found);
-    if (error != cudaSuccess || entry == nullptr)
-        return error != cudaSuccess ? taken(error) : cudaErrorNotSupported;
-    CUdeviceptr base = 0;
-    CUresult result = reinterpret_cast<address_range_fn>(entry)(
-        &base, out_bytes, reinterpret_cast<CUdeviceptr>(data));
-    *out_base = reinterpret_cast<void *>(base);
-    return result == CUDA_SUCCESS ? 0 : cudaErrorInvalidValue;
 }
 
 /* ---- streams and events ----------------------------------------------------------------------*/
@@ -210,43 +205,13 @@ static int stream_after(void *stream, void *event)
     return taken(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
 }
 
-/* ---- other devices, other processes ----------------------------------------------------------*/
+/* ---- other devices ---------------------------------------------------------------------------*/
 
 static int peer_enable(int peer)
 {
     cudaError_t error = cudaDeviceEnablePeerAccess(peer, 0);
     taken(error);
     return error == cudaErrorPeerAccessAlreadyEnabled ? cudaSuccess : error;
-}
-
-/* The handle names the whole allocation, so the offset travels beside it. */
-static int ipc_export(void *data, void *handle, uint64_t *out_offset)
-{
-    cudaIpcMemHandle_t own;
-    void *base = nullptr;
-    size_t n_bytes = 0;
-    int error = allocation_of(data, &base, &n_bytes);
-    if (error != 0)
-        return error;
-    cudaError_t exported = cudaIpcGetMemHandle(&own, base);
-    if (exported != cudaSuccess)
-        return taken(exported);
-    static_assert(sizeof(own) == WEIR_CUDA_IPC_HANDLE_BYTES, "size of CUDA's handle");
-    memcpy(handle, &own, sizeof(own));
-    *out_offset = static_cast<char *>(data) - static_cast<char *>(base);
-    return 0;
-}
-
-static int ipc_import(const void *handle, void **out_base)
-{
-    cudaIpcMemHandle_t own;
-    memcpy(&own, handle, sizeof(own));
-    return taken(cudaIpcOpenMemHandle(out_base, own, cudaIpcMemLazyEnablePeerAccess));
-}
-
-static int ipc_close(void *base)
-{
-    return taken(cudaIpcCloseMemHandle(base));
 }
 
 /* ---- the table -------------------------------------------------------------------------------*/
@@ -265,7 +230,7 @@ extern "C" const weir_cuda_runtime weir_cuda_runtime_table = {
     pin,
     unpin,
     pointer_kind,
-    allocation_of,
+    weir_cuda_allocation_of,
     copy,
     fill,
     stream_open,
@@ -279,8 +244,19 @@ extern "C" const weir_cuda_runtime weir_cuda_runtime_table = {
     event_seconds,
     stream_after,
     peer_enable,
-    ipc_export,
-    ipc_import,
-    ipc_close,
+    weir_cuda_ipc_export,
+    weir_cuda_ipc_import,
+    weir_cuda_ipc_close,
     memory_left,
+    current_device,
+    bus_id,
+    weir_cuda_sharing_of,
+    weir_cuda_memory_id,
+    weir_cuda_pieces_allocate,
+    weir_cuda_piece_export,
+    weir_cuda_address_reserve,
+    weir_cuda_address_map,
+    weir_cuda_address_grant,
+    weir_cuda_address_unmap,
+    weir_cuda_address_free,
 };
