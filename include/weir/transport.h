@@ -181,8 +181,9 @@ typedef struct weir_transport_info {
 } weir_transport_info;
 WEIR_API size_t weir_transports(weir_transport_info *infos, size_t n_infos);
 
-/* ERR_NOT_FOUND "unknown transport 'NAME'; this build has: ucx, file". name NULL: the first that
- * is available. */
+/* ERR_NOT_FOUND "unknown transport 'NAME'; this build has: ucx, cuda_ipc, file". ERR_UNSUPPORTED
+ * with the reason for one that cannot run here. name NULL: the first that is available and moves
+ * host memory. */
 WEIR_API weir_status weir_transport_get(const char *name, const weir_transport_ops **out);
 
 /* Calls test until the transfer ends, sleeping as little as the transport allows; ERR_TIMED_OUT

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* transport_key.c - encodes and decodes addresses and keys.
  *
- *   0  "WEIR"        4  transport: 'u' ucx, 'f' file     5  'a' address, 'k' key
+ *   0  "WEIR"   4  transport: 'u' ucx, 'c' cuda_ipc, 'f' file   5  'a' address, 'k' key
  *   6  u16 format version                                8  u32 bytes in all
  *  12  the fields: u32, u64; texts and blobs as a u32 length and that many bytes
  *  -8  u64 checksum of everything before it
@@ -9,6 +9,7 @@
 #include "transport/transport_key.h"
 
 #include <string.h>
+#include <sys/un.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -168,7 +169,7 @@ static void take_text(reader *in, char *out, size_t out_bytes)
 
 static const char *transport_name(uint8_t letter)
 {
-    return letter == 'u' ? "ucx" : letter == 'f' ? "file" : "?";
+    return letter == 'u' ? "ucx" : letter == 'c' ? "cuda_ipc" : letter == 'f' ? "file" : "?";
 }
 
 static weir_status open_envelope(const void *data, size_t n_bytes, const char *who, char transport,
@@ -260,6 +261,65 @@ weir_status weir_ucx_key_decode(const void *data, size_t n_bytes, const char *wh
     if (out->rkey_bytes == 0 || out->base > UINT64_MAX - out->n_bytes)
         from.failed = true;
     return close_envelope(&from, who, "key of transport ucx");
+}
+
+/* ---- cuda_ipc --------------------------------------------------------------------------------*/
+
+weir_status weir_cuda_ipc_address_encode(const weir_cuda_ipc_address *address, weir_key_buffer *out)
+{
+    writer to = begin(out, 'c', 'a');
+    put_blob(&to, address->host, strlen(address->host));
+    put_blob(&to, address->place, strlen(address->place));
+    put_blob(&to, address->socket, strlen(address->socket));
+    put_blob(&to, address->gpu, strlen(address->gpu));
+    put_number(&to, address->process, 4);
+    put_number(&to, address->owner[0], 8);
+    put_number(&to, address->owner[1], 8);
+    return end(&to);
+}
+
+weir_status weir_cuda_ipc_address_decode(const void *data, size_t n_bytes, const char *who,
+                                         weir_cuda_ipc_address *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'c', 'a', &from);
+    if (status != WEIR_OK)
+        return status;
+    take_text(&from, out->host, sizeof(out->host));
+    take_text(&from, out->place, sizeof(out->place));
+    take_text(&from, out->socket, sizeof(out->socket));
+    take_text(&from, out->gpu, sizeof(out->gpu));
+    out->process = (uint32_t)take_number(&from, 4);
+    out->owner[0] = take_number(&from, 8);
+    out->owner[1] = take_number(&from, 8);
+    if (out->socket[0] == '\0' ||
+        strlen(out->socket) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+        from.failed = true;
+    return close_envelope(&from, who, "address of transport cuda_ipc");
+}
+
+weir_status weir_cuda_ipc_key_encode(const weir_cuda_ipc_key *key, weir_key_buffer *out)
+{
+    writer to = begin(out, 'c', 'k');
+    put_number(&to, key->owner[0], 8);
+    put_number(&to, key->owner[1], 8);
+    put_number(&to, key->region, 8);
+    put_number(&to, key->n_bytes, 8);
+    return end(&to);
+}
+
+weir_status weir_cuda_ipc_key_decode(const void *data, size_t n_bytes, const char *who,
+                                     weir_cuda_ipc_key *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'c', 'k', &from);
+    if (status != WEIR_OK)
+        return status;
+    out->owner[0] = take_number(&from, 8);
+    out->owner[1] = take_number(&from, 8);
+    out->region = take_number(&from, 8);
+    out->n_bytes = take_number(&from, 8);
+    return close_envelope(&from, who, "key of transport cuda_ipc");
 }
 
 /* ---- file ------------------------------------------------------------------------------------*/

@@ -55,6 +55,30 @@ weir_status weir_ucx_key_encode(const weir_ucx_key *key, weir_key_buffer *out);
 weir_status weir_ucx_key_decode(const void *data, size_t n_bytes, const char *who,
                                 weir_ucx_key *out);
 
+/* Where a process of transport cuda_ipc answers, and which GPU it allocates on. */
+typedef struct weir_cuda_ipc_address {
+    char host[WEIR_KEY_TEXT];   /* its name */
+    char place[WEIR_KEY_TEXT];  /* this boot of it and its network namespace */
+    char socket[WEIR_KEY_TEXT]; /* abstract, without the leading zero; fits a socket address */
+    char gpu[WEIR_KEY_TEXT];    /* PCI bus id */
+    uint32_t process;
+    uint64_t owner[2]; /* a random number of its own */
+} weir_cuda_ipc_address;
+weir_status weir_cuda_ipc_address_encode(const weir_cuda_ipc_address *address,
+                                         weir_key_buffer *out);
+weir_status weir_cuda_ipc_address_decode(const void *data, size_t n_bytes, const char *who,
+                                         weir_cuda_ipc_address *out);
+
+/* One region of transport cuda_ipc; how to map it is asked of its owner. */
+typedef struct weir_cuda_ipc_key {
+    uint64_t owner[2];
+    uint64_t region;
+    uint64_t n_bytes;
+} weir_cuda_ipc_key;
+weir_status weir_cuda_ipc_key_encode(const weir_cuda_ipc_key *key, weir_key_buffer *out);
+weir_status weir_cuda_ipc_key_decode(const void *data, size_t n_bytes, const char *who,
+                                     weir_cuda_ipc_key *out);
+
 /* Who writes into a shared directory. */
 typedef struct weir_file_address {
     char name[WEIR_KEY_TEXT];

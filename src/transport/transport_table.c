@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* transport_table.c - the ordered array of transports; the first that is available wins.
+/* transport_table.c - the ordered array of transports; the first that suits wins.
  *
  * Adding one is a line here and a file beside this one: docs/adding-a-transport.md.
  */
@@ -11,21 +11,60 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/options.h"
+#include "device/cuda_loader.h"
+#include "transport/nccl_library.h"
 
-static const weir_transport_info transports[] = {
-#if WEIR_HAVE_UCX
-    { "ucx", &weir_transport_ucx, true, "" },
-#else
-    { "ucx", NULL, false, "left out of this build: UCX (libucx-dev) was missing" },
+static const char *always(void)
+{
+    return "";
+}
+
+#if !WEIR_HAVE_UCX
+static const char *no_ucx(void)
+{
+    return "left out of this build: UCX (libucx-dev) was missing";
+}
 #endif
-    { "file", &weir_transport_file, true, "" },
+
+#if !WEIR_HAVE_NCCL
+static const char *no_nccl(void)
+{
+    return "left out of this build: WEIR_NCCL=OFF";
+}
+#endif
+
+typedef struct row {
+    const char *name;
+    const weir_transport_ops *ops;
+    const char *(*why_not)(void); /* "" where it can run */
+} row;
+
+static const row transports[] = {
+#if WEIR_HAVE_UCX
+    { "ucx", &weir_transport_ucx, always },
+#else
+    { "ucx", NULL, no_ucx },
+#endif
+    { "cuda_ipc", &weir_transport_cuda_ipc, weir_cuda_why_not },
+#if WEIR_HAVE_NCCL
+    { "nccl", &weir_transport_nccl, weir_nccl_why_not },
+#else
+    { "nccl", NULL, no_nccl },
+#endif
+    { "file", &weir_transport_file, always },
 };
 #define N_TRANSPORTS (sizeof(transports) / sizeof(transports[0]))
+
+static weir_transport_info info_of(const row *transport)
+{
+    const char *why_not = transport->why_not();
+    return (weir_transport_info){ transport->name, transport->ops, why_not[0] == '\0', why_not };
+}
 
 size_t weir_transports(weir_transport_info *infos, size_t n_infos)
 {
     for (size_t i = 0; i < n_infos && i < N_TRANSPORTS; i++)
-        infos[i] = transports[i];
+        infos[i] = info_of(&transports[i]);
     return N_TRANSPORTS;
 }
 
@@ -44,12 +83,15 @@ static weir_status unknown(const char *name)
 weir_status weir_transport_get(const char *name, const weir_transport_ops **out)
 {
     for (size_t i = 0; i < N_TRANSPORTS; i++) {
-        const weir_transport_info *info = &transports[i];
-        if (name == NULL ? !info->available : strcmp(name, info->name) != 0)
+        const row *transport = &transports[i];
+        if (name != NULL && strcmp(name, transport->name) != 0)
             continue;
-        if (!info->available)
-            return weir_fail(WEIR_ERR_UNSUPPORTED, "transport %s: %s", info->name, info->why_not);
-        *out = info->ops;
+        weir_transport_info info = info_of(transport);
+        if (name == NULL && !(info.available && (info.ops->memory & WEIR_MEMORY_HOST) != 0))
+            continue;
+        if (!info.available)
+            return weir_fail(WEIR_ERR_UNSUPPORTED, "transport %s: %s", info.name, info.why_not);
+        *out = info.ops;
         return WEIR_OK;
     }
     return unknown(name != NULL ? name : "");

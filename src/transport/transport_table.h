@@ -6,6 +6,7 @@
 #include "weir/transport.h"
 
 extern const weir_transport_ops weir_transport_ucx; /* only where WEIR_HAVE_UCX */
+extern const weir_transport_ops weir_transport_cuda_ipc;
 extern const weir_transport_ops weir_transport_nccl; /* only where WEIR_HAVE_NCCL */
 extern const weir_transport_ops weir_transport_file;
 
