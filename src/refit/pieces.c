@@ -231,20 +231,21 @@ static bool is_plain(const weir_convert_args *args, uint64_t n_matrices)
     return true;
 }
 
-/* "NAME[128:256]": what an error's index within the view is relative to. */
-static const char *view_name(cutter *c, const grid *g, const range *source_range,
-                             const weir_tensor *source)
+/* "NAME[128:256]", "NAME[2:3, 128:256]": what an error's index within the view is relative to. */
+static const char *view_name(cutter *c, const weir_tensor *source, const range *r)
 {
     const char *name = source->name != NULL ? source->name : "(unnamed)";
-    uint64_t matrix = source_range->matrix, row = source_range->row;
-    uint64_t row_end = row + source_range->n_rows;
+    uint64_t matrix_end = r->matrix + r->n_matrices, row_end = r->row + r->n_rows;
+    bool all_rows = r->n_rows == source->shape.dim[source->shape.rank - 2];
+    if (source->shape.rank == 2 && all_rows)
+        return weir_arena_strdup(c->arena, name);
     if (source->shape.rank == 2)
-        return weir_arena_format(c->arena, "%s[%" PRIu64 ":%" PRIu64 "]", name, row, row_end);
-    if (source_range->n_matrices > 1 || g->n_rows == source_range->n_rows)
-        return weir_arena_format(c->arena, "%s[%" PRIu64 ":%" PRIu64 "]", name, matrix,
-                                 matrix + source_range->n_matrices);
+        return weir_arena_format(c->arena, "%s[%" PRIu64 ":%" PRIu64 "]", name, r->row, row_end);
+    if (all_rows)
+        return weir_arena_format(c->arena, "%s[%" PRIu64 ":%" PRIu64 "]", name, r->matrix,
+                                 matrix_end);
     return weir_arena_format(c->arena, "%s[%" PRIu64 ":%" PRIu64 ", %" PRIu64 ":%" PRIu64 "]", name,
-                             matrix, matrix + 1, row, row_end);
+                             r->matrix, matrix_end, r->row, row_end);
 }
 
 /* The part of one source that `r` (rows counted within the source) names. */
@@ -258,7 +259,7 @@ static weir_status add_view(cutter *c, const grid *g, const weir_tensor *source,
     if (rank == 3)
         rows_before += r->matrix * source->shape.dim[1];
     weir_tensor *view = &c->tensors[at];
-    *view = (weir_tensor){ .name = view_name(c, g, r, source),
+    *view = (weir_tensor){ .name = view_name(c, source, r),
                            .dtype = source->dtype,
                            .shape = source->shape };
     view->shape.dim[rank - 2] = r->n_rows;

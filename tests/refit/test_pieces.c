@@ -422,11 +422,19 @@ static void a_refused_weight_is_named_by_its_part_and_its_place_there(void **sta
     set_add(set, "model.layers.3.mlp.experts.w3", WEIR_BF16, SHAPE(3, 331, 40));
     set_add(set, "model.layers.3.mlp.experts.w2", WEIR_BF16, SHAPE(3, 40, 331));
     set_add(set, "model.layers.3.self_attn.o_proj.weight", WEIR_BF16, SHAPE(301, 133));
+    set_add(set, "model.layers.3.mlp.gate_proj.weight", WEIR_BF16, SHAPE(100, 300));
+    set_add(set, "model.layers.3.mlp.up_proj.weight", WEIR_BF16, SHAPE(100, 300));
     fill(set, 7);
     expect_refused(set, "model.layers.3.self_attn.o_proj.weight", 130 * 133 + 9,
                    "model.layers.3.self_attn.o_proj.weight[128:256][2, 9] is NaN");
     expect_refused(set, "model.layers.3.mlp.experts.w3", (2 * 331 + 330) * 40 + 1,
-                   "model.layers.3.mlp.experts.w3[2:3, 181:331][0, 149, 1] is NaN");
+                   "model.layers.3.mlp.experts.w3[2:3][0, 330, 1] is NaN");
+    expect_refused(set, "model.layers.3.mlp.experts.w1", (331 + 330) * 40,
+                   "model.layers.3.mlp.experts.w1[1:2, 128:331][0, 202, 0] is NaN");
+    expect_refused(set, "model.layers.3.mlp.gate_proj.weight", 99 * 300 + 1,
+                   "model.layers.3.mlp.gate_proj.weight[99, 1] is NaN");
+    expect_refused(set, "model.layers.3.mlp.up_proj.weight", 28 * 300,
+                   "model.layers.3.mlp.up_proj.weight[28:100][0, 0] is NaN");
     expect_refused(set, "model.layers.3.mlp.experts.w2", 40 * 331 + 5,
                    "model.layers.3.mlp.experts.w2[1:2][0, 0, 5] is NaN");
     set_free(set);
