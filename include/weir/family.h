@@ -104,6 +104,8 @@ typedef struct weir_mapping_options {
                                      rows without any source are skipped, layers found by name */
     const char *const *ignore;    /* globs of source names to leave out, whatever they are */
     size_t n_ignore;
+    bool unreadable;              /* the sources' data is not this processor's to read (GPU memory):
+                                     tied ones are not compared */
 } weir_mapping_options;
 #define WEIR_MAPPING_OPTIONS_INIT WEIR_SIZED(weir_mapping_options)
 

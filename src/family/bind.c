@@ -357,6 +357,8 @@ static weir_status skip_tied(binder *b, const weir_family_row *row)
         return WEIR_OK; /* whose row says that it is missing */
     b->mapping->tied[0] = head;
     b->mapping->tied[1] = embedding;
+    if (b->mapping->unreadable)
+        return WEIR_OK;
     return weir_mapping_check_tied(&b->index.sources[head], &b->index.sources[embedding]);
 }
 

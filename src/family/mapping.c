@@ -158,6 +158,7 @@ weir_status weir_mapping_open(const weir_mapping_options *given, const weir_tens
     if (m == NULL)
         return WEIR_ERR_NO_MEMORY;
     weir_arena_init(&m->arena, 0);
+    m->unreadable = options.unreadable;
     status = choose_conversion(&options, &m->conversion);
     if (status == WEIR_OK)
         status = weir_mapping_bind(m, &model, &options, sources, n_sources);
@@ -208,7 +209,7 @@ weir_status weir_mapping_rebind(weir_mapping *mapping, const weir_tensor *source
             return weir_fail(WEIR_ERR_LAYOUT, "source %zu is %s, it was %s of another layout", i,
                              a->name, b->name);
     }
-    if (m->tied[0] != SIZE_MAX) {
+    if (m->tied[0] != SIZE_MAX && !m->unreadable) {
         weir_status status = weir_mapping_check_tied(&sources[m->tied[0]], &sources[m->tied[1]]);
         if (status != WEIR_OK)
             return status;

@@ -17,6 +17,7 @@ struct weir_mapping {
     size_t *origin;     /* of each bound view: its index among the given */
     size_t n_bound;
     size_t tied[2]; /* given views that must hold the same bytes; SIZE_MAX: none */
+    bool unreadable; /* by this processor: whoever can read them compares the tied ones */
     weir_map_entry *entries;
     const weir_family_row **rows; /* of the entries */
     size_t n_entries;

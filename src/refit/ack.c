@@ -76,6 +76,8 @@ weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned 
 {
     unsigned bound_ms = timeout_ms ? timeout_ms : trainer->worker.timeout_ms;
     weir_deadline deadline = weir_deadline_in(bound_ms);
+    if (trainer->pushes || trainer->asked_delivery == WEIR_DELIVERY_PUSH)
+        return weir_delivery_serve(trainer, version, n_replicas, bound_ms);
     weir_arena_reset(&trainer->scratch);
     weir_source_ref *refs = weir_arena_alloc(&trainer->scratch, MAX_REFS * sizeof(*refs));
     if (refs == NULL)

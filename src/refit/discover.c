@@ -18,6 +18,9 @@
 
 #define MAX_REFS 512u
 #define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
+#define MAX_NEWS_LINKS 64u
+/* A restarted trainer sends no news to those who had joined the old one. */
+#define NEWS_WAIT_MS 50u
 
 /* ---- which version ---------------------------------------------------------------------------*/
 
@@ -201,6 +204,29 @@ static weir_status try_lease(search *look, weir_discovery *out)
     return WEIR_OK;
 }
 
+/* Sleeps before the next look; less long when a trainer that pushes has news. */
+static weir_status pause_for_news(weir_replica *replica, weir_patience *patience)
+{
+    weir_frame_link *links[MAX_NEWS_LINKS];
+    size_t n = 0;
+    bool any = false;
+    for (size_t i = 0; i < replica->n_remotes && n < MAX_NEWS_LINKS; i++) {
+        if (replica->remotes[i]->push != NULL)
+            links[n++] = replica->remotes[i]->push;
+    }
+    if (n == 0)
+        return weir_worker_pause(&replica->worker, patience);
+    weir_status status = weir_frame_wait(NULL, links, n, NEWS_WAIT_MS);
+    for (size_t i = 0; i < replica->n_remotes && status == WEIR_OK; i++) {
+        bool news = false;
+        weir_remote_hear(replica->remotes[i], &news);
+        any |= news;
+    }
+    if (any)
+        patience->wait_ms = 0;
+    return status == WEIR_OK ? weir_worker_check_cancelled(&replica->worker) : status;
+}
+
 static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_discovery *out)
 {
     search look = { .replica = replica,
@@ -219,7 +245,7 @@ static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_disc
                              wish, replica->worker.model, look.newest);
         if (weir_deadline_passed(look.deadline))
             return time_out(&look);
-        status = weir_worker_pause(&replica->worker, &patience);
+        status = pause_for_news(replica, &patience);
         if (status != WEIR_OK)
             return status;
     }
@@ -297,6 +323,15 @@ static weir_status fetch_slot(weir_replica *replica, const weir_discovery *disco
     return first;
 }
 
+void weir_schedule_dismiss(weir_schedule *schedule)
+{
+    for (size_t p = 0; p < schedule->n_participants; p++)
+        weir_attendance_close(schedule->participants[p].attendance);
+    weir_free(schedule->participants);
+    schedule->participants = NULL;
+    schedule->n_participants = 0;
+}
+
 /* One participant per expected slot. The names are copied out before the next call on the client
  * takes them away. */
 static weir_status set_participants(weir_replica *replica, uint32_t n_slots)
@@ -306,7 +341,7 @@ static weir_status set_participants(weir_replica *replica, uint32_t n_slots)
         weir_participant *fresh = weir_alloc_zeroed(n_slots, sizeof(*fresh));
         if (fresh == NULL)
             return WEIR_ERR_NO_MEMORY;
-        weir_free(schedule->participants);
+        weir_schedule_dismiss(schedule);
         schedule->participants = fresh;
         schedule->n_participants = n_slots;
     }
@@ -389,6 +424,12 @@ static weir_status make_plan(weir_replica *replica)
         return WEIR_ERR_NO_MEMORY;
     for (size_t p = 0; p < n; p++) {
         const weir_remote *remote = schedule->participants[p].remote;
+        if (p > 0 && schedule->pushed != (remote->push != NULL)) {
+            weir_free(sources);
+            return weir_fail(WEIR_ERR_UNSUPPORTED, "%s %s, the ranks before it do not", remote->who,
+                             remote->push != NULL ? "pushes" : "waits to be read");
+        }
+        schedule->pushed = remote->push != NULL;
         sources[p] = (weir_plan_source){ remote->who, remote->shards, remote->n_shards };
     }
     replica->worker.counters.plans++;

@@ -119,6 +119,30 @@ void weir_holding_close(weir_replica *replica)
 
 /* ---- a version -------------------------------------------------------------------------------*/
 
+static weir_status digest_unknown(weir_replica *replica, const bool *known, weir_digest *digests)
+{
+    weir_work_range *ranges =
+        weir_arena_zeroed(&replica->scratch, replica->n_parameters, sizeof(*ranges));
+    size_t n = 0;
+    if (ranges == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < replica->n_parameters; i++) {
+        if (known[i])
+            continue;
+        weir_work_range *range = &ranges[n++];
+        range->name = replica->live[i].name;
+        range->data = replica->live[i].data;
+        range->dtype = replica->live[i].dtype;
+        range->digest = &digests[i];
+        weir_digest_rows_of(replica->live[i].dtype, &replica->live[i].shape, &range->n_rows,
+                            &range->row_bytes);
+    }
+    weir_status status = weir_task_digest(replica->derive, WEIR_LANE_COMPUTE, ranges, n);
+    if (status == WEIR_OK)
+        status = weir_task_wait(replica->derive, replica->worker.timeout_ms);
+    return status;
+}
+
 /* Whole parameters have the digest that they came with; what came in pieces, or was computed here,
  * is digested now. */
 static weir_status digest_held(weir_replica *replica, weir_digest *digests)
@@ -135,18 +159,14 @@ static weir_status digest_held(weir_replica *replica, weir_digest *digests)
         digests[planned->parameter] = remote->shards[planned->shard].digest;
         known[planned->parameter] = true;
     }
-    weir_status status = WEIR_OK;
-    for (size_t i = 0; i < replica->n_parameters && status == WEIR_OK; i++) {
-        if (!known[i])
-            status = weir_digest_tensor(replica->worker.pool, &replica->live[i], &digests[i]);
-    }
-    return status;
+    return digest_unknown(replica, known, digests);
 }
 
-static weir_status list_regions(weir_replica *replica, weir_manifest *manifest)
+static weir_status list_regions(weir_replica *replica, weir_arena *scratch,
+                                const weir_manifest_region **out)
 {
     weir_manifest_region *regions =
-        weir_arena_zeroed(&replica->scratch, replica->n_regions, sizeof(*regions));
+        weir_arena_zeroed(scratch, replica->n_regions, sizeof(*regions));
     if (regions == NULL)
         return WEIR_ERR_NO_MEMORY;
     weir_seal seal = WEIR_SEAL_INIT;
@@ -166,8 +186,7 @@ static weir_status list_regions(weir_replica *replica, weir_manifest *manifest)
         if (end > regions[held->region].n_bytes)
             regions[held->region].n_bytes = end;
     }
-    manifest->regions = regions;
-    manifest->n_regions = replica->n_regions;
+    *out = regions;
     return WEIR_OK;
 }
 
@@ -188,8 +207,9 @@ static weir_status encode_held(weir_replica *replica)
         weir_arena_zeroed(&replica->scratch, replica->n_parameters, sizeof(*digests));
     manifest.digests = digests;
     weir_status status = digests != NULL ? digest_held(replica, digests) : WEIR_ERR_NO_MEMORY;
+    manifest.n_regions = replica->n_regions;
     if (status == WEIR_OK)
-        status = list_regions(replica, &manifest);
+        status = list_regions(replica, &replica->scratch, &manifest.regions);
     if (status == WEIR_OK)
         status = replica->serving.ops->address(replica->serving.transport, &manifest.address,
                                                &manifest.address_bytes);
@@ -233,4 +253,76 @@ void weir_holding_withdraw(weir_replica *replica)
 void weir_holding_restore(weir_replica *replica)
 {
     set_held(replica, replica->published_uid);
+}
+
+/* ---- places ----------------------------------------------------------------------------------*/
+
+/* The region that holds an address, and where in it. */
+static bool find_place(const weir_replica *replica, const unsigned char *target,
+                       const weir_manifest_region *regions, uint32_t *out_region,
+                       uint64_t *out_offset)
+{
+    for (size_t i = 0; i < replica->n_regions; i++) {
+        const unsigned char *base = replica->serving.ops->region_data(replica->regions[i]);
+        if (target < base || (uint64_t)(target - base) >= regions[i].n_bytes)
+            continue;
+        *out_region = (uint32_t)i;
+        *out_offset = (uint64_t)(target - base);
+        return true;
+    }
+    return false;
+}
+
+static weir_status list_targets(weir_replica *replica, const weir_shard *shards, size_t n_shards,
+                                unsigned char *const *targets, weir_arena *scratch,
+                                weir_round_places *places)
+{
+    uint32_t *regions = weir_arena_alloc(scratch, n_shards * sizeof(*regions));
+    uint64_t *offsets = weir_arena_alloc(scratch, n_shards * sizeof(*offsets));
+    if (regions == NULL || offsets == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n_shards; i++) {
+        if (!find_place(replica, targets[i], places->regions, &regions[i], &offsets[i]))
+            return weir_fail(WEIR_ERR_INTERNAL, "%s lies in no region that is exposed",
+                             shards[i].name);
+    }
+    places->target_regions = regions;
+    places->target_offsets = offsets;
+    places->n_targets = n_shards;
+    return WEIR_OK;
+}
+
+static weir_status list_windows(weir_replica *replica, weir_arena *scratch,
+                                weir_round_places *places)
+{
+    weir_manifest_region *region = weir_arena_zeroed(scratch, 1, sizeof(*region));
+    if (region == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    region->n_bytes = replica->window_bytes * WEIR_REPLICA_WINDOWS;
+    places->regions = region;
+    places->n_regions = 1;
+    return replica->serving.ops->region_key(replica->windows, &region->key, &region->key_bytes);
+}
+
+weir_status weir_replica_places(weir_replica *replica, const weir_shard *shards, size_t n_shards,
+                                unsigned char *const *targets, weir_arena *scratch)
+{
+    const weir_link *serving = &replica->serving;
+    if (serving->ops == NULL)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "replica %s has no transport by which its memory could be written",
+                         replica->worker.id);
+    weir_round_places places = { .transport = serving->ops->name, .n_regions = replica->n_regions };
+    weir_status status =
+        serving->ops->address(serving->transport, &places.address, &places.address_bytes);
+    if (status == WEIR_OK && replica->mode == WEIR_INSTALL_STAGED) {
+        status = list_windows(replica, scratch, &places);
+    } else if (status == WEIR_OK) {
+        status = list_regions(replica, scratch, &places.regions);
+        if (status == WEIR_OK)
+            status = list_targets(replica, shards, n_shards, targets, scratch, &places);
+    }
+    if (status == WEIR_OK)
+        status = weir_round_places_encode(&places, scratch, &replica->places);
+    return status;
 }

@@ -228,6 +228,8 @@ weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *aren
     message.n_ranks = manifest->n_ranks;
     message.transport = (char *)manifest->transport;
     message.layout_signature = (char *)manifest->layout_signature;
+    if (manifest->push_address != NULL)
+        message.push_address = (char *)manifest->push_address;
     message.address.data = (uint8_t *)manifest->address;
     message.address.len = manifest->address_bytes;
     message.layout.data = (uint8_t *)manifest->layout;
@@ -271,6 +273,7 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
                             .worker_id = message->worker_id,
                             .transport = message->transport,
                             .layout_signature = message->layout_signature,
+                            .push_address = message->push_address,
                             .version = message->version,
                             .rank = message->rank,
                             .n_ranks = message->n_ranks,

@@ -31,6 +31,8 @@ typedef struct weir_manifest_region {
 
 typedef struct weir_manifest {
     const char *model, *run, *worker_id, *transport, *layout_signature;
+    const char *push_address; /* NULL or "": its regions can be read; else they are none, and bytes
+                                 are pushed to those who join there */
     uint64_t version;
     uint32_t rank, n_ranks;
     const void *address;

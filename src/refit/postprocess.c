@@ -26,8 +26,28 @@ static weir_status refresh_one(void *context, size_t i, unsigned thread)
         scale != NULL ? &scale->shape : NULL, replica->live[derived->parameter].data);
 }
 
+static weir_status refresh_on_gpu(weir_replica *replica)
+{
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < replica->n_derived && status == WEIR_OK; i++) {
+        const weir_derived *derived = &replica->derived[i];
+        const weir_tensor *from = &replica->live[derived->from];
+        const weir_tensor *scale =
+            derived->from_scale != SIZE_MAX ? &replica->live[derived->from_scale] : NULL;
+        status = weir_task_derive(replica->derive, WEIR_LANE_COMPUTE, derived, from->dtype,
+                                  from->data, scale != NULL ? scale->data : NULL,
+                                  scale != NULL ? &scale->shape : NULL,
+                                  replica->live[derived->parameter].data);
+        if (status == WEIR_OK)
+            status = weir_task_wait(replica->derive, replica->worker.timeout_ms);
+    }
+    return status;
+}
+
 weir_status weir_derived_refresh(weir_replica *replica)
 {
+    if (weir_work_memory(replica->work) == WEIR_MEMORY_CUDA)
+        return refresh_on_gpu(replica);
     return weir_pool_run(replica->worker.pool, replica->n_derived, refresh_one, replica);
 }
 

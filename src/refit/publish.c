@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "refit/serve.h"
 #include "refit/trainer.h"
 
 #define MAX_ATTEMPTS 100u
@@ -70,7 +71,9 @@ static weir_status create_shard(weir_trainer *trainer, const weir_slot *slot)
     snprintf(shard.manifest_digest, sizeof(shard.manifest_digest), "%s", slot->manifest_digest);
     snprintf(shard.manifest_endpoint, sizeof(shard.manifest_endpoint), "%s",
              weir_manifest_service_address(trainer->service));
-    snprintf(shard.transport, sizeof(shard.transport), "%s", slot->region->transport->ops->name);
+    snprintf(shard.transport, sizeof(shard.transport), "%s",
+             trainer->pushes ? weir_outlet_transport(trainer->push->outlet)
+                             : slot->region->transport->ops->name);
     return weir_directory_create_shard(trainer->worker.client, &shard, &record);
 }
 
@@ -99,7 +102,11 @@ weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot)
         status = create_shard(trainer, slot);
     if (status == WEIR_OK)
         status = announce(trainer, slot);
-    if (status == WEIR_OK)
-        slot->state = WEIR_SLOT_PUBLISHED;
-    return status;
+    if (status != WEIR_OK)
+        return status;
+    slot->state = WEIR_SLOT_PUBLISHED;
+    weir_push_version pushed = { slot->version, slot->uid, trainer->keep_masters };
+    if (trainer->pushes)
+        weir_members_announce(trainer->push, &pushed);
+    return WEIR_OK;
 }

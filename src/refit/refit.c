@@ -79,8 +79,11 @@ static void roll_back(weir_replica *replica, uint64_t failed_version)
 {
     weir_error_line cause;
     weir_error_save(&cause);
-    weir_install_undo(replica);
-    weir_status status = weir_derived_refresh(replica);
+    weir_status status = replica->schedule.pushed
+                             ? weir_undo_run(&replica->undo, replica->worker.timeout_ms)
+                             : weir_install_undo(replica);
+    if (status == WEIR_OK)
+        status = weir_derived_refresh(replica);
     weir_error_restore(&cause);
     if (status != WEIR_OK) {
         mark_unusable(replica, failed_version);
@@ -139,6 +142,27 @@ static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
     return status;
 }
 
+/* A version that is pushed: what came was verified step by step, and lies where it belongs. */
+static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
+                                  const weir_discovery *discovery)
+{
+    bool paused;
+    bool was_unusable = replica->state == WEIR_REPLICA_UNUSABLE;
+    weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
+    weir_status status = weir_stop_attend(replica, discovery, &paused);
+    if (status == WEIR_OK) {
+        weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
+        status = weir_stop_postprocess(replica, discovery->version);
+    }
+    if (status == WEIR_OK || !paused)
+        return status;
+    if (replica->mode == WEIR_INSTALL_DIRECT)
+        mark_unusable(replica, discovery->version);
+    else if (!was_unusable)
+        roll_back(replica, discovery->version);
+    return status;
+}
+
 static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discovery *discovery)
 {
     replica->state = WEIR_REPLICA_HOLDING;
@@ -147,6 +171,15 @@ static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discov
     weir_stopwatch_enter(watch, WEIR_STOP_ACK);
     weir_holding_publish(replica, discovery);
     weir_stop_ack(replica, discovery, watch->report);
+}
+
+static weir_status install(weir_replica *replica, weir_stopwatch *watch,
+                           const weir_discovery *discovery)
+{
+    if (replica->schedule.pushed)
+        return install_pushed(replica, watch, discovery);
+    return replica->mode == WEIR_INSTALL_DIRECT ? install_direct(replica, watch, discovery)
+                                                : install_staged(replica, watch, discovery);
 }
 
 weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_report *report)
@@ -165,14 +198,15 @@ weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_r
         watch.report->version = discovery.version;
         watch.report->n_tensors = replica->n_parameters;
         watch.report->n_bytes = replica->schedule.n_bytes;
-        status = replica->mode == WEIR_INSTALL_DIRECT ? install_direct(replica, &watch, &discovery)
-                                                      : install_staged(replica, &watch, &discovery);
+        status = install(replica, &watch, &discovery);
         if (status == WEIR_OK)
             hold(replica, &watch, &discovery);
         else
             weir_discovery_release(replica, &discovery);
     }
     weir_stopwatch_end(&watch);
+    if (replica->schedule.pushed)
+        weir_attend_tell(replica, watch.report, status);
     return status;
 }
 

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "directory/sha256.h"
+#include "refit/round.h"
 
 #define MANIFEST_CAP_BYTES ((size_t)1 << 30)
 /* Keys that are kept though the current manifest does not use them: the trainer's other slots. */
@@ -43,6 +44,8 @@ void weir_remote_disconnect(weir_remote *remote)
     if (remote->peer != NULL)
         ops->disconnect(remote->peer);
     remote->peer = NULL;
+    weir_frame_link_close(remote->push);
+    remote->push = NULL;
 }
 
 void weir_remote_close(weir_remote *remote)
@@ -188,6 +191,48 @@ static weir_status connect_peer(weir_remote *remote)
                                      remote->worker->timeout_ms, &remote->peer);
 }
 
+/* ---- pushes ----------------------------------------------------------------------------------*/
+
+void weir_remote_hear(weir_remote *remote, bool *out_news)
+{
+    weir_round_message message;
+    weir_status status = WEIR_OK;
+    *out_news = false;
+    while (remote->push != NULL && status == WEIR_OK) {
+        weir_arena_reset(&remote->arena);
+        status = weir_round_receive(remote->push, 0, &remote->arena, &message);
+        *out_news |= status == WEIR_OK && message.type == WEIR_ROUND_NEWS;
+        if (status < WEIR_OK)
+            weir_remote_disconnect(remote);
+    }
+}
+
+static weir_status send_join(weir_remote *remote)
+{
+    const weir_worker *worker = remote->worker;
+    weir_round_join join = { worker->id, worker->model, worker->run };
+    return weir_round_send_join(remote->push, &join, &remote->arena, worker->timeout_ms);
+}
+
+/* Joins those to whom the source pushes. */
+static weir_status join_push(weir_remote *remote)
+{
+    const char *address = remote->manifest.push_address;
+    size_t n_bytes = strlen(address) + 1;
+    if (remote->push != NULL && buffer_equals(&remote->address, address, n_bytes))
+        return WEIR_OK;
+    weir_remote_disconnect(remote);
+    weir_status status = buffer_set(&remote->address, address, n_bytes);
+    if (status != WEIR_OK)
+        return status;
+    remote->worker->counters.connections++;
+    status = weir_frame_connect((const char *)remote->address.data, remote->who,
+                                remote->worker->timeout_ms, &remote->push);
+    return status == WEIR_OK ? send_join(remote) : status;
+}
+
+/* ---- regions ---------------------------------------------------------------------------------*/
+
 static weir_imported *find_imported(weir_remote *remote, const weir_manifest_region *region)
 {
     for (size_t i = 0; i < remote->n_imported; i++) {
@@ -261,9 +306,13 @@ static weir_status import_regions(weir_remote *remote)
 
 weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish)
 {
+    bool news;
+    weir_remote_hear(remote, &news);
     weir_status status = fetch_manifest(remote, wish);
     if (status == WEIR_OK)
         status = read_layout(remote);
+    if (status == WEIR_OK && remote->manifest.push_address[0] != '\0')
+        return join_push(remote);
     if (status == WEIR_OK)
         status = connect_peer(remote);
     if (status == WEIR_OK)

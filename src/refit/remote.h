@@ -10,6 +10,7 @@
 #include "base/arena.h"
 #include "refit/manifest.h"
 #include "refit/worker.h"
+#include "rpc/frame_link.h"
 
 typedef struct weir_imported {
     weir_buffer key;
@@ -23,8 +24,9 @@ typedef struct weir_remote {
     char who[2 * WEIR_NAME_BYTES]; /* "trainer rank 1 (worker trainer-1-9f3c12ab)" */
     weir_worker *worker;
     weir_link link;
-    weir_peer *peer;     /* NULL until connected, and after a failure */
-    weir_buffer address; /* that peer was connected by */
+    weir_peer *peer;       /* NULL until connected, and after a failure */
+    weir_buffer address;   /* that peer, or push, was connected by */
+    weir_frame_link *push; /* joined: its bytes are pushed, and peer and regions are not used */
     weir_imported *imported;
     size_t n_imported;
     uint64_t n_fetches;
@@ -52,6 +54,9 @@ typedef struct weir_manifest_wish {
 
 /* Fetches and checks the manifest, connects and imports what is not known yet. */
 weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish);
+/* Takes what the other side has said meanwhile: *out_news when a new version is there. A link that
+ * has died is closed. */
+void weir_remote_hear(weir_remote *remote, bool *out_news);
 /* Forgets the connection: the next fetch makes a new one. */
 void weir_remote_disconnect(weir_remote *remote);
 

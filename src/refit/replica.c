@@ -14,11 +14,12 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/options.h"
-#include "device/host.h"
 
 #define MAX_REFS 512u
 #define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
 #define PARAMETER_ALIGNMENT 256u
+#define WINDOW_ALIGNMENT 256u
+#define DEFAULT_WINDOW_BYTES ((uint64_t)128 << 20)
 
 /* ---- open and close --------------------------------------------------------------------------*/
 
@@ -31,6 +32,13 @@ static weir_status copy_settings(weir_replica *replica, const weir_replica_optio
         status = weir_settings_copy_text(&replica->listen, options->listen);
     replica->mode = options->install;
     replica->hooks = options->hooks;
+    replica->window_bytes = (options->window_bytes ? options->window_bytes : DEFAULT_WINDOW_BYTES) /
+                            WEIR_REPLICA_WINDOWS / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
+    if (status == WEIR_OK && replica->window_bytes == 0)
+        status = weir_fail(WEIR_ERR_INVALID, "window_bytes of %" PRIu64 " is too little",
+                           options->window_bytes);
+    if (status == WEIR_OK)
+        status = weir_device_parse(options->device, &replica->asked_memory, &replica->asked_device);
     return status;
 }
 
@@ -83,17 +91,32 @@ static weir_status check_name(weir_replica *replica)
     return status;
 }
 
-/* Others read this replica one-sided from memory; a transport that writes files is none for that.
- */
+/* Others read this replica one-sided from memory, and trainers that push write there; a transport
+ * that writes files is none for that. */
 static void choose_serving(weir_replica *replica)
 {
     const weir_transport_ops *ops;
-    if (weir_transport_get(NULL, &ops) != WEIR_OK || !(ops->caps & WEIR_CAP_LIVENESS) ||
+    const char *name = weir_work_memory(replica->work) == WEIR_MEMORY_CUDA ? "cuda_ipc" : NULL;
+    if (weir_transport_get(name, &ops) != WEIR_OK || !(ops->caps & WEIR_CAP_LIVENESS) ||
         weir_worker_link(&replica->worker, ops->name, &replica->serving) != WEIR_OK) {
         replica->serving = (weir_link){ NULL, NULL };
-        weir_log(WEIR_LOG_INFO, "replica %s cannot be read by others: no transport for it",
-                 replica->worker.id);
+        weir_log(WEIR_LOG_INFO, "replica %s cannot be read by others: no transport for it: %s",
+                 replica->worker.id, weir_last_error());
     }
+}
+
+/* From now on the parameters lie there. */
+static weir_status settle_memory(weir_replica *replica, uint32_t memory, unsigned device)
+{
+    if (replica->work != NULL)
+        return WEIR_OK;
+    replica->worker.device = device;
+    weir_status status = weir_work_open(memory, device, replica->worker.pool, &replica->work);
+    if (status == WEIR_OK)
+        status = weir_task_open(replica->work, &replica->derive);
+    if (status == WEIR_OK)
+        choose_serving(replica);
+    return status;
 }
 
 weir_status weir_replica_open(const weir_replica_options *given, weir_replica **out)
@@ -124,7 +147,6 @@ weir_status weir_replica_open(const weir_replica_options *given, weir_replica **
         weir_replica_close(replica);
         return status;
     }
-    choose_serving(replica);
     *out = replica;
     return WEIR_OK;
 }
@@ -135,17 +157,18 @@ void weir_replica_close(weir_replica *replica)
         return;
     weir_worker_leave(&replica->worker, replica->source_id, 0);
     weir_holding_close(replica);
+    weir_schedule_dismiss(&replica->schedule);
     for (size_t i = 0; i < replica->n_remotes; i++)
         weir_remote_close(replica->remotes[i]);
     weir_free(replica->remotes);
     weir_plan_close(replica->schedule.plan);
     weir_free(replica->schedule.copies);
-    weir_free(replica->schedule.participants);
-    weir_worker_close(&replica->worker);
-    if (replica->staging != NULL)
-        weir_host_free(replica->staging, replica->staging_bytes);
+    weir_staging_close(replica);
+    weir_task_close(replica->derive);
     if (replica->owned != NULL)
-        weir_host_free(replica->owned, replica->owned_bytes);
+        weir_work_free(replica->work, replica->owned, replica->owned_bytes);
+    weir_work_close(replica->work);
+    weir_worker_close(&replica->worker);
     weir_mapping_close(replica->mapping);
     weir_family_sources_free(replica->described);
     weir_settings_close(&replica->settings);
@@ -200,9 +223,15 @@ static weir_status copy_parameter(weir_replica *replica, size_t i, const weir_te
 weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tensors,
                                   const weir_parameter *tags, size_t n_tensors)
 {
+    uint32_t memory = WEIR_MEMORY_HOST;
+    unsigned device = 0;
     weir_status status = reserve_parameters(replica, n_tensors);
     for (size_t i = 0; i < n_tensors && status == WEIR_OK; i++)
         status = copy_parameter(replica, i, &tensors[i], &tags[i]);
+    if (status == WEIR_OK)
+        status = weir_work_locate_all(tensors, n_tensors, &memory, &device);
+    if (status == WEIR_OK)
+        status = settle_memory(replica, memory, device);
     if (status != WEIR_OK)
         return status;
     replica->n_parameters = n_tensors;
@@ -243,7 +272,7 @@ static weir_status allocate_block(weir_replica *replica, uint64_t n_bytes, unsig
     weir_status status;
     replica->worker.counters.allocations++;
     if (replica->serving.ops == NULL) {
-        status = weir_host_allocate(n_bytes, &replica->owned);
+        status = weir_work_allocate(replica->work, n_bytes, &replica->owned);
         replica->owned_bytes = n_bytes;
         *out = replica->owned;
         return status;
@@ -304,6 +333,8 @@ weir_status weir_replica_allocate(weir_replica *replica)
         parameters = weir_mapping_parameters(replica->mapping, &n);
     if (status == WEIR_OK)
         status = reserve_parameters(replica, n);
+    if (status == WEIR_OK)
+        status = settle_memory(replica, replica->asked_memory, replica->asked_device);
     if (status == WEIR_OK)
         status = place_parameters(replica, parameters, n);
     if (status != WEIR_OK)

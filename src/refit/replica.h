@@ -12,6 +12,7 @@
 
 #include "base/arena.h"
 #include "directory/service.h"
+#include "refit/attend.h"
 #include "refit/remote.h"
 #include "refit/settings.h"
 #include "refit/worker.h"
@@ -31,6 +32,7 @@ typedef struct weir_participant {
     uint64_t layout_generation; /* of the layout that the plan was made from */
     weir_transfer *transfer;
     size_t first_copy, n_copies;
+    weir_attendance *attendance; /* of a source that pushes */
 } weir_participant;
 
 /* The plan of the last refit and what was made from it: kept while the participants and their
@@ -43,7 +45,11 @@ typedef struct weir_schedule {
     weir_copy *copies; /* parallel to `planned`, sorted by source */
     size_t n_copies;
     uint64_t n_bytes;
+    bool pushed; /* the sources push: `copies` say where bytes go, nobody reads */
 } weir_schedule;
+
+/* Steps of a pushed version that may be on their way through a staged replica at once. */
+#define WEIR_REPLICA_WINDOWS 2u
 
 struct weir_replica {
     weir_worker worker;
@@ -53,6 +59,9 @@ struct weir_replica {
     char *listen;
 
     /* The engine's memory. */
+    uint32_t asked_memory; /* for weir_replica_allocate() */
+    unsigned asked_device;
+    weir_work *work; /* of the kind that the parameters lie in; NULL until they are registered */
     weir_arena arena;
     weir_tensor *described; /* the checkpoint that config.json describes; NULL for registered */
     weir_mapping *mapping;  /* parameters, like this */
@@ -64,9 +73,18 @@ struct weir_replica {
     const weir_derived *derived;
     size_t n_derived;
     uint64_t *staging_offset; /* parallel to live */
-    unsigned char *staging;   /* NULL until the first staged install; afterwards it holds the
-                                 bytes that the last install replaced */
+    unsigned char *staging;   /* host memory; NULL until the first staged install; afterwards it
+                                 holds the bytes that the last install replaced */
+    void *bounce;             /* between it and parameters on a GPU: STAGING_BOUNCE bytes there */
+    weir_work_copy *exchange; /* and the copies that change the two */
+    size_t n_exchange;
     uint64_t staging_bytes;
+    weir_region *windows;  /* of pushed versions, staged: WEIR_REPLICA_WINDOWS of them; NULL until
+                              the first one */
+    uint64_t window_bytes; /* each */
+    weir_undo undo;
+    weir_buffer places; /* packed, as the last Ready carried them */
+    weir_task *derive;  /* postprocessing, digests of what it made */
 
     /* What is known of the sources. */
     weir_remote **remotes; /* all that were ever met and not closed */
@@ -99,10 +117,21 @@ weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_dis
 /* Gives the lease back; failures are logged, the lease then expires. */
 void weir_discovery_release(weir_replica *replica, const weir_discovery *discovery);
 
+/* Ends what the participants keep. */
+void weir_schedule_dismiss(weir_schedule *schedule);
+
 /* transfer.c, stop 6: every copy's bytes are at its destination (not yet verified). *out_landed:
  * whether a byte may have landed, whatever the status. */
 weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *discovery,
                                bool *out_landed);
+
+/* attend.c, stop 6 of a version that is pushed: the same, and verified; staged: written over the
+ * undo log. *out_paused: whether the engine was paused and bytes may have landed. */
+weir_status weir_stop_attend(weir_replica *replica, const weir_discovery *discovery,
+                             bool *out_paused);
+/* Tells the trainer ranks that pushed how the install went; the calling thread's last error says
+ * why not. */
+void weir_attend_tell(weir_replica *replica, const weir_report *report, weir_status status);
 
 /* install.c */
 /* The live parameters are about to change: pauses the engine, stops handing out the manifest. */
@@ -111,10 +140,14 @@ weir_status weir_live_begin(weir_replica *replica);
 void weir_live_end(weir_replica *replica);
 /* Stop 7: verifies what landed, then (staged) swaps it in. */
 weir_status weir_stop_install(weir_replica *replica);
-/* Undoes a staged install: the old bytes are back at their addresses. */
-void weir_install_undo(weir_replica *replica);
+/* Undoes a staged install: the old bytes are back at their addresses. Host memory cannot fail. */
+weir_status weir_install_undo(weir_replica *replica);
 /* Memory for staged installs, taken once. */
 weir_status weir_staging_open(weir_replica *replica);
+/* Windows and undo log for pushed versions, taken once; forgets what the log holds. */
+weir_status weir_windows_open(weir_replica *replica);
+unsigned char *weir_window_of(const weir_replica *replica, uint32_t step);
+void weir_staging_close(weir_replica *replica);
 
 /* postprocess.c, stop 8: derived parameters, then the engine's hook. */
 weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version);
@@ -126,6 +159,10 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
                    const weir_report *report);
 
 /* holding.c: lets others read this replica. */
+/* Packs into replica->places where a source's shards go: to `targets`, parallel to them, or through
+ * the windows. */
+weir_status weir_replica_places(weir_replica *replica, const weir_shard *shards, size_t n_shards,
+                                unsigned char *const *targets, weir_arena *scratch);
 weir_status weir_holding_open(weir_replica *replica);
 /* Hands out a manifest of the version that is held. Failures are logged: then nobody can read. */
 void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery);

@@ -16,6 +16,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "device/device.h"
+#include "refit/serve.h"
 #include "refit/trainer.h"
 
 /* What a slot holds, told to the transport. Its key can be had from then on. */
@@ -31,11 +33,35 @@ static weir_status seal_region(const weir_trainer *trainer, weir_slot *slot, con
     return link->ops->seal(slot->region, &seal);
 }
 
+/* A GPU converts into host memory only when that is pinned. */
+static weir_status pin_slot(const weir_trainer *trainer, weir_slot *slot,
+                            const weir_transport_ops *ops, uint64_t n_bytes)
+{
+    const weir_device_ops *cuda;
+    if (trainer->memory != WEIR_MEMORY_CUDA || (ops->memory & WEIR_MEMORY_CUDA))
+        return WEIR_OK;
+    weir_status status = weir_device_get(WEIR_MEMORY_CUDA, &cuda);
+    if (status == WEIR_OK)
+        status = cuda->pin(slot->data, n_bytes);
+    slot->pinned_bytes = status == WEIR_OK ? n_bytes : 0;
+    return status;
+}
+
+static void unpin_slot(weir_slot *slot)
+{
+    const weir_device_ops *cuda;
+    if (slot->pinned_bytes != 0 && weir_device_get(WEIR_MEMORY_CUDA, &cuda) == WEIR_OK)
+        cuda->unpin(slot->data, slot->pinned_bytes);
+    slot->pinned_bytes = 0;
+}
+
 static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
 {
     const weir_source *source = &trainer->source;
-    weir_link link;
-    weir_status status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
+    weir_link link = { NULL, NULL };
+    weir_status status = WEIR_OK;
+    if (!trainer->pushes)
+        status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
     if (status != WEIR_OK)
         return status;
     uint64_t n_bytes = source->slot_bytes ? source->slot_bytes : 1;
@@ -46,6 +72,8 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
     if (slot->digests == NULL || slot->shards == NULL)
         return WEIR_ERR_NO_MEMORY;
     memcpy(slot->shards, source->shards, source->n_shards * sizeof(*slot->shards));
+    if (trainer->pushes)
+        return WEIR_OK;
     trainer->worker.counters.registrations++;
     trainer->worker.counters.allocations++;
     status = link.ops->allocate(link.transport, n_bytes, &slot->region);
@@ -54,6 +82,9 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
         return status;
     }
     slot->data = link.ops->region_data(slot->region);
+    status = pin_slot(trainer, slot, link.ops, n_bytes);
+    if (status != WEIR_OK)
+        return status;
     return link.ops->caps & WEIR_CAP_DURABLE ? WEIR_OK : seal_region(trainer, slot, &link);
 }
 
@@ -63,7 +94,7 @@ static weir_status allocate_slots(weir_trainer *trainer)
 {
     weir_status status = WEIR_OK;
     for (unsigned i = 0; i < trainer->n_slots && status == WEIR_OK; i++) {
-        if (trainer->slots[i].region == NULL)
+        if (trainer->slots[i].digests == NULL)
             status = allocate_slot(trainer, &trainer->slots[i]);
     }
     return status;
@@ -81,6 +112,8 @@ static weir_status retire(weir_trainer *trainer, weir_slot *slot)
             weir_directory_delete_shard(client, slot->uid, trainer->slot_name, trainer->worker.id);
         if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND)
             return WEIR_OK;
+        if (status == WEIR_ERR_REFUSED && trainer->pushes)
+            return WEIR_OK; /* who holds the lease has no bytes to read here */
         weir_version_record record;
         if (status != WEIR_ERR_REFUSED)
             return status;
@@ -193,6 +226,27 @@ static weir_status reserve_manifests(weir_trainer *trainer, size_t n_bytes)
     return status;
 }
 
+/* What is pushed has no bytes to read: one region of no key bounds the shards' places. */
+static void describe_push(const weir_trainer *trainer, weir_manifest_region *regions,
+                          weir_manifest *manifest)
+{
+    regions[0] = (weir_manifest_region){ "", 0, trainer->source.slot_bytes };
+    manifest->n_regions = 1;
+    manifest->transport = weir_outlet_transport(trainer->push->outlet);
+    manifest->push_address = weir_push_address(trainer->push);
+}
+
+static weir_status describe_slot(const weir_trainer *trainer, const weir_slot *slot,
+                                 const weir_link *link, weir_manifest_region *regions,
+                                 weir_manifest *manifest)
+{
+    manifest->transport = link->ops->name;
+    weir_status status = list_regions(trainer, slot, link, regions, &manifest->n_regions);
+    if (status == WEIR_OK)
+        status = link->ops->address(link->transport, &manifest->address, &manifest->address_bytes);
+    return status;
+}
+
 static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const weir_link *link)
 {
     const weir_source *source = &trainer->source;
@@ -200,7 +254,6 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
     weir_manifest manifest = { .model = trainer->worker.model,
                                .run = trainer->worker.run,
                                .worker_id = trainer->worker.id,
-                               .transport = link->ops->name,
                                .layout_signature = source->signature,
                                .version = slot->version,
                                .rank = trainer->rank,
@@ -210,9 +263,11 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
                                .layout_bytes = source->layout.n_bytes,
                                .digests = slot->digests,
                                .n_digests = source->n_shards };
-    weir_status status = list_regions(trainer, slot, link, regions, &manifest.n_regions);
-    if (status == WEIR_OK)
-        status = link->ops->address(link->transport, &manifest.address, &manifest.address_bytes);
+    weir_status status = WEIR_OK;
+    if (trainer->pushes)
+        describe_push(trainer, regions, &manifest);
+    else
+        status = describe_slot(trainer, slot, link, regions, &manifest);
     if (status == WEIR_OK)
         status = weir_manifest_encode(&manifest, &trainer->scratch, &slot->manifest);
     if (status == WEIR_OK)
@@ -226,14 +281,17 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
 weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t version)
 {
     const weir_source *source = &trainer->source;
-    weir_link link;
-    weir_status status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
+    weir_link link = { NULL, NULL };
+    weir_status status = WEIR_OK;
+    if (!trainer->pushes)
+        status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
     if (status != WEIR_OK)
         return status;
     slot->version = version;
     for (size_t i = 0; i < source->n_shards; i++)
         slot->shards[i].digest = slot->digests[i];
-    status = seal_region(trainer, slot, &link);
+    if (!trainer->pushes)
+        status = seal_region(trainer, slot, &link);
     weir_arena_reset(&trainer->scratch);
     if (status == WEIR_OK)
         status = encode_manifest(trainer, slot, &link);
@@ -247,6 +305,7 @@ void weir_slots_release(weir_trainer *trainer)
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         weir_slot *slot = &trainer->slots[i];
         weir_slot_drop(trainer, slot);
+        unpin_slot(slot);
         if (slot->region != NULL)
             slot->region->transport->ops->release(slot->region);
         weir_free(slot->digests);

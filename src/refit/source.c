@@ -27,6 +27,7 @@ static weir_status open_mapping(weir_trainer *trainer, const weir_tensor *tensor
     options.config = trainer->settings.config;
     options.ignore = (const char *const *)trainer->ignore;
     options.n_ignore = trainer->n_ignore;
+    options.unreadable = trainer->memory == WEIR_MEMORY_CUDA;
     trainer->worker.counters.plans++;
     return weir_mapping_open(&options, tensors, n_tensors, &source->mapping);
 }
@@ -91,12 +92,15 @@ void weir_source_release(weir_source *source)
     weir_mapping_close(source->mapping);
     weir_buffer_free(&source->layout);
     weir_arena_close(&source->arena);
-    *source = (weir_source){ 0 };
+    *source = (weir_source){ .generation = source->generation + 1 };
 }
 
 weir_status weir_source_bind(weir_trainer *trainer, const weir_tensor *tensors, size_t n_tensors)
 {
     weir_source *source = &trainer->source;
+    weir_status settled = weir_delivery_settle(trainer, tensors, n_tensors);
+    if (settled != WEIR_OK)
+        return settled;
     if (source->mapping != NULL &&
         weir_mapping_rebind(source->mapping, tensors, n_tensors) == WEIR_OK)
         return WEIR_OK;

@@ -56,6 +56,11 @@ static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_optio
     for (size_t i = 0; i < options->n_ignore && status == WEIR_OK; i++, trainer->n_ignore++)
         status = weir_settings_copy_text(&trainer->ignore[i], options->ignore[i]);
     trainer->keep_masters = options->keep_masters;
+    trainer->asked_delivery = options->delivery;
+    trainer->window_bytes = options->window_bytes;
+    trainer->scan_first = options->scan_first;
+    if (status == WEIR_OK)
+        status = weir_settings_copy_text(&trainer->listen, options->listen);
     return status;
 }
 
@@ -157,6 +162,7 @@ void weir_trainer_close(weir_trainer *trainer)
     weir_worker_leave(&trainer->worker, trainer->source_id, trainer->rank);
     weir_manifest_service_close(trainer->service);
     weir_slots_release(trainer);
+    weir_delivery_close(trainer);
     weir_source_release(&trainer->source);
     weir_worker_close(&trainer->worker);
     weir_directory_close(trainer->embedded);
@@ -166,6 +172,7 @@ void weir_trainer_close(weir_trainer *trainer)
         weir_free(trainer->ignore[i]);
     weir_free(trainer->slot_names);
     weir_free(trainer->ignore);
+    weir_free(trainer->listen);
     weir_settings_close(&trainer->settings);
     weir_arena_close(&trainer->scratch);
     pthread_mutex_destroy(&trainer->lock);

@@ -14,6 +14,7 @@
 #include "directory/sha256.h"
 #include "refit/manifest.h"
 #include "refit/settings.h"
+#include "refit/work.h"
 #include "refit/worker.h"
 
 /* One entry of the mapping that this rank owns. */
@@ -33,7 +34,8 @@ typedef struct weir_source {
     uint64_t slot_bytes; /* with the alignment between shards */
     uint64_t n_bytes;    /* of the shards alone */
     char signature[33];
-    weir_buffer layout; /* packed, as manifests carry it */
+    weir_buffer layout;  /* packed, as manifests carry it */
+    uint64_t generation; /* grows with every layout that is bound */
 } weir_source;
 
 typedef enum weir_slot_state {
@@ -47,9 +49,10 @@ typedef enum weir_slot_state {
 /* One version's bytes. FREE -> FILLING -> SEALED -> PUBLISHED -> RETIRED -> FREE. */
 typedef struct weir_slot {
     weir_slot_state state;
-    weir_region *region;
+    weir_region *region; /* NULL of what is pushed */
     unsigned char *data;
-    weir_shard *shards; /* the source's shards with this version's digests */
+    uint64_t pinned_bytes; /* not 0: pinned for a GPU */
+    weir_shard *shards;    /* the source's shards with this version's digests */
     weir_digest *digests;
     uint64_t version;
     char uid[WEIR_ID_BYTES]; /* of the directory's version record */
@@ -68,6 +71,15 @@ struct weir_trainer {
     char slot_name[32];            /* "rank-0": this rank's name among the expected slots */
     char **slot_names;             /* of all ranks */
     weir_settings settings;
+    weir_delivery asked_delivery;
+    uint32_t memory; /* where the tensors lie; 0: none were registered yet */
+    bool pushes;     /* slots are empty: weir_trainer_wait() sends */
+    bool scan_first;
+    uint64_t window_bytes;
+    char *listen;
+    weir_work *work; /* PULL of tensors on a GPU: converts into slots */
+    weir_task *stage;
+    struct weir_push *push; /* NULL until tensors that are pushed were registered */
     char **ignore;
     size_t n_ignore;
     bool keep_masters;
@@ -101,7 +113,17 @@ void weir_slots_withdraw(weir_trainer *trainer);
 void weir_slot_drop(weir_trainer *trainer, weir_slot *slot);
 void weir_slots_release(weir_trainer *trainer);
 
-/* stage.c, stop 2: converts every owned entry into the slot. */
+/* serve.c, or its absence: where this rank's tensors lie decides how they are delivered. Opens what
+ * that takes; what the last registration opened and this one does not need is closed. */
+weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tensors,
+                                 size_t n_tensors);
+void weir_delivery_close(weir_trainer *trainer);
+/* Stop 6 of a version that is pushed: sends it to n_replicas. */
+weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
+                                unsigned timeout_ms);
+
+/* stage.c, stop 2: converts every owned entry into the slot; of a version that is pushed, looks for
+ * what is not finite when that was asked for. */
 weir_status weir_stop_stage(weir_trainer *trainer, weir_slot *slot);
 
 /* publish.c, stop 4: SEALED -> PUBLISHED. */

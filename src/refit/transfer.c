@@ -118,13 +118,34 @@ static void finish_all(weir_schedule *schedule, bool failed)
     }
 }
 
+/* Bytes that go to a GPU must come by a transport that writes there; staged ones pass through host
+ * memory anyway. */
+static weir_status check_reach(const weir_replica *replica)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    uint32_t memory =
+        replica->mode == WEIR_INSTALL_DIRECT ? weir_work_memory(replica->work) : WEIR_MEMORY_HOST;
+    for (size_t p = 0; p < schedule->n_participants && memory == WEIR_MEMORY_CUDA; p++) {
+        const weir_transport_ops *ops = schedule->participants[p].remote->link.ops;
+        if (!(ops->memory & memory))
+            return weir_fail(WEIR_ERR_UNSUPPORTED,
+                             "replica %s installs direct on a GPU, where transport %s of %s cannot "
+                             "write: install staged, or publish through cuda_ipc",
+                             replica->worker.id, ops->name, schedule->participants[p].remote->who);
+    }
+    return WEIR_OK;
+}
+
 weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *discovery,
                                bool *out_landed)
 {
     weir_schedule *schedule = &replica->schedule;
     *out_landed = false;
+    weir_status status = check_reach(replica);
+    if (status != WEIR_OK)
+        return status;
     aim_copies(replica);
-    weir_status status = post_all(schedule, out_landed);
+    status = post_all(schedule, out_landed);
     if (status == WEIR_OK)
         status = drive(replica, discovery->version);
     weir_error_line cause;

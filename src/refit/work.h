@@ -37,6 +37,13 @@ unsigned weir_work_device(const weir_work *work);
 /* Where `data` lies: its kind, and which GPU. Memory that no GPU knows is host memory. */
 weir_status weir_work_locate(const void *data, uint32_t *out_memory, unsigned *out_device);
 
+/* The same for tensors that must lie together: those without data are not looked at. ERR_INVALID
+ * names two that do not. */
+weir_status weir_work_locate_all(const weir_tensor *tensors, size_t n_tensors, uint32_t *out_memory,
+                                 unsigned *out_device);
+/* "host" or NULL, "cuda:N". ERR_INVALID for anything else. */
+weir_status weir_device_parse(const char *text, uint32_t *out_memory, unsigned *out_device);
+
 /* Zeroed memory of this kind. Free with the same n_bytes. */
 weir_status weir_work_allocate(weir_work *work, uint64_t n_bytes, void **out);
 void weir_work_free(weir_work *work, void *data, uint64_t n_bytes); /* accepts NULL */

@@ -125,6 +125,7 @@ weir_status weir_worker_link(weir_worker *worker, const char *name, weir_link *o
     options.directory = worker->transport_directory;
     options.name = worker->id;
     options.pool = worker->pool;
+    options.device = worker->device;
     weir_link link = { ops, NULL };
     status = ops->open(&options, &link.transport);
     if (status != WEIR_OK)

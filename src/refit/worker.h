@@ -28,6 +28,7 @@ typedef struct weir_worker {
     weir_worker_role role;
     unsigned timeout_ms, lease_s;
     char *transport_directory; /* NULL when not given */
+    unsigned device;           /* the GPU that transports work with, set before the first of them */
     weir_pool *pool;
     weir_directory_client *client;
     weir_keeper *keeper;

@@ -27,6 +27,10 @@ typedef struct rig_model {
 
 typedef struct rig {
     const char *family, *conversion, *transport;
+    weir_delivery delivery;
+    const char *device; /* of replicas; NULL: host memory */
+    uint64_t window_bytes;
+    bool scan_first;
     char config_path[64], share[64];
     weir_config *config;
     weir_directory *directory;
@@ -117,17 +121,18 @@ static inline weir_trainer *rig_open_trainer(const rig *r, uint32_t rank, unsign
     options.n_threads = 1;
     options.n_slots = n_slots;
     options.timeout_ms = RIG_TIMEOUT_MS;
+    options.delivery = r->delivery;
+    options.window_bytes = r->window_bytes;
+    options.scan_first = r->scan_first;
     assert_ok(weir_trainer_open(&options, &trainer));
     return trainer;
 }
 
-static inline rig *rig_open(const char *family, const char *conversion, const char *transport)
+static inline rig *rig_open_as(const rig *wish)
 {
-    rig *r = calloc(1, sizeof(*r));
+    rig *r = malloc(sizeof(*r));
     assert_non_null(r);
-    r->family = family;
-    r->conversion = conversion;
-    r->transport = transport;
+    *r = *wish;
     rig_write_config(r);
     rig_model_open(r);
     weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
@@ -135,6 +140,12 @@ static inline rig *rig_open(const char *family, const char *conversion, const ch
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++)
         r->trainers[rank] = rig_open_trainer(r, rank, 2);
     return r;
+}
+
+static inline rig *rig_open(const char *family, const char *conversion, const char *transport)
+{
+    rig wish = { .family = family, .conversion = conversion, .transport = transport };
+    return rig_open_as(&wish);
 }
 
 static inline void rig_close(rig *r)
@@ -177,6 +188,8 @@ static inline weir_replica_options rig_replica_options(const rig *r, const char 
     options.install = mode;
     options.n_threads = 1;
     options.timeout_ms = RIG_TIMEOUT_MS;
+    options.device = r->device;
+    options.window_bytes = r->window_bytes;
     return options;
 }
 

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* delivery.c - how a trainer rank's bytes reach the replicas: read from slots, or pushed.
+ *
+ * Tensors on a GPU are pushed unless something else was asked for: a slot would take as much device
+ * memory again as the converted model.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "refit/serve.h"
+#include "refit/trainer.h"
+
+void weir_delivery_close(weir_trainer *trainer)
+{
+    weir_push_close(trainer->push);
+    weir_task_close(trainer->stage);
+    weir_work_close(trainer->work);
+    trainer->push = NULL;
+    trainer->stage = NULL;
+    trainer->work = NULL;
+}
+
+static bool will_push(const weir_trainer *trainer, uint32_t memory)
+{
+    const char *transport = trainer->settings.transport;
+    if (trainer->asked_delivery != WEIR_DELIVERY_DEFAULT)
+        return trainer->asked_delivery == WEIR_DELIVERY_PUSH;
+    if (memory != WEIR_MEMORY_CUDA)
+        return false;
+    return transport == NULL || strcmp(transport, "cuda_ipc") == 0 ||
+           strcmp(transport, "nccl") == 0;
+}
+
+static weir_status open_push(weir_trainer *trainer, uint32_t memory, unsigned device)
+{
+    const weir_transport_ops *ops;
+    const char *name = trainer->settings.transport;
+    if (name == NULL && memory == WEIR_MEMORY_CUDA)
+        name = "cuda_ipc";
+    weir_status status = weir_transport_get(name, &ops);
+    if (status == WEIR_OK && !(ops->memory & memory))
+        status = weir_fail(WEIR_ERR_UNSUPPORTED,
+                           "transport %s does not move %s memory, where the tensors of trainer "
+                           "rank %u lie",
+                           ops->name, memory == WEIR_MEMORY_CUDA ? "GPU" : "host", trainer->rank);
+    if (status != WEIR_OK)
+        return status;
+    weir_push_options options = { .listen = trainer->listen != NULL ? trainer->listen : "127.0.0.1",
+                                  .transport = ops->name,
+                                  .memory = memory,
+                                  .device = device,
+                                  .window_bytes = trainer->window_bytes };
+    return weir_push_open(&trainer->worker, &trainer->source, &options, &trainer->push);
+}
+
+weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tensors,
+                                 size_t n_tensors)
+{
+    uint32_t memory;
+    unsigned device;
+    weir_status status = weir_work_locate_all(tensors, n_tensors, &memory, &device);
+    if (status != WEIR_OK)
+        return status;
+    bool pushes = will_push(trainer, memory);
+    bool same =
+        memory == trainer->memory && device == trainer->worker.device && pushes == trainer->pushes;
+    if (same && (trainer->push != NULL || !pushes))
+        return WEIR_OK;
+    if (trainer->memory != 0) {
+        status = weir_slots_retire(trainer);
+        if (status != WEIR_OK)
+            return status;
+        weir_slots_release(trainer);
+        weir_source_release(&trainer->source);
+    }
+    weir_delivery_close(trainer);
+    trainer->memory = memory;
+    trainer->pushes = pushes;
+    trainer->worker.device = device;
+    if (pushes)
+        return open_push(trainer, memory, device);
+    if (memory == WEIR_MEMORY_CUDA)
+        return weir_work_open(memory, device, trainer->worker.pool, &trainer->work);
+    return WEIR_OK;
+}
+
+weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
+                                unsigned timeout_ms)
+{
+    for (unsigned i = 0; i < trainer->n_slots && trainer->push != NULL; i++) {
+        const weir_slot *slot = &trainer->slots[i];
+        if (slot->state != WEIR_SLOT_PUBLISHED || slot->version != version ||
+            version != trainer->last_version)
+            continue;
+        weir_push_version asked = { version, slot->uid, trainer->keep_masters };
+        weir_status status = weir_push_serve(trainer->push, &asked, n_replicas, timeout_ms);
+        if (status != WEIR_OK)
+            weir_error_prefix("trainer rank %u", trainer->rank);
+        return status;
+    }
+    return weir_fail(WEIR_ERR_NOT_FOUND,
+                     "version %" PRIu64 " cannot be pushed: trainer rank %u has published %s"
+                     "%" PRIu64 " last",
+                     version, trainer->rank, trainer->has_published ? "" : "nothing, ",
+                     trainer->last_version);
+}

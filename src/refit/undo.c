@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* undo.c - keeps old bytes in order, and brings them back in the opposite one. */
+#include "refit/undo.h"
+
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+weir_status weir_undo_begin(weir_undo *undo, weir_work *work, uint64_t n_bytes)
+{
+    undo->n_entries = 0;
+    undo->used_bytes = 0;
+    if (undo->room_bytes >= n_bytes && undo->kept != NULL)
+        return WEIR_OK;
+    weir_undo_close(undo);
+    void *kept = NULL;
+    weir_status status = weir_task_open(work, &undo->task);
+    undo->work = work;
+    if (status == WEIR_OK)
+        status = weir_work_allocate_host(work, n_bytes ? n_bytes : 1, &kept);
+    if (status != WEIR_OK) {
+        weir_error_prefix("undo log of %" PRIu64 " bytes", n_bytes);
+        weir_undo_close(undo);
+        return status;
+    }
+    undo->kept = kept;
+    undo->room_bytes = n_bytes ? n_bytes : 1;
+    return WEIR_OK;
+}
+
+static weir_status grow(weir_undo *undo)
+{
+    if (undo->n_entries < undo->n_room)
+        return WEIR_OK;
+    size_t n = undo->n_room ? 2 * undo->n_room : 1024;
+    weir_undo_entry *entries = weir_realloc(undo->entries, n * sizeof(*entries));
+    if (entries == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    undo->entries = entries;
+    undo->n_room = n;
+    return WEIR_OK;
+}
+
+weir_status weir_undo_note(weir_undo *undo, void *live, uint64_t n_bytes, weir_work_copy *out_copy)
+{
+    if (n_bytes > undo->room_bytes - undo->used_bytes)
+        return weir_fail(WEIR_ERR_INTERNAL, "undo log of %" PRIu64 " bytes is full",
+                         undo->room_bytes);
+    weir_status status = grow(undo);
+    if (status != WEIR_OK)
+        return status;
+    *out_copy = (weir_work_copy){ undo->kept + undo->used_bytes, live, n_bytes };
+    undo->entries[undo->n_entries++] = (weir_undo_entry){ live, undo->used_bytes, n_bytes };
+    undo->used_bytes += n_bytes;
+    return WEIR_OK;
+}
+
+weir_status weir_undo_run(weir_undo *undo, unsigned timeout_ms)
+{
+    weir_status status = WEIR_OK;
+    while (undo->n_entries > 0 && status == WEIR_OK) {
+        const weir_undo_entry *entry = &undo->entries[--undo->n_entries];
+        weir_work_copy copy = { entry->live, undo->kept + entry->kept_at, entry->n_bytes };
+        status = weir_task_copy(undo->task, WEIR_LANE_KEEP, &copy, 1);
+        if (status == WEIR_OK)
+            status = weir_task_wait(undo->task, timeout_ms);
+    }
+    return status;
+}
+
+void weir_undo_close(weir_undo *undo)
+{
+    weir_task_close(undo->task);
+    if (undo->kept != NULL)
+        weir_work_free_host(undo->work, undo->kept, undo->room_bytes);
+    weir_free(undo->entries);
+    *undo = (weir_undo){ 0 };
+}

@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_push.c - versions that are pushed: trainer ranks and replicas in threads of one process,
+ * with real sockets and real shared memory; the same on a GPU where there is one. */
+#include "refit/refit_rig.h"
+
+#include <pthread.h>
+
+#include "base/alloc.h"
+#include "weir/cuda.h"
+
+#define MAX_REPLICAS 3
+#define N_VERSIONS 3
+
+/* Where tensors and parameters lie, and what moves the bytes. */
+typedef struct place {
+    const char *device; /* NULL: host */
+    const char *transport;
+} place;
+
+static const place host_place = { NULL, "ucx" };
+
+/* One side of a refit, in a thread of its own. */
+typedef struct side {
+    pthread_t thread;
+    weir_trainer *trainer;
+    weir_replica *replica;
+    uint64_t version;
+    unsigned n_replicas, timeout_ms;
+    weir_status status;
+    weir_report report;
+    char error[1024];
+} side;
+
+static void *run_side(void *context)
+{
+    side *s = context;
+    if (s->trainer != NULL) /* conversions keep their scratch by thread, and this one is new */
+        weir_alloc_uncount_thread();
+    s->status = s->trainer != NULL
+                    ? weir_trainer_wait(s->trainer, s->version, s->n_replicas, s->timeout_ms)
+                    : weir_replica_install(s->replica, s->version, &s->report);
+    snprintf(s->error, sizeof(s->error), "%s", weir_last_error());
+    return NULL;
+}
+
+static void start_side(side *s)
+{
+    assert_int_equal(pthread_create(&s->thread, NULL, run_side, s), 0);
+}
+
+/* Trainer ranks and replicas of one refit; replicas come first in `sides`. */
+typedef struct refit {
+    side sides[MAX_REPLICAS + RIG_RANKS];
+    size_t n_replicas;
+} refit;
+
+static void run_refit(rig *r, weir_replica *const *replicas, size_t n, uint64_t version, refit *out)
+{
+    *out = (refit){ .n_replicas = n };
+    for (size_t i = 0; i < n; i++) {
+        out->sides[i].replica = replicas[i];
+        out->sides[i].version = version;
+        start_side(&out->sides[i]);
+    }
+    for (size_t rank = 0; rank < RIG_RANKS; rank++) {
+        side *s = &out->sides[n + rank];
+        s->trainer = r->trainers[rank];
+        s->version = version;
+        s->n_replicas = (unsigned)n;
+        start_side(s);
+    }
+    for (size_t i = 0; i < n + RIG_RANKS; i++)
+        pthread_join(out->sides[i].thread, NULL);
+}
+
+static void expect_all_ok(const refit *done)
+{
+    for (size_t i = 0; i < done->n_replicas + RIG_RANKS; i++) {
+        if (done->sides[i].status != WEIR_OK)
+            fail_msg("side %zu: %s: %s", i, weir_status_name(done->sides[i].status),
+                     done->sides[i].error);
+    }
+}
+
+static void expect_side(const side *s, weir_status status, const char *line)
+{
+    if (s->status != status || strstr(s->error, line) == NULL)
+        fail_msg("got %s: '%s', wanted %s: '%s'", weir_status_name(s->status), s->error,
+                 weir_status_name(status), line);
+}
+
+static void expect_verified(const rig *r, const char *name, uint64_t version)
+{
+    weir_verify_report report = rig_verify(r, name);
+    assert_string_equal(report.first_difference, "");
+    assert_int_equal(report.n_different, 0);
+    assert_int_equal(report.version, version);
+}
+
+/* ---- what must work --------------------------------------------------------------------------*/
+
+static rig *open_rig(const place *at, const char *family, const char *conversion,
+                     uint64_t window_bytes)
+{
+    rig wish = { .family = family,
+                 .conversion = conversion,
+                 .transport = at->transport,
+                 .device = at->device,
+                 .delivery = WEIR_DELIVERY_PUSH,
+                 .window_bytes = window_bytes };
+    return rig_open_as(&wish);
+}
+
+/* Versions go to n replicas, which install in turn direct and staged, beginning with `first`. */
+static void follow(const place *at, const char *family, const char *conversion, size_t n,
+                   weir_install_mode first, uint64_t window_bytes)
+{
+    static const char *const names[MAX_REPLICAS] = { "one", "two", "three" };
+    rig *r = open_rig(at, family, conversion, window_bytes);
+    weir_replica *replicas[MAX_REPLICAS];
+    for (size_t i = 0; i < n; i++)
+        replicas[i] =
+            rig_open_replica(r, names[i], i % 2 == 0 ? first : (weir_install_mode)(1 - first));
+    for (unsigned version = 1; version <= N_VERSIONS; version++) {
+        refit done;
+        rig_publish(r, version);
+        run_refit(r, replicas, n, version, &done);
+        expect_all_ok(&done);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(weir_replica_version(replicas[i]), version);
+            expect_verified(r, names[i], version);
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        weir_replica_close(replicas[i]);
+    rig_close(r);
+}
+
+static void every_family_and_conversion_is_pushed_byte_for_byte(void **state)
+{
+    static const char *const families[] = { "qwen3_moe", "glm_moe_dsa", "qwen3", "llama", "bert" };
+    static const char *const conversions[] = { "bf16_cast", "fp8_128x128",
+                                               "cutlass_fp8_e4m3_per_channel" };
+    (void)state;
+    for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++) {
+        for (size_t c = 0; c < sizeof(conversions) / sizeof(*conversions); c++)
+            follow(&host_place, families[f], conversions[c], 1, WEIR_INSTALL_DIRECT, 0);
+    }
+}
+
+static void staged_versions_pass_through_windows(void **state)
+{
+    (void)state;
+    follow(&host_place, "glm_moe_dsa", "fp8_128x128", 1, WEIR_INSTALL_STAGED, 0);
+    follow(&host_place, "glm_moe_dsa", "fp8_128x128", 1, WEIR_INSTALL_STAGED, 1 << 20);
+}
+
+static void replicas_pass_steps_on_to_each_other(void **state)
+{
+    (void)state;
+    follow(&host_place, "glm_moe_dsa", "fp8_128x128", 3, WEIR_INSTALL_DIRECT, 0);
+    follow(&host_place, "qwen3_moe", "cutlass_fp8_e4m3_per_channel", 3, WEIR_INSTALL_STAGED,
+           1 << 20);
+}
+
+static void addresses_never_change_and_the_second_refit_takes_nothing(void **state)
+{
+    rig *r = open_rig(&host_place, "glm_moe_dsa", "fp8_128x128", 0);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
+    size_t n;
+    const weir_tensor *live = weir_replica_parameters(replica, &n);
+    const void *before = live[n / 2].data;
+    (void)state;
+    for (unsigned version = 1; version <= 4; version++) {
+        refit done;
+        rig_publish(r, version);
+        run_refit(r, &replica, 1, version, &done);
+        expect_all_ok(&done);
+        const weir_counters *spent = &done.sides[0].report.counters;
+        if (version == 1) {
+            assert_true(spent->plans > 0);
+            assert_true(spent->connections > 0);
+        } else {
+            assert_int_equal(spent->plans, 0);
+            assert_int_equal(spent->connections, 0);
+            assert_int_equal(spent->registrations, 0);
+        }
+        if (version > 2) /* the trainers' threads of the round before met it too */
+            assert_int_equal(spent->allocations, 0);
+    }
+    assert_ptr_equal(live[n / 2].data, before);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+/* ---- what must not happen --------------------------------------------------------------------*/
+
+static void spoil(rig *r)
+{
+    for (size_t t = 0; t < r->model.n; t++) {
+        if (strstr(r->model.tensors[t].name, "layers.2.") != NULL &&
+            r->model.tensors[t].dtype == WEIR_BF16) {
+            ((uint16_t *)r->model.tensors[t].data)[5] = 0x7F80;
+            return;
+        }
+    }
+    fail_msg("there is no layer 2");
+}
+
+static void republish_spoilt(rig *r, unsigned version, weir_status *out_status)
+{
+    rig_fill(&r->model, version);
+    spoil(r);
+    for (int rank = 0; rank < RIG_RANKS; rank++) {
+        assert_ok(weir_trainer_register(r->trainers[rank], r->model.tensors, r->model.n));
+        out_status[rank] = weir_trainer_publish(r->trainers[rank], version, NULL);
+    }
+}
+
+static void a_weight_that_is_not_finite_ends_the_round(weir_install_mode mode)
+{
+    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 1 << 20);
+    weir_replica *replica = rig_open_replica(r, "one", mode);
+    weir_status published[RIG_RANKS];
+    refit done;
+    rig_publish(r, 1);
+    run_refit(r, &replica, 1, 1, &done);
+    expect_all_ok(&done);
+    uint64_t n_bytes;
+    unsigned char *before = rig_snapshot(replica, &n_bytes);
+    republish_spoilt(r, 2, published);
+    run_refit(r, &replica, 1, 2, &done);
+    expect_side(&done.sides[0], WEIR_ERR_NONFINITE, "called it off");
+    expect_side(&done.sides[0], WEIR_ERR_NONFINITE, "layers.2.");
+    if (mode == WEIR_INSTALL_STAGED) {
+        unsigned char *after = rig_snapshot(replica, &n_bytes);
+        assert_memory_equal(before, after, n_bytes);
+        assert_int_equal(weir_replica_version(replica), 1);
+        free(after);
+    } else {
+        assert_int_equal(weir_replica_get_state(replica), WEIR_REPLICA_UNUSABLE);
+        assert_non_null(strstr(done.sides[0].error, "unusable"));
+    }
+    rig_publish(r, 3);
+    run_refit(r, &replica, 1, 3, &done);
+    expect_all_ok(&done);
+    expect_verified(r, "one", 3);
+    free(before);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+static void a_spoilt_staged_version_leaves_the_old_one(void **state)
+{
+    (void)state;
+    a_weight_that_is_not_finite_ends_the_round(WEIR_INSTALL_STAGED);
+}
+
+static void a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next(void **state)
+{
+    (void)state;
+    a_weight_that_is_not_finite_ends_the_round(WEIR_INSTALL_DIRECT);
+}
+
+static void a_scan_refuses_a_spoilt_version_before_it_is_published(void **state)
+{
+    rig wish = { .family = "qwen3_moe",
+                 .conversion = "fp8_128x128",
+                 .transport = "ucx",
+                 .delivery = WEIR_DELIVERY_PUSH,
+                 .scan_first = true };
+    rig *r = rig_open_as(&wish);
+    weir_status published[RIG_RANKS];
+    (void)state;
+    republish_spoilt(r, 1, published);
+    assert_true(published[0] == WEIR_ERR_NONFINITE || published[1] == WEIR_ERR_NONFINITE);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
+    refit done;
+    rig_publish(r, 2);
+    run_refit(r, &replica, 1, 2, &done);
+    expect_all_ok(&done);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+static weir_status refuse(void *context, uint64_t version)
+{
+    const unsigned *bad_version = context;
+    return version == *bad_version ? WEIR_ERR_REFUSED : WEIR_OK;
+}
+
+static void a_replica_that_refuses_is_named_to_the_trainer(void **state)
+{
+    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
+    unsigned bad_version = 2;
+    weir_replica_options options = rig_replica_options(r, "choosy", WEIR_INSTALL_STAGED);
+    weir_replica *replica = NULL;
+    (void)state;
+    options.hooks.postprocess = refuse;
+    options.hooks.context = &bad_version;
+    assert_ok(weir_replica_open(&options, &replica));
+    assert_ok(weir_replica_allocate(replica));
+    refit done;
+    rig_publish(r, 1);
+    run_refit(r, &replica, 1, 1, &done);
+    expect_all_ok(&done);
+    rig_publish(r, 2);
+    run_refit(r, &replica, 1, 2, &done);
+    expect_side(&done.sides[0], WEIR_ERR_REFUSED, "postprocess hook refused version 2");
+    expect_side(&done.sides[1], WEIR_ERR_REFUSED, "replica choosy");
+    assert_int_equal(weir_replica_version(replica), 1);
+    rig_publish(r, 3);
+    run_refit(r, &replica, 1, 3, &done);
+    expect_all_ok(&done);
+    expect_verified(r, "choosy", 3);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+static void a_replica_that_never_comes_is_counted_when_the_wait_ends(void **state)
+{
+    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
+    (void)state;
+    rig_publish(r, 1);
+    assert_error(weir_trainer_wait(r->trainers[0], 1, 2, 300), WEIR_ERR_TIMED_OUT,
+                 "0 of 2 replicas are ready for version 1 of model");
+    rig_close(r);
+}
+
+static void a_trainer_that_never_begins_is_named_by_the_replica(void **state)
+{
+    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
+    (void)state;
+    rig_publish(r, 1);
+    assert_error(weir_replica_install(replica, 1, NULL), WEIR_ERR_TIMED_OUT,
+                 "trainer rank 0 (worker trainer-0");
+    assert_int_equal(weir_replica_get_state(replica), WEIR_REPLICA_EMPTY);
+    refit done;
+    run_refit(r, &replica, 1, 1, &done);
+    expect_all_ok(&done);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+static void a_window_that_is_too_small_is_said_so(void **state)
+{
+    rig *r = open_rig(&host_place, "qwen3_moe", "bf16_cast", 1024);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
+    refit done;
+    (void)state;
+    rig_publish(r, 1);
+    run_refit(r, &replica, 1, 1, &done);
+    expect_side(&done.sides[1], WEIR_ERR_UNSUPPORTED, "give it more window_bytes");
+    expect_side(&done.sides[0], WEIR_ERR_UNSUPPORTED, "called it off");
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+static void an_old_version_cannot_be_pushed(void **state)
+{
+    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
+    (void)state;
+    assert_error(weir_trainer_wait(r->trainers[0], 1, 1, 100), WEIR_ERR_NOT_FOUND,
+                 "cannot be pushed");
+    rig_publish(r, 1);
+    rig_publish(r, 2);
+    assert_error(weir_trainer_wait(r->trainers[0], 1, 1, 100), WEIR_ERR_NOT_FOUND,
+                 "cannot be pushed");
+    rig_close(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_family_and_conversion_is_pushed_byte_for_byte),
+        cmocka_unit_test(staged_versions_pass_through_windows),
+        cmocka_unit_test(replicas_pass_steps_on_to_each_other),
+        cmocka_unit_test(addresses_never_change_and_the_second_refit_takes_nothing),
+        cmocka_unit_test(a_spoilt_staged_version_leaves_the_old_one),
+        cmocka_unit_test(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
+        cmocka_unit_test(a_scan_refuses_a_spoilt_version_before_it_is_published),
+        cmocka_unit_test(a_replica_that_refuses_is_named_to_the_trainer),
+        cmocka_unit_test(a_replica_that_never_comes_is_counted_when_the_wait_ends),
+        cmocka_unit_test(a_trainer_that_never_begins_is_named_by_the_replica),
+        cmocka_unit_test(a_window_that_is_too_small_is_said_so),
+        cmocka_unit_test(an_old_version_cannot_be_pushed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
