@@ -218,6 +218,7 @@ class Info(CliCase):
         if not devices["cuda"]["available"]:
             self.assertRegex(devices["cuda"]["why_not"],
                              "^(no NVIDIA|libweir_cuda.so cannot be loaded: )")
+        self.assertEqual(len(info["gpus"]) > 0, devices["cuda"]["available"])
         self.assertIn("file", [row["name"] for row in info["transports"]])
         for group in ("cpu", "devices", "transports"):
             for row in info[group]:

@@ -16,6 +16,16 @@
 
 #define END_PATIENCE_S 2.0
 
+void weir_arguments_add(weir_arguments *arguments, const char *option, const char *value)
+{
+    if (value == NULL || arguments->n + 3 > WEIR_CHILD_MAX_ARGUMENTS)
+        return;
+    if (option != NULL)
+        arguments->items[arguments->n++] = (char *)(uintptr_t)option;
+    arguments->items[arguments->n++] = (char *)(uintptr_t)value;
+    arguments->items[arguments->n] = NULL;
+}
+
 static void sleep_ms(long ms)
 {
     struct timespec t = { ms / 1000, ms % 1000 * 1000000L };
@@ -63,6 +73,14 @@ bool weir_child_start(weir_child *child, const char *name, char *const *argv)
     child->pid = 0;
     weir_child_end(child);
     return false;
+}
+
+bool weir_child_runs(const weir_child *child)
+{
+    siginfo_t ended = { .si_pid = 0 };
+    return child->pid > 0 &&
+           waitid(P_PID, (id_t)child->pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           ended.si_pid == 0;
 }
 
 bool weir_child_send(weir_child *child, const char *line)

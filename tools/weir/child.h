@@ -15,6 +15,15 @@
 
 #define WEIR_CHILD_LINE_BYTES 65536
 
+/* A command line being put together. */
+#define WEIR_CHILD_MAX_ARGUMENTS 64
+typedef struct weir_arguments {
+    char *items[WEIR_CHILD_MAX_ARGUMENTS]; /* NULL-terminated; borrowed */
+    int n;
+} weir_arguments;
+/* Appends option (NULL: none) and value; nothing at all when value is NULL. */
+void weir_arguments_add(weir_arguments *arguments, const char *option, const char *value);
+
 typedef struct weir_child {
     char name[64]; /* "trainer 0", in messages */
     pid_t pid;     /* 0 when there is none */
@@ -25,6 +34,8 @@ typedef struct weir_child {
 
 /* Runs this very program with `argv` (argv[0] included, NULL-terminated). */
 bool weir_child_start(weir_child *child, const char *name, char *const *argv);
+/* False once it has ended, or was never started. */
+bool weir_child_runs(const weir_child *child);
 /* Sends one line. */
 bool weir_child_send(weir_child *child, const char *line);
 /* Reads the next line of its stdout (without the newline) into `line`. False when it ends, or

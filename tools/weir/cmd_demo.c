@@ -14,9 +14,6 @@
 #include "median.h"
 #include "memory_limit.h"
 
-#define LIMIT_BYTES ((size_t)128 << 20)
-#define LIMIT_ROUNDS 9
-
 const char weir_usage_demo[] =
     "usage: weir demo [OPTION...]\n"
     "\n"
@@ -197,34 +194,6 @@ static void print_summary(const weir_demo *demo)
 
 /* ---- the run ---------------------------------------------------------------------------------*/
 
-/* What this machine's memory can copy with all cores, in bytes of payload per second: the median of
- * some rounds of the same run. */
-static double measure_limit(void)
-{
-    double rates[LIMIT_ROUNDS];
-    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
-    weir_memory_stream stream = { .source = weir_memory_map(LIMIT_BYTES),
-                                  .out = weir_memory_map(LIMIT_BYTES),
-                                  .n_read = 1,
-                                  .n_written = 1,
-                                  .n_turns = LIMIT_BYTES / 64 };
-    stream.n_threads =
-        n_cores < 1
-            ? 1
-            : (unsigned)(n_cores < WEIR_MEMORY_LIMIT_THREADS ? n_cores : WEIR_MEMORY_LIMIT_THREADS);
-    bool good = stream.source != NULL && stream.out != NULL;
-    for (int i = 0; i < LIMIT_ROUNDS && good; i++) {
-        double seconds = weir_memory_stream_seconds(&stream);
-        good = seconds > 0;
-        rates[i] = good ? (double)LIMIT_BYTES / seconds * 1e-9 : 0;
-    }
-    if (stream.source != NULL)
-        weir_memory_unmap((void *)stream.source, LIMIT_BYTES);
-    if (stream.out != NULL)
-        weir_memory_unmap(stream.out, LIMIT_BYTES);
-    return good ? weir_median(rates, LIMIT_ROUNDS) : 0;
-}
-
 static bool run(weir_demo *demo)
 {
     const weir_demo_options *wanted = demo->options;
@@ -244,7 +213,7 @@ static bool run(weir_demo *demo)
         if (!wanted->as_json)
             print_version(&demo->versions[version - 1]);
     }
-    demo->limit_gb_per_s = measure_limit();
+    demo->limit_gb_per_s = weir_memory_copy_gb_per_s();
     return true;
 }
 

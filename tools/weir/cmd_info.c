@@ -13,10 +13,11 @@ const char weir_usage_info[] =
     "\n"
     "Shows the version, the rungs of the CPU ladder and why one is off, the threads of a pool, "
     "the\n"
-    "devices, the transports in order of preference and why one is off, and every environment\n"
-    "variable that Weir reads.\n"
+    "devices, the transports in order of preference and why one is off, the GPUs, and every\n"
+    "environment variable that Weir reads.\n"
     "\n"
-    "  --json         one object: version, cpu, threads, devices, transports, environment\n";
+    "  --json         one object: version, cpu, threads, devices, gpus, transports,\n"
+    "                 environment\n";
 
 /* One thing that is on, or off for a reason. */
 static json_t *switch_json(const char *name, bool on, const char *why_not)
@@ -53,6 +54,37 @@ static json_t *cuda_json(void)
                        strncmp(line, begin, strlen(begin)) == 0 ? line + strlen(begin) : line);
 }
 
+static json_t *gpus_json(void)
+{
+    unsigned n_gpus = 0;
+    weir_cuda_device gpu;
+    json_t *rows = json_array();
+    if (weir_cuda_devices(&n_gpus) != WEIR_OK)
+        return rows;
+    for (unsigned i = 0; i < n_gpus && weir_cuda_describe(i, &gpu) == WEIR_OK; i++)
+        json_array_append_new(
+            rows, json_pack("{s:i, s:s, s:I, s:[i, i], s:i, s:i}", "gpu", (int)i, "name", gpu.name,
+                            "memory_bytes", (json_int_t)gpu.memory_bytes, "compute",
+                            (int)gpu.compute_major, (int)gpu.compute_minor, "multiprocessors",
+                            (int)gpu.n_multiprocessors, "driver", (int)gpu.driver_version));
+    return rows;
+}
+
+static void print_gpu(const json_t *gpu)
+{
+    const json_t *compute = json_object_get(gpu, "compute");
+    int driver = (int)json_integer_value(json_object_get(gpu, "driver"));
+    printf("  gpu %-7d %s, %s, compute %d.%d, %d multiprocessors, driver for CUDA %d.%d\n",
+           (int)json_integer_value(json_object_get(gpu, "gpu")),
+           json_string_value(json_object_get(gpu, "name")),
+           weir_cli_bytes_text((uint64_t)json_integer_value(json_object_get(gpu, "memory_bytes")))
+               .text,
+           (int)json_integer_value(json_array_get(compute, 0)),
+           (int)json_integer_value(json_array_get(compute, 1)),
+           (int)json_integer_value(json_object_get(gpu, "multiprocessors")), driver / 1000,
+           driver % 1000 / 10);
+}
+
 static json_t *transports_json(void)
 {
     weir_transport_info infos[MAX_ROWS];
@@ -82,9 +114,9 @@ static json_t *info_json(unsigned n_threads)
     json_t *devices = json_array();
     json_array_append_new(devices, switch_json("cpu", true, ""));
     json_array_append_new(devices, cuda_json());
-    return json_pack("{s:s, s:o, s:i, s:o, s:o, s:o}", "version", weir_version(), "cpu", cpu_json(),
-                     "threads", (int)n_threads, "devices", devices, "transports", transports_json(),
-                     "environment", environment_json());
+    return json_pack("{s:s, s:o, s:i, s:o, s:o, s:o, s:o}", "version", weir_version(), "cpu",
+                     cpu_json(), "threads", (int)n_threads, "devices", devices, "gpus", gpus_json(),
+                     "transports", transports_json(), "environment", environment_json());
 }
 
 static void print_info(const json_t *info)
@@ -99,6 +131,7 @@ static void print_info(const json_t *info)
     for (size_t i = 0; i < sizeof(switches) / sizeof(switches[0]); i++)
         json_array_foreach(json_object_get(info, switches[i][0]), index, row)
             print_switch(switches[i][1], row);
+    json_array_foreach(json_object_get(info, "gpus"), index, row) print_gpu(row);
     puts("environment");
     json_array_foreach(json_object_get(info, "environment"), index, row)
     {

@@ -16,37 +16,21 @@
 
 #define START_TIMEOUT_S 60.0
 #define STEP_TIMEOUT_S 300.0
-#define MAX_ARGUMENTS 48
 
 /* ---- arguments -------------------------------------------------------------------------------*/
 
-typedef struct argument_list {
-    char *items[MAX_ARGUMENTS];
-    int n;
-} argument_list;
-
-static void add(argument_list *list, const char *option, const char *value)
-{
-    if (value == NULL || list->n + 3 > MAX_ARGUMENTS)
-        return;
-    if (option != NULL)
-        list->items[list->n++] = (char *)option;
-    list->items[list->n++] = (char *)value;
-    list->items[list->n] = NULL;
-}
-
 /* What every flow verb of this run is told. */
-static void add_common(argument_list *list, const weir_demo *demo)
+static void add_common(weir_arguments *list, const weir_demo *demo)
 {
     const weir_demo_options *options = demo->options;
-    add(list, "--directory", demo->directory_address);
-    add(list, "--model", "demo");
-    add(list, "--config", demo->config);
-    add(list, "--family", options->family);
-    add(list, "--layout", options->layout);
-    add(list, "--conversion", options->conversion);
-    add(list, "--transport-directory", demo->share);
-    add(list, NULL, "--json");
+    weir_arguments_add(list, "--directory", demo->directory_address);
+    weir_arguments_add(list, "--model", "demo");
+    weir_arguments_add(list, "--config", demo->config);
+    weir_arguments_add(list, "--family", options->family);
+    weir_arguments_add(list, "--layout", options->layout);
+    weir_arguments_add(list, "--conversion", options->conversion);
+    weir_arguments_add(list, "--transport-directory", demo->share);
+    weir_arguments_add(list, NULL, "--json");
 }
 
 /* ---- checkpoints -----------------------------------------------------------------------------*/
@@ -61,23 +45,23 @@ static bool make_checkpoint(weir_demo *demo, uint64_t version)
 {
     const weir_demo_options *options = demo->options;
     char path[640], step[24], seed[24];
-    argument_list list = { { NULL }, 0 };
+    weir_arguments list = { { NULL }, 0 };
     int code;
     step_dir(demo, version, path, sizeof(path));
     snprintf(step, sizeof(step), "%llu", (unsigned long long)(version - 1));
     snprintf(seed, sizeof(seed), "%llu", (unsigned long long)options->seed);
-    add(&list, NULL, "weir");
-    add(&list, NULL, "synth");
+    weir_arguments_add(&list, NULL, "weir");
+    weir_arguments_add(&list, NULL, "synth");
     if (options->model_dir != NULL) {
-        add(&list, "--from", options->model_dir);
+        weir_arguments_add(&list, "--from", options->model_dir);
     } else {
-        add(&list, "--family", options->family);
-        add(&list, "--preset", options->preset);
+        weir_arguments_add(&list, "--family", options->family);
+        weir_arguments_add(&list, "--preset", options->preset);
     }
-    add(&list, "--seed", seed);
-    add(&list, "--step", step);
-    add(&list, "-o", path);
-    add(&list, NULL, "--json");
+    weir_arguments_add(&list, "--seed", seed);
+    weir_arguments_add(&list, "--step", step);
+    weir_arguments_add(&list, "-o", path);
+    weir_arguments_add(&list, NULL, "--json");
     json_t *made = weir_child_run_json("synth", list.items, STEP_TIMEOUT_S, &code);
     json_decref(made);
     if (made == NULL || code != 0)
@@ -109,11 +93,11 @@ static void drop_checkpoint(const weir_demo *demo, uint64_t version)
 
 static bool start_directory(weir_demo *demo)
 {
-    argument_list list = { { NULL }, 0 };
-    add(&list, NULL, "weir");
-    add(&list, NULL, "serve");
-    add(&list, "--listen", "127.0.0.1:0");
-    add(&list, NULL, "--json");
+    weir_arguments list = { { NULL }, 0 };
+    weir_arguments_add(&list, NULL, "weir");
+    weir_arguments_add(&list, NULL, "serve");
+    weir_arguments_add(&list, "--listen", "127.0.0.1:0");
+    weir_arguments_add(&list, NULL, "--json");
     if (!weir_child_start(&demo->directory, "directory", list.items))
         return false;
     json_t *hello = weir_child_read_json(&demo->directory, START_TIMEOUT_S);
@@ -127,17 +111,17 @@ static bool start_directory(weir_demo *demo)
 static bool start_trainer(weir_demo *demo, int rank)
 {
     char name[32], rank_text[8], n_ranks[8];
-    argument_list list = { { NULL }, 0 };
+    weir_arguments list = { { NULL }, 0 };
     snprintf(name, sizeof(name), "trainer rank %d", rank);
     snprintf(rank_text, sizeof(rank_text), "%d", rank);
     snprintf(n_ranks, sizeof(n_ranks), "%d", WEIR_DEMO_TRAINERS);
-    add(&list, NULL, "weir");
-    add(&list, NULL, "publish");
-    add(&list, NULL, "--follow");
-    add(&list, "--version", "1");
-    add(&list, "--rank", rank_text);
-    add(&list, "--ranks", n_ranks);
-    add(&list, "--transport", demo->options->transport);
+    weir_arguments_add(&list, NULL, "weir");
+    weir_arguments_add(&list, NULL, "publish");
+    weir_arguments_add(&list, NULL, "--follow");
+    weir_arguments_add(&list, "--version", "1");
+    weir_arguments_add(&list, "--rank", rank_text);
+    weir_arguments_add(&list, "--ranks", n_ranks);
+    weir_arguments_add(&list, "--transport", demo->options->transport);
     add_common(&list, demo);
     return weir_child_start(&demo->trainers[rank], name, list.items);
 }
@@ -145,13 +129,13 @@ static bool start_trainer(weir_demo *demo, int rank)
 static bool start_replica(weir_demo *demo, int index)
 {
     char name[32];
-    argument_list list = { { NULL }, 0 };
+    weir_arguments list = { { NULL }, 0 };
     snprintf(name, sizeof(name), "replica-%d", index);
-    add(&list, NULL, "weir");
-    add(&list, NULL, "receive");
-    add(&list, NULL, "--follow");
-    add(&list, "--name", name);
-    add(&list, "--install", demo->options->install);
+    weir_arguments_add(&list, NULL, "weir");
+    weir_arguments_add(&list, NULL, "receive");
+    weir_arguments_add(&list, NULL, "--follow");
+    weir_arguments_add(&list, "--name", name);
+    weir_arguments_add(&list, "--install", demo->options->install);
     add_common(&list, demo);
     return weir_child_start(&demo->replicas[index], name, list.items);
 }
@@ -292,12 +276,12 @@ static bool verify(weir_demo *demo, int index, weir_demo_version *result)
 {
     char path[640];
     int code;
-    argument_list list = { { NULL }, 0 };
+    weir_arguments list = { { NULL }, 0 };
     step_dir(demo, result->version, path, sizeof(path));
-    add(&list, NULL, "weir");
-    add(&list, NULL, "verify");
-    add(&list, NULL, path);
-    add(&list, "--replica", demo->replicas[index].name);
+    weir_arguments_add(&list, NULL, "weir");
+    weir_arguments_add(&list, NULL, "verify");
+    weir_arguments_add(&list, NULL, path);
+    weir_arguments_add(&list, "--replica", demo->replicas[index].name);
     add_common(&list, demo);
     json_t *answer = weir_child_run_json("verify", list.items, STEP_TIMEOUT_S, &code);
     bool equal = answer != NULL && code == 0 && json_is_true(json_object_get(answer, "verified")) &&

@@ -19,6 +19,7 @@ OPTIONAL_VERB(receive)
 OPTIONAL_VERB(verify)
 OPTIONAL_VERB(demo)
 OPTIONAL_VERB(error)
+OPTIONAL_VERB(bench_refit)
 
 static const weir_verb verbs[] = {
     { "convert", "convert safetensors files, tensor by tensor or as whole layers",
@@ -42,8 +43,10 @@ static const weir_verb verbs[] = {
     { "error", "show how far a conversion moves the weights", weir_usage_error, weir_cmd_error },
     { "bench convert", "measure conversions beside the memory's bandwidth",
       weir_usage_bench_convert, weir_cmd_bench_convert },
-    { "bench copy", "measure a transport beside memcpy", weir_usage_bench_copy,
+    { "bench copy", "measure how fast bytes move, way by way", weir_usage_bench_copy,
       weir_cmd_bench_copy },
+    { "bench refit", "measure whole refits between GPUs or hosts", weir_usage_bench_refit,
+      weir_cmd_bench_refit },
 };
 #define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))
 

@@ -7,15 +7,19 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 #include "cli.h"
+#include "median.h"
 
 #define LINE 64u
 #define BYTES_AHEAD 2048u
 #define HUGE_PAGE ((size_t)2 << 20)
+#define COPY_BYTES ((size_t)128 << 20)
+#define COPY_ROUNDS 9
 
 /* Reads n_read lines and writes n_written ones per turn, n_turns times. */
 typedef void (*stream_fn)(const char *source, char *out, size_t n_read, size_t n_written,
@@ -202,4 +206,28 @@ void weir_memory_unmap(void *memory, size_t n_bytes)
 {
     if (memory != NULL)
         munmap(memory, whole_pages(n_bytes));
+}
+
+double weir_memory_copy_gb_per_s(void)
+{
+    double rates[COPY_ROUNDS];
+    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    weir_memory_stream stream = { .source = weir_memory_map(COPY_BYTES),
+                                  .out = weir_memory_map(COPY_BYTES),
+                                  .n_read = 1,
+                                  .n_written = 1,
+                                  .n_turns = COPY_BYTES / LINE };
+    stream.n_threads =
+        n_cores < 1
+            ? 1
+            : (unsigned)(n_cores < WEIR_MEMORY_LIMIT_THREADS ? n_cores : WEIR_MEMORY_LIMIT_THREADS);
+    bool good = stream.source != NULL && stream.out != NULL;
+    for (int i = 0; i < COPY_ROUNDS && good; i++) {
+        double seconds = weir_memory_stream_seconds(&stream);
+        good = seconds > 0;
+        rates[i] = good ? (double)COPY_BYTES / seconds * 1e-9 : 0;
+    }
+    weir_memory_unmap((void *)(uintptr_t)stream.source, COPY_BYTES);
+    weir_memory_unmap(stream.out, COPY_BYTES);
+    return good ? weir_median(rates, COPY_ROUNDS) : 0;
 }

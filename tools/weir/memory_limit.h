@@ -22,6 +22,10 @@ typedef struct weir_memory_stream {
 /* Seconds for one pass; negative when a thread cannot be started. */
 double weir_memory_stream_seconds(const weir_memory_stream *stream);
 
+/* What this machine's memory can copy with all cores, in GB of payload per second: the median of some
+ * rounds. 0 when it cannot be measured. */
+double weir_memory_copy_gb_per_s(void);
+
 /* n_bytes of zeroed memory in huge pages where there are any; NULL when there is none left. */
 void *weir_memory_map(size_t n_bytes);
 void weir_memory_unmap(void *memory, size_t n_bytes);

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* process_memory.h - what this process takes of the host's memory. */
+#ifndef WEIR_TOOLS_PROCESS_MEMORY_H
+#define WEIR_TOOLS_PROCESS_MEMORY_H
+
+#include <stdint.h>
+
+typedef struct weir_process_memory {
+    uint64_t heap_bytes;     /* allocated and not freed, all libraries together */
+    uint64_t resident_bytes; /* pages in memory, which only ever settles */
+} weir_process_memory;
+weir_process_memory weir_process_memory_now(void);
+
+#endif
