@@ -153,6 +153,8 @@ typedef struct weir_trainer_options {
     bool scan_first;           /* PUSH: publish reads every weight once and refuses what is not
                                   finite; otherwise that is found while pushing, when a direct
                                   replica has changed already */
+    void *stream;              /* tensors on a GPU: the cudaStream_t whose queued work writes them;
+                                  they are read behind it. NULL: the default stream */
 } weir_trainer_options;
 #define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 

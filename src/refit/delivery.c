@@ -7,7 +7,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/digest.h"
 #include "base/error.h"
+#include "family/mapping.h"
 #include "refit/serve.h"
 #include "refit/trainer.h"
 
@@ -85,6 +87,47 @@ weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tenso
     return WEIR_OK;
 }
 
+/* Tied sources on a GPU are compared by their digests, where they lie. */
+weir_status weir_delivery_check_tied(weir_trainer *trainer)
+{
+    const weir_mapping *mapping = trainer->source.mapping;
+    weir_work *work = trainer->push != NULL ? trainer->push->work : trainer->work;
+    if (work == NULL || !mapping->unreadable || mapping->tied[0] == SIZE_MAX)
+        return WEIR_OK;
+    weir_digest digests[2];
+    weir_work_range ranges[2] = { 0 };
+    for (size_t i = 0; i < 2; i++) {
+        const weir_tensor *source = &mapping->given[mapping->tied[i]];
+        ranges[i].name = source->name;
+        ranges[i].data = source->data;
+        ranges[i].dtype = source->dtype;
+        ranges[i].digest = &digests[i];
+        weir_digest_rows_of(source->dtype, &source->shape, &ranges[i].n_rows, &ranges[i].row_bytes);
+    }
+    if (ranges[0].data == NULL || ranges[1].data == NULL || ranges[0].data == ranges[1].data)
+        return WEIR_OK;
+    weir_task *task = NULL;
+    weir_status status = weir_delivery_follow(trainer);
+    if (status == WEIR_OK)
+        status = weir_task_open(work, &task);
+    if (status == WEIR_OK)
+        status = weir_task_digest(task, WEIR_LANE_COMPUTE, ranges, 2);
+    if (status == WEIR_OK)
+        status = weir_task_wait(task, trainer->worker.timeout_ms);
+    weir_task_close(task);
+    if (status == WEIR_OK && !weir_digest_equal(&digests[0], &digests[1]))
+        status = weir_fail(WEIR_ERR_LAYOUT,
+                           "%s differs from %s, but config.json has tie_word_embeddings true",
+                           ranges[0].name, ranges[1].name);
+    return status;
+}
+
+weir_status weir_delivery_follow(weir_trainer *trainer)
+{
+    weir_work *work = trainer->push != NULL ? trainer->push->work : trainer->work;
+    return work != NULL ? weir_work_follow(work, trainer->stream) : WEIR_OK;
+}
+
 weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
                                 unsigned timeout_ms)
 {
@@ -94,7 +137,9 @@ weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigne
             version != trainer->last_version)
             continue;
         weir_push_version asked = { version, slot->uid, trainer->keep_masters };
-        weir_status status = weir_push_serve(trainer->push, &asked, n_replicas, timeout_ms);
+        weir_status status = weir_delivery_follow(trainer);
+        if (status == WEIR_OK)
+            status = weir_push_serve(trainer->push, &asked, n_replicas, timeout_ms);
         if (status != WEIR_OK)
             weir_error_prefix("trainer rank %u", trainer->rank);
         return status;

@@ -26,21 +26,31 @@ static weir_status refresh_one(void *context, size_t i, unsigned thread)
         scale != NULL ? &scale->shape : NULL, replica->live[derived->parameter].data);
 }
 
+/* All at once: each is a launch of its own, too short to be waited for. */
 static weir_status refresh_on_gpu(weir_replica *replica)
 {
-    weir_status status = WEIR_OK;
-    for (size_t i = 0; i < replica->n_derived && status == WEIR_OK; i++) {
+    weir_arena_reset(&replica->scratch);
+    weir_work_derivation *derivations = weir_arena_zeroed(
+        &replica->scratch, replica->n_derived ? replica->n_derived : 1, sizeof(*derivations));
+    if (derivations == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < replica->n_derived; i++) {
         const weir_derived *derived = &replica->derived[i];
         const weir_tensor *from = &replica->live[derived->from];
         const weir_tensor *scale =
             derived->from_scale != SIZE_MAX ? &replica->live[derived->from_scale] : NULL;
-        status = weir_task_derive(replica->derive, WEIR_LANE_COMPUTE, derived, from->dtype,
-                                  from->data, scale != NULL ? scale->data : NULL,
-                                  scale != NULL ? &scale->shape : NULL,
-                                  replica->live[derived->parameter].data);
-        if (status == WEIR_OK)
-            status = weir_task_wait(replica->derive, replica->worker.timeout_ms);
+        derivations[i] =
+            (weir_work_derivation){ .derived = derived,
+                                    .from_dtype = from->dtype,
+                                    .from = from->data,
+                                    .scale = scale != NULL ? scale->data : NULL,
+                                    .scale_shape = scale != NULL ? &scale->shape : NULL,
+                                    .out = replica->live[derived->parameter].data };
     }
+    weir_status status =
+        weir_task_derive(replica->derive, WEIR_LANE_COMPUTE, derivations, replica->n_derived);
+    if (status == WEIR_OK)
+        status = weir_task_wait(replica->derive, replica->worker.timeout_ms);
     return status;
 }
 

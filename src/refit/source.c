@@ -98,21 +98,24 @@ void weir_source_release(weir_source *source)
 weir_status weir_source_bind(weir_trainer *trainer, const weir_tensor *tensors, size_t n_tensors)
 {
     weir_source *source = &trainer->source;
-    weir_status settled = weir_delivery_settle(trainer, tensors, n_tensors);
-    if (settled != WEIR_OK)
-        return settled;
-    if (source->mapping != NULL &&
-        weir_mapping_rebind(source->mapping, tensors, n_tensors) == WEIR_OK)
-        return WEIR_OK;
-    weir_status status = weir_slots_retire(trainer);
+    weir_status status = weir_delivery_settle(trainer, tensors, n_tensors);
     if (status != WEIR_OK)
         return status;
-    weir_slots_release(trainer);
-    weir_source_release(source);
-    weir_arena_init(&source->arena, 0);
-    status = open_mapping(trainer, tensors, n_tensors);
+    bool kept = source->mapping != NULL &&
+                weir_mapping_rebind(source->mapping, tensors, n_tensors) == WEIR_OK;
+    if (!kept) {
+        status = weir_slots_retire(trainer);
+        if (status != WEIR_OK)
+            return status;
+        weir_slots_release(trainer);
+        weir_source_release(source);
+        weir_arena_init(&source->arena, 0);
+        status = open_mapping(trainer, tensors, n_tensors);
+        if (status == WEIR_OK)
+            status = bind_owned(trainer);
+    }
     if (status == WEIR_OK)
-        status = bind_owned(trainer);
+        status = weir_delivery_check_tied(trainer);
     if (status != WEIR_OK)
         weir_source_release(source);
     return status;
@@ -132,5 +135,5 @@ weir_status weir_stop_source(weir_trainer *trainer)
                 return weir_fail(WEIR_ERR_INVALID, "%s has no data", entry->sources[s].name);
         }
     }
-    return WEIR_OK;
+    return weir_delivery_follow(trainer);
 }

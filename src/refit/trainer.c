@@ -59,6 +59,7 @@ static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_optio
     trainer->asked_delivery = options->delivery;
     trainer->window_bytes = options->window_bytes;
     trainer->scan_first = options->scan_first;
+    trainer->stream = options->stream;
     if (status == WEIR_OK)
         status = weir_settings_copy_text(&trainer->listen, options->listen);
     return status;

@@ -75,6 +75,7 @@ struct weir_trainer {
     uint32_t memory; /* where the tensors lie; 0: none were registered yet */
     bool pushes;     /* slots are empty: weir_trainer_wait() sends */
     bool scan_first;
+    void *stream; /* of the caller */
     uint64_t window_bytes;
     char *listen;
     weir_work *work; /* PULL of tensors on a GPU: converts into slots */
@@ -118,6 +119,10 @@ void weir_slots_release(weir_trainer *trainer);
 weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tensors,
                                  size_t n_tensors);
 void weir_delivery_close(weir_trainer *trainer);
+/* ERR_LAYOUT when tied sources that the mapping could not read differ. */
+weir_status weir_delivery_check_tied(weir_trainer *trainer);
+/* What reads the tensors from now on waits for what the caller has queued. */
+weir_status weir_delivery_follow(weir_trainer *trainer);
 /* Stop 6 of a version that is pushed: sends it to n_replicas. */
 weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
                                 unsigned timeout_ms);

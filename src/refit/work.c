@@ -90,6 +90,11 @@ weir_status weir_work_after(weir_work *work, weir_lane lane, weir_lane other)
     return lane != other ? work->ops->after(work, lane, other) : WEIR_OK;
 }
 
+weir_status weir_work_follow(weir_work *work, void *stream)
+{
+    return work->ops->follow(work, stream);
+}
+
 /* ---- tasks -----------------------------------------------------------------------------------*/
 
 weir_status weir_task_open(weir_work *work, weir_task **out)
@@ -149,16 +154,13 @@ weir_status weir_task_copy(weir_task *task, weir_lane lane, const weir_work_copy
     return note_start(task, task->work->ops->copy(task, lane, copies, n_copies));
 }
 
-weir_status weir_task_derive(weir_task *task, weir_lane lane, const weir_derived *derived,
-                             weir_dtype from_dtype, const void *from, const float *scale,
-                             const weir_shape *scale_shape, void *out)
+weir_status weir_task_derive(weir_task *task, weir_lane lane,
+                             const weir_work_derivation *derivations, size_t n_derivations)
 {
     weir_status status = make_ready(task);
-    if (status != WEIR_OK)
+    if (status != WEIR_OK || n_derivations == 0)
         return status;
-    status =
-        task->work->ops->derive(task, lane, derived, from_dtype, from, scale, scale_shape, out);
-    return note_start(task, status);
+    return note_start(task, task->work->ops->derive(task, lane, derivations, n_derivations));
 }
 
 weir_status weir_task_mark(weir_task *task, weir_lane lane)

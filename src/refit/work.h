@@ -56,6 +56,10 @@ void *weir_work_stream(const weir_work *work, weir_lane lane);
 /* What is queued in `lane` from now on waits for all that is in `other` now. */
 weir_status weir_work_after(weir_work *work, weir_lane lane, weir_lane other);
 
+/* The same for all lanes and what the caller has queued in a stream of its own (a cudaStream_t;
+ * NULL: the default stream). Nothing to do for host memory. */
+weir_status weir_work_follow(weir_work *work, void *stream);
+
 weir_status weir_task_open(weir_work *work, weir_task **out);
 void weir_task_close(weir_task *task); /* accepts NULL; waits for what it runs */
 
@@ -84,10 +88,17 @@ typedef struct weir_work_copy {
 weir_status weir_task_copy(weir_task *task, weir_lane lane, const weir_work_copy *copies,
                            size_t n_copies);
 
-/* One derived parameter; arguments as for weir_derived_compute(). */
-weir_status weir_task_derive(weir_task *task, weir_lane lane, const weir_derived *derived,
-                             weir_dtype from_dtype, const void *from, const float *scale,
-                             const weir_shape *scale_shape, void *out);
+/* One derived parameter; as for weir_derived_compute(). */
+typedef struct weir_work_derivation {
+    const weir_derived *derived;
+    weir_dtype from_dtype;
+    const void *from;
+    const float *scale;
+    const weir_shape *scale_shape;
+    void *out;
+} weir_work_derivation;
+weir_status weir_task_derive(weir_task *task, weir_lane lane,
+                             const weir_work_derivation *derivations, size_t n_derivations);
 
 /* Ends the task where everything now in `lane` ends: for work that others queued in its stream. */
 weir_status weir_task_mark(weir_task *task, weir_lane lane);

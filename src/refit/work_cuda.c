@@ -67,6 +67,22 @@ static weir_status after(weir_work *base, weir_lane lane, weir_lane other)
     return weir_cuda_check(error, "cannot let a stream of GPU %u wait", base->device);
 }
 
+static weir_status follow(weir_work *base, void *other)
+{
+    cuda_work *work = (cuda_work *)base;
+    void *event = work->events[WEIR_LANE_COMPUTE];
+    int previous;
+    weir_status status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    int error = work->cuda->event_record(event, other);
+    for (int lane = 0; lane < WEIR_N_LANES && error == 0; lane++)
+        error = work->cuda->stream_after(work->streams[lane], event);
+    work->cuda->leave(previous);
+    return weir_cuda_check(error, "cannot let the streams of GPU %u wait for the caller's",
+                           base->device);
+}
+
 /* Waits until all that is in the lane has ended, well or not. False when it goes on. */
 static bool drain(cuda_work *work, weir_lane lane)
 {
@@ -283,16 +299,18 @@ static weir_status copy(weir_task *base, weir_lane lane, const weir_work_copy *c
     return status;
 }
 
-static weir_status derive(weir_task *base, weir_lane lane, const weir_derived *derived,
-                          weir_dtype from_dtype, const void *from, const float *scale,
-                          const weir_shape *scale_shape, void *out)
+static weir_status derive(weir_task *base, weir_lane lane, const weir_work_derivation *derivations,
+                          size_t n_derivations)
 {
     cuda_work *work = work_of(base);
-    weir_status status = weir_cuda_derived_start(work->base.device, derived, from_dtype, from,
-                                                 scale, scale_shape, out, work->streams[lane]);
-    if (status != WEIR_OK)
-        return status;
-    status = mark(base, lane);
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < n_derivations && status == WEIR_OK; i++) {
+        const weir_work_derivation *d = &derivations[i];
+        status = weir_cuda_derived_start(work->base.device, d->derived, d->from_dtype, d->from,
+                                         d->scale, d->scale_shape, d->out, work->streams[lane]);
+    }
+    if (status == WEIR_OK)
+        status = mark(base, lane);
     if (status != WEIR_OK)
         drain(work, lane);
     return status;
@@ -323,6 +341,7 @@ static const weir_work_ops cuda_ops = {
     .free_host = free_host,
     .stream = stream,
     .after = after,
+    .follow = follow,
     .task_open = open_task,
     .task_close = close_task,
     .convert = convert,

@@ -67,6 +67,12 @@ static weir_status after(weir_work *work, weir_lane lane, weir_lane other)
     return WEIR_OK;
 }
 
+static weir_status follow(weir_work *work, void *stream)
+{
+    (void)work, (void)stream;
+    return WEIR_OK;
+}
+
 /* ---- tasks -----------------------------------------------------------------------------------*/
 
 static weir_status open_task(weir_work *work, weir_task **out)
@@ -123,12 +129,17 @@ static weir_status copy(weir_task *task, weir_lane lane, const weir_work_copy *c
     return keep(task, WEIR_OK);
 }
 
-static weir_status derive(weir_task *task, weir_lane lane, const weir_derived *derived,
-                          weir_dtype from_dtype, const void *from, const float *scale,
-                          const weir_shape *scale_shape, void *out)
+static weir_status derive(weir_task *task, weir_lane lane, const weir_work_derivation *derivations,
+                          size_t n_derivations)
 {
+    weir_status status = WEIR_OK;
     (void)lane;
-    return keep(task, weir_derived_compute(derived, from_dtype, from, scale, scale_shape, out));
+    for (size_t i = 0; i < n_derivations && status == WEIR_OK; i++) {
+        const weir_work_derivation *d = &derivations[i];
+        status = weir_derived_compute(d->derived, d->from_dtype, d->from, d->scale, d->scale_shape,
+                                      d->out);
+    }
+    return keep(task, status);
 }
 
 static weir_status mark(weir_task *task, weir_lane lane)
@@ -313,6 +324,7 @@ static const weir_work_ops host_ops = {
     .free_host = release,
     .stream = stream,
     .after = after,
+    .follow = follow,
     .task_open = open_task,
     .task_close = close_task,
     .convert = convert,

@@ -17,6 +17,7 @@ typedef struct weir_work_ops {
     void (*free_host)(weir_work *work, void *data, uint64_t n_bytes);
     void *(*stream)(const weir_work *work, weir_lane lane);
     weir_status (*after)(weir_work *work, weir_lane lane, weir_lane other);
+    weir_status (*follow)(weir_work *work, void *stream);
 
     weir_status (*task_open)(weir_work *work, weir_task **out);
     void (*task_close)(weir_task *task);
@@ -25,9 +26,8 @@ typedef struct weir_work_ops {
                           size_t n_ranges);
     weir_status (*copy)(weir_task *task, weir_lane lane, const weir_work_copy *copies,
                         size_t n_copies);
-    weir_status (*derive)(weir_task *task, weir_lane lane, const weir_derived *derived,
-                          weir_dtype from_dtype, const void *from, const float *scale,
-                          const weir_shape *scale_shape, void *out);
+    weir_status (*derive)(weir_task *task, weir_lane lane, const weir_work_derivation *derivations,
+                          size_t n_derivations);
     weir_status (*mark)(weir_task *task, weir_lane lane);
     weir_status (*test)(weir_task *task); /* something was started */
 } weir_work_ops;

@@ -490,8 +490,8 @@ static void check_derived(bench *b, weir_dtype dtype, const weir_shape *scale_sh
         size_t n_out = 3 * 136 * (k == 0 ? 40 : 48);
         must(weir_derived_compute(&kinds[k], dtype, values, scale_shape != NULL ? scales : NULL,
                                   scale_shape, wanted));
-        must(weir_task_derive(b->task, WEIR_LANE_COMPUTE, &kinds[k], dtype, from, scale,
-                              scale_shape, out));
+        weir_work_derivation derivation = { &kinds[k], dtype, from, scale, scale_shape, out };
+        must(weir_task_derive(b->task, WEIR_LANE_COMPUTE, &derivation, 1));
         must(weir_task_wait(b->task, WAIT_MS));
         expect_bytes(b, out, wanted, n_out * 2);
     }
