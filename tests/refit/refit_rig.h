@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "weir/cuda.h"
 #include "weir/weir.h"
 
 #define RIG_RANKS 2
@@ -36,6 +37,7 @@ typedef struct rig {
     weir_directory *directory;
     weir_trainer *trainers[RIG_RANKS];
     rig_model model;
+    weir_tensor *on_gpu; /* the same tensors on GPU 0, where trainers register them; NULL: none */
 } rig;
 
 #define assert_ok(call)                                                                     \
@@ -90,6 +92,42 @@ static inline void rig_model_open(rig *r)
     }
 }
 
+/* Where a replica's parameters lie on a GPU, so do the trainers' tensors. */
+static inline void rig_gpu_open(rig *r)
+{
+    if (r->device == NULL)
+        return;
+    r->on_gpu = calloc(r->model.n, sizeof(*r->on_gpu));
+    assert_non_null(r->on_gpu);
+    for (size_t t = 0; t < r->model.n; t++) {
+        uint64_t n_bytes;
+        r->on_gpu[t] = r->model.tensors[t];
+        assert_ok(weir_tensor_bytes(r->on_gpu[t].dtype, &r->on_gpu[t].shape, &n_bytes));
+        assert_ok(weir_cuda_allocate(0, n_bytes, &r->on_gpu[t].data));
+    }
+}
+
+/* The tensors that trainers register, as they are now. */
+static inline const weir_tensor *rig_tensors(const rig *r)
+{
+    if (r->on_gpu == NULL)
+        return r->model.tensors;
+    for (size_t t = 0; t < r->model.n; t++) {
+        uint64_t n_bytes;
+        assert_ok(weir_tensor_bytes(r->on_gpu[t].dtype, &r->on_gpu[t].shape, &n_bytes));
+        assert_ok(weir_cuda_copy(0, r->on_gpu[t].data, r->model.tensors[t].data, n_bytes, NULL));
+    }
+    assert_ok(weir_cuda_stream_wait(0, NULL));
+    return r->on_gpu;
+}
+
+static inline void rig_gpu_close(rig *r)
+{
+    for (size_t t = 0; t < r->model.n && r->on_gpu != NULL; t++)
+        weir_cuda_free(0, r->on_gpu[t].data);
+    free(r->on_gpu);
+}
+
 static inline void rig_write_config(rig *r)
 {
     char *text;
@@ -135,6 +173,7 @@ static inline rig *rig_open_as(const rig *wish)
     *r = *wish;
     rig_write_config(r);
     rig_model_open(r);
+    rig_gpu_open(r);
     weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
     assert_ok(weir_directory_open(&options, &r->directory));
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++)
@@ -154,6 +193,7 @@ static inline void rig_close(rig *r)
     for (int rank = 0; rank < RIG_RANKS; rank++)
         weir_trainer_close(r->trainers[rank]);
     weir_directory_close(r->directory);
+    rig_gpu_close(r);
     for (size_t t = 0; t < r->model.n; t++)
         free(r->model.tensors[t].data);
     weir_family_sources_free(r->model.tensors);
@@ -168,8 +208,9 @@ static inline void rig_close(rig *r)
 static inline void rig_publish(rig *r, unsigned version)
 {
     rig_fill(&r->model, version);
+    const weir_tensor *tensors = rig_tensors(r);
     for (int rank = 0; rank < RIG_RANKS; rank++) {
-        assert_ok(weir_trainer_register(r->trainers[rank], r->model.tensors, r->model.n));
+        assert_ok(weir_trainer_register(r->trainers[rank], tensors, r->model.n));
         assert_ok(weir_trainer_publish(r->trainers[rank], version, NULL));
     }
 }
@@ -235,7 +276,13 @@ static inline unsigned char *rig_snapshot(const weir_replica *replica, uint64_t 
     assert_non_null(all);
     for (size_t i = 0; i < n; i++) {
         assert_ok(weir_tensor_bytes(live[i].dtype, &live[i].shape, &n_bytes));
-        memcpy(at, live[i].data, n_bytes);
+        unsigned device;
+        if (weir_cuda_device_of(live[i].data, &device) == WEIR_OK) {
+            assert_ok(weir_cuda_copy(device, at, live[i].data, n_bytes, NULL));
+            assert_ok(weir_cuda_stream_wait(device, NULL));
+        } else {
+            memcpy(at, live[i].data, n_bytes);
+        }
         at += n_bytes;
     }
     *out_n_bytes = total;

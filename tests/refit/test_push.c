@@ -17,7 +17,35 @@ typedef struct place {
     const char *transport;
 } place;
 
-static const place host_place = { NULL, "ucx" };
+static place host = { NULL, "ucx" };
+static place gpu = { "cuda:0", "cuda_ipc" };
+static place two_gpus = { "cuda:1", "cuda_ipc" };
+static place broadcast = { "cuda:1", "nccl" };
+
+static void skip_or_fail(const char *why)
+{
+    print_message("needs GPUs: %s\n", why);
+    if (getenv("WEIR_TEST_REQUIRE_GPU") != NULL)
+        fail_msg("GPUs are required: %s", why);
+    skip();
+}
+
+/* Skips, aloud, where the place is not to be had. */
+static const place *place_of(void **state)
+{
+    const place *at = *state;
+    const weir_transport_ops *ops;
+    unsigned n_gpus = 0;
+    if (at->device == NULL)
+        return at;
+    if (weir_cuda_devices(&n_gpus) != WEIR_OK || weir_transport_get(at->transport, &ops) != WEIR_OK)
+        skip_or_fail(weir_last_error());
+    if (at->device[5] - '0' >= (int)n_gpus) { /* a machine of one GPU has no second */
+        print_message("needs %c GPUs, there are %u\n", at->device[5] + 1, n_gpus);
+        skip();
+    }
+    return at;
+}
 
 /* One side of a refit, in a thread of its own. */
 typedef struct side {
@@ -138,39 +166,40 @@ static void follow(const place *at, const char *family, const char *conversion, 
 
 static void every_family_and_conversion_is_pushed_byte_for_byte(void **state)
 {
+    const place *at = place_of(state);
     static const char *const families[] = { "qwen3_moe", "glm_moe_dsa", "qwen3", "llama", "bert" };
     static const char *const conversions[] = { "bf16_cast", "fp8_128x128",
                                                "cutlass_fp8_e4m3_per_channel" };
-    (void)state;
     for (size_t f = 0; f < sizeof(families) / sizeof(*families); f++) {
         for (size_t c = 0; c < sizeof(conversions) / sizeof(*conversions); c++)
-            follow(&host_place, families[f], conversions[c], 1, WEIR_INSTALL_DIRECT, 0);
+            follow(at, families[f], conversions[c], 1, WEIR_INSTALL_DIRECT, 0);
     }
 }
 
 static void staged_versions_pass_through_windows(void **state)
 {
-    (void)state;
-    follow(&host_place, "glm_moe_dsa", "fp8_128x128", 1, WEIR_INSTALL_STAGED, 0);
-    follow(&host_place, "glm_moe_dsa", "fp8_128x128", 1, WEIR_INSTALL_STAGED, 1 << 20);
+    const place *at = place_of(state);
+    follow(at, "glm_moe_dsa", "fp8_128x128", 1, WEIR_INSTALL_STAGED, 0);
+    follow(at, "glm_moe_dsa", "fp8_128x128", 1, WEIR_INSTALL_STAGED, 1 << 20);
 }
 
 static void replicas_pass_steps_on_to_each_other(void **state)
 {
-    (void)state;
-    follow(&host_place, "glm_moe_dsa", "fp8_128x128", 3, WEIR_INSTALL_DIRECT, 0);
-    follow(&host_place, "qwen3_moe", "cutlass_fp8_e4m3_per_channel", 3, WEIR_INSTALL_STAGED,
-           1 << 20);
+    const place *at = place_of(state);
+    if (at == &broadcast)
+        skip(); /* NCCL takes no two ranks on one GPU */
+    follow(at, "glm_moe_dsa", "fp8_128x128", 3, WEIR_INSTALL_DIRECT, 0);
+    follow(at, "qwen3_moe", "cutlass_fp8_e4m3_per_channel", 3, WEIR_INSTALL_STAGED, 1 << 20);
 }
 
 static void addresses_never_change_and_the_second_refit_takes_nothing(void **state)
 {
-    rig *r = open_rig(&host_place, "glm_moe_dsa", "fp8_128x128", 0);
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "glm_moe_dsa", "fp8_128x128", 0);
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
     size_t n;
     const weir_tensor *live = weir_replica_parameters(replica, &n);
     const void *before = live[n / 2].data;
-    (void)state;
     for (unsigned version = 1; version <= 4; version++) {
         refit done;
         rig_publish(r, version);
@@ -211,15 +240,16 @@ static void republish_spoilt(rig *r, unsigned version, weir_status *out_status)
 {
     rig_fill(&r->model, version);
     spoil(r);
+    const weir_tensor *tensors = rig_tensors(r);
     for (int rank = 0; rank < RIG_RANKS; rank++) {
-        assert_ok(weir_trainer_register(r->trainers[rank], r->model.tensors, r->model.n));
+        assert_ok(weir_trainer_register(r->trainers[rank], tensors, r->model.n));
         out_status[rank] = weir_trainer_publish(r->trainers[rank], version, NULL);
     }
 }
 
-static void a_weight_that_is_not_finite_ends_the_round(weir_install_mode mode)
+static void a_weight_that_is_not_finite_ends_the_round(const place *at, weir_install_mode mode)
 {
-    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 1 << 20);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 1 << 20);
     weir_replica *replica = rig_open_replica(r, "one", mode);
     weir_status published[RIG_RANKS];
     refit done;
@@ -252,26 +282,25 @@ static void a_weight_that_is_not_finite_ends_the_round(weir_install_mode mode)
 
 static void a_spoilt_staged_version_leaves_the_old_one(void **state)
 {
-    (void)state;
-    a_weight_that_is_not_finite_ends_the_round(WEIR_INSTALL_STAGED);
+    a_weight_that_is_not_finite_ends_the_round(place_of(state), WEIR_INSTALL_STAGED);
 }
 
 static void a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next(void **state)
 {
-    (void)state;
-    a_weight_that_is_not_finite_ends_the_round(WEIR_INSTALL_DIRECT);
+    a_weight_that_is_not_finite_ends_the_round(place_of(state), WEIR_INSTALL_DIRECT);
 }
 
 static void a_scan_refuses_a_spoilt_version_before_it_is_published(void **state)
 {
+    const place *at = place_of(state);
     rig wish = { .family = "qwen3_moe",
                  .conversion = "fp8_128x128",
-                 .transport = "ucx",
+                 .transport = at->transport,
+                 .device = at->device,
                  .delivery = WEIR_DELIVERY_PUSH,
                  .scan_first = true };
     rig *r = rig_open_as(&wish);
     weir_status published[RIG_RANKS];
-    (void)state;
     republish_spoilt(r, 1, published);
     assert_true(published[0] == WEIR_ERR_NONFINITE || published[1] == WEIR_ERR_NONFINITE);
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
@@ -291,11 +320,11 @@ static weir_status refuse(void *context, uint64_t version)
 
 static void a_replica_that_refuses_is_named_to_the_trainer(void **state)
 {
-    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
     unsigned bad_version = 2;
     weir_replica_options options = rig_replica_options(r, "choosy", WEIR_INSTALL_STAGED);
     weir_replica *replica = NULL;
-    (void)state;
     options.hooks.postprocess = refuse;
     options.hooks.context = &bad_version;
     assert_ok(weir_replica_open(&options, &replica));
@@ -319,8 +348,8 @@ static void a_replica_that_refuses_is_named_to_the_trainer(void **state)
 
 static void a_replica_that_never_comes_is_counted_when_the_wait_ends(void **state)
 {
-    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
-    (void)state;
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
     rig_publish(r, 1);
     assert_error(weir_trainer_wait(r->trainers[0], 1, 2, 300), WEIR_ERR_TIMED_OUT,
                  "0 of 2 replicas are ready for version 1 of model");
@@ -329,9 +358,9 @@ static void a_replica_that_never_comes_is_counted_when_the_wait_ends(void **stat
 
 static void a_trainer_that_never_begins_is_named_by_the_replica(void **state)
 {
-    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
-    (void)state;
     rig_publish(r, 1);
     assert_error(weir_replica_install(replica, 1, NULL), WEIR_ERR_TIMED_OUT,
                  "trainer rank 0 (worker trainer-0");
@@ -345,10 +374,10 @@ static void a_trainer_that_never_begins_is_named_by_the_replica(void **state)
 
 static void a_window_that_is_too_small_is_said_so(void **state)
 {
-    rig *r = open_rig(&host_place, "qwen3_moe", "bf16_cast", 1024);
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "bf16_cast", 1024);
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
     refit done;
-    (void)state;
     rig_publish(r, 1);
     run_refit(r, &replica, 1, 1, &done);
     expect_side(&done.sides[1], WEIR_ERR_UNSUPPORTED, "give it more window_bytes");
@@ -359,8 +388,8 @@ static void a_window_that_is_too_small_is_said_so(void **state)
 
 static void an_old_version_cannot_be_pushed(void **state)
 {
-    rig *r = open_rig(&host_place, "qwen3_moe", "fp8_128x128", 0);
-    (void)state;
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
     assert_error(weir_trainer_wait(r->trainers[0], 1, 1, 100), WEIR_ERR_NOT_FOUND,
                  "cannot be pushed");
     rig_publish(r, 1);
@@ -370,21 +399,28 @@ static void an_old_version_cannot_be_pushed(void **state)
     rig_close(r);
 }
 
+#define EVERYWHERE(test)                                                                    \
+    { #test ", host", test, NULL, NULL, &host }, { #test ", GPU", test, NULL, NULL, &gpu }, \
+        { #test ", two GPUs", test, NULL, NULL, &two_gpus },                                \
+    {                                                                                       \
+#test ", NCCL", test, NULL, NULL, &broadcast                                        \
+    }
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_family_and_conversion_is_pushed_byte_for_byte),
-        cmocka_unit_test(staged_versions_pass_through_windows),
-        cmocka_unit_test(replicas_pass_steps_on_to_each_other),
-        cmocka_unit_test(addresses_never_change_and_the_second_refit_takes_nothing),
-        cmocka_unit_test(a_spoilt_staged_version_leaves_the_old_one),
-        cmocka_unit_test(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
-        cmocka_unit_test(a_scan_refuses_a_spoilt_version_before_it_is_published),
-        cmocka_unit_test(a_replica_that_refuses_is_named_to_the_trainer),
-        cmocka_unit_test(a_replica_that_never_comes_is_counted_when_the_wait_ends),
-        cmocka_unit_test(a_trainer_that_never_begins_is_named_by_the_replica),
-        cmocka_unit_test(a_window_that_is_too_small_is_said_so),
-        cmocka_unit_test(an_old_version_cannot_be_pushed),
+        EVERYWHERE(every_family_and_conversion_is_pushed_byte_for_byte),
+        EVERYWHERE(staged_versions_pass_through_windows),
+        EVERYWHERE(replicas_pass_steps_on_to_each_other),
+        EVERYWHERE(addresses_never_change_and_the_second_refit_takes_nothing),
+        EVERYWHERE(a_spoilt_staged_version_leaves_the_old_one),
+        EVERYWHERE(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
+        EVERYWHERE(a_scan_refuses_a_spoilt_version_before_it_is_published),
+        EVERYWHERE(a_replica_that_refuses_is_named_to_the_trainer),
+        EVERYWHERE(a_replica_that_never_comes_is_counted_when_the_wait_ends),
+        EVERYWHERE(a_trainer_that_never_begins_is_named_by_the_replica),
+        EVERYWHERE(a_window_that_is_too_small_is_said_so),
+        EVERYWHERE(an_old_version_cannot_be_pushed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
