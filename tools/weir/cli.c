@@ -170,6 +170,25 @@ bool weir_cli_byte_count(const char *verb, const char *option, const char *text,
     return true;
 }
 
+bool weir_cli_read_device(const char *verb, const char *text, weir_cli_device *out)
+{
+    static const char begin[] = "cuda:";
+    char *end;
+    *out = (weir_cli_device){ false, 0 };
+    if (strcmp(text, "host") == 0)
+        return true;
+    if (strncmp(text, begin, strlen(begin)) == 0) {
+        const char *digits = text + strlen(begin);
+        unsigned long number = strtoul(digits, &end, 10);
+        if (digits[0] >= '0' && digits[0] <= '9' && *end == '\0' && number < 1024) {
+            *out = (weir_cli_device){ true, (unsigned)number };
+            return true;
+        }
+    }
+    weir_cli_usage_error(verb, "--device takes host or cuda:N, got '%s'", text);
+    return false;
+}
+
 /* ---- results ---------------------------------------------------------------------------------*/
 
 int weir_cli_print_json(json_t *taken)

@@ -95,6 +95,14 @@ bool weir_cli_number(const char *verb, const char *option, const char *text, uin
  * usage error. */
 bool weir_cli_byte_count(const char *verb, const char *option, const char *text, uint64_t *out);
 
+/* Where memory lies. */
+typedef struct weir_cli_device {
+    bool cuda;
+    unsigned number; /* of the GPU */
+} weir_cli_device;
+/* Reads "host" or "cuda:N". False after having printed the usage error. */
+bool weir_cli_read_device(const char *verb, const char *text, weir_cli_device *out);
+
 /* Log lines go to stderr: warnings at first, more with each -v. */
 void weir_cli_log_begin(void);
 void weir_cli_log_more(void);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "flow.h"
+#include "gpu_upload.h"
 
 const char weir_usage_publish[] =
     "usage: weir publish SRC... --version N --directory HOST:PORT [OPTION...]\n"
@@ -20,7 +21,14 @@ const char weir_usage_publish[] =
     "  --rank R, --ranks N         this trainer rank, and how many there are (default: 0 of 1)\n"
     "  --replicas N                wait until N replicas have each version before the next\n"
     "  --follow                    read further SRC from stdin, one line each, until it ends\n"
-    "  --slots N                   versions kept in memory (default: 2)\n" WEIR_FLOW_USAGE;
+    "  --slots N                   versions kept in memory (default: 2)\n"
+    "  --device host|cuda:N        keep the weights in that GPU's memory (default: host)\n"
+    "  --delivery push|pull        push: convert and send when --replicas are ready, straight\n"
+    "                              into their memory; pull: publish in slots that they read\n"
+    "                              (default: push from a GPU, pull from host memory)\n"
+    "  --scan-first                push: look for what is not finite before the first byte\n"
+    "  --window BYTES              push by broadcast: memory that bytes pass "
+    "through\n" WEIR_FLOW_USAGE;
 
 enum {
     OPTION_VERSION = WEIR_FLOW_OWN_OPTION,
@@ -28,7 +36,11 @@ enum {
     OPTION_RANKS,
     OPTION_REPLICAS,
     OPTION_FOLLOW,
-    OPTION_SLOTS
+    OPTION_SLOTS,
+    OPTION_DEVICE,
+    OPTION_DELIVERY,
+    OPTION_SCAN_FIRST,
+    OPTION_WINDOW
 };
 
 static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
@@ -38,12 +50,19 @@ static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
                                          { "replicas", required_argument, NULL, OPTION_REPLICAS },
                                          { "follow", no_argument, NULL, OPTION_FOLLOW },
                                          { "slots", required_argument, NULL, OPTION_SLOTS },
+                                         { "device", required_argument, NULL, OPTION_DEVICE },
+                                         { "delivery", required_argument, NULL, OPTION_DELIVERY },
+                                         { "scan-first", no_argument, NULL, OPTION_SCAN_FIRST },
+                                         { "window", required_argument, NULL, OPTION_WINDOW },
                                          WEIR_CLI_OPTIONS_END };
 
 typedef struct publish_job {
     weir_flow_options flow;
-    uint64_t version, rank, n_ranks, n_replicas, n_slots;
-    bool has_version, follow;
+    uint64_t version, rank, n_ranks, n_replicas, n_slots, window_bytes;
+    bool has_version, follow, scan_first;
+    weir_cli_device device;
+    weir_delivery delivery;
+    weir_gpu_upload upload;  /* with a GPU: what is registered instead of the source's memory */
     weir_trainer *trainer;   /* opened with the first source, whose config.json it takes */
     weir_flow_source source; /* the one whose pointers are registered */
 } publish_job;
@@ -55,6 +74,30 @@ static void cancel(void)
     weir_trainer *waiting = open_trainer;
     if (waiting != NULL)
         weir_trainer_cancel(waiting);
+}
+
+static bool take_delivery(publish_job *job)
+{
+    if (strcmp(optarg, "push") != 0 && strcmp(optarg, "pull") != 0) {
+        weir_cli_usage_error("publish", "--delivery takes push or pull, got '%s'", optarg);
+        return false;
+    }
+    job->delivery = optarg[2] == 's' ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
+    return true;
+}
+
+static int take_memory_option(int option, publish_job *job)
+{
+    bool good = true;
+    if (option == OPTION_DEVICE)
+        good = weir_cli_read_device("publish", optarg, &job->device);
+    else if (option == OPTION_DELIVERY)
+        good = take_delivery(job);
+    else if (option == OPTION_WINDOW)
+        good = weir_cli_byte_count("publish", "--window", optarg, &job->window_bytes);
+    else
+        job->scan_first = true;
+    return good ? WEIR_EXIT_OK : WEIR_EXIT_USAGE;
 }
 
 static int take_option(int option, publish_job *job)
@@ -74,6 +117,8 @@ static int take_option(int option, publish_job *job)
     }
     if (option < WEIR_FLOW_OWN_OPTION)
         return weir_flow_take_option("publish", option, &job->flow);
+    if (option >= OPTION_DEVICE)
+        return take_memory_option(option, job);
     job->has_version |= option == OPTION_VERSION;
     int i = option - WEIR_FLOW_OWN_OPTION;
     return weir_cli_number("publish", numbers[i].name, optarg, numbers[i].least, numbers[i].most,
@@ -107,6 +152,9 @@ static int start_trainer(publish_job *job)
     trainer.n_ignore = flow->n_ignore;
     trainer.progress = weir_flow_progress;
     trainer.progress_context = &job->flow;
+    trainer.delivery = job->delivery;
+    trainer.window_bytes = job->window_bytes;
+    trainer.scan_first = job->scan_first;
     if (weir_trainer_open(&trainer, &job->trainer) != WEIR_OK)
         return weir_cli_fail();
     open_trainer = job->trainer;
@@ -120,13 +168,54 @@ static int end_of_call(void)
     return weir_cli_stopped() ? WEIR_EXIT_OK : weir_cli_fail();
 }
 
+/* Gives the trainer the weights of the open source. */
+static int register_source(publish_job *job)
+{
+    size_t n_tensors;
+    const weir_tensor *tensors = weir_checkpoint_tensors(job->source.checkpoint, &n_tensors);
+    if (job->device.cuda) {
+        job->upload.device = job->device.number;
+        if (!weir_gpu_upload_tensors(&job->upload, tensors, n_tensors))
+            return WEIR_EXIT_FAILED;
+        tensors = job->upload.tensors;
+    }
+    return weir_trainer_register(job->trainer, tensors, n_tensors) == WEIR_OK ? WEIR_EXIT_OK
+                                                                              : weir_cli_fail();
+}
+
+static bool pushes(const publish_job *job)
+{
+    return job->delivery == WEIR_DELIVERY_PUSH ||
+           (job->delivery == WEIR_DELIVERY_DEFAULT && job->device.cuda);
+}
+
+/* Pushing, this is when the bytes move. */
+static int await_replicas(publish_job *job)
+{
+    double begun = weir_cli_now();
+    if (weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
+        return end_of_call();
+    double seconds = weir_cli_now() - begun;
+    weir_flow_progress_end();
+    if (!pushes(job))
+        return WEIR_EXIT_OK;
+    if (job->flow.as_json)
+        weir_flow_print_line(json_pack("{s:s, s:I, s:I, s:f}", "event", "pushed", "version",
+                                       (json_int_t)job->version, "replicas",
+                                       (json_int_t)job->n_replicas, "seconds", seconds));
+    else
+        printf("pushed version %llu to %llu replicas in %s\n", (unsigned long long)job->version,
+               (unsigned long long)job->n_replicas, weir_cli_duration_text(seconds).text);
+    fflush(stdout);
+    return WEIR_EXIT_OK;
+}
+
 /* Publishes one source as the next version. The source before stays open until the new one is
  * registered. */
 static int publish_one(publish_job *job, const char *path)
 {
     weir_flow_source before = job->source;
     weir_report report;
-    size_t n_tensors;
     int code = WEIR_EXIT_OK;
     if (!weir_flow_source_open(&job->flow, &path, 1, &job->source)) {
         job->source = before;
@@ -134,9 +223,8 @@ static int publish_one(publish_job *job, const char *path)
     }
     if (job->trainer == NULL)
         code = start_trainer(job);
-    const weir_tensor *tensors = weir_checkpoint_tensors(job->source.checkpoint, &n_tensors);
-    if (code == WEIR_EXIT_OK && weir_trainer_register(job->trainer, tensors, n_tensors) != WEIR_OK)
-        code = weir_cli_fail();
+    if (code == WEIR_EXIT_OK)
+        code = register_source(job);
     weir_flow_source_close(&before);
     if (code == WEIR_EXIT_OK &&
         weir_trainer_publish(job->trainer, job->version, &report) != WEIR_OK)
@@ -144,11 +232,10 @@ static int publish_one(publish_job *job, const char *path)
     if (code != WEIR_EXIT_OK || weir_cli_stopped())
         return code;
     weir_flow_print_report(&job->flow, "published", &report);
-    if (job->n_replicas > 0 &&
-        weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
-        return end_of_call();
+    if (job->n_replicas > 0)
+        code = await_replicas(job);
     job->version++;
-    return WEIR_EXIT_OK;
+    return code;
 }
 
 static int follow_stdin(publish_job *job)
@@ -195,12 +282,16 @@ int weir_cmd_publish(int argc, char **argv)
         return weir_cli_usage_error("publish", "--version is required");
     if (job.flow.directory == NULL)
         return weir_cli_usage_error("publish", "--directory is required");
+    if (pushes(&job) && job.n_replicas == 0)
+        return weir_cli_usage_error("publish", "pushing needs --replicas: nothing is sent before "
+                                               "so many are ready");
     weir_cli_catch_signals();
     weir_cli_on_stop(cancel);
     int code = publish_all(&job, argv + optind, (size_t)(argc - optind));
     weir_cli_on_stop(NULL);
     open_trainer = NULL;
     weir_trainer_close(job.trainer);
+    weir_gpu_upload_close(&job.upload);
     weir_flow_source_close(&job.source);
     return code;
 }

@@ -3,11 +3,13 @@
  * and installs what arrives.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "flow.h"
+#include "weir/cuda.h"
 
 const char weir_usage_receive[] =
     "usage: weir receive --directory HOST:PORT --config PATH [OPTION...]\n"
@@ -23,7 +25,10 @@ const char weir_usage_receive[] =
     "  --hold                      stay, readable for `weir verify`, until SIGINT or SIGTERM\n"
     "  --install staged|direct     verify beside the live parameters, or land in them\n"
     "  --dump DIR                  write DIR/v<N>.safetensors after each install\n"
-    "  --name NAME                 unique among the model's replicas\n" WEIR_FLOW_USAGE;
+    "  --name NAME                 unique among the model's replicas\n"
+    "  --device host|cuda:N        where the parameters lie (default: host)\n"
+    "  --window BYTES              staged, of a version that is pushed: memory that bytes pass\n"
+    "                              through before they are written\n" WEIR_FLOW_USAGE;
 
 enum {
     OPTION_VERSION = WEIR_FLOW_OWN_OPTION,
@@ -31,7 +36,9 @@ enum {
     OPTION_COUNT,
     OPTION_HOLD,
     OPTION_INSTALL,
-    OPTION_DUMP
+    OPTION_DUMP,
+    OPTION_DEVICE,
+    OPTION_WINDOW
 };
 
 static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
@@ -41,12 +48,16 @@ static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
                                          { "hold", no_argument, NULL, OPTION_HOLD },
                                          { "install", required_argument, NULL, OPTION_INSTALL },
                                          { "dump", required_argument, NULL, OPTION_DUMP },
+                                         { "device", required_argument, NULL, OPTION_DEVICE },
+                                         { "window", required_argument, NULL, OPTION_WINDOW },
                                          WEIR_CLI_OPTIONS_END };
 
 typedef struct receive_job {
     weir_flow_options flow;
-    uint64_t version, count;
+    uint64_t version, count, window_bytes;
     bool follow, hold;
+    const char *device_text; /* NULL: host memory */
+    weir_cli_device device;
     weir_install_mode install;
     const char *dump;
     weir_replica *replica;
@@ -103,6 +114,14 @@ static int take_option(int option, receive_job *job)
     case OPTION_DUMP:
         job->dump = optarg;
         return WEIR_EXIT_OK;
+    case OPTION_DEVICE:
+        job->device_text = optarg;
+        return weir_cli_read_device("receive", optarg, &job->device) ? WEIR_EXIT_OK
+                                                                     : WEIR_EXIT_USAGE;
+    case OPTION_WINDOW:
+        return weir_cli_byte_count("receive", "--window", optarg, &job->window_bytes)
+                   ? WEIR_EXIT_OK
+                   : WEIR_EXIT_USAGE;
     default:
         return weir_flow_take_option("receive", option, &job->flow);
     }
@@ -129,10 +148,45 @@ static int start_replica(receive_job *job)
     replica.lease_ms = flow->lease_ms;
     replica.progress = weir_flow_progress;
     replica.progress_context = &job->flow;
+    replica.device = job->device_text;
+    replica.window_bytes = job->window_bytes;
     if (weir_replica_open(&replica, &job->replica) != WEIR_OK)
         return weir_cli_fail();
     open_replica = job->replica;
     return weir_replica_allocate(job->replica) == WEIR_OK ? WEIR_EXIT_OK : weir_cli_fail();
+}
+
+/* A parameter's bytes in host memory; *out_copy is to be freed. NULL when they cannot be had. */
+static const void *bytes_of_parameter(const receive_job *job, const weir_tensor *live,
+                                      uint64_t n_bytes, void **out_copy)
+{
+    unsigned device = job->device.number;
+    *out_copy = NULL;
+    if (!job->device.cuda)
+        return live->data;
+    *out_copy = malloc(n_bytes + 1);
+    if (*out_copy == NULL)
+        return weir_cli_error("out of memory"), NULL;
+    if (weir_cuda_copy(device, *out_copy, live->data, n_bytes, NULL) == WEIR_OK &&
+        weir_cuda_stream_wait(device, NULL) == WEIR_OK)
+        return *out_copy;
+    return weir_cli_fail(), NULL;
+}
+
+static int dump_one(const receive_job *job, weir_checkpoint_writer *writer, size_t index,
+                    const weir_tensor *live)
+{
+    uint64_t n_bytes;
+    void *copy;
+    int code = WEIR_EXIT_FAILED;
+    if (weir_tensor_bytes(live->dtype, &live->shape, &n_bytes) != WEIR_OK)
+        return weir_cli_fail();
+    const void *data = bytes_of_parameter(job, live, n_bytes, &copy);
+    if (data != NULL)
+        code = weir_checkpoint_write(writer, index, 0, data, n_bytes) == WEIR_OK ? WEIR_EXIT_OK
+                                                                                 : weir_cli_fail();
+    free(copy);
+    return code;
 }
 
 static int dump_parameters(const receive_job *job, uint64_t version)
@@ -148,11 +202,9 @@ static int dump_parameters(const receive_job *job, uint64_t version)
     if (weir_checkpoint_create(path, live, n, metadata, 1, &writer) != WEIR_OK)
         return weir_cli_fail();
     for (size_t i = 0; i < n; i++) {
-        uint64_t n_bytes;
-        if (weir_tensor_bytes(live[i].dtype, &live[i].shape, &n_bytes) != WEIR_OK ||
-            weir_checkpoint_write(writer, i, 0, live[i].data, n_bytes) != WEIR_OK) {
+        if (dump_one(job, writer, i, &live[i]) != WEIR_EXIT_OK) {
             weir_checkpoint_abandon(writer);
-            return weir_cli_fail();
+            return WEIR_EXIT_FAILED;
         }
     }
     return weir_checkpoint_commit(writer) == WEIR_OK ? WEIR_EXIT_OK : weir_cli_fail();

@@ -22,8 +22,8 @@ typedef struct weir_memory_stream {
 /* Seconds for one pass; negative when a thread cannot be started. */
 double weir_memory_stream_seconds(const weir_memory_stream *stream);
 
-/* What this machine's memory can copy with all cores, in GB of payload per second: the median of some
- * rounds. 0 when it cannot be measured. */
+/* What this machine's memory can copy with all cores, in GB of payload per second: the median of
+ * some rounds. 0 when it cannot be measured. */
 double weir_memory_copy_gb_per_s(void);
 
 /* n_bytes of zeroed memory in huge pages where there are any; NULL when there is none left. */
