@@ -113,10 +113,14 @@ static void unpin(void *data, size_t n_bytes)
 
 static weir_status export_memory(void *data, size_t n_bytes, void *handle, size_t *handle_bytes)
 {
+    const weir_cuda_runtime *cuda;
     memory_handle out = { .magic = HANDLE_MAGIC };
+    weir_status status = weir_cuda_runtime_get(&cuda);
+    if (status != WEIR_OK)
+        return status;
     if (handle == NULL || *handle_bytes < sizeof(out))
         return weir_fail(WEIR_ERR_INVALID, "a handle of GPU memory takes %zu bytes", sizeof(out));
-    weir_status status = weir_cuda_share_describe(data, n_bytes, &out.share);
+    status = weir_cuda_share_describe(data, n_bytes, &out.share);
     if (status != WEIR_OK)
         return status;
     if (out.share.sharing != WEIR_CUDA_SHARING_HANDLE)

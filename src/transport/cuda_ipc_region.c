@@ -9,6 +9,8 @@
 #include "transport/cuda_ipc.h"
 #include "weir/cuda.h"
 
+#define UNIT ((uint64_t)2 << 20) /* from which on cudaMalloc gives whole pages */
+
 static weir_status encode_key(const cuda_ipc_transport *ipc, cuda_ipc_region *region)
 {
     weir_cuda_ipc_key key = { .owner = { ipc->owner[0], ipc->owner[1] },
@@ -65,7 +67,10 @@ static weir_status allocate_memory(const cuda_ipc_transport *ipc, cuda_ipc_regio
         return status;
     weir_cuda_free(ipc->device, region->data);
     region->data = NULL;
-    status = weir_cuda_allocate(ipc->device, n_bytes, &region->data);
+    if (n_bytes > UINT64_MAX - UNIT)
+        return weir_fail(WEIR_ERR_NO_MEMORY, "out of memory: %llu bytes wanted",
+                         (unsigned long long)n_bytes);
+    status = weir_cuda_allocate(ipc->device, (n_bytes / UNIT + 1) * UNIT, &region->data);
     if (status == WEIR_OK)
         status = weir_cuda_share_describe(region->data, n_bytes, &region->share);
     return status;

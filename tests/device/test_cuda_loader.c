@@ -39,6 +39,9 @@ static void every_call_says_why_it_is_off(void **state)
     assert_off(weir_cuda_copy(0, &n, &n, 4, NULL));
     assert_off(weir_cuda_fill(0, &n, 0, 4, NULL));
     assert_off(weir_cuda_peer_enable(0, 1));
+    assert_off(weir_cuda_device_of(&n, &n));
+    assert_off(weir_cuda_allocate_shareable(0, 8, &data));
+    assert_non_null(strstr(weir_cuda_why_not(), "/nowhere/libweir_cuda.so"));
     assert_off(weir_cuda_stream_open(0, &data));
     assert_off(weir_cuda_stream_wait(0, NULL));
     assert_off(weir_cuda_timer_open(0, &timer));

@@ -28,10 +28,14 @@ static void decode(const uint8_t *data, size_t n_bytes)
 {
     weir_ucx_address ucx_address;
     weir_ucx_key ucx_key;
+    weir_cuda_ipc_address cuda_ipc_address;
+    weir_cuda_ipc_key cuda_ipc_key;
     weir_file_address file_address;
     weir_file_key file_key;
     weir_ucx_address_decode(data, n_bytes, "fuzz", &ucx_address);
     weir_ucx_key_decode(data, n_bytes, "fuzz", &ucx_key);
+    weir_cuda_ipc_address_decode(data, n_bytes, "fuzz", &cuda_ipc_address);
+    weir_cuda_ipc_key_decode(data, n_bytes, "fuzz", &cuda_ipc_key);
     weir_file_address_decode(data, n_bytes, "fuzz", &file_address);
     if (weir_file_key_decode(data, n_bytes, "fuzz", &file_key) != WEIR_OK)
         return;

@@ -26,14 +26,24 @@ typedef struct setting {
     const char *name, *transport, *tls;
     bool
         owner_answers; /* a read takes the owner's processor: it stands still when the owner does */
+    const char *lands; /* where reads land (memory_place.h); NULL: on the host */
+    unsigned n_gpus;   /* that it takes */
 } setting;
 
 static const setting settings[] = {
-    { "ucx", "ucx", "", false },
-    { "ucx over tcp", "ucx", "tcp", true },
-    { "ucx over shared memory", "ucx", "posix,sysv,cma,self", false },
-    { "ucx over shared memory without cma", "ucx", "posix,sysv,self", false },
-    { "file", "file", "", false },
+    { "ucx", "ucx", "", false, NULL, 0 },
+    { "ucx over tcp", "ucx", "tcp", true, NULL, 0 },
+    { "ucx over shared memory", "ucx", "posix,sysv,cma,self", false, NULL, 0 },
+    { "ucx over shared memory without cma", "ucx", "posix,sysv,self", false, NULL, 0 },
+    { "file", "file", "", false, NULL, 0 },
+    { "cuda_ipc", "cuda_ipc", "malloc 0", false, "malloc 0", 1 },
+    { "cuda_ipc to host memory", "cuda_ipc", "malloc 0", false, "host", 1 },
+    { "cuda_ipc to pinned memory", "cuda_ipc", "shareable 0", false, "pinned", 1 },
+    { "cuda_ipc of memory in pieces", "cuda_ipc", "pieces 0", false, "shareable 0", 1 },
+    { "cuda_ipc between GPUs", "cuda_ipc", "malloc 1", false, "malloc 0", 2 },
+    { "cuda_ipc of shareable memory between GPUs", "cuda_ipc", "shareable 1", false, "malloc 0",
+      2 },
+    { "cuda_ipc of memory in pieces between GPUs", "cuda_ipc", "pieces 1", false, "malloc 0", 2 },
 };
 #define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
 
@@ -50,7 +60,9 @@ typedef struct bench {
     size_t key_bytes;
     uint8_t *address;
     size_t address_bytes;
-    uint8_t *data;
+    memory_place place; /* of what is read to */
+    uint8_t *local;     /* where reads land */
+    uint8_t *data;      /* what the host sees of it: the same, or a copy by lay() and look() */
 } bench;
 
 static inline uint8_t *copy_of(const owner_reply *reply, size_t *out_n_bytes)
@@ -68,14 +80,27 @@ static inline uint8_t *copy_of(const owner_reply *reply, size_t *out_n_bytes)
             fail_msg("%s: %s: %s", #call, weir_status_name(status_), weir_last_error()); \
     } while (0)
 
+/* Says why the setting cannot run here; "" when it can. A GPU machine must not pass by skipping. */
+static inline const char *bench_lacks(const setting *chosen)
+{
+    const weir_transport_ops *ops;
+    unsigned n_gpus = 0;
+    if (weir_transport_get(chosen->transport, &ops) != WEIR_OK)
+        return weir_last_error();
+    if (chosen->n_gpus > 0 && weir_cuda_devices(&n_gpus) == WEIR_OK && n_gpus < chosen->n_gpus)
+        return "there are fewer than two GPUs";
+    return "";
+}
+
 static inline int bench_open(void **state)
 {
     const setting *chosen = *state;
     bench *b = calloc(1, sizeof(*b));
     *state = b;
     b->setting = chosen;
-    if (weir_transport_get(chosen->transport, &b->ops) != WEIR_OK)
+    if (bench_lacks(chosen)[0] != '\0')
         return 0; /* every case skips itself */
+    weir_transport_get(chosen->transport, &b->ops);
     snprintf(b->directory, sizeof(b->directory), "/tmp/weir-conformance-XXXXXX");
     if (mkdtemp(b->directory) == NULL)
         return -1;
@@ -86,8 +111,13 @@ static inline int bench_open(void **state)
     options.name = "reader";
     if (b->ops->open(&options, &b->transport) != WEIR_OK)
         return -1;
+    b->place = place_of(chosen->lands != NULL ? chosen->lands : "host");
     b->data = calloc(1, LARGE + 4096);
-    return 0;
+    b->local = b->data;
+    return place_is(&b->place, "host") ||
+                   place_allocate(&b->place, LARGE + 4096, (void **)&b->local) == WEIR_OK
+               ? 0
+               : -1;
 }
 
 static inline int remove_entry(const char *path, const struct stat *info, int kind,
@@ -114,6 +144,8 @@ static inline int bench_close(void **state)
         code = b->owner != NULL ? owner_close(b->owner) : 0;
         remove_tree(b->directory);
     }
+    if (b->local != b->data)
+        place_free(&b->place, b->local, LARGE + 4096);
     free(b->key);
     free(b->address);
     free(b->data);
@@ -127,10 +159,27 @@ static inline bench *bench_of(void **state)
 {
     bench *b = *state;
     if (b->ops == NULL) {
-        print_message("skipped: transport %s is not in this build\n", b->setting->transport);
+        const char *why = bench_lacks(b->setting), *required = getenv("WEIR_TEST_REQUIRE_GPU");
+        if (b->setting->n_gpus > 0 && required != NULL &&
+            strtoul(required, NULL, 10) >= b->setting->n_gpus)
+            fail_msg("%u GPUs are required: %s", b->setting->n_gpus, why);
+        print_message("skipped: %s: %s\n", b->setting->name, why);
         skip();
     }
     return b;
+}
+
+/* Bytes `at` of what the host sees go where reads land; and back. */
+static inline void lay(bench *b, uint64_t at, uint64_t n_bytes)
+{
+    if (b->local != b->data)
+        assert_ok(place_copy(&b->place, b->local + at, b->data + at, n_bytes));
+}
+
+static inline void look(bench *b, uint64_t at, uint64_t n_bytes)
+{
+    if (b->local != b->data)
+        assert_ok(place_copy(&b->place, b->data + at, b->local + at, n_bytes));
 }
 
 static inline void need(const bench *b, uint32_t cap, const char *name)
@@ -195,16 +244,19 @@ static inline weir_status read_copies(bench *b, const weir_copy *copies, size_t 
 
 static inline void assert_reads(bench *b, uint64_t offset, uint64_t n_bytes, uint32_t seed)
 {
-    uint8_t *local = b->data + 64 + offset % 7;
-    memset(local - 16, 0xee, 16);
-    memset(local, 0xdd, n_bytes);
-    memset(local + n_bytes, 0xee, 16);
-    weir_copy copy = { b->remote, offset, local, n_bytes };
+    uint64_t at = 64 + offset % 7;
+    uint8_t *seen = b->data + at;
+    memset(seen - 16, 0xee, 16);
+    memset(seen, 0xdd, n_bytes);
+    memset(seen + n_bytes, 0xee, 16);
+    lay(b, at - 16, n_bytes + 32);
+    weir_copy copy = { b->remote, offset, b->local + at, n_bytes };
     assert_ok(read_copies(b, &copy, 1, WAIT_MS));
-    assert_int_equal(owner_compare(local, offset, n_bytes, seed), n_bytes);
+    look(b, at - 16, n_bytes + 32);
+    assert_int_equal(owner_compare(seen, offset, n_bytes, seed), n_bytes);
     for (int i = 1; i <= 16; i++) {
-        assert_int_equal(local[-i], 0xee);
-        assert_int_equal(local[n_bytes + (uint64_t)i - 1], 0xee);
+        assert_int_equal(seen[-i], 0xee);
+        assert_int_equal(seen[n_bytes + (uint64_t)i - 1], 0xee);
     }
 }
 

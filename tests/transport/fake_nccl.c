@@ -20,8 +20,7 @@ EXPORT int fake_nccl_current(void)
     return current;
 }
 
-/* --- libnccl.so.2
- * --------------------------------------------------------------------------------*/
+/* --- libnccl.so.2 ------------------------------------------------------------------------------*/
 
 EXPORT int ncclGetVersion(int *version);
 EXPORT int ncclGetUniqueId(weir_nccl_id *out);
@@ -138,8 +137,7 @@ const char *ncclGetLastError(weir_nccl_comm *comm)
     return fake->last_error;
 }
 
-/* --- libweir_cuda.so
- * -----------------------------------------------------------------------------*/
+/* --- libweir_cuda.so ---------------------------------------------------------------------------*/
 
 static const char *error_text(int error)
 {

@@ -17,9 +17,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "transport/memory_place.h"
 #include "weir/transport.h"
 
-#define OWNER_REGIONS 4
+#define OWNER_REGIONS 8
 #define OWNER_BLOB 65536
 
 typedef enum owner_op {
@@ -28,7 +29,9 @@ typedef enum owner_op {
     OWNER_EXPOSE,   /* region, n_bytes */
     OWNER_SEAL,     /* region, seed, text: fills it, seals it under label `text`, gives the key */
     OWNER_RELEASE,  /* region */
-    OWNER_READ,     /* seed, n_bytes, blob: address and key of another; reads and compares */
+    OWNER_COMPARE,  /* region, seed: whether it holds what OWNER_SEAL would fill it with */
+    OWNER_EXPOSE_PART, /* region, n_bytes, seed: so many bytes from byte `seed` of region 0 */
+    OWNER_READ,        /* seed, n_bytes, blob: address and key of another; reads and compares */
 } owner_op;
 
 typedef struct owner_request {
@@ -96,6 +99,7 @@ typedef struct owner_state {
     weir_transport *transport;
     weir_region *regions[OWNER_REGIONS];
     uint64_t n_bytes[OWNER_REGIONS];
+    memory_place place; /* of what it exposes */
     void *exposed[OWNER_REGIONS];
 } owner_state;
 
@@ -105,13 +109,43 @@ static inline void owner_give(owner_reply *reply, const void *data, size_t n_byt
     memcpy(reply->blob, data, n_bytes);
 }
 
+/* Whatever memory the region is of. */
+static inline weir_status owner_fill_region(owner_state *state, const owner_request *request)
+{
+    uint64_t n_bytes = state->n_bytes[request->region];
+    void *data = state->ops->region_data(state->regions[request->region]);
+    if (!place_is_gpu(&state->place)) {
+        owner_fill(data, n_bytes, request->seed);
+        return WEIR_OK;
+    }
+    uint8_t *bytes = malloc(n_bytes + 1);
+    owner_fill(bytes, n_bytes, request->seed);
+    weir_status status = place_copy(&state->place, data, bytes, n_bytes);
+    free(bytes);
+    return status;
+}
+
+static inline weir_status owner_compare_region(owner_state *state, const owner_request *request)
+{
+    uint64_t n_bytes = state->n_bytes[request->region];
+    uint8_t *bytes = malloc(n_bytes + 1);
+    weir_status status = place_copy(
+        &state->place, bytes, state->ops->region_data(state->regions[request->region]), n_bytes);
+    if (status == WEIR_OK && owner_compare(bytes, 0, n_bytes, request->seed) != n_bytes)
+        status = WEIR_ERR_CORRUPT;
+    free(bytes);
+    return status;
+}
+
 /* Two tensors, the second of them the middle part of a larger one. */
 static inline weir_status owner_seal(owner_state *state, const owner_request *request,
                                      owner_reply *reply)
 {
     weir_region *region = state->regions[request->region];
     uint64_t n_bytes = state->n_bytes[request->region], half = n_bytes / 2, rest = n_bytes - half;
-    owner_fill(state->ops->region_data(region), n_bytes, request->seed);
+    weir_status status = owner_fill_region(state, request);
+    if (status != WEIR_OK)
+        return status;
     weir_shard shards[2] = {
         { .name = "first",
           .dtype = WEIR_U8,
@@ -133,7 +167,7 @@ static inline weir_status owner_seal(owner_state *state, const owner_request *re
     seal.shards = shards;
     seal.n_shards = 2;
     seal.region = request->region;
-    weir_status status = state->ops->seal(region, &seal);
+    status = state->ops->seal(region, &seal);
     const void *key;
     size_t key_bytes;
     if (status == WEIR_OK)
@@ -172,9 +206,18 @@ static inline weir_status owner_read(owner_state *state, const owner_request *re
 
 static inline weir_status owner_expose(owner_state *state, uint32_t region, uint64_t n_bytes)
 {
-    state->exposed[region] = malloc(n_bytes);
+    weir_status status = place_allocate(&state->place, n_bytes, &state->exposed[region]);
+    if (status != WEIR_OK)
+        return status;
     return state->ops->expose(state->transport, state->exposed[region], n_bytes,
                               &state->regions[region]);
+}
+
+static inline weir_status owner_expose_part(owner_state *state, const owner_request *request)
+{
+    uint32_t region = request->region;
+    return state->ops->expose(state->transport, (uint8_t *)state->exposed[0] + request->seed,
+                              request->n_bytes, &state->regions[region]);
 }
 
 static inline weir_status owner_obey(owner_state *state, const owner_request *request,
@@ -196,8 +239,13 @@ static inline weir_status owner_obey(owner_state *state, const owner_request *re
     case OWNER_EXPOSE:
         state->n_bytes[region] = request->n_bytes;
         return owner_expose(state, region, request->n_bytes);
+    case OWNER_EXPOSE_PART:
+        state->n_bytes[region] = request->n_bytes;
+        return owner_expose_part(state, request);
     case OWNER_SEAL:
         return owner_seal(state, request, reply);
+    case OWNER_COMPARE:
+        return owner_compare_region(state, request);
     case OWNER_RELEASE:
         state->ops->release(state->regions[region]);
         state->regions[region] = NULL;
@@ -208,11 +256,13 @@ static inline weir_status owner_obey(owner_state *state, const owner_request *re
     return WEIR_ERR_INVALID;
 }
 
+/* tls: of UCX; for cuda_ipc the place of what it exposes. */
 static inline int owner_main(const char *transport, const char *tls, const char *directory, int fd)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    owner_state state = { 0 };
+    owner_state state = { .place = place_of(strcmp(transport, "cuda_ipc") == 0 ? tls : "host") };
     weir_transport_options options = WEIR_TRANSPORT_OPTIONS_INIT;
+    options.device = state.place.device;
     options.tls = tls[0] != '\0' ? tls : NULL;
     options.directory = directory;
     options.name = "owner";
@@ -236,7 +286,8 @@ static inline int owner_main(const char *transport, const char *tls, const char 
     if (state.transport != NULL)
         state.ops->close(state.transport);
     for (size_t i = 0; i < OWNER_REGIONS; i++)
-        free(state.exposed[i]);
+        if (state.exposed[i] != NULL)
+            place_free(&state.place, state.exposed[i], state.n_bytes[i]);
     free(request);
     free(reply);
     return 0;

@@ -37,13 +37,16 @@ static void reads_many_copies_in_one_post(void **state)
     uint64_t at = 0;
     for (size_t i = 0; i < n_copies; i++) {
         uint64_t n_bytes = (i * 977) % 5000;
-        copies[i] = (weir_copy){ b->remote, (i * 2741) % (8 * MIB - 5000), b->data + at, n_bytes };
+        copies[i] = (weir_copy){ b->remote, (i * 2741) % (8 * MIB - 5000), b->local + at, n_bytes };
         at += n_bytes;
     }
     assert_ok(read_copies(b, copies, n_copies, WAIT_MS));
-    for (size_t i = 0; i < n_copies; i++)
-        assert_int_equal(owner_compare(copies[i].local, copies[i].offset, copies[i].n_bytes, 3),
+    look(b, 0, at);
+    for (size_t i = 0; i < n_copies; i++) {
+        const uint8_t *seen = b->data + ((uint8_t *)copies[i].local - b->local);
+        assert_int_equal(owner_compare(seen, copies[i].offset, copies[i].n_bytes, 3),
                          copies[i].n_bytes);
+    }
     free(copies);
 }
 
@@ -54,7 +57,7 @@ static void no_copies_and_an_empty_region_are_fine(void **state)
     assert_ok(read_copies(b, NULL, 0, WAIT_MS));
     weir_copy nothing = { b->remote, 0, NULL, 0 };
     assert_ok(read_copies(b, &nothing, 1, WAIT_MS));
-    weir_copy byte = { b->remote, 0, b->data, 1 };
+    weir_copy byte = { b->remote, 0, b->local, 1 };
     assert_int_equal(read_copies(b, &byte, 1, WAIT_MS), WEIR_ERR_INVALID);
 }
 
@@ -62,7 +65,7 @@ static void progress_is_reported_and_reaches_the_whole(void **state)
 {
     bench *b = bench_of(state);
     share(b, OWNER_ALLOCATE, LARGE, 4);
-    weir_copy copy = { b->remote, 0, b->data, LARGE };
+    weir_copy copy = { b->remote, 0, b->local, LARGE };
     weir_transfer *transfer;
     assert_ok(b->ops->post(b->peer, &copy, 1, &transfer));
     assert_int_equal(transfer->n_bytes, LARGE);
@@ -114,8 +117,8 @@ static void two_peers_of_one_process_are_independent(void **state)
     assert_ok(
         b->ops->connect(b->transport, b->address, b->address_bytes, "second", WAIT_MS, &second));
     assert_ok(b->ops->import(second, b->key, b->key_bytes, &remote));
-    weir_copy a = { b->remote, 0, b->data, 16 * MIB };
-    weir_copy c = { remote, 0, b->data + 16 * MIB, 16 * MIB };
+    weir_copy a = { b->remote, 0, b->local, 16 * MIB };
+    weir_copy c = { remote, 0, b->local + 16 * MIB, 16 * MIB };
     weir_transfer *first_transfer, *second_transfer, *third;
     assert_int_equal(b->ops->post(second, &a, 1, &third), WEIR_ERR_INVALID);
     assert_ok(b->ops->post(b->peer, &a, 1, &first_transfer));
@@ -125,6 +128,7 @@ static void two_peers_of_one_process_are_independent(void **state)
     assert_ok(weir_transfer_wait(first_transfer, WAIT_MS));
     b->ops->finish(first_transfer);
     b->ops->finish(second_transfer);
+    look(b, 0, 32 * MIB);
     assert_int_equal(owner_compare(b->data, 0, 16 * MIB, 6), 16 * MIB);
     assert_int_equal(owner_compare(b->data + 16 * MIB, 0, 16 * MIB, 6), 16 * MIB);
     b->ops->forget(remote);
@@ -140,6 +144,47 @@ static void a_second_transfer_allocates_nothing(void **state)
     uint64_t before = weir_alloc_count();
     assert_reads(b, 0, LARGE, 7);
     assert_int_equal(weir_alloc_count(), before);
+}
+
+/* ---- mapping ---------------------------------------------------------------------------------*/
+
+static void write_through_a_map(bench *b, uint64_t n_bytes, uint32_t seed)
+{
+    memory_place here = place_of((b->ops->memory & WEIR_MEMORY_CUDA) != 0 ? "malloc 0" : "host");
+    void *mapped = NULL;
+    assert_ok(b->ops->map(b->remote, &mapped));
+    assert_ok(place_copy(&here, b->data, mapped, n_bytes));
+    assert_int_equal(owner_compare(b->data, 0, n_bytes, seed), n_bytes);
+    owner_fill(b->data, n_bytes, seed + 1);
+    assert_ok(place_copy(&here, mapped, b->data, n_bytes));
+    owner_must(b, OWNER_COMPARE, 0, 0, seed + 1, "");
+}
+
+static void what_is_written_through_a_map_is_the_owners(void **state)
+{
+    bench *b = bench_of(state);
+    need(b, WEIR_CAP_MAP, "WEIR_CAP_MAP");
+    share(b, OWNER_ALLOCATE, 20 * MIB + 5, 21);
+    if (b->setting->owner_answers) {
+        void *mapped = NULL;
+        assert_int_equal(b->ops->map(b->remote, &mapped), WEIR_ERR_UNSUPPORTED);
+        assert_non_null(strstr(weir_last_error(), "owner 0"));
+        return;
+    }
+    write_through_a_map(b, 20 * MIB + 5, 21);
+    assert_reads(b, 0, 20 * MIB + 5, 22);
+}
+
+static void exposed_gpu_memory_is_mapped_too(void **state)
+{
+    bench *b = bench_of(state);
+    need(b, WEIR_CAP_MAP, "WEIR_CAP_MAP");
+    if ((b->ops->memory & WEIR_MEMORY_CUDA) == 0) {
+        print_message("skipped: %s moves no GPU memory\n", b->ops->name);
+        skip();
+    }
+    share(b, OWNER_EXPOSE, 20 * MIB + 5, 23);
+    write_through_a_map(b, 20 * MIB + 5, 23);
 }
 
 /* ---- sealing and releasing -------------------------------------------------------------------*/
@@ -187,7 +232,7 @@ static void a_reader_of_a_released_region_harms_nobody(void **state)
     share(b, OWNER_ALLOCATE, 4 * MIB, 11);
     assert_reads(b, 0, 4 * MIB, 11);
     owner_must(b, OWNER_RELEASE, 0, 0, 0, "");
-    weir_copy copy = { b->remote, 0, b->data, 4 * MIB };
+    weir_copy copy = { b->remote, 0, b->local, 4 * MIB };
     weir_status status = read_copies(b, &copy, 1, WAIT_MS);
     assert_true(status == WEIR_OK || status <= WEIR_ERR_PEER_LOST);
     if ((b->ops->caps & WEIR_CAP_DURABLE) != 0)
@@ -211,8 +256,11 @@ static void an_unsealed_region_has_no_key(void **state)
     size_t key_bytes;
     assert_ok(b->ops->allocate(b->transport, 5000, &region));
     assert_int_equal((uintptr_t)b->ops->region_data(region) % 4096, 0);
+    memory_place place = place_of((b->ops->memory & WEIR_MEMORY_CUDA) != 0 ? "malloc 0" : "host");
+    memset(b->data, 1, 5000);
+    assert_ok(place_copy(&place, b->data, b->ops->region_data(region), 5000));
     for (size_t i = 0; i < 5000; i++)
-        assert_int_equal(((uint8_t *)b->ops->region_data(region))[i], 0);
+        assert_int_equal(b->data[i], 0);
     assert_int_equal(b->ops->region_key(region, &key, &key_bytes), WEIR_ERR_INVALID);
     b->ops->release(region);
     assert_int_equal(b->ops->expose(b->transport, NULL, 5000, &region), WEIR_ERR_INVALID);
@@ -229,12 +277,12 @@ static void copies_out_of_bounds_are_refused(void **state)
         { UINT64_MAX, 2 }, { 2, UINT64_MAX }, { UINT64_MAX, UINT64_MAX }
     };
     for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
-        weir_copy copies[2] = { { b->remote, 0, b->data, 1000 },
-                                { b->remote, ranges[i][0], b->data, ranges[i][1] } };
+        weir_copy copies[2] = { { b->remote, 0, b->local, 1000 },
+                                { b->remote, ranges[i][0], b->local, ranges[i][1] } };
         assert_int_equal(read_copies(b, copies, 2, WAIT_MS), WEIR_ERR_INVALID);
         assert_non_null(strstr(weir_last_error(), "owner 0"));
     }
-    weir_copy lost = { NULL, 0, b->data, 1 };
+    weir_copy lost = { NULL, 0, b->local, 1 };
     assert_int_equal(read_copies(b, &lost, 1, WAIT_MS), WEIR_ERR_INVALID);
     weir_copy nowhere = { b->remote, 0, NULL, 1 };
     assert_int_equal(read_copies(b, &nowhere, 1, WAIT_MS), WEIR_ERR_INVALID);
@@ -327,13 +375,14 @@ static void a_killed_owner_is_noticed_within_two_seconds(void **state)
     bench *b = bench_of(state);
     need(b, WEIR_CAP_LIVENESS, "WEIR_CAP_LIVENESS");
     share(b, OWNER_EXPOSE, LARGE, 15);
-    weir_copy copy = { b->remote, 0, b->data, LARGE };
+    weir_copy copy = { b->remote, 0, b->local, LARGE };
     weir_transfer *transfer = stand_still(b, &copy);
     owner_kill(b->owner);
     double start = weir_now_s();
     weir_status status = weir_transfer_wait(transfer, WAIT_MS);
     double seconds = weir_now_s() - start;
     if (status == WEIR_OK && !b->setting->owner_answers) {
+        look(b, 0, LARGE);
         assert_int_equal(owner_compare(b->data, 0, LARGE, 15), LARGE); /* had all it needed */
     } else {
         assert_int_equal(status, WEIR_ERR_PEER_LOST);
@@ -369,13 +418,29 @@ static void what_is_sealed_outlives_its_owner(void **state)
     assert_reads(b, 0, 5 * MIB, 16);
 }
 
+/* The owner's address as it looks from another host: no process to watch, none to map from. */
+static weir_key_buffer address_from_elsewhere(const bench *b)
+{
+    weir_key_buffer elsewhere = { 0 };
+    if (strcmp(b->ops->name, "ucx") == 0) {
+        weir_ucx_address address;
+        assert_ok(weir_ucx_address_decode(b->address, b->address_bytes, "x", &address));
+        snprintf(address.host, sizeof(address.host), "another host");
+        assert_ok(weir_ucx_address_encode(&address, &elsewhere));
+    } else {
+        weir_cuda_ipc_address address;
+        assert_ok(weir_cuda_ipc_address_decode(b->address, b->address_bytes, "x", &address));
+        snprintf(address.place, sizeof(address.place), "another host");
+        assert_ok(weir_cuda_ipc_address_encode(&address, &elsewhere));
+    }
+    return elsewhere;
+}
+
 static void connecting_to_a_dead_owner_fails_in_time(void **state)
 {
     bench *b = bench_of(state);
     need(b, WEIR_CAP_LIVENESS, "WEIR_CAP_LIVENESS");
     ask_address(b);
-    weir_ucx_address address;
-    assert_ok(weir_ucx_address_decode(b->address, b->address_bytes, "x", &address));
     owner_kill(b->owner);
     double start = weir_now_s();
     weir_status status =
@@ -384,9 +449,7 @@ static void connecting_to_a_dead_owner_fails_in_time(void **state)
     owner_reap(b->owner);
     status = b->ops->connect(b->transport, b->address, b->address_bytes, "dead", 1000, &b->peer);
     assert_int_equal(status, WEIR_ERR_PEER_LOST);
-    weir_key_buffer elsewhere = { 0 }; /* as it looks from another host: no process to watch */
-    snprintf(address.host, sizeof(address.host), "another host");
-    assert_ok(weir_ucx_address_encode(&address, &elsewhere));
+    weir_key_buffer elsewhere = address_from_elsewhere(b);
     status =
         b->ops->connect(b->transport, elsewhere.data, elsewhere.n_bytes, "far", 1000, &b->peer);
     assert_true(status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT ||
@@ -400,18 +463,18 @@ static void an_unseen_process_that_dies_is_noticed_too(void **state)
 {
     bench *b = bench_of(state);
     need(b, WEIR_CAP_LIVENESS, "WEIR_CAP_LIVENESS");
+    if ((b->ops->memory & WEIR_MEMORY_CUDA) != 0) {
+        print_message("skipped: %s reaches processes of its own host alone\n", b->ops->name);
+        skip();
+    }
     owner_must(b, OWNER_EXPOSE, 0, LARGE, 0, "");
     seal(b, 17, "v1");
     ask_address(b);
-    weir_ucx_address address;
-    weir_key_buffer elsewhere = { 0 };
-    assert_ok(weir_ucx_address_decode(b->address, b->address_bytes, "x", &address));
-    snprintf(address.host, sizeof(address.host), "another process namespace");
-    assert_ok(weir_ucx_address_encode(&address, &elsewhere));
+    weir_key_buffer elsewhere = address_from_elsewhere(b);
     assert_ok(b->ops->connect(b->transport, elsewhere.data, elsewhere.n_bytes, "owner 0", 1000,
                               &b->peer));
     assert_ok(b->ops->import(b->peer, b->key, b->key_bytes, &b->remote));
-    weir_copy copy = { b->remote, 0, b->data, LARGE };
+    weir_copy copy = { b->remote, 0, b->local, LARGE };
     weir_transfer *transfer = stand_still(b, &copy);
     owner_kill(b->owner);
     owner_reap(b->owner);
@@ -430,7 +493,7 @@ static void a_stopped_owner_times_out_and_may_come_back(void **state)
 {
     bench *b = bench_of(state);
     share(b, OWNER_ALLOCATE, LARGE, 18);
-    weir_copy copy = { b->remote, 0, b->data, LARGE };
+    weir_copy copy = { b->remote, 0, b->local, LARGE };
     weir_transfer *transfer = stand_still(b, &copy);
     weir_status status = weir_transfer_wait(transfer, 300);
     if (b->setting->owner_answers) {
@@ -441,6 +504,7 @@ static void a_stopped_owner_times_out_and_may_come_back(void **state)
     }
     assert_ok(status);
     b->ops->finish(transfer);
+    look(b, 0, LARGE);
     assert_int_equal(owner_compare(b->data, 0, LARGE, 18), LARGE);
     kill(b->owner->pid, SIGCONT);
 }
@@ -451,7 +515,8 @@ static void after_finish_nothing_is_written(void **state)
     share(b, OWNER_ALLOCATE, LARGE, 19);
     for (int stopped = 0; stopped < 2; stopped++) {
         memset(b->data, 0, LARGE);
-        weir_copy copy = { b->remote, 0, b->data, LARGE };
+        lay(b, 0, LARGE);
+        weir_copy copy = { b->remote, 0, b->local, LARGE };
         weir_transfer *transfer;
         if (stopped)
             kill(b->owner->pid, SIGSTOP);
@@ -461,6 +526,7 @@ static void after_finish_nothing_is_written(void **state)
         b->ops->finish(transfer);
         assert_true(weir_now_s() - start < 2.5);
         uint8_t *landed = malloc(LARGE);
+        look(b, 0, LARGE);
         memcpy(landed, b->data, LARGE);
         kill(b->owner->pid, SIGCONT);
         weir_peer *second = NULL; /* whose progress would let late answers in */
@@ -478,6 +544,7 @@ static void after_finish_nothing_is_written(void **state)
         assert_int_equal(owner_compare(byte, 1, sizeof(byte), 19), sizeof(byte));
         b->ops->forget(remote);
         b->ops->disconnect(second);
+        look(b, 0, LARGE);
         assert_memory_equal(landed, b->data, LARGE);
         free(landed);
     }
@@ -590,6 +657,8 @@ static const named_case cases[] = {
     CASE(two_processes_read_at_once),
     CASE(two_peers_of_one_process_are_independent),
     CASE(a_second_transfer_allocates_nothing),
+    CASE(what_is_written_through_a_map_is_the_owners),
+    CASE(exposed_gpu_memory_is_mapped_too),
     CASE(a_second_seal_replaces_the_first),
     CASE(a_reader_of_a_released_region_harms_nobody),
     CASE(an_unsealed_region_has_no_key),

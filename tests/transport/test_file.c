@@ -8,7 +8,7 @@
 
 #include "weir/checkpoint.h"
 
-static const setting shared = { "file", "file", "", false };
+static const setting shared = { "file", "file", "", false, NULL, 0 };
 
 #define MODEL "conformance%2Fmodel"
 

@@ -12,8 +12,7 @@
 
 static const weir_transport_ops *const ops = &weir_transport_nccl;
 
-/* --- what a rank does, in a process of its own
- * ---------------------------------------------------*/
+/* --- what a rank does, in a process of its own -------------------------------------------------*/
 
 #define CHECK(condition)                                                                    \
     do {                                                                                    \
@@ -111,6 +110,18 @@ static bool verify_bytes(rank *self)
     return rank_join(self) && broadcast_and_verify(self) && rank_close(self, false);
 }
 
+/* A context takes half a gigabyte of its GPU. */
+static bool has_context(int device)
+{
+    unsigned flags;
+    int active = 1;
+    int (*state_of)(int, unsigned *, int *) = NULL;
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    if (driver != NULL)
+        *(void **)&state_of = dlsym(driver, "cuDevicePrimaryCtxGetState");
+    return state_of == NULL || state_of(device, &flags, &active) != 0 || active != 0;
+}
+
 static bool allocate_nothing(rank *self)
 {
     void *data = NULL;
@@ -122,6 +133,7 @@ static bool allocate_nothing(rank *self)
     CHECK(weir_cuda_stream_wait(self->rank, self->stream) == WEIR_OK);
     CHECK(ops->group_test(self->group) == WEIR_OK);
     CHECK(weir_alloc_count() == before);
+    CHECK(!has_context(1 - (int)self->rank)); /* nor anything on the other's GPU */
     weir_cuda_free(self->rank, data);
     return rank_close(self, false);
 }
@@ -265,8 +277,7 @@ static int count_main(void)
     return n < 100 ? (int)n : 100;
 }
 
-/* --- the tests
- * -----------------------------------------------------------------------------------*/
+/* --- the tests ---------------------------------------------------------------------------------*/
 
 /* False, having said so aloud, where there are fewer GPUs, or no NCCL. */
 static bool have_gpus(int n)

@@ -236,8 +236,7 @@ static void a_broadcast_that_fails_breaks_the_group(void **state)
     ops->close(transport);
 }
 
-/* --- leaving
- * -------------------------------------------------------------------------------------*/
+/* --- leaving -----------------------------------------------------------------------------------*/
 
 static void leaving_finishes_or_aborts_as_told(void **state)
 {

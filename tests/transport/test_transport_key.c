@@ -100,6 +100,49 @@ static void a_ucx_key_survives_the_way(void **state)
     weir_key_buffer_close(&buffer);
 }
 
+static void a_cuda_ipc_address_survives_the_way(void **state)
+{
+    (void)state;
+    weir_cuda_ipc_address in = { .host = "node-1",
+                                 .place = "boot net:[1]",
+                                 .socket = "weir-cuda-ipc-1",
+                                 .gpu = "0000:1B:00.0",
+                                 .process = 4711,
+                                 .owner = { UINT64_MAX, 7 } };
+    weir_cuda_ipc_address out;
+    weir_key_buffer buffer = { 0 };
+    assert_int_equal(weir_cuda_ipc_address_encode(&in, &buffer), WEIR_OK);
+    assert_int_equal(weir_cuda_ipc_address_decode(buffer.data, buffer.n_bytes, "peer", &out),
+                     WEIR_OK);
+    assert_string_equal(out.host, in.host);
+    assert_string_equal(out.place, in.place);
+    assert_string_equal(out.socket, in.socket);
+    assert_string_equal(out.gpu, in.gpu);
+    assert_int_equal(out.process, 4711);
+    assert_true(out.owner[0] == UINT64_MAX && out.owner[1] == 7);
+    in.socket[0] = '\0';
+    assert_int_equal(weir_cuda_ipc_address_encode(&in, &buffer), WEIR_OK);
+    assert_int_equal(weir_cuda_ipc_address_decode(buffer.data, buffer.n_bytes, "peer", &out),
+                     WEIR_ERR_CORRUPT);
+    memset(in.socket, 'x', 120); /* longer than a socket's name can be */
+    in.socket[120] = '\0';
+    assert_int_equal(weir_cuda_ipc_address_encode(&in, &buffer), WEIR_OK);
+    assert_int_equal(weir_cuda_ipc_address_decode(buffer.data, buffer.n_bytes, "peer", &out),
+                     WEIR_ERR_CORRUPT);
+    weir_key_buffer_close(&buffer);
+}
+
+static void a_cuda_ipc_key_survives_the_way(void **state)
+{
+    (void)state;
+    weir_cuda_ipc_key in = { .owner = { 1, UINT64_MAX }, .region = 3, .n_bytes = 1ull << 36 }, out;
+    weir_key_buffer buffer = { 0 };
+    assert_int_equal(weir_cuda_ipc_key_encode(&in, &buffer), WEIR_OK);
+    assert_int_equal(weir_cuda_ipc_key_decode(buffer.data, buffer.n_bytes, "peer", &out), WEIR_OK);
+    assert_memory_equal(&in, &out, sizeof(in));
+    weir_key_buffer_close(&buffer);
+}
+
 static void a_file_key_survives_the_way(void **state)
 {
     (void)state;
@@ -219,6 +262,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_ucx_address_survives_the_way),
         cmocka_unit_test(a_ucx_key_survives_the_way),
+        cmocka_unit_test(a_cuda_ipc_address_survives_the_way),
+        cmocka_unit_test(a_cuda_ipc_key_survives_the_way),
         cmocka_unit_test(a_file_key_survives_the_way),
         cmocka_unit_test(paths_that_lead_elsewhere_are_refused),
         cmocka_unit_test(segments_that_overlap_or_overflow_are_refused),

@@ -7,8 +7,8 @@
 
 #include "transport/conformance_bench.h"
 
-static const setting shared = { "ucx", "ucx", "", false };
-static const setting over_tcp = { "ucx over tcp", "ucx", "tcp", true };
+static const setting shared = { "ucx", "ucx", "", false, NULL, 0 };
+static const setting over_tcp = { "ucx over tcp", "ucx", "tcp", true, NULL, 0 };
 
 /* This process's own UCX version, from an address of its own. */
 static weir_ucx_address address_of(bench *b)
