@@ -3,7 +3,7 @@
 BUILD ?= build
 JOBS  ?= $(shell nproc)
 
-.PHONY: help setup configure build everything demo demo-real check test bench clean format
+.PHONY: help setup configure build everything demo demo-real check gpu-check test bench clean format
 help:
 	@echo "make demo       install what is missing, build, run the main job"
 	@echo "make check      the same, then all tests, sanitizers and fuzzers"
@@ -11,6 +11,7 @@ help:
 	@echo "make test       the tests of the plain build alone"
 	@echo "make demo-real  the main job on a published model"
 	@echo "make bench      measure conversions and transports beside their limits"
+	@echo "make gpu-check  all that needs a GPU; PACK=DIRECTORY: with what was built elsewhere"
 
 setup:
 	@scripts/setup
@@ -37,6 +38,15 @@ test: everything
 
 check: everything
 	@scripts/check $(BUILD)
+
+# A machine without Debian's packages runs what `scripts/gpu-check pack` has collected on another.
+ifdef PACK
+gpu-check:
+	@scripts/gpu-check run $(PACK)
+else
+gpu-check: everything
+	@scripts/gpu-check run $(BUILD)
+endif
 
 bench: build
 	@scripts/bench $(BUILD)
