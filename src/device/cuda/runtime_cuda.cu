@@ -4,10 +4,12 @@
  * The runtime uses the device's primary context, the one that PyTorch uses too, so both see the
  * same memory and streams. What other processes map is in share_cuda.cu.
  */
-#include <cuda_runtime.h>
 #include <string.h>
 
+#include "device/cuda/driver_cuda.h"
 #include "device/cuda/runtime_cuda.h"
+
+#define NO_CONTEXT (-1) /* what a thread had that had used no GPU yet */
 
 static const char *error_text(int error)
 {
@@ -49,9 +51,15 @@ static int describe(int device, weir_cuda_description *out)
     return 0;
 }
 
+/* Such a thread counts as one of GPU 0, but putting it back there would make a context on GPU 0:
+ * half a gigabyte of a GPU that it may never use. It gets none again. */
 static int enter(int device, int *out_previous)
 {
+    CUcontext context = nullptr;
     cudaError_t error = cudaGetDevice(out_previous);
+    int asked = DRIVER(cuCtxGetCurrent, &context);
+    if (asked == CUDA_ERROR_NOT_INITIALIZED || (asked == 0 && context == nullptr))
+        *out_previous = NO_CONTEXT;
     if (error == cudaSuccess && *out_previous != device)
         error = cudaSetDevice(device);
     return taken(error);
@@ -59,6 +67,8 @@ static int enter(int device, int *out_previous)
 
 static int leave(int previous)
 {
+    if (previous == NO_CONTEXT)
+        return DRIVER(cuCtxSetCurrent, static_cast<CUcontext>(nullptr));
     return taken(cudaSetDevice(previous));
 }
 

@@ -2,45 +2,15 @@
 /* share_cuda.cu - GPU memory that other processes map: legacy handles, and virtual memory by file
  * descriptor.
  *
- * Virtual memory is the driver's alone: its calls are looked up through the runtime, so that nothing
- * links libcuda and the library loads where there is no driver. Errors of the driver have the
- * runtime's numbers.
+ * Virtual memory is the driver's alone.
  */
-#include <cuda.h>
-#include <cuda_runtime.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "device/cuda/driver_cuda.h"
 #include "device/cuda/runtime_cuda.h"
 
 #define HANDLE_TYPE CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
-
-/* Looks a driver's call up once; nullptr where it has none. Two threads may both do it: they find
- * the same. */
-static void *driver_call(const char *name, void **found)
-{
-    void *entry = __atomic_load_n(found, __ATOMIC_ACQUIRE);
-    cudaDriverEntryPointQueryResult result;
-    if (entry != nullptr)
-        return entry;
-    if (cudaGetDriverEntryPointByVersion(name, &entry, 12000, cudaEnableDefault, &result) !=
-        cudaSuccess) {
-        cudaGetLastError();
-        return nullptr;
-    }
-    __atomic_store_n(found, entry, __ATOMIC_RELEASE);
-    return entry;
-}
-
-/* Calls NAME of the driver; the header's own declaration gives its type. */
-#define DRIVER(name, ...)                                                        \
-    ([&]() -> int {                                                              \
-        static void *found;                                                      \
-        void *entry = driver_call(#name, &found);                                \
-        return entry == nullptr                                                  \
-                   ? static_cast<int>(cudaErrorNotSupported)                     \
-                   : static_cast<int>(reinterpret_cast<decltype(&name)>(entry)(__VA_ARGS__)); \
-    }())
 
 static CUdeviceptr address_of(const void *data)
 {
@@ -168,24 +138,19 @@ int weir_cuda_address_grant(int device, void *at, size_t n_bytes)
 }
 
 /* Takes the piece: it lives on as long as it is mapped somewhere. */
-static int map_piece(int device, void *at, size_t n_bytes, CUmemGenericAllocationHandle piece)
+static int map_piece(void *at, size_t n_bytes, CUmemGenericAllocationHandle piece)
 {
     int error = DRIVER(cuMemMap, address_of(at), n_bytes, 0, piece, 0ull);
     DRIVER(cuMemRelease, piece);
-    if (error != 0)
-        return error;
-    error = weir_cuda_address_grant(device, at, n_bytes);
-    if (error != 0)
-        weir_cuda_address_unmap(at, n_bytes);
     return error;
 }
 
-int weir_cuda_address_map(int device, void *at, size_t n_bytes, int fd)
+int weir_cuda_address_map(void *at, size_t n_bytes, int fd)
 {
     CUmemGenericAllocationHandle piece;
     void *descriptor = reinterpret_cast<void *>(static_cast<uintptr_t>(fd));
     int error = DRIVER(cuMemImportFromShareableHandle, &piece, descriptor, HANDLE_TYPE);
-    return error != 0 ? error : map_piece(device, at, n_bytes, piece);
+    return error != 0 ? error : map_piece(at, n_bytes, piece);
 }
 
 int weir_cuda_piece_export(const void *data, int *out_fd)
@@ -232,8 +197,10 @@ int weir_cuda_pieces_allocate(int device, size_t n_bytes, size_t piece_bytes, in
         CUmemGenericAllocationHandle handle;
         error = DRIVER(cuMemCreate, &handle, piece, &properties, 0ull);
         if (error == 0)
-            error = map_piece(device, static_cast<char *>(base) + at, piece, handle);
+            error = map_piece(static_cast<char *>(base) + at, piece, handle);
     }
+    if (error == 0)
+        error = weir_cuda_address_grant(device, base, total);
     if (error != 0) {
         unmap_all(static_cast<char *>(base), at, piece, total);
         return error;
