@@ -38,8 +38,7 @@ static weir_nccl_config make_config(const weir_nccl_library *nccl)
     };
 }
 
-/* --- failing
- * -------------------------------------------------------------------------------------*/
+/* --- failing -----------------------------------------------------------------------------------*/
 
 /* NCCL lets nothing be done with a communicator that has failed: every later call says why. */
 static weir_status keep_failure(nccl_group *group, weir_status status)
@@ -73,8 +72,7 @@ static weir_status fail_overdue(nccl_group *group)
                                   group->timeout_ms * 1e-3, group->rank));
 }
 
-/* --- joining
- * -------------------------------------------------------------------------------------*/
+/* --- joining -----------------------------------------------------------------------------------*/
 
 static weir_status check_options(const weir_group_options *options)
 {
@@ -240,8 +238,7 @@ weir_status weir_nccl_group_test(weir_group *base)
     }
 }
 
-/* --- broadcasting
- * --------------------------------------------------------------------------------*/
+/* --- broadcasting ------------------------------------------------------------------------------*/
 
 /* Until the broadcast lies in its stream: what the caller queues next must come after it. */
 static weir_status await_queued(nccl_group *group, int state)
