@@ -183,10 +183,14 @@ static int register_source(publish_job *job)
                                                                               : weir_cli_fail();
 }
 
+/* As weir_trainer_options.delivery decides. */
 static bool pushes(const publish_job *job)
 {
-    return job->delivery == WEIR_DELIVERY_PUSH ||
-           (job->delivery == WEIR_DELIVERY_DEFAULT && job->device.cuda);
+    const char *transport = job->flow.transport;
+    if (job->delivery != WEIR_DELIVERY_DEFAULT || !job->device.cuda)
+        return job->delivery == WEIR_DELIVERY_PUSH;
+    return transport == NULL || strcmp(transport, "cuda_ipc") == 0 ||
+           strcmp(transport, "nccl") == 0;
 }
 
 /* Pushing, this is when the bytes move. */
