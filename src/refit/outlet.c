@@ -2,11 +2,13 @@
 /* outlet.c - makes the steps of a push where they are wanted: straight in the first member's mapped
  * memory, or in windows of the trainer's own that are broadcast.
  *
- * Three slots take turns. In mapped memory a piece whose bytes are its source's is moved by the
- * copy engine while its digest is taken from the source; everything else is converted and stored by
- * one kernel.
+ * Three slots take turns. To mapped memory a piece goes in one of three ways. Whose bytes are its
+ * source's is moved by the copy engine, while its digest is taken from the source. A small one is
+ * converted and stored there by one kernel. A large one on a GPU is converted into a window and
+ * moved from there by the copy engine: it fills the link better than stores do, and the next
+ * conversion runs meanwhile.
  */
-#include <stdio.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -17,13 +19,15 @@
 #define MAPPED_STEP_BYTES ((uint64_t)512 << 20)
 #define WINDOW_ALIGNMENT 256u
 #define ABORT_MS 5000u
+/* A copy takes a few microseconds to begin: as long as storing this much directly. */
+#define WINDOWED_BYTES ((uint64_t)2 << 20)
 
 typedef struct slot {
     weir_task *convert, *digest, *copy, *sent;
     weir_convert_args *args;
     weir_work_range *ranges;
     weir_work_copy *copies;
-    size_t room; /* of each */
+    size_t room; /* pieces */
 } slot;
 
 struct weir_outlet {
@@ -31,7 +35,8 @@ struct weir_outlet {
     weir_link link;
     weir_places places;     /* mapped: of the first member */
     uint64_t window_bytes;  /* of each window, as asked for */
-    unsigned char *windows; /* broadcast: WEIR_STEPS_AHEAD of them */
+    bool windowed;          /* conversions pass through windows */
+    unsigned char *windows; /* WEIR_STEPS_AHEAD of them */
     uint64_t windows_each;  /* as allocated */
     weir_group *group;
     const weir_frame_link *group_links[WEIR_MAX_MEMBERS]; /* of its members, in order */
@@ -69,6 +74,11 @@ weir_status weir_outlet_open(weir_push *push, const weir_push_options *options, 
                            "transport %s can neither map a replica's memory nor broadcast: a "
                            "version cannot be pushed through it",
                            outlet->link.ops->name);
+    outlet->windowed = weir_outlet_broadcasts(outlet) || (options->memory == WEIR_MEMORY_CUDA &&
+                                                          outlet->window_bytes > WINDOWED_BYTES);
+    if (status == WEIR_OK && weir_outlet_broadcasts(outlet) && outlet->window_bytes == 0)
+        status = weir_fail(WEIR_ERR_INVALID,
+                           "window_bytes of %" PRIu64 " is too little to broadcast through", total);
     for (size_t i = 0; i < WEIR_STEPS_AHEAD && status == WEIR_OK; i++)
         status = open_slot(outlet, &outlet->slots[i]);
     if (status != WEIR_OK) {
@@ -128,7 +138,7 @@ bool weir_outlet_broadcasts(const weir_outlet *outlet)
 
 uint64_t weir_outlet_step_limit(const weir_outlet *outlet, weir_member *const *members, size_t n)
 {
-    uint64_t limit = weir_outlet_broadcasts(outlet) ? outlet->window_bytes : MAPPED_STEP_BYTES;
+    uint64_t limit = outlet->windowed ? outlet->window_bytes : MAPPED_STEP_BYTES;
     for (size_t i = 0; i < n; i++) {
         if (members[i]->ready.staged && members[i]->ready.window_bytes < limit)
             limit = members[i]->ready.window_bytes;
@@ -146,7 +156,7 @@ static weir_status grow_slot(slot *at, size_t n)
     at->room = 0;
     at->args = weir_alloc_zeroed(n, sizeof(*at->args));
     at->ranges = weir_alloc_zeroed(n, sizeof(*at->ranges));
-    at->copies = weir_alloc_zeroed(n, sizeof(*at->copies));
+    at->copies = weir_alloc_zeroed(n * WEIR_MAX_OUTPUTS, sizeof(*at->copies));
     if (at->args == NULL || at->ranges == NULL || at->copies == NULL)
         return WEIR_ERR_NO_MEMORY;
     at->room = n;
@@ -241,12 +251,12 @@ weir_status weir_outlet_begin(weir_outlet *outlet, weir_member *const *members, 
 {
     *out_group_key = NULL;
     weir_status status = grow_slots(outlet);
+    if (status == WEIR_OK && outlet->windowed)
+        status = grow_windows(outlet);
     if (status != WEIR_OK)
         return status;
-    if (!weir_outlet_broadcasts(outlet))
-        return begin_mapped(outlet, members[0]);
-    status = grow_windows(outlet);
-    return status == WEIR_OK ? begin_group(outlet, members, n, out_group_key) : status;
+    return weir_outlet_broadcasts(outlet) ? begin_group(outlet, members, n, out_group_key)
+                                          : begin_mapped(outlet, members[0]);
 }
 
 weir_status weir_outlet_ready(weir_outlet *outlet)
@@ -300,8 +310,16 @@ static void add_conversion(const weir_outlet *outlet, uint32_t step, const weir_
     weir_convert_args *args = &at->args[asked->n_args++];
     *args = piece->args;
     args->digests = digests;
-    for (size_t o = 0; o < piece->n_parts; o++)
-        args->outputs[o] = destination(outlet, step, piece, o);
+    for (size_t o = 0; o < piece->n_parts; o++) {
+        const weir_part *part = &piece->parts[o];
+        void *to = destination(outlet, step, piece, o);
+        args->outputs[o] = to;
+        if (weir_outlet_broadcasts(outlet) || !outlet->windowed || part->n_bytes < WINDOWED_BYTES)
+            continue;
+        args->outputs[o] = window_of(outlet, step) + piece->part_offsets[o];
+        at->copies[asked->n_copies++] =
+            (weir_work_copy){ .to = to, .from = args->outputs[o], .n_bytes = part->n_bytes };
+    }
 }
 
 weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
@@ -325,6 +343,8 @@ weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
         status = weir_task_convert(at->convert, WEIR_LANE_COMPUTE, at->args, asked.n_args);
     if (status == WEIR_OK && asked.n_ranges > 0)
         status = weir_task_digest(at->digest, WEIR_LANE_COMPUTE, at->ranges, asked.n_ranges);
+    if (status == WEIR_OK && outlet->windowed && asked.n_copies > 0)
+        status = weir_work_after(push->work, WEIR_LANE_MOVE, WEIR_LANE_COMPUTE);
     if (status == WEIR_OK && asked.n_copies > 0)
         status = weir_task_copy(at->copy, WEIR_LANE_MOVE, at->copies, asked.n_copies);
     return status;
