@@ -102,7 +102,7 @@ static weir_status map_piece(const weir_cuda_runtime *cuda, const weir_cuda_shar
         close(fd);
         return corrupt(importer->who, share, "its pieces are of another size");
     }
-    int error = cuda->address_map((int)importer->device, base + *at, n_bytes, fd);
+    int error = cuda->address_map(base + *at, n_bytes, fd);
     close(fd);
     if (error != 0)
         return cannot(cuda, share, importer, error);
@@ -121,6 +121,10 @@ static weir_status map_pieces(const weir_cuda_runtime *cuda, const weir_cuda_sha
     weir_status status = WEIR_OK;
     while (status == WEIR_OK && at < share->mapped_bytes)
         status = map_piece(cuda, share, importer, base, &at);
+    if (status == WEIR_OK) { /* once: it costs milliseconds, however much it is for */
+        error = cuda->address_grant((int)importer->device, base, share->mapped_bytes);
+        status = error != 0 ? cannot(cuda, share, importer, error) : WEIR_OK;
+    }
     if (status == WEIR_OK)
         *out = base;
     else
@@ -271,15 +275,15 @@ static int grant(const weir_cuda_runtime *cuda, const weir_cuda_share *share, un
                  int its_device)
 {
     char *base = (char *)(uintptr_t)(share->address - share->offset);
-    int error = 0, previous = 0;
+    int error, previous = 0;
     if ((int)device == its_device)
         return 0;
-    if (share->sharing == WEIR_CUDA_SHARING_DESCRIPTOR)
-        return cuda->address_grant((int)device, base, share->mapped_bytes);
     error = cuda->enter((int)device, &previous);
     if (error != 0)
         return error;
-    error = cuda->peer_enable(its_device);
+    error = share->sharing == WEIR_CUDA_SHARING_DESCRIPTOR
+                ? cuda->address_grant((int)device, base, share->mapped_bytes)
+                : cuda->peer_enable(its_device);
     cuda->leave(previous);
     return error;
 }

@@ -144,21 +144,12 @@ weir_status weir_cuda_share_describe(const void *data, size_t n_bytes, weir_cuda
     return status;
 }
 
-weir_status weir_cuda_share_piece(const weir_cuda_share *own, uint64_t at, int *out_fd,
-                                  uint64_t *out_bytes)
+static weir_status export_piece(const weir_cuda_runtime *cuda, const void *piece, int *out_fd,
+                                uint64_t *out_bytes)
 {
-    const weir_cuda_runtime *cuda;
     void *base = NULL;
     size_t n_bytes = 0;
-    int fd = -1;
-    weir_status status = weir_cuda_runtime_get(&cuda);
-    if (status != WEIR_OK)
-        return status;
-    if (own->sharing != WEIR_CUDA_SHARING_DESCRIPTOR || at >= own->mapped_bytes)
-        return weir_fail(WEIR_ERR_INVALID, "no piece of GPU memory begins %llu bytes into %llu",
-                         (unsigned long long)at, (unsigned long long)own->mapped_bytes);
-    const void *piece = (const void *)(uintptr_t)(own->address - own->offset + at);
-    int error = cuda->allocation_of(piece, &base, &n_bytes);
+    int fd = -1, error = cuda->allocation_of(piece, &base, &n_bytes);
     if (error == 0 && base != piece)
         return weir_fail(WEIR_ERR_INVALID, "no piece of GPU memory begins at %p", piece);
     if (error == 0)
@@ -168,4 +159,27 @@ weir_status weir_cuda_share_piece(const weir_cuda_share *own, uint64_t at, int *
     *out_fd = fd;
     *out_bytes = n_bytes;
     return WEIR_OK;
+}
+
+weir_status weir_cuda_share_piece(const weir_cuda_share *own, uint64_t at, int *out_fd,
+                                  uint64_t *out_bytes)
+{
+    const weir_cuda_runtime *cuda;
+    weir_cuda_pointer_kind kind;
+    int device = 0, previous = 0;
+    weir_status status = weir_cuda_runtime_get(&cuda);
+    if (status != WEIR_OK)
+        return status;
+    if (own->sharing != WEIR_CUDA_SHARING_DESCRIPTOR || at >= own->mapped_bytes)
+        return weir_fail(WEIR_ERR_INVALID, "no piece of GPU memory begins %llu bytes into %llu",
+                         (unsigned long long)at, (unsigned long long)own->mapped_bytes);
+    const void *piece = (const void *)(uintptr_t)(own->address - own->offset + at);
+    int error = cuda->pointer_kind(piece, &kind, &device);
+    if (error == 0)
+        error = cuda->enter(device, &previous);
+    if (error != 0)
+        return cannot(cuda, piece, 0, error);
+    status = export_piece(cuda, piece, out_fd, out_bytes);
+    cuda->leave(previous);
+    return status;
 }

@@ -16,7 +16,7 @@
 #include "transport/transport_key.h"
 #include "weir/transport.h"
 
-#define WEIR_CUDA_IPC_BATCHES 8u /* of copies in flight */
+#define WEIR_CUDA_IPC_BATCHES 4u /* of copies in flight */
 
 typedef struct cuda_ipc_region cuda_ipc_region;
 typedef struct cuda_ipc_peer cuda_ipc_peer;
@@ -77,6 +77,7 @@ typedef struct cuda_ipc_transfer {
     bool next_blocks; /* it goes to memory that CUDA does not know: the call copies itself */
     uint64_t done_bytes;
     unsigned first_batch, n_batches; /* in flight: a ring */
+    uint64_t batch_bytes;            /* the next one's: they grow */
     weir_status status;              /* IN_PROGRESS while it runs */
     bool open;                       /* between post and finish */
     cuda_ipc_batch batches[WEIR_CUDA_IPC_BATCHES];

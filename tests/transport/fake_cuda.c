@@ -387,10 +387,9 @@ static int map_piece(int device, void *at, size_t n_bytes, int fd, weir_cuda_sha
     return INVALID;
 }
 
-LOCKED(int, address_map, (int device, void *at, size_t n_bytes, int fd), (device, at, n_bytes, fd))
+LOCKED(int, address_map, (void *at, size_t n_bytes, int fd), (at, n_bytes, fd))
 {
-    return map_piece(device, at, n_bytes, fcntl(fd, F_DUPFD_CLOEXEC, 0),
-                     WEIR_CUDA_SHARING_DESCRIPTOR);
+    return map_piece(0, at, n_bytes, fcntl(fd, F_DUPFD_CLOEXEC, 0), WEIR_CUDA_SHARING_DESCRIPTOR);
 }
 
 static int address_grant(int device, void *at, size_t n_bytes)

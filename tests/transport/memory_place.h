@@ -68,21 +68,24 @@ static inline weir_status place_allocate(const memory_place *place, size_t n_byt
     return *out != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
 }
 
-static inline void place_free_pieces(void *data, size_t n_bytes)
+static inline void place_free_pieces(const memory_place *place, void *data, size_t n_bytes)
 {
     const weir_cuda_runtime *cuda;
+    int previous;
     size_t total = (n_bytes + PLACE_PIECE_BYTES - 1) / PLACE_PIECE_BYTES * PLACE_PIECE_BYTES;
-    if (data == NULL || weir_cuda_runtime_get(&cuda) != WEIR_OK)
+    if (data == NULL || weir_cuda_runtime_get(&cuda) != WEIR_OK ||
+        cuda->enter((int)place->device, &previous) != 0)
         return;
     for (size_t at = 0; at < total; at += PLACE_PIECE_BYTES)
         cuda->address_unmap((char *)data + at, PLACE_PIECE_BYTES);
     cuda->address_free(data, total);
+    cuda->leave(previous);
 }
 
 static inline void place_free(const memory_place *place, void *data, size_t n_bytes)
 {
     if (place_is(place, "pieces"))
-        place_free_pieces(data, n_bytes);
+        place_free_pieces(place, data, n_bytes);
     else if (place_is_gpu(place))
         weir_cuda_free(place->device, data);
     else if (place_is(place, "pinned"))

@@ -97,10 +97,11 @@ typedef struct weir_cuda_runtime {
                            void **out, size_t *out_bytes);
     int (*piece_export)(const void *data, int *out_fd); /* of the piece that holds it */
     int (*address_reserve)(size_t n_bytes, void **out);
-    /* Maps the piece behind a descriptor, which stays the caller's, at `at`. */
-    int (*address_map)(int device, void *at, size_t n_bytes, int fd);
-    int (*address_grant)(int device, void *at, size_t n_bytes); /* access to what is mapped there */
-    int (*address_unmap)(void *at, size_t n_bytes);             /* one whole piece */
+    /* Maps the piece behind a descriptor, which stays the caller's, at `at`; nobody may access it
+     * before address_grant(), which takes any run of mapped pieces. */
+    int (*address_map)(void *at, size_t n_bytes, int fd);
+    int (*address_grant)(int device, void *at, size_t n_bytes);
+    int (*address_unmap)(void *at, size_t n_bytes); /* one whole piece */
     int (*address_free)(void *base, size_t n_bytes);
 } weir_cuda_runtime;
 

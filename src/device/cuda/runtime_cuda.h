@@ -22,7 +22,7 @@ int weir_cuda_pieces_allocate(int device, size_t n_bytes, size_t piece_bytes, in
                               void **out, size_t *out_bytes);
 int weir_cuda_piece_export(const void *data, int *out_fd);
 int weir_cuda_address_reserve(size_t n_bytes, void **out);
-int weir_cuda_address_map(int device, void *at, size_t n_bytes, int fd);
+int weir_cuda_address_map(void *at, size_t n_bytes, int fd);
 int weir_cuda_address_grant(int device, void *at, size_t n_bytes);
 int weir_cuda_address_unmap(void *at, size_t n_bytes);
 int weir_cuda_address_free(void *base, size_t n_bytes);
