@@ -196,8 +196,11 @@ static void print_memory(const weir_bench_run *run)
         growth grown = growth_of(run, i);
         printf("%s: ", run->workers[i].name);
         if (run->bench->places[i].cuda)
-            printf("%s of extra GPU memory%s, ", weir_cli_bytes_text(extra_gpu_bytes(run, i)).text,
-                   is_shared(run, i) ? " (all processes on that GPU)" : "");
+            printf("%s of extra GPU memory%s, %s of it beside the parameters before the first "
+                   "version, ",
+                   weir_cli_bytes_text(extra_gpu_bytes(run, i)).text,
+                   is_shared(run, i) ? " (all processes on that GPU)" : "",
+                   weir_cli_bytes_text(run->extra_setup[i]).text);
         printf("%s more heap than before the first version",
                weir_cli_bytes_text(heap_growth(run, i)).text);
         if (is_long(run))
@@ -218,7 +221,7 @@ static void print_limit(const weir_bench_run *run, double seconds)
     }
     double limit_s = (double)run->n_bytes / run->limit_gb_per_s * 1e-9;
     printf(
-        "limit: %s of as many bytes, same run: %.2f GB/s, %.4f s; the refit reaches %.2f of it\n",
+        "limit: %s of as many bytes, same run: %.2f GB/s, %.4g s; the refit reaches %.2f of it\n",
         run->limit_name, run->limit_gb_per_s, limit_s, limit_s / seconds);
 }
 
@@ -276,10 +279,11 @@ static json_t *worker_json(const weir_bench_run *run, size_t worker)
 {
     growth grown = growth_of(run, worker);
     weir_bench_place place = run->bench->places[worker];
-    return json_pack("{s:s, s:s, s:b, s:I, s:I, s:{s:I, s:I, s:I}}", "name",
+    return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:{s:I, s:I, s:I}}", "name",
                      run->workers[worker].name, "place", place_text(place).text, "shares_its_gpu",
                      is_shared(run, worker), "extra_gpu_bytes",
-                     (json_int_t)extra_gpu_bytes(run, worker), "extra_heap_bytes",
+                     (json_int_t)extra_gpu_bytes(run, worker), "extra_gpu_bytes_before",
+                     (json_int_t)run->extra_setup[worker], "extra_heap_bytes",
                      (json_int_t)heap_growth(run, worker), "growth", "heap_bytes",
                      (json_int_t)grown.heap_bytes, "gpu_bytes", (json_int_t)grown.gpu_bytes,
                      "resident_bytes", (json_int_t)grown.resident_bytes);
