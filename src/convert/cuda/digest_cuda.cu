@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* digest_cuda.cu - digests of ranges that are already there: memory is read once, sixteen bytes a
  * load, a slice for each thread block. */
-#include <cuda_runtime.h>
-
 #include "convert/cuda/digest_sum.cuh"
+#include "convert/cuda/kernel_start.cuh"
 #include "convert/cuda/kernels_cuda.h"
 
 #define SLICE_PAIRS (WEIR_CUDA_SLICE_WORDS / 2)
@@ -82,8 +81,9 @@ __device__ __forceinline__ void add_ragged(const weir_cuda_digest_job &job, uint
 {
     for (uint64_t w = first + threadIdx.x; w < end; w += WEIR_CUDA_THREADS) {
         uint64_t row = w / job.words_per_row, at = (w - row * job.words_per_row) * 8;
-        uint64_t word = word_of_bytes(job.data + row * job.row_bytes + at,
-                                      static_cast<uint32_t>(min(job.row_bytes - at, uint64_t{ 8 })));
+        uint64_t word =
+            word_of_bytes(job.data + row * job.row_bytes + at,
+                          static_cast<uint32_t>(min(job.row_bytes - at, uint64_t{ 8 })));
         sum->add(static_cast<uint32_t>(word), static_cast<uint32_t>(word >> 32),
                  digest_key(job.first_word + w));
     }
@@ -142,6 +142,7 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS, BLOCKS_PER_SM)
     digest_ranges(const __grid_constant__ weir_cuda_digest_launch launch)
 {
     __shared__ bool last;
+    await_previous();
     const uint32_t index = find_job(launch.first_slices, launch.n_jobs, blockIdx.x);
     const uint32_t slice = blockIdx.x - __ldg(&launch.first_slices[index]);
     switch (launch.jobs[index].check) {
@@ -167,7 +168,5 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS, BLOCKS_PER_SM)
 
 extern "C" int weir_cuda_digest_ranges(const weir_cuda_digest_launch *launch, void *stream)
 {
-    digest_ranges<<<launch->n_slices, WEIR_CUDA_THREADS, 0, static_cast<cudaStream_t>(stream)>>>(
-        *launch);
-    return cudaGetLastError();
+    return start_kernel(digest_ranges, launch->n_slices, WEIR_CUDA_THREADS, *launch, stream);
 }

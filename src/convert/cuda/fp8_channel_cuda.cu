@@ -13,14 +13,14 @@ extern "C" weir_cuda_kernel weir_fp8_long_row_cuda(weir_cuda_from from)
 {
     switch (from) {
     case WEIR_CUDA_FROM_BF16:
-        return { convert_long_rows<from_bf16>, 0 };
+        return { convert_long_rows<from_bf16>, 0, 0 };
     case WEIR_CUDA_FROM_F16:
-        return { convert_long_rows<from_f16>, 0 };
+        return { convert_long_rows<from_f16>, 0, 0 };
     case WEIR_CUDA_FROM_F32:
-        return { convert_long_rows<from_f32>, 0 };
+        return { convert_long_rows<from_f32>, 0, 0 };
     case WEIR_CUDA_FROM_MASTER:
-        return { convert_long_rows<from_master>, 0 };
+        return { convert_long_rows<from_master>, 0, 0 };
     default:
-        return { convert_long_rows<from_any>, 0 };
+        return { convert_long_rows<from_any>, 0, 0 };
     }
 }

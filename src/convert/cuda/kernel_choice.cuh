@@ -8,7 +8,7 @@
 
 template <class From, class To> static weir_cuda_kernel kernel_of()
 {
-    return { convert_tiles<From, To>, blocks_per_sm<From, To>() };
+    return { convert_tiles<From, To>, walk<From, To>::blocks_per_sm, walk<From, To>::shared_bytes };
 }
 
 template <class To> static weir_cuda_kernel choose_kernel(weir_cuda_from from)

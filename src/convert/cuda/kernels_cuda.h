@@ -12,11 +12,13 @@
 extern "C" {
 #endif
 
-/* A kernel, and how many of its blocks of WEIR_CUDA_BLOCK_THREADS take tile after tile on each
- * multiprocessor; 0: a block of WEIR_CUDA_THREADS per tile. */
+/* A kernel; how many of its blocks of WEIR_CUDA_BLOCK_THREADS take tile after tile on each
+ * multiprocessor (0: a block of WEIR_CUDA_THREADS per tile); and the shared memory that a block
+ * takes beyond what the kernel declares. */
 typedef struct weir_cuda_kernel {
     void (*start)(weir_cuda_launch launch);
     uint32_t blocks_per_sm;
+    uint32_t shared_bytes;
 } weir_cuda_kernel;
 
 weir_cuda_kernel weir_fp8_128x128_cuda(weir_cuda_from from);

@@ -2,9 +2,8 @@
 /* launch_cuda.cu - starts the conversion kernels, and two small ones: digests of the scales, which
  * need two neighbours at once, and the search for a refused weight after a conversion has failed.
  */
-#include <cuda_runtime.h>
-
 #include "convert/cuda/digest_sum.cuh"
+#include "convert/cuda/kernel_start.cuh"
 #include "convert/cuda/kernels_cuda.h"
 
 #define SEARCH_BLOCKS 1024
@@ -41,8 +40,7 @@ extern "C" int weir_cuda_convert(const weir_cuda_launch *launch, void *stream)
         n_blocks = min(n_blocks, kernel.blocks_per_sm * n_multiprocessors);
         n_threads = WEIR_CUDA_BLOCK_THREADS;
     }
-    kernel.start<<<n_blocks, n_threads, 0, static_cast<cudaStream_t>(stream)>>>(*launch);
-    return cudaGetLastError();
+    return start_kernel(kernel.start, n_blocks, n_threads, *launch, stream, kernel.shared_bytes);
 }
 
 /* ---- the end of a batch ----------------------------------------------------------------------*/
@@ -72,6 +70,7 @@ static __device__ void digest_scales(const weir_cuda_job &job, weir_cuda_result 
 static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
     finish_batch(const __grid_constant__ weir_cuda_finish finish)
 {
+    await_previous();
     const weir_cuda_job &job = finish.jobs[blockIdx.x];
     weir_cuda_result *result = &finish.results[job.number];
     const bool has_scales = job.digests && job.scale_rows != 0;
@@ -97,8 +96,7 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
 extern "C" int weir_cuda_finish_batch(const weir_cuda_finish *finish, void *stream)
 {
     dim3 grid(finish->n_jobs, SCALE_BLOCKS);
-    finish_batch<<<grid, WEIR_CUDA_THREADS, 0, static_cast<cudaStream_t>(stream)>>>(*finish);
-    return cudaGetLastError();
+    return start_kernel(finish_batch, grid, WEIR_CUDA_THREADS, *finish, stream);
 }
 
 /* ---- the search ------------------------------------------------------------------------------*/

@@ -80,10 +80,10 @@ __device__ __forceinline__ void prefetch_rows(const char *const *rows, uint32_t 
     }
 }
 
-/* Describes a tile; a whole warp takes part. */
+/* Describes a tile, and may have its rows prefetched; a whole warp takes part. */
 template <class From, class To>
 __device__ __forceinline__ void find_place(const weir_cuda_launch &launch, uint32_t tile,
-                                           tile_place *out)
+                                           tile_place *out, bool prefetches)
 {
     const uint32_t lane = threadIdx.x % 32;
     if (tile >= launch.n_tiles) {
@@ -105,7 +105,7 @@ __device__ __forceinline__ void find_place(const weir_cuda_launch &launch, uint3
             static_cast<uint64_t>(column) * From::source_bytes;
     }
     __syncwarp();
-    if (From::prefetches)
+    if (prefetches)
         prefetch_rows(out->rows, n_rows, n_cols * From::source_bytes);
     if (lane != 0)
         return;

@@ -112,7 +112,7 @@ __device__ __noinline__ void store_some_words(void *out, float_words<As::n_words
 }
 
 template <class As> struct to_float {
-    static constexpr bool block = false;
+    static constexpr bool block = false, staged = false;
     static constexpr uint32_t element_bytes = As::element_bytes;
 
     static __device__ __forceinline__ uint64_t scale_address(const weir_cuda_job &, uint32_t,

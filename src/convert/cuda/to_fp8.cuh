@@ -64,7 +64,7 @@ __device__ __noinline__ digest_sum nonfinite_codes(const weir_cuda_launch &launc
 }
 
 template <bool BLOCK> struct to_fp8 {
-    static constexpr bool block = BLOCK;
+    static constexpr bool block = BLOCK, staged = true;
     static constexpr uint32_t element_bytes = 1;
 
     static __device__ __forceinline__ uint64_t scale_address(const weir_cuda_job &job,
@@ -126,8 +126,9 @@ __global__ void __launch_bounds__(WEIR_CUDA_THREADS, From::blocks_per_sm)
 {
     const uint32_t turn = WEIR_CUDA_THREADS * WEIR_CUDA_CHUNK; /* elements side by side */
     __shared__ tile_place place;
+    await_previous();
     if (threadIdx.x < 32)
-        find_place<From, to_fp8<false>>(launch, blockIdx.x, &place);
+        find_place<From, to_fp8<false>>(launch, blockIdx.x, &place, From::prefetches);
     __syncthreads();
 
     uint32_t peak = 0;
