@@ -97,7 +97,8 @@ static weir_status convert_all(measure *m, bool digests, double *out_seconds)
     return status;
 }
 
-/* Half of the bytes are read and half written; each copy stays within one piece of memory. */
+/* Half of the bytes are read and half written, by one copy for each set: from one set to the next,
+ * between the larger pieces of both. Sources may be overwritten, as all sets have the same. */
 static weir_status copy_all(measure *m, double *out_seconds)
 {
     weir_status status = settle(m);
@@ -105,14 +106,10 @@ static weir_status copy_all(measure *m, double *out_seconds)
         status = weir_cuda_timer_begin(m->timer, m->stream);
     for (size_t i = 0; status == WEIR_OK && i < N_SETS; i++) {
         const weir_bench_work *work = &m->plain[i], *next = &m->plain[(i + 1) % N_SETS];
-        size_t n = (size_t)(work->n_bytes / 2), first = n;
-        size_t room = next->out_bytes < work->in_bytes ? next->out_bytes : work->in_bytes;
-        first = n < room ? n : room;
-        status = weir_cuda_copy(0, next->out, work->in, first, m->stream);
-        /* What does not fit the output goes over the same places again, from further on. */
-        for (size_t at = first; status == WEIR_OK && at < n; at += room)
-            status = weir_cuda_copy(0, next->out, work->in + (work->in_bytes - room),
-                                    n - at < room ? n - at : room, m->stream);
+        bool in_sources = work->in_bytes >= work->out_bytes;
+        status =
+            weir_cuda_copy(0, in_sources ? next->in : next->out, in_sources ? work->in : work->out,
+                           (size_t)(work->n_bytes / 2), m->stream);
     }
     if (status == WEIR_OK)
         status = weir_cuda_timer_end(m->timer, m->stream);
@@ -209,7 +206,7 @@ int weir_bench_cuda_run(const weir_bench_cuda *options)
 {
     static const char *const conversions[] = { "fp8_128x128", "cutlass_fp8_e4m3_per_channel",
                                                "bf16_cast", "fp32_cast" };
-    static const char *const shapes[] = { "matrix", "experts", "layer" };
+    static const char *const shapes[] = { "matrix", "large", "experts", "layer" };
     line lines[MAX_LINES];
     size_t n = 0;
     weir_cuda_device device;
@@ -224,7 +221,7 @@ int weir_bench_cuda_run(const weir_bench_cuda *options)
             break;
         if (weir_conversion_get(name, &wish.conversion) != WEIR_OK)
             return weir_cli_fail();
-        size_t n_shapes = wish.conversion->n_outputs > 1 ? 3 : 1;
+        size_t n_shapes = wish.conversion->n_outputs > 1 ? 4 : 2; /* casts: no experts */
         for (size_t s = 0; s < n_shapes; s++) {
             wish.shape = (weir_bench_shape)s;
             lines[n] = (line){ .what = shapes[s] };

@@ -13,6 +13,7 @@
 /* The layer: hidden 2048, 32 heads of 128 + 64, lora 1536 and 512, 128 experts of 768. */
 enum { HIDDEN = 2048, Q_LORA = 1536, KV_LORA = 512, ROPE = 64, HEADS = 32, HEAD = 128 };
 enum { EXPERTS = 128, WIDTH = 768 };
+enum { LARGE = 16384 };
 
 static size_t aligned(size_t n_bytes)
 {
@@ -122,6 +123,9 @@ static void lay_out(weir_bench_work *work, const weir_bench_wish *wish)
     switch (wish->shape) {
     case WEIR_BENCH_MATRIX:
         add_linear(work, wish, wish->rows, 0, wish->cols);
+        return;
+    case WEIR_BENCH_LARGE:
+        add_linear(work, wish, LARGE, 0, LARGE);
         return;
     case WEIR_BENCH_EXPERTS:
         add_experts(work, wish, 2, WIDTH, HIDDEN);

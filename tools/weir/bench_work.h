@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench_work.h - what `weir bench convert --device cuda` converts: one large matrix, stacked
+/* bench_work.h - what `weir bench convert --device cuda` converts: a matrix, a large one, stacked
  * experts, or a whole layer, in GPU memory. */
 #ifndef WEIR_TOOLS_BENCH_WORK_H
 #define WEIR_TOOLS_BENCH_WORK_H
@@ -22,6 +22,7 @@ typedef struct weir_bench_work {
 
 typedef enum weir_bench_shape {
     WEIR_BENCH_MATRIX,  /* rows x cols */
+    WEIR_BENCH_LARGE,   /* 16384 x 16384 */
     WEIR_BENCH_EXPERTS, /* (128, 2 * 768, 2048), each expert from two matrices */
     WEIR_BENCH_LAYER,   /* one layer of the glm-dsa-31b preset, 128 experts */
 } weir_bench_shape;
