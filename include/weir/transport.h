@@ -80,6 +80,12 @@ typedef struct weir_group_options {
 } weir_group_options;
 #define WEIR_GROUP_OPTIONS_INIT WEIR_SIZED(weir_group_options)
 
+/* GPU memory that is broadcast: sent by the root, written by the others. */
+typedef struct weir_group_part {
+    void *data;
+    uint64_t n_bytes;
+} weir_group_part;
+
 /* Append only; never reorder. A slot that a transport does not have points to a stand-in that
  * returns ERR_UNSUPPORTED. */
 typedef struct weir_transport_ops {
@@ -141,11 +147,12 @@ typedef struct weir_transport_ops {
     /* IN_PROGRESS while ranks are missing, OK once all are in and nothing has failed, else why:
      * ERR_TIMED_OUT past the bound, ERR_PEER_LOST. Never blocks. */
     weir_status (*group_test)(weir_group *group);
-    /* Queues one broadcast of rank `root` in `stream` (a cudaStream_t); every rank calls it with the
-     * same root and n_bytes, in the same order, after group_test said OK. `data` is GPU memory. The
-     * bytes are there when the stream has come past it. */
-    weir_status (*group_broadcast)(weir_group *group, uint32_t root, void *data, uint64_t n_bytes,
-                                   void *stream);
+    /* Queues broadcasts of rank `root` in `stream` (a cudaStream_t) as one piece of work; every rank
+     * calls it with the same root, the same number of parts and the same n_bytes, in the same
+     * order, after group_test said OK. The parts are read before it returns. Their bytes are there
+     * when the stream has come past it. */
+    weir_status (*group_broadcast)(weir_group *group, uint32_t root, const weir_group_part *parts,
+                                   size_t n_parts, void *stream);
     /* Leaves. abort: queued broadcasts are cancelled on this rank, whatever the others do; false
      * only when all queued ones are known to be done. Accepts NULL; bounded. */
     void (*group_close)(weir_group *group, bool abort);

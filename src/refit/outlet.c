@@ -27,6 +27,7 @@ typedef struct slot {
     weir_convert_args *args;
     weir_work_range *ranges;
     weir_work_copy *copies;
+    weir_group_part *parts;
     size_t room; /* pieces */
 } slot;
 
@@ -117,6 +118,7 @@ void weir_outlet_close(weir_outlet *outlet)
         weir_free(at->args);
         weir_free(at->ranges);
         weir_free(at->copies);
+        weir_free(at->parts);
     }
     leave_group(outlet, false);
     weir_places_drop(&outlet->places);
@@ -153,11 +155,13 @@ static weir_status grow_slot(slot *at, size_t n)
     weir_free(at->args);
     weir_free(at->ranges);
     weir_free(at->copies);
+    weir_free(at->parts);
     at->room = 0;
     at->args = weir_alloc_zeroed(n, sizeof(*at->args));
     at->ranges = weir_alloc_zeroed(n, sizeof(*at->ranges));
     at->copies = weir_alloc_zeroed(n * WEIR_MAX_OUTPUTS, sizeof(*at->copies));
-    if (at->args == NULL || at->ranges == NULL || at->copies == NULL)
+    at->parts = weir_alloc_zeroed(n * WEIR_MAX_OUTPUTS, sizeof(*at->parts));
+    if (at->args == NULL || at->ranges == NULL || at->copies == NULL || at->parts == NULL)
         return WEIR_ERR_NO_MEMORY;
     at->room = n;
     return WEIR_OK;
@@ -368,18 +372,17 @@ weir_status weir_outlet_send(weir_outlet *outlet, uint32_t step)
         return WEIR_OK;
     const weir_push *push = outlet->push;
     const weir_step *made = &push->steps.steps[step];
-    void *stream = weir_work_stream(push->work, WEIR_LANE_MOVE);
-    weir_status status = WEIR_OK;
+    const slot *at = &outlet->slots[step % WEIR_STEPS_AHEAD];
+    size_t n = 0;
     for (size_t i = made->first_piece; i < made->first_piece + made->n_pieces; i++) {
         const weir_piece *piece = &push->steps.pieces[i];
-        for (size_t o = 0; o < piece->n_parts && status == WEIR_OK; o++)
-            status = outlet->link.ops->group_broadcast(outlet->group, 0,
-                                                       destination(outlet, step, piece, o),
-                                                       piece->parts[o].n_bytes, stream);
+        for (size_t o = 0; o < piece->n_parts; o++)
+            at->parts[n++] =
+                (weir_group_part){ destination(outlet, step, piece, o), piece->parts[o].n_bytes };
     }
-    if (status != WEIR_OK)
-        return status;
-    return weir_task_mark(outlet->slots[step % WEIR_STEPS_AHEAD].sent, WEIR_LANE_MOVE);
+    weir_status status = outlet->link.ops->group_broadcast(
+        outlet->group, 0, at->parts, n, weir_work_stream(push->work, WEIR_LANE_MOVE));
+    return status == WEIR_OK ? weir_task_mark(at->sent, WEIR_LANE_MOVE) : status;
 }
 
 weir_status weir_outlet_sent(weir_outlet *outlet, uint32_t step)

@@ -87,16 +87,18 @@ static weir_status take_parts(weir_attendance *a, weir_turn *turn, weir_work_ran
     return WEIR_OK;
 }
 
-static weir_status take_broadcasts(weir_attendance *a, const weir_turn *turn)
+static weir_status take_broadcasts(weir_attendance *a, weir_turn *turn)
 {
     weir_work *work = a->replica->work;
-    void *stream = weir_work_stream(work, WEIR_LANE_MOVE);
-    weir_status status = WEIR_OK;
-    for (size_t i = 0; i < turn->step.n_parts && status == WEIR_OK; i++) {
-        const weir_round_part *part = &turn->step.parts[i];
-        status = a->link.ops->group_broadcast(a->group, 0, landing(a, turn->step.number, part),
-                                              part->n_bytes, stream);
-    }
+    weir_group_part *parts =
+        weir_arena_alloc(&turn->arena, (turn->step.n_parts + 1) * sizeof(*parts));
+    if (parts == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < turn->step.n_parts; i++)
+        parts[i] = (weir_group_part){ landing(a, turn->step.number, &turn->step.parts[i]),
+                                      turn->step.parts[i].n_bytes };
+    weir_status status = a->link.ops->group_broadcast(a->group, 0, parts, turn->step.n_parts,
+                                                      weir_work_stream(work, WEIR_LANE_MOVE));
     return status == WEIR_OK ? weir_work_after(work, WEIR_LANE_COMPUTE, WEIR_LANE_MOVE) : status;
 }
 

@@ -53,8 +53,8 @@ typedef struct nccl_group {
 weir_status weir_nccl_group_open(weir_transport *transport, const weir_group_options *options,
                                  weir_group **out);
 weir_status weir_nccl_group_test(weir_group *group);
-weir_status weir_nccl_group_broadcast(weir_group *group, uint32_t root, void *data,
-                                      uint64_t n_bytes, void *stream);
+weir_status weir_nccl_group_broadcast(weir_group *group, uint32_t root,
+                                      const weir_group_part *parts, size_t n_parts, void *stream);
 
 /* Lets everything go within a bound and frees the group; what NCCL does not let go of by then is
  * left to a thread, and logged. */

@@ -264,8 +264,40 @@ static weir_status await_queued(nccl_group *group, int state)
     return state == WEIR_NCCL_SUCCESS ? WEIR_OK : fail_result(group, state, "a broadcast failed");
 }
 
-weir_status weir_nccl_group_broadcast(weir_group *base, uint32_t root, void *data, uint64_t n_bytes,
-                                      void *stream)
+static weir_status check_parts(const nccl_group *group, uint32_t root, const weir_group_part *parts,
+                               size_t n_parts)
+{
+    if (root >= group->n_ranks)
+        return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast of rank %u of %u", group->who, root,
+                         group->n_ranks);
+    for (size_t i = 0; i < n_parts; i++) {
+        if (parts[i].data == NULL && parts[i].n_bytes > 0)
+            return weir_fail(WEIR_ERR_INVALID, "%s: part %zu of a broadcast has no data",
+                             group->who, i);
+    }
+    return WEIR_OK;
+}
+
+/* As one group of calls NCCL runs them in one kernel. What it answers to each call is collected by
+ * the end of the group. */
+static int queue_parts(nccl_group *group, uint32_t root, const weir_group_part *parts,
+                       size_t n_parts, void *stream)
+{
+    int first = group->nccl->group_start();
+    for (size_t i = 0; i < n_parts && first == WEIR_NCCL_SUCCESS; i++) {
+        int result = WEIR_NCCL_SUCCESS;
+        if (parts[i].n_bytes > 0)
+            result = group->nccl->broadcast(parts[i].data, parts[i].data, parts[i].n_bytes,
+                                            WEIR_NCCL_UINT8, (int)root, group->comm, stream);
+        if (result != WEIR_NCCL_IN_PROGRESS)
+            first = result;
+    }
+    int end = group->nccl->group_end();
+    return first != WEIR_NCCL_SUCCESS ? first : end;
+}
+
+weir_status weir_nccl_group_broadcast(weir_group *base, uint32_t root, const weir_group_part *parts,
+                                      size_t n_parts, void *stream)
 {
     nccl_group *group = (nccl_group *)base;
     int previous;
@@ -274,18 +306,13 @@ weir_status weir_nccl_group_broadcast(weir_group *base, uint32_t root, void *dat
     if (group->phase != NCCL_JOINED)
         return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast before all ranks have joined",
                          group->who);
-    if (root >= group->n_ranks || (data == NULL && n_bytes > 0))
-        return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast of rank %u of %u, %s data", group->who,
-                         root, group->n_ranks, data == NULL ? "without" : "with");
-    if (n_bytes == 0)
-        return WEIR_OK;
-    weir_status status = weir_cuda_check(group->cuda->enter((int)group->device, &previous),
-                                         "%s: cannot use GPU %u", group->who, group->device);
+    weir_status status = check_parts(group, root, parts, n_parts);
+    if (status == WEIR_OK)
+        status = weir_cuda_check(group->cuda->enter((int)group->device, &previous),
+                                 "%s: cannot use GPU %u", group->who, group->device);
     if (status != WEIR_OK)
         return status;
-    int state = group->nccl->broadcast(data, data, n_bytes, WEIR_NCCL_UINT8, (int)root, group->comm,
-                                       stream);
-    status = await_queued(group, state);
+    status = await_queued(group, queue_parts(group, root, parts, n_parts, stream));
     group->cuda->leave(previous);
     return status;
 }

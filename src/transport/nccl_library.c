@@ -29,6 +29,8 @@ static const symbol symbols[] = {
     { "ncclCommInitRankConfig", offsetof(weir_nccl_library, init_rank) },
     { "ncclCommGetAsyncError", offsetof(weir_nccl_library, async_error) },
     { "ncclBroadcast", offsetof(weir_nccl_library, broadcast) },
+    { "ncclGroupStart", offsetof(weir_nccl_library, group_start) },
+    { "ncclGroupEnd", offsetof(weir_nccl_library, group_end) },
     { "ncclCommFinalize", offsetof(weir_nccl_library, finalize) },
     { "ncclCommDestroy", offsetof(weir_nccl_library, destroy) },
     { "ncclCommAbort", offsetof(weir_nccl_library, abort) },

@@ -60,6 +60,8 @@ typedef struct weir_nccl_library {
     int (*async_error)(weir_nccl_comm *comm, int *out_result);
     int (*broadcast)(const void *from, void *into, size_t n_items, int type, int root,
                      weir_nccl_comm *comm, void *stream);
+    int (*group_start)(void);
+    int (*group_end)(void);
     int (*finalize)(weir_nccl_comm *comm);
     int (*destroy)(weir_nccl_comm *comm);
     int (*abort)(weir_nccl_comm *comm);

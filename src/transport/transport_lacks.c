@@ -122,10 +122,11 @@ weir_status weir_transport_lacks_group_test(weir_group *group)
     return lacks(group->transport, "broadcast");
 }
 
-weir_status weir_transport_lacks_group_broadcast(weir_group *group, uint32_t root, void *data,
-                                                 uint64_t n_bytes, void *stream)
+weir_status weir_transport_lacks_group_broadcast(weir_group *group, uint32_t root,
+                                                 const weir_group_part *parts, size_t n_parts,
+                                                 void *stream)
 {
-    (void)root, (void)data, (void)n_bytes, (void)stream;
+    (void)root, (void)parts, (void)n_parts, (void)stream;
     return lacks(group->transport, "broadcast");
 }
 

@@ -49,8 +49,9 @@ weir_status weir_transport_lacks_group_key(weir_transport *transport, void *out_
 weir_status weir_transport_lacks_group_open(weir_transport *transport,
                                             const weir_group_options *options, weir_group **out);
 weir_status weir_transport_lacks_group_test(weir_group *group);
-weir_status weir_transport_lacks_group_broadcast(weir_group *group, uint32_t root, void *data,
-                                                 uint64_t n_bytes, void *stream);
+weir_status weir_transport_lacks_group_broadcast(weir_group *group, uint32_t root,
+                                                 const weir_group_part *parts, size_t n_parts,
+                                                 void *stream);
 void weir_transport_lacks_group_close(weir_group *group, bool abort);
 
 #endif

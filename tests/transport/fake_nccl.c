@@ -29,6 +29,8 @@ EXPORT int ncclCommInitRankConfig(weir_nccl_comm **out, int n_ranks, weir_nccl_i
 EXPORT int ncclCommGetAsyncError(weir_nccl_comm *comm, int *out_result);
 EXPORT int ncclBroadcast(const void *from, void *into, size_t n_items, int type, int root,
                          weir_nccl_comm *comm, void *stream);
+EXPORT int ncclGroupStart(void);
+EXPORT int ncclGroupEnd(void);
 EXPORT int ncclCommFinalize(weir_nccl_comm *comm);
 EXPORT int ncclCommDestroy(weir_nccl_comm *comm);
 EXPORT int ncclCommAbort(weir_nccl_comm *comm);
@@ -99,8 +101,25 @@ int ncclBroadcast(const void *from, void *into, size_t n_items, int type, int ro
     fake->data = into;
     fake->stream = stream;
     fake->device = current;
-    return fake->broadcast_result != WEIR_NCCL_SUCCESS ? fake->broadcast_result
-                                                       : begin(fake->broadcast_polls);
+    if (fake->broadcast_result != WEIR_NCCL_SUCCESS)
+        return fake->broadcast_result;
+    return fake->in_group ? WEIR_NCCL_SUCCESS : begin(fake->broadcast_polls);
+}
+
+int ncclGroupStart(void)
+{
+    if (fake->in_group)
+        fake->n_misused++;
+    fake->in_group = true;
+    return WEIR_NCCL_SUCCESS;
+}
+
+int ncclGroupEnd(void)
+{
+    if (!fake->in_group)
+        fake->n_misused++;
+    fake->in_group = false;
+    return begin(fake->broadcast_polls);
 }
 
 int ncclCommFinalize(weir_nccl_comm *comm)

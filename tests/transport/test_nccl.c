@@ -82,8 +82,8 @@ static bool verify(rank *self, uint64_t n_bytes, unsigned root)
     for (uint64_t i = 0; i < n_bytes + 2; i++)
         host[i] = byte_of(i, seed);
     CHECK(weir_cuda_copy(self->rank, data, host, n_bytes + 2, self->stream) == WEIR_OK);
-    CHECK(ops->group_broadcast(self->group, root, (char *)data + 1, n_bytes, self->stream) ==
-          WEIR_OK);
+    CHECK(ops->group_broadcast(self->group, root, &(weir_group_part){ (char *)data + 1, n_bytes },
+                               1, self->stream) == WEIR_OK);
     CHECK(weir_cuda_copy(self->rank, host, data, n_bytes + 2, self->stream) == WEIR_OK);
     CHECK(weir_cuda_stream_wait(self->rank, self->stream) == WEIR_OK);
     for (uint64_t i = 1; i <= n_bytes; i++)
@@ -129,7 +129,8 @@ static bool allocate_nothing(rank *self)
     CHECK(weir_cuda_allocate(self->rank, MIB, &data) == WEIR_OK);
     uint64_t before = weir_alloc_count();
     for (int i = 0; i < 200; i++)
-        CHECK(ops->group_broadcast(self->group, 0, data, MIB, self->stream) == WEIR_OK);
+        CHECK(ops->group_broadcast(self->group, 0, &(weir_group_part){ data, MIB }, 1,
+                                   self->stream) == WEIR_OK);
     CHECK(weir_cuda_stream_wait(self->rank, self->stream) == WEIR_OK);
     CHECK(ops->group_test(self->group) == WEIR_OK);
     CHECK(weir_alloc_count() == before);
@@ -150,7 +151,8 @@ static bool measure(rank *self)
     for (int i = -3; i < N; i++) {
         if (i == 0)
             CHECK(weir_cuda_timer_begin(timer, self->stream) == WEIR_OK);
-        CHECK(ops->group_broadcast(self->group, 0, data, CHUNK, self->stream) == WEIR_OK);
+        CHECK(ops->group_broadcast(self->group, 0, &(weir_group_part){ data, CHUNK }, 1,
+                                   self->stream) == WEIR_OK);
     }
     CHECK(weir_cuda_timer_end(timer, self->stream) == WEIR_OK);
     CHECK(weir_cuda_timer_seconds(timer, &seconds) == WEIR_OK);
@@ -187,7 +189,8 @@ static bool lose_the_other(rank *self)
     CHECK(weir_cuda_allocate(self->rank, CHUNK, &data) == WEIR_OK);
     weir_status status = WEIR_OK;
     for (int i = 0; i < 4 && status == WEIR_OK; i++)
-        status = ops->group_broadcast(self->group, 0, data, CHUNK, self->stream);
+        status = ops->group_broadcast(self->group, 0, &(weir_group_part){ data, CHUNK }, 1,
+                                      self->stream);
     weir_deadline deadline = weir_deadline_in(2000); /* the caller's own */
     while (status == WEIR_OK && !weir_deadline_passed(deadline)) {
         weir_sleep_ms(10);

@@ -72,7 +72,8 @@ static void check_overdue(const char *verb)
     weir_fail(WEIR_ERR_INVALID, "something else");
     assert_int_equal(ops->group_test(group), WEIR_ERR_TIMED_OUT);
     assert_string_equal(weir_last_error(), want);
-    assert_int_equal(ops->group_broadcast(group, 0, want, 8, NULL), WEIR_ERR_TIMED_OUT);
+    assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ want, 8 }, 1, NULL),
+                     WEIR_ERR_TIMED_OUT);
     ops->group_close(group, false);
     assert_true(fake->n_aborted == 1 && fake->n_destroyed == 0 && fake->n_finalized == 0);
     ops->close(transport);
@@ -127,7 +128,8 @@ static void a_rank_that_dies_later_is_a_lost_peer(void **state)
                         "round of version 7: the group broke: NCCL says remote error");
     fake->outcome = WEIR_NCCL_SUCCESS; /* a group that has failed stays failed */
     assert_int_equal(ops->group_test(group), WEIR_ERR_PEER_LOST);
-    assert_int_equal(ops->group_broadcast(group, 0, data, 8, NULL), WEIR_ERR_PEER_LOST);
+    assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ data, 8 }, 1, NULL),
+                     WEIR_ERR_PEER_LOST);
     ops->group_close(group, false);
     assert_true(fake->n_aborted == 1 && fake->n_finalized == 0);
     ops->close(transport);
@@ -168,7 +170,8 @@ static void a_broadcast_returns_once_it_is_queued(void **state)
     weir_transport *transport = open_nccl(1);
     weir_group *group = join_group(transport);
     fake->broadcast_polls = 5000; /* past spinning */
-    assert_int_equal(ops->group_broadcast(group, 2, data, 16, &stream), WEIR_OK);
+    assert_int_equal(ops->group_broadcast(group, 2, &(weir_group_part){ data, 16 }, 1, &stream),
+                     WEIR_OK);
     assert_int_equal(fake->polls_left, 0);
     assert_true(fake->root == 2 && fake->n_bytes == 16 && fake->device == 1);
     assert_ptr_equal(fake->data, data);
@@ -177,7 +180,8 @@ static void a_broadcast_returns_once_it_is_queued(void **state)
     fake->broadcast_polls = 1;
     uint64_t before = weir_alloc_count();
     for (int i = 0; i < 200; i++)
-        assert_int_equal(ops->group_broadcast(group, 0, data, 16, &stream), WEIR_OK);
+        assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ data, 16 }, 1, &stream),
+                         WEIR_OK);
     assert_int_equal(weir_alloc_count(), before);
     assert_int_equal(fake->n_broadcasts, 202);
     ops->group_close(group, false);
@@ -191,13 +195,17 @@ static void a_broadcast_that_makes_no_sense_is_refused(void **state)
     weir_transport *transport = open_nccl(0);
     fake->init_polls = 1;
     weir_group *group = open_group(transport, 1000);
-    assert_int_equal(ops->group_broadcast(group, 0, data, 16, NULL), WEIR_ERR_INVALID);
+    assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ data, 16 }, 1, NULL),
+                     WEIR_ERR_INVALID);
     assert_string_equal(weir_last_error(),
                         "round of version 7: a broadcast before all ranks have joined");
     assert_int_equal(await_group(group), WEIR_OK);
-    assert_int_equal(ops->group_broadcast(group, 3, data, 16, NULL), WEIR_ERR_INVALID);
-    assert_int_equal(ops->group_broadcast(group, 0, NULL, 16, NULL), WEIR_ERR_INVALID);
-    assert_int_equal(ops->group_broadcast(group, 0, NULL, 0, NULL), WEIR_OK);
+    assert_int_equal(ops->group_broadcast(group, 3, &(weir_group_part){ data, 16 }, 1, NULL),
+                     WEIR_ERR_INVALID);
+    assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ NULL, 16 }, 1, NULL),
+                     WEIR_ERR_INVALID);
+    assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ NULL, 0 }, 1, NULL),
+                     WEIR_OK);
     assert_int_equal(fake->n_broadcasts, 1);
     ops->group_close(group, false); /* a refused call leaves the group good */
     assert_int_equal(fake->n_destroyed, 1);
@@ -212,7 +220,8 @@ static void a_broadcast_that_is_never_queued_is_an_error(void **state)
     weir_group *group = join_group(transport);
     ((nccl_group *)group)->timeout_ms = 30;
     fake->broadcast_polls = FAKE_NEVER;
-    assert_int_equal(ops->group_broadcast(group, 0, data, 16, NULL), WEIR_ERR_TIMED_OUT);
+    assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ data, 16 }, 1, NULL),
+                     WEIR_ERR_TIMED_OUT);
     assert_string_equal(weir_last_error(), "round of version 7: a broadcast was not queued within "
                                            "0.0 s (this is rank 1 of 3)");
     assert_int_equal(ops->group_test(group), WEIR_ERR_TIMED_OUT);
@@ -228,7 +237,8 @@ static void a_broadcast_that_fails_breaks_the_group(void **state)
     weir_group *group = join_group(transport);
     fake->broadcast_polls = 3;
     fake->outcome = WEIR_NCCL_SYSTEM_ERROR;
-    assert_int_equal(ops->group_broadcast(group, 0, data, 16, NULL), WEIR_ERR_PEER_LOST);
+    assert_int_equal(ops->group_broadcast(group, 0, &(weir_group_part){ data, 16 }, 1, NULL),
+                     WEIR_ERR_PEER_LOST);
     assert_non_null(strstr(weir_last_error(), "round of version 7: a broadcast failed"));
     assert_int_equal(ops->group_test(group), WEIR_ERR_PEER_LOST);
     ops->group_close(group, false);

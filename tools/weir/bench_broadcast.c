@@ -102,8 +102,8 @@ static weir_status join_group(rank *self)
 static weir_status broadcast_once(rank *self, int round)
 {
     self->begun[round] = weir_cli_now();
-    weir_status status =
-        all.ops->group_broadcast(self->group, 0, self->data, all.n_bytes, self->stream);
+    weir_status status = all.ops->group_broadcast(
+        self->group, 0, &(weir_group_part){ self->data, all.n_bytes }, 1, self->stream);
     if (status == WEIR_OK)
         status = weir_cuda_stream_wait(self->device, self->stream);
     self->ended[round] = weir_cli_now();
