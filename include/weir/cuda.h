@@ -56,7 +56,8 @@ WEIR_API weir_status weir_cuda_peer_enable(unsigned device, unsigned peer);
 /* Which GPU `data` lies on. ERR_INVALID when it is host memory, pinned or not. */
 WEIR_API weir_status weir_cuda_device_of(const void *data, unsigned *out_device);
 /* Memory of CUDA's virtual memory management that other processes can map by file descriptor: for
- * owners that want no legacy handles. Free with weir_cuda_free(). */
+ * owners that want no legacy handles. Free with weir_cuda_free() once no stream uses it any more:
+ * CUDA does not wait for them as it does with other memory. */
 WEIR_API weir_status weir_cuda_allocate_shareable(unsigned device, size_t n_bytes, void **out);
 
 /* ---- streams ---------------------------------------------------------------------------------*/
