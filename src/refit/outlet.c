@@ -326,6 +326,13 @@ static void add_conversion(const weir_outlet *outlet, uint32_t step, const weir_
     }
 }
 
+/* To mapped memory steps go in lanes of their own, so that one fills the link where another begins
+ * or ends; broadcasts all lie in one lane, and conversions beside it. */
+static weir_lane lane_of(const weir_outlet *outlet, uint32_t step)
+{
+    return weir_outlet_broadcasts(outlet) ? WEIR_LANE_COMPUTE : (weir_lane)(step % WEIR_N_LANES);
+}
+
 weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
 {
     weir_push *push = outlet->push;
@@ -343,14 +350,13 @@ weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
         else
             add_conversion(outlet, step, piece, digests, at, &asked);
     }
+    weir_lane lane = lane_of(outlet, step);
     if (status == WEIR_OK && asked.n_args > 0)
-        status = weir_task_convert(at->convert, WEIR_LANE_COMPUTE, at->args, asked.n_args);
-    if (status == WEIR_OK && asked.n_ranges > 0)
-        status = weir_task_digest(at->digest, WEIR_LANE_COMPUTE, at->ranges, asked.n_ranges);
-    if (status == WEIR_OK && outlet->windowed && asked.n_copies > 0)
-        status = weir_work_after(push->work, WEIR_LANE_MOVE, WEIR_LANE_COMPUTE);
+        status = weir_task_convert(at->convert, lane, at->args, asked.n_args);
     if (status == WEIR_OK && asked.n_copies > 0)
-        status = weir_task_copy(at->copy, WEIR_LANE_MOVE, at->copies, asked.n_copies);
+        status = weir_task_copy(at->copy, lane, at->copies, asked.n_copies);
+    if (status == WEIR_OK && asked.n_ranges > 0)
+        status = weir_task_digest(at->digest, lane, at->ranges, asked.n_ranges);
     return status;
 }
 

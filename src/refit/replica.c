@@ -34,7 +34,7 @@ static weir_status copy_settings(weir_replica *replica, const weir_replica_optio
     replica->hooks = options->hooks;
     replica->window_bytes = (options->window_bytes ? options->window_bytes : DEFAULT_WINDOW_BYTES) /
                             WEIR_REPLICA_WINDOWS / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
-    if (status == WEIR_OK && replica->window_bytes == 0)
+    if (status == WEIR_OK && replica->mode == WEIR_INSTALL_STAGED && replica->window_bytes == 0)
         status = weir_fail(WEIR_ERR_INVALID, "window_bytes of %" PRIu64 " is too little",
                            options->window_bytes);
     if (status == WEIR_OK)
