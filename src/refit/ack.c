@@ -50,7 +50,31 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
 
 /* ---- the trainer's end -----------------------------------------------------------------------*/
 
-/* How many replicas of this run say that they hold `version` or a later one. */
+/* "" when this rank does not publish it any more. */
+static const char *uid_of(const weir_trainer *trainer, uint64_t version)
+{
+    for (unsigned i = 0; i < trainer->n_slots; i++) {
+        if (trainer->slots[i].version == version)
+            return trainer->slots[i].uid;
+    }
+    return "";
+}
+
+/* A replica that has left since has acknowledged all the same; but entries of dead ones from before
+ * this training may have higher numbers, so only this very version counts of it. */
+static bool is_ack(const weir_trainer *trainer, const weir_source_record *record, uint64_t version)
+{
+    if (strcmp(record->role, "inference_replica") != 0 ||
+        strcmp(record->run, trainer->worker.run) != 0)
+        return false;
+    if (record->status == WEIR_SOURCE_READY)
+        return record->version >= version;
+    const char *uid = uid_of(trainer, version);
+    return record->status == WEIR_SOURCE_STALE && uid[0] != '\0' &&
+           strcmp(record->version_uid, uid) == 0;
+}
+
+/* How many replicas of this run say that they hold `version` or a later one, or said so of it. */
 static weir_status count_acks(weir_trainer *trainer, uint64_t version, weir_source_ref *refs,
                               unsigned *out_n)
 {
@@ -58,13 +82,11 @@ static weir_status count_acks(weir_trainer *trainer, uint64_t version, weir_sour
     size_t n = 0;
     *out_n = 0;
     weir_status status = weir_directory_list_sources(
-        client, trainer->worker.model, WEIR_SOURCE_READY, version, refs, MAX_REFS, &n);
+        client, trainer->worker.model, WEIR_SOURCE_UNKNOWN, version, refs, MAX_REFS, &n);
     for (size_t i = 0; i < n && i < MAX_REFS && status == WEIR_OK; i++) {
         weir_source_record record;
         status = weir_directory_get_source(client, refs[i].source_id, refs[i].worker_id, &record);
-        if (status == WEIR_OK && strcmp(record.role, "inference_replica") == 0 &&
-            strcmp(record.run, trainer->worker.run) == 0 && record.version >= version)
-            ++*out_n;
+        *out_n += status == WEIR_OK && is_ack(trainer, &record, version);
         if (status == WEIR_ERR_NOT_FOUND)
             status = WEIR_OK; /* gone since it was listed */
     }

@@ -153,6 +153,20 @@ static void two_replicas_hold_what_each_has_installed(void **state)
     rig_close(r);
 }
 
+static void a_replica_that_leaves_has_acknowledged_all_the_same(void **state)
+{
+    rig *r = rig_open("qwen3", "fp8_128x128", NULL);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
+    (void)state;
+    rig_publish(r, 1);
+    assert_ok(weir_replica_install(replica, 1, NULL));
+    weir_replica_close(replica);
+    assert_ok(weir_trainer_wait(r->trainers[0], 1, 1, 500));
+    rig_publish(r, 2);
+    assert_error(weir_trainer_wait(r->trainers[0], 2, 1, 100), WEIR_ERR_TIMED_OUT, "0 of 1");
+    rig_close(r);
+}
+
 static void parameters_of_the_engines_own_are_installed_in_place(void **state)
 {
     rig *r = rig_open("llama", "fp8_128x128", NULL);
@@ -729,6 +743,7 @@ int main(void)
         cmocka_unit_test(the_first_refit_counts_what_the_second_does_without),
         cmocka_unit_test(the_second_refit_allocates_registers_plans_and_connects_nothing),
         cmocka_unit_test(two_replicas_hold_what_each_has_installed),
+        cmocka_unit_test(a_replica_that_leaves_has_acknowledged_all_the_same),
         cmocka_unit_test(parameters_of_the_engines_own_are_installed_in_place),
         cmocka_unit_test(a_tag_that_does_not_match_is_refused_before_a_byte_moves),
         cmocka_unit_test(a_parameter_that_nobody_fills_is_refused),
