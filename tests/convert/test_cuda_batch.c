@@ -363,6 +363,23 @@ static void bad_calls_are_refused_and_leave_the_batch_good(void **state)
     rig_close(rig);
 }
 
+/* Kernels overlap in any stream. */
+static void the_default_stream_will_do(void **state)
+{
+    (void)state;
+    if (!have_gpu())
+        skip();
+    cuda_rig *rig = rig_open();
+    uint64_t seed = 12;
+    weir_cuda_stream_close(0, rig->stream);
+    rig->stream = NULL;
+    for (int i = 0; i < 8; i++)
+        add_random(rig, &seed, (weir_shape){ 2, { 2000, 512 } }, 1, 0, 0);
+    for (int i = 0; i < 20; i++)
+        rig_check(rig);
+    rig_close(rig);
+}
+
 static void empty_tensors_have_empty_digests(void **state)
 {
     (void)state;
@@ -395,6 +412,7 @@ int main(void)
         cmocka_unit_test(golden_sources_give_golden_bytes),
         cmocka_unit_test(a_second_start_allocates_nothing_and_follows_new_addresses),
         cmocka_unit_test(bad_calls_are_refused_and_leave_the_batch_good),
+        cmocka_unit_test(the_default_stream_will_do),
         cmocka_unit_test(empty_tensors_have_empty_digests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -142,9 +142,9 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS, BLOCKS_PER_SM)
     digest_ranges(const __grid_constant__ weir_cuda_digest_launch launch)
 {
     __shared__ bool last;
-    await_previous();
     const uint32_t index = find_job(launch.first_slices, launch.n_jobs, blockIdx.x);
     const uint32_t slice = blockIdx.x - __ldg(&launch.first_slices[index]);
+    await_previous(); /* until here only the image was read, which no kernel writes */
     switch (launch.jobs[index].check) {
     case WEIR_CUDA_CHECK_NONE:
         digest_slice<WEIR_CUDA_CHECK_NONE>(launch, index, slice);

@@ -2,9 +2,9 @@
 /* kernel_start.cuh - starts a kernel so that its blocks are in place before the one ahead of it in
  * the stream has ended, which hides most of what lies between two launches.
  *
- * Every kernel started here calls await_previous() in all threads before it touches memory that
- * anything before it in the stream wrote. That includes what the kernel before the last wrote, as
- * that one has waited, too.
+ * Every kernel started here calls await_previous() in all threads before it touches memory that a
+ * kernel before it in the stream wrote; copies have ended before any kernel behind them starts.
+ * That includes what the kernel before the last wrote, as that one has waited, too.
  */
 #ifndef WEIR_CONVERT_KERNEL_START_CUH
 #define WEIR_CONVERT_KERNEL_START_CUH

@@ -70,11 +70,11 @@ static __device__ void digest_scales(const weir_cuda_job &job, weir_cuda_result 
 static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
     finish_batch(const __grid_constant__ weir_cuda_finish finish)
 {
-    await_previous();
     const weir_cuda_job &job = finish.jobs[blockIdx.x];
     weir_cuda_result *result = &finish.results[job.number];
     const bool has_scales = job.digests && job.scale_rows != 0;
     const uint32_t n_blocks = has_scales ? SCALE_BLOCKS : 1;
+    await_previous(); /* until here only the image was read, which no kernel writes */
     if (blockIdx.y >= n_blocks)
         return;
     if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x < finish.n_counters)
@@ -83,7 +83,7 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
         digest_scales(job, result);
     __threadfence();
     __syncthreads();
-    if (threadIdx.x != 0 || atomicAdd(&result->n_done, 1) + 1 != n_blocks)
+    if (threadIdx.x != 0 || (n_blocks > 1 && atomicAdd(&result->n_done, 1) + 1 != n_blocks))
         return;
     __threadfence();
     const unsigned long long *from = reinterpret_cast<const unsigned long long *>(result);

@@ -123,13 +123,13 @@ __device__ __forceinline__ void find_places(const weir_cuda_launch &launch, tile
     constexpr uint32_t ahead = walk<From, To>::ahead, n = walk<From, To>::n_places;
     const bool asks = threadIdx.x % 32 == 0;
     uint32_t upcoming = 0;
-    if (asks)
-        upcoming = ahead * gridDim.x + atomicAdd(launch.next_tile, 1);
-    for (uint32_t k = 0; k < ahead; k++) {
-        find_place<From, To>(launch, k * gridDim.x + blockIdx.x, &places[k],
-                             walk<From, To>::prefetches);
+    for (uint32_t k = 0; k < ahead; k++) { /* only the image is read, which no kernel writes */
+        find_place<From, To>(launch, k * gridDim.x + blockIdx.x, &places[k], false);
         __syncthreads();
     }
+    await_previous();
+    if (asks)
+        upcoming = ahead * gridDim.x + atomicAdd(launch.next_tile, 1);
     for (uint32_t k = 0; !places[k % n].none; k++) {
         const uint32_t next = __shfl_sync(FULL_WARP, upcoming, 0);
         if (asks)
@@ -204,11 +204,11 @@ __global__ void __launch_bounds__(WEIR_CUDA_BLOCK_THREADS, walk<From, To>::block
     constexpr uint32_t n = walk<From, To>::n_places;
     extern __shared__ uint4 stages[];
     __shared__ tile_place places[n];
-    await_previous();
     if (threadIdx.x >= WEIR_CUDA_THREADS) {
         find_places<From, To>(launch, places);
         return;
     }
+    await_previous();
     job_digest digest = { { 0, 0 }, 0, false };
     __syncthreads();
     for (uint32_t k = 0; k + 1 < walk<From, To>::ahead; k++) {
