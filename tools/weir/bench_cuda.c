@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench_cuda.c - conversions on a GPU beside device copies of as many bytes.
+/* bench_cuda.c - conversions and digests on a GPU beside device copies of as many bytes.
  *
  * Several sets of buffers, together far larger than the second-level cache, are converted one after
  * the other between two events; then as many bytes are copied within the same buffers, and so on in
@@ -75,6 +75,13 @@ static weir_status settle(measure *m)
     return weir_cuda_copy(0, work->out, work->in, n, m->stream);
 }
 
+static uint64_t source_bytes(const weir_tensor *source)
+{
+    uint64_t n_bytes = 0;
+    weir_tensor_bytes(source->dtype, &source->shape, &n_bytes);
+    return n_bytes;
+}
+
 /* Seconds of one set. */
 static weir_status convert_all(measure *m, bool digests, double *out_seconds)
 {
@@ -85,6 +92,37 @@ static weir_status convert_all(measure *m, bool digests, double *out_seconds)
     for (size_t i = 0; status == WEIR_OK && i < N_SETS; i++)
         status = weir_cuda_batch_start(batches[i], digests ? m->digesting[i] : m->plain[i].args,
                                        m->plain[i].n_args, m->stream);
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_end(m->timer, m->stream);
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_seconds(m->timer, out_seconds);
+    for (size_t i = 0; i < N_SETS; i++) {
+        weir_status ended = weir_cuda_batch_wait(batches[i]);
+        status = status == WEIR_OK ? ended : status;
+    }
+    *out_seconds /= N_SETS;
+    return status;
+}
+
+/* Digests of what the sets would convert, with or without a look for what is not finite. */
+static weir_status digest_all(measure *m, bool check, double *out_seconds)
+{
+    weir_cuda_batch **batches = m->batches + (check ? N_SETS : 0);
+    weir_status status = settle(m);
+    if (status == WEIR_OK)
+        status = weir_cuda_timer_begin(m->timer, m->stream);
+    for (size_t i = 0; status == WEIR_OK && i < N_SETS; i++) {
+        const weir_tensor *source = &m->plain[i].sources[0];
+        const weir_cuda_range range = { source->name,
+                                        source->data,
+                                        1,
+                                        source_bytes(source),
+                                        0,
+                                        source->dtype,
+                                        check,
+                                        &m->plain[i].digests[0][0] };
+        status = weir_cuda_batch_digest(batches[i], &range, 1, m->stream);
+    }
     if (status == WEIR_OK)
         status = weir_cuda_timer_end(m->timer, m->stream);
     if (status == WEIR_OK)
@@ -131,7 +169,9 @@ static double median(double *values, size_t n)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-static bool measure_line(const weir_bench_cuda *options, const weir_bench_wish *wish, line *out)
+/* `work` is convert_all or digest_all. */
+static bool measure_line(const weir_bench_cuda *options, const weir_bench_wish *wish,
+                         weir_status (*work)(measure *, bool, double *), line *out)
 {
     static double times[3][MAX_ROUNDS];
     measure *m = open_all(wish);
@@ -143,31 +183,45 @@ static bool measure_line(const weir_bench_cuda *options, const weir_bench_wish *
     weir_status status = WEIR_OK;
     unsigned n = 0;
     for (int i = 0; status == WEIR_OK && i < 3; i++) { /* clocks, tables, code */
-        status = convert_all(m, false, &warm);
+        status = work(m, false, &warm);
         if (status == WEIR_OK)
-            status = convert_all(m, true, &warm);
+            status = work(m, true, &warm);
         if (status == WEIR_OK)
             status = copy_all(m, &warm);
     }
     for (; status == WEIR_OK && n < MAX_ROUNDS && (n < LEAST_ROUNDS || weir_cli_now() < end); n++) {
-        status = convert_all(m, false, &times[0][n]);
+        status = work(m, false, &times[0][n]);
         if (status == WEIR_OK)
-            status = convert_all(m, true, &times[1][n]);
+            status = work(m, true, &times[1][n]);
         if (status == WEIR_OK)
             status = copy_all(m, &times[2][n]);
     }
     if (status == WEIR_OK) {
-        double gb = (double)m->plain[0].n_bytes * 1e-9;
-        out->conversion = wish->conversion->name;
+        bool reads = work == digest_all;
+        double copied = (double)m->plain[0].n_bytes * 1e-9;
+        double gb = reads ? (double)source_bytes(&m->plain[0].sources[0]) * 1e-9 : copied;
+        out->conversion = reads ? "digest" : wish->conversion->name;
         out->n_rounds = n;
         out->gb_per_s = gb / median(times[0], n);
         out->digest_gb_per_s = gb / median(times[1], n);
-        out->copy_gb_per_s = gb / median(times[2], n);
+        out->copy_gb_per_s = copied / median(times[2], n);
     }
     close_all(m);
     if (status != WEIR_OK)
         weir_cli_fail();
     return status == WEIR_OK;
+}
+
+/* A large matrix that is read only; in the column of digests those that look for what is not finite
+ * as well. */
+static bool measure_digest(const weir_bench_cuda *options, line *out)
+{
+    weir_bench_wish wish = { .dtype = options->dtype, .shape = WEIR_BENCH_LARGE };
+    *out = (line){ .what = "large" };
+    if (weir_conversion_get("bf16_cast", &wish.conversion) == WEIR_OK)
+        return measure_line(options, &wish, digest_all, out);
+    weir_cli_fail();
+    return false;
 }
 
 static int print_lines(const weir_bench_cuda *options, const weir_cuda_device *device,
@@ -225,9 +279,11 @@ int weir_bench_cuda_run(const weir_bench_cuda *options)
         for (size_t s = 0; s < n_shapes; s++) {
             wish.shape = (weir_bench_shape)s;
             lines[n] = (line){ .what = shapes[s] };
-            if (!measure_line(options, &wish, &lines[n++]))
+            if (!measure_line(options, &wish, convert_all, &lines[n++]))
                 return WEIR_EXIT_FAILED;
         }
     }
+    if (options->only == NULL && !measure_digest(options, &lines[n++]))
+        return WEIR_EXIT_FAILED;
     return print_lines(options, &device, lines, n);
 }

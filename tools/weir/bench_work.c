@@ -8,7 +8,7 @@
 
 #define ALIGNMENT 512u
 #define MAX_SOURCES 512u
-#define PATTERN_BYTES ((size_t)32 << 20)
+#define PATTERN_BYTES ((size_t)4 << 20)
 
 /* The layer: hidden 2048, 32 heads of 128 + 64, lora 1536 and 512, 128 experts of 768. */
 enum { HIDDEN = 2048, Q_LORA = 1536, KV_LORA = 512, ROPE = 64, HEADS = 32, HEAD = 128 };
