@@ -23,7 +23,7 @@
 #define WINDOWED_BYTES ((uint64_t)2 << 20)
 
 typedef struct slot {
-    weir_task *convert, *digest, *copy, *sent;
+    weir_task *digest, *copy, *sent;
     weir_convert_args *args;
     weir_work_range *ranges;
     weir_work_copy *copies;
@@ -44,6 +44,9 @@ struct weir_outlet {
     size_t n_group;
     unsigned char group_key[WEIR_GROUP_KEY_BYTES];
     slot slots[WEIR_STEPS_AHEAD];
+    weir_task **converts; /* one per step: the same step again sends its GPU no tables */
+    size_t n_converts;
+    uint64_t cut; /* the steps' that they are for */
 };
 
 /* ---- open and close --------------------------------------------------------------------------*/
@@ -51,9 +54,7 @@ struct weir_outlet {
 static weir_status open_slot(weir_outlet *outlet, slot *at)
 {
     weir_work *work = outlet->push->work;
-    weir_status status = weir_task_open(work, &at->convert);
-    if (status == WEIR_OK)
-        status = weir_task_open(work, &at->digest);
+    weir_status status = weir_task_open(work, &at->digest);
     if (status == WEIR_OK)
         status = weir_task_open(work, &at->copy);
     if (status == WEIR_OK)
@@ -105,13 +106,21 @@ static void leave_group(weir_outlet *outlet, bool abort)
     outlet->n_group = 0;
 }
 
+static void close_converts(weir_outlet *outlet)
+{
+    for (size_t i = 0; i < outlet->n_converts; i++)
+        weir_task_close(outlet->converts[i]);
+    weir_free(outlet->converts);
+    outlet->converts = NULL;
+    outlet->n_converts = 0;
+}
+
 void weir_outlet_close(weir_outlet *outlet)
 {
     if (outlet == NULL)
         return;
     for (size_t i = 0; i < WEIR_STEPS_AHEAD; i++) {
         slot *at = &outlet->slots[i];
-        weir_task_close(at->convert);
         weir_task_close(at->digest);
         weir_task_close(at->copy);
         weir_task_close(at->sent);
@@ -120,6 +129,7 @@ void weir_outlet_close(weir_outlet *outlet)
         weir_free(at->copies);
         weir_free(at->parts);
     }
+    close_converts(outlet);
     leave_group(outlet, false);
     weir_places_drop(&outlet->places);
     drop_windows(outlet);
@@ -165,6 +175,22 @@ static weir_status grow_slot(slot *at, size_t n)
         return WEIR_ERR_NO_MEMORY;
     at->room = n;
     return WEIR_OK;
+}
+
+static weir_status open_converts(weir_outlet *outlet)
+{
+    const weir_push *push = outlet->push;
+    if (outlet->converts != NULL && outlet->cut == push->n_cuts)
+        return WEIR_OK;
+    close_converts(outlet);
+    outlet->converts = weir_alloc_zeroed(push->steps.n_steps, sizeof(*outlet->converts));
+    weir_status status = outlet->converts != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < push->steps.n_steps && status == WEIR_OK; i++) {
+        status = weir_task_open(push->work, &outlet->converts[i]);
+        outlet->n_converts += status == WEIR_OK;
+    }
+    outlet->cut = status == WEIR_OK ? push->n_cuts : 0;
+    return status;
 }
 
 static weir_status grow_slots(weir_outlet *outlet)
@@ -255,6 +281,8 @@ weir_status weir_outlet_begin(weir_outlet *outlet, weir_member *const *members, 
 {
     *out_group_key = NULL;
     weir_status status = grow_slots(outlet);
+    if (status == WEIR_OK)
+        status = open_converts(outlet);
     if (status == WEIR_OK && outlet->windowed)
         status = grow_windows(outlet);
     if (status != WEIR_OK)
@@ -352,7 +380,7 @@ weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
     }
     weir_lane lane = lane_of(outlet, step);
     if (status == WEIR_OK && asked.n_args > 0)
-        status = weir_task_convert(at->convert, lane, at->args, asked.n_args);
+        status = weir_task_convert(outlet->converts[step], lane, at->args, asked.n_args);
     if (status == WEIR_OK && asked.n_copies > 0)
         status = weir_task_copy(at->copy, lane, at->copies, asked.n_copies);
     if (status == WEIR_OK && asked.n_ranges > 0)
@@ -363,7 +391,7 @@ weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
 weir_status weir_outlet_made(weir_outlet *outlet, uint32_t step)
 {
     const slot *at = &outlet->slots[step % WEIR_STEPS_AHEAD];
-    weir_task *const tasks[] = { at->convert, at->digest, at->copy };
+    weir_task *const tasks[] = { outlet->converts[step], at->digest, at->copy };
     for (size_t i = 0; i < sizeof(tasks) / sizeof(tasks[0]); i++) {
         weir_status status = weir_task_test(tasks[i]);
         if (status != WEIR_OK)
@@ -404,9 +432,11 @@ weir_status weir_outlet_sent(weir_outlet *outlet, uint32_t step)
 void weir_outlet_abort(weir_outlet *outlet)
 {
     leave_group(outlet, true);
+    for (size_t i = 0; i < outlet->n_converts; i++)
+        weir_task_wait(outlet->converts[i], ABORT_MS);
     for (size_t i = 0; i < WEIR_STEPS_AHEAD; i++) {
         const slot *at = &outlet->slots[i];
-        weir_task *const tasks[] = { at->convert, at->digest, at->copy, at->sent };
+        weir_task *const tasks[] = { at->digest, at->copy, at->sent };
         for (size_t k = 0; k < sizeof(tasks) / sizeof(tasks[0]); k++)
             weir_task_wait(tasks[k], ABORT_MS);
     }

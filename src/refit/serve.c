@@ -147,6 +147,7 @@ static weir_status cut_steps(weir_push *push, uint64_t limit, bool keep_masters)
         return WEIR_ERR_NO_MEMORY;
     push->step_limit = limit;
     push->bound_at = push->source->generation;
+    push->n_cuts++;
     return WEIR_OK;
 }
 

@@ -57,6 +57,7 @@ typedef struct weir_push {
     weir_arena steps_arena; /* steps and what is as long as them */
     weir_steps steps;
     uint64_t step_limit;  /* that they were cut with; 0: not yet */
+    uint64_t n_cuts;      /* so far */
     uint64_t bound_at;    /* binding that they were cut from */
     weir_digest *digests; /* WEIR_MAX_OUTPUTS per piece */
     weir_task *scan;
