@@ -148,9 +148,8 @@ typedef struct weir_trainer_options {
     weir_progress_fn progress;
     void *progress_context;
     weir_delivery delivery;
-    uint64_t window_bytes;     /* PUSH from a GPU: memory there that converted bytes pass through;
-                                  0: 192 MiB. Broadcasts need it; to mapped memory, copies from it
-                                  fill the link a little better than stores, which 1 asks for */
+    uint64_t window_bytes;     /* PUSH by broadcast: device memory that converted bytes pass through;
+                                  0: 192 MiB. Into mapped memory they are stored directly */
     bool scan_first;           /* PUSH: publish reads every weight once and refuses what is not
                                   finite; otherwise that is found while pushing, when a direct
                                   replica has changed already */

@@ -2,11 +2,9 @@
 /* outlet.c - makes the steps of a push where they are wanted: straight in the first member's mapped
  * memory, or in windows of the trainer's own that are broadcast.
  *
- * Three slots take turns. To mapped memory a piece goes in one of three ways. Whose bytes are its
- * source's is moved by the copy engine, while its digest is taken from the source. A small one is
- * converted and stored there by one kernel. A large one on a GPU is converted into a window and
- * moved from there by the copy engine: it fills the link better than stores do, and the next
- * conversion runs meanwhile.
+ * Three slots take turns. In mapped memory a piece whose bytes are its source's is moved by the
+ * copy engine, beside the kernels, while its digest is taken from the source; everything else is
+ * converted and stored by one kernel.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -19,8 +17,6 @@
 #define MAPPED_STEP_BYTES ((uint64_t)512 << 20)
 #define WINDOW_ALIGNMENT 256u
 #define ABORT_MS 5000u
-/* A copy takes a few microseconds to begin: as long as storing this much directly. */
-#define WINDOWED_BYTES ((uint64_t)2 << 20)
 
 typedef struct slot {
     weir_task *digest, *copy, *sent;
@@ -36,8 +32,7 @@ struct weir_outlet {
     weir_link link;
     weir_places places;     /* mapped: of the first member */
     uint64_t window_bytes;  /* of each window, as asked for */
-    bool windowed;          /* conversions pass through windows */
-    unsigned char *windows; /* WEIR_STEPS_AHEAD of them */
+    unsigned char *windows; /* broadcast: WEIR_STEPS_AHEAD of them */
     uint64_t windows_each;  /* as allocated */
     weir_group *group;
     const weir_frame_link *group_links[WEIR_MAX_MEMBERS]; /* of its members, in order */
@@ -76,8 +71,7 @@ weir_status weir_outlet_open(weir_push *push, const weir_push_options *options, 
                            "transport %s can neither map a replica's memory nor broadcast: a "
                            "version cannot be pushed through it",
                            outlet->link.ops->name);
-    outlet->windowed = weir_outlet_broadcasts(outlet) || (options->memory == WEIR_MEMORY_CUDA &&
-                                                          outlet->window_bytes > WINDOWED_BYTES);
+
     if (status == WEIR_OK && weir_outlet_broadcasts(outlet) && outlet->window_bytes == 0)
         status = weir_fail(WEIR_ERR_INVALID,
                            "window_bytes of %" PRIu64 " is too little to broadcast through", total);
@@ -150,7 +144,7 @@ bool weir_outlet_broadcasts(const weir_outlet *outlet)
 
 uint64_t weir_outlet_step_limit(const weir_outlet *outlet, weir_member *const *members, size_t n)
 {
-    uint64_t limit = outlet->windowed ? outlet->window_bytes : MAPPED_STEP_BYTES;
+    uint64_t limit = weir_outlet_broadcasts(outlet) ? outlet->window_bytes : MAPPED_STEP_BYTES;
     for (size_t i = 0; i < n; i++) {
         if (members[i]->ready.staged && members[i]->ready.window_bytes < limit)
             limit = members[i]->ready.window_bytes;
@@ -169,7 +163,7 @@ static weir_status grow_slot(slot *at, size_t n)
     at->room = 0;
     at->args = weir_alloc_zeroed(n, sizeof(*at->args));
     at->ranges = weir_alloc_zeroed(n, sizeof(*at->ranges));
-    at->copies = weir_alloc_zeroed(n * WEIR_MAX_OUTPUTS, sizeof(*at->copies));
+    at->copies = weir_alloc_zeroed(n, sizeof(*at->copies));
     at->parts = weir_alloc_zeroed(n * WEIR_MAX_OUTPUTS, sizeof(*at->parts));
     if (at->args == NULL || at->ranges == NULL || at->copies == NULL || at->parts == NULL)
         return WEIR_ERR_NO_MEMORY;
@@ -283,7 +277,7 @@ weir_status weir_outlet_begin(weir_outlet *outlet, weir_member *const *members, 
     weir_status status = grow_slots(outlet);
     if (status == WEIR_OK)
         status = open_converts(outlet);
-    if (status == WEIR_OK && outlet->windowed)
+    if (status == WEIR_OK && weir_outlet_broadcasts(outlet))
         status = grow_windows(outlet);
     if (status != WEIR_OK)
         return status;
@@ -342,23 +336,8 @@ static void add_conversion(const weir_outlet *outlet, uint32_t step, const weir_
     weir_convert_args *args = &at->args[asked->n_args++];
     *args = piece->args;
     args->digests = digests;
-    for (size_t o = 0; o < piece->n_parts; o++) {
-        const weir_part *part = &piece->parts[o];
-        void *to = destination(outlet, step, piece, o);
-        args->outputs[o] = to;
-        if (weir_outlet_broadcasts(outlet) || !outlet->windowed || part->n_bytes < WINDOWED_BYTES)
-            continue;
-        args->outputs[o] = window_of(outlet, step) + piece->part_offsets[o];
-        at->copies[asked->n_copies++] =
-            (weir_work_copy){ .to = to, .from = args->outputs[o], .n_bytes = part->n_bytes };
-    }
-}
-
-/* To mapped memory steps go in lanes of their own, so that one fills the link where another begins
- * or ends; broadcasts all lie in one lane, and conversions beside it. */
-static weir_lane lane_of(const weir_outlet *outlet, uint32_t step)
-{
-    return weir_outlet_broadcasts(outlet) ? WEIR_LANE_COMPUTE : (weir_lane)(step % WEIR_N_LANES);
+    for (size_t o = 0; o < piece->n_parts; o++)
+        args->outputs[o] = destination(outlet, step, piece, o);
 }
 
 weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
@@ -378,13 +357,13 @@ weir_status weir_outlet_start(weir_outlet *outlet, uint32_t step)
         else
             add_conversion(outlet, step, piece, digests, at, &asked);
     }
-    weir_lane lane = lane_of(outlet, step);
-    if (status == WEIR_OK && asked.n_args > 0)
-        status = weir_task_convert(outlet->converts[step], lane, at->args, asked.n_args);
     if (status == WEIR_OK && asked.n_copies > 0)
-        status = weir_task_copy(at->copy, lane, at->copies, asked.n_copies);
+        status = weir_task_copy(at->copy, WEIR_LANE_MOVE, at->copies, asked.n_copies);
+    if (status == WEIR_OK && asked.n_args > 0)
+        status =
+            weir_task_convert(outlet->converts[step], WEIR_LANE_COMPUTE, at->args, asked.n_args);
     if (status == WEIR_OK && asked.n_ranges > 0)
-        status = weir_task_digest(at->digest, lane, at->ranges, asked.n_ranges);
+        status = weir_task_digest(at->digest, WEIR_LANE_COMPUTE, at->ranges, asked.n_ranges);
     return status;
 }
 
