@@ -111,7 +111,7 @@ static weir_status aim(weir_attendance *a, size_t source)
     }
     a->n_received = a->n_verified = a->n_passed = a->n_committed = 0;
     a->passes = a->ended = false;
-    a->done_bytes = 0;
+    a->done_bytes = source > 0 ? schedule->participants[source - 1].attendance->done_bytes : 0;
     return WEIR_OK;
 }
 

@@ -20,7 +20,8 @@ const char weir_usage_publish[] =
     "  --version N                 number of the first version\n"
     "  --rank R, --ranks N         this trainer rank, and how many there are (default: 0 of 1)\n"
     "  --replicas N                wait until N replicas have each version before the next\n"
-    "  --follow                    read further SRC from stdin, one line each, until it ends\n"
+    "  --follow                    read further SRC from stdin, one line each, until it ends; a\n"
+    "                              push that fails is said, and the next SRC read\n"
     "  --slots N                   versions kept in memory (default: 2)\n"
     "  --device host|cuda:N        keep the weights in that GPU's memory (default: host)\n"
     "  --delivery push|pull        push: convert and send when --replicas are ready, straight\n"
@@ -60,6 +61,7 @@ typedef struct publish_job {
     weir_flow_options flow;
     uint64_t version, rank, n_ranks, n_replicas, n_slots, window_bytes;
     bool has_version, follow, scan_first;
+    bool push_failed; /* what the last version ended with, published as it was */
     weir_cli_device device;
     weir_delivery delivery;
     weir_gpu_upload upload;  /* with a GPU: what is registered instead of the source's memory */
@@ -193,12 +195,22 @@ static bool pushes(const publish_job *job)
            strcmp(transport, "nccl") == 0;
 }
 
+static int report_failed_push(publish_job *job)
+{
+    int code = end_of_call();
+    job->push_failed = code != WEIR_EXIT_OK;
+    if (code != WEIR_EXIT_OK && job->flow.as_json)
+        weir_flow_print_line(json_pack("{s:s, s:s, s:I}", "event", "failed", "error",
+                                       weir_last_error(), "version", (json_int_t)job->version));
+    return code;
+}
+
 /* Pushing, this is when the bytes move. */
 static int await_replicas(publish_job *job)
 {
     double begun = weir_cli_now();
     if (weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
-        return end_of_call();
+        return pushes(job) ? report_failed_push(job) : end_of_call();
     double seconds = weir_cli_now() - begun;
     weir_flow_progress_end();
     if (!pushes(job))
@@ -221,6 +233,7 @@ static int publish_one(publish_job *job, const char *path)
     weir_flow_source before = job->source;
     weir_report report;
     int code = WEIR_EXIT_OK;
+    job->push_failed = false;
     if (!weir_flow_source_open(&job->flow, &path, 1, &job->source)) {
         job->source = before;
         return WEIR_EXIT_FAILED;
@@ -242,9 +255,16 @@ static int publish_one(publish_job *job, const char *path)
     return code;
 }
 
+/* Who follows outlives a version that did not reach all replicas: the next one may. */
+static bool goes_on(const publish_job *job, int code)
+{
+    return code == WEIR_EXIT_OK || (job->follow && job->push_failed);
+}
+
 static int follow_stdin(publish_job *job)
 {
     char line[4096];
+    int code = WEIR_EXIT_OK;
     while (!weir_cli_stopped() && fgets(line, sizeof(line), stdin) != NULL) {
         size_t n = strcspn(line, "\n");
         if (n == sizeof(line) - 1)
@@ -252,18 +272,18 @@ static int follow_stdin(publish_job *job)
         line[n] = '\0';
         if (line[0] == '\0')
             continue;
-        int code = publish_one(job, line);
-        if (code != WEIR_EXIT_OK)
+        code = publish_one(job, line);
+        if (!goes_on(job, code))
             return code;
     }
-    return WEIR_EXIT_OK;
+    return code;
 }
 
 static int publish_all(publish_job *job, char **paths, size_t n_paths)
 {
     for (size_t i = 0; i < n_paths && !weir_cli_stopped(); i++) {
         int code = publish_one(job, paths[i]);
-        if (code != WEIR_EXIT_OK)
+        if (!goes_on(job, code))
             return code;
     }
     int code = job->follow ? follow_stdin(job) : WEIR_EXIT_OK;

@@ -26,23 +26,29 @@ static int take_number(const char *verb, const char *option, uint64_t most, unsi
     return WEIR_EXIT_OK;
 }
 
-/* STOP or STOP:VERSION. */
-static int take_die_at(const char *verb, weir_flow_options *flow)
+/* STOP, STOP:VERSION, STOP+ or STOP+:VERSION. */
+static int take_drill(const char *verb, const char *option, int signal_number,
+                      weir_flow_options *flow)
 {
-    size_t n = strcspn(optarg, ":");
+    size_t n = strcspn(optarg, "+:");
+    const char *rest = optarg + n;
     for (int stop = 0; stop < WEIR_N_STOPS; stop++) {
         const char *name = weir_stop_name((weir_stop)stop);
         if (strlen(name) != n || strncmp(name, optarg, n) != 0)
             continue;
-        flow->dies = true;
-        flow->die_stop = (weir_stop)stop;
-        flow->die_version = WEIR_LATEST;
-        return optarg[n] == '\0' || weir_cli_number(verb, "--die-at", optarg + n + 1, 0,
-                                                    UINT64_MAX - 1, &flow->die_version)
+        flow->drill_signal = signal_number;
+        flow->drill_stop = (weir_stop)stop;
+        flow->drill_midst = *rest == '+';
+        flow->drill_version = WEIR_LATEST;
+        rest += flow->drill_midst;
+        if (*rest != '\0' && *rest != ':')
+            break;
+        return *rest == '\0' || weir_cli_number(verb, option, rest + 1, 0, UINT64_MAX - 1,
+                                                &flow->drill_version)
                    ? WEIR_EXIT_OK
                    : WEIR_EXIT_USAGE;
     }
-    return weir_cli_usage_error(verb, "--die-at takes a stop's name, got '%s'", optarg);
+    return weir_cli_usage_error(verb, "%s takes a stop's name, got '%s'", option, optarg);
 }
 
 int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow)
@@ -73,7 +79,9 @@ int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow)
         flow->as_json = true;
         return WEIR_EXIT_OK;
     case 273:
-        return take_die_at(verb, flow);
+        return take_drill(verb, "--die-at", SIGKILL, flow);
+    case 274:
+        return take_drill(verb, "--stall-at", SIGSTOP, flow);
     default:
         return WEIR_EXIT_USAGE;
     }
@@ -121,13 +129,24 @@ void weir_flow_progress_end(void)
     drawn = WEIR_N_STOPS;
 }
 
+/* Once: a process that was halted goes on. */
+static void drill(const weir_flow_options *flow, weir_stop stop, uint64_t version,
+                  uint64_t done_bytes, uint64_t total_bytes)
+{
+    static bool done;
+    bool there = flow->drill_midst ? total_bytes > 0 && done_bytes > 0 : done_bytes == 0;
+    if (done || flow->drill_signal == 0 || flow->drill_stop != stop || !there ||
+        (flow->drill_version != WEIR_LATEST && flow->drill_version != version))
+        return;
+    done = true;
+    raise(flow->drill_signal);
+}
+
 void weir_flow_progress(void *context, weir_stop stop, uint64_t version, uint64_t done_bytes,
                         uint64_t total_bytes)
 {
     const weir_flow_options *flow = context;
-    if (flow->dies && done_bytes == 0 && flow->die_stop == stop &&
-        (flow->die_version == WEIR_LATEST || flow->die_version == version))
-        raise(SIGKILL);
+    drill(flow, stop, version, done_bytes, total_bytes);
     if (done_bytes == 0)
         weir_flow_progress_end();
     if (total_bytes == 0)

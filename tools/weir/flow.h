@@ -15,9 +15,10 @@ typedef struct weir_flow_options {
     const char *transport, *transport_directory, *listen;
     const char *ignore[WEIR_FLOW_MAX_IGNORE];
     size_t n_ignore;
-    bool dies; /* for drills: raise SIGKILL at this stop of this version */
-    weir_stop die_stop;
-    uint64_t die_version; /* WEIR_LATEST: of any */
+    int drill_signal; /* for drills: raised at this stop of this version; 0: never */
+    weir_stop drill_stop;
+    bool drill_midst;       /* when some of the stop's bytes have moved, not when it is entered */
+    uint64_t drill_version; /* WEIR_LATEST: of any */
     unsigned n_threads, timeout_ms, lease_ms;
     bool keep_masters, as_json;
 } weir_flow_options;
@@ -34,9 +35,9 @@ typedef struct weir_flow_options {
         { "listen", required_argument, NULL, 266 }, { "ignore", required_argument, NULL, 267 },    \
         { "threads", required_argument, NULL, 268 }, { "timeout", required_argument, NULL, 269 },  \
         { "lease", required_argument, NULL, 270 }, { "keep-masters", no_argument, NULL, 271 },     \
-        { "json", no_argument, NULL, 272 },                                                        \
+        { "json", no_argument, NULL, 272 }, { "die-at", required_argument, NULL, 273 },            \
     {                                                                                              \
-        "die-at", required_argument, NULL, 273                                                     \
+        "stall-at", required_argument, NULL, 274                                                   \
     }
 
 #define WEIR_FLOW_USAGE                                                                          \
@@ -56,7 +57,9 @@ typedef struct weir_flow_options {
     "  --timeout SECONDS           bound of every wait (default: 60)\n"                          \
     "  --lease SECONDS             how long the directory believes in a silent worker "          \
     "(default: 90)\n"                                                                            \
-    "  --die-at STOP[:VERSION]     end with SIGKILL at that stop of a refit (for drills)\n"      \
+    "  --die-at STOP[+][:VERSION]  end with SIGKILL at that stop of a refit, or (+) in the\n"    \
+    "                              midst of its bytes (for drills)\n"                            \
+    "  --stall-at STOP[+][:VERSION]  halt there with SIGSTOP (for drills)\n"                     \
     "  --json                      one JSON object per line and version\n"
 
 /* Takes one of the options above; WEIR_EXIT_OK, or an exit code after a message. */
