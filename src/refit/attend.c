@@ -13,6 +13,7 @@
 #include "refit/attend.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -216,7 +217,23 @@ static weir_status take_call(weir_attendance *a, const weir_round_round *called)
     return a->link.ops->caps & WEIR_CAP_MATCHED ? join_group(a, called) : WEIR_OK;
 }
 
-static weir_status wait_called(weir_attendance *a, const weir_discovery *discovery)
+/* A rank whose bytes are all here may still call the version off, because another replica failed:
+ * then the ranks after it will not begin. One that is gone has nothing more to say. */
+static weir_status hear_earlier(const weir_attendance *a, size_t source)
+{
+    for (size_t p = 0; p < source; p++) {
+        weir_attendance *earlier = a->replica->schedule.participants[p].attendance;
+        weir_round_message message = { 0 };
+        if (earlier->remote->push == NULL)
+            continue;
+        weir_status status = listen_to(earlier, 0, &earlier->scratch, &message);
+        if (message.type == WEIR_ROUND_ABORT)
+            return status;
+    }
+    return WEIR_OK;
+}
+
+static weir_status wait_called(weir_attendance *a, size_t source, const weir_discovery *discovery)
 {
     weir_worker *worker = &a->replica->worker;
     weir_deadline deadline = weir_deadline_in(worker->timeout_ms);
@@ -240,6 +257,8 @@ static weir_status wait_called(weir_attendance *a, const weir_discovery *discove
                              "for its replicas (weir_trainer_wait)",
                              a->remote->who, discovery->version, worker->timeout_ms / 1e3);
         status = weir_worker_check_cancelled(worker);
+        if (status == WEIR_OK)
+            status = hear_earlier(a, source);
         if (status != WEIR_OK)
             return status;
     }
@@ -277,10 +296,18 @@ static weir_status hear(weir_attendance *a, bool *out_progress)
     return message.type == WEIR_ROUND_END ? take_end(a, message.number) : out_of_place(a, &message);
 }
 
+/* The trainer knows which replica keeps all others waiting: its own bound is to end first. */
+static unsigned bound_of_steps(const weir_worker *worker)
+{
+    unsigned more_ms = worker->timeout_ms / 4;
+    return worker->timeout_ms + (more_ms < UINT_MAX - worker->timeout_ms ? more_ms : 0);
+}
+
 static weir_status take_steps(weir_attendance *a, uint64_t version)
 {
     weir_worker *worker = &a->replica->worker;
-    weir_deadline deadline = weir_deadline_in(worker->timeout_ms);
+    unsigned timeout_ms = bound_of_steps(worker);
+    weir_deadline deadline = weir_deadline_in(timeout_ms);
     while (!a->ended || !weir_turns_settled(a)) {
         bool progress = false;
         weir_status status = WEIR_OK;
@@ -291,15 +318,14 @@ static weir_status take_steps(weir_attendance *a, uint64_t version)
         if (status != WEIR_OK)
             return status;
         if (progress) {
-            deadline = weir_deadline_in(worker->timeout_ms);
+            deadline = weir_deadline_in(timeout_ms);
             weir_worker_progress(worker, WEIR_STOP_TRANSFER, version, a->done_bytes,
                                  a->replica->schedule.n_bytes);
         } else if (weir_deadline_passed(deadline)) {
             return weir_fail(WEIR_ERR_TIMED_OUT,
                              "timed out: nothing from %s for %.1f s (%u steps have come, %u are "
                              "verified)",
-                             a->remote->who, worker->timeout_ms / 1e3, a->n_received,
-                             a->n_verified);
+                             a->remote->who, timeout_ms / 1e3, a->n_received, a->n_verified);
         }
     }
     return WEIR_OK;
@@ -315,7 +341,7 @@ static weir_status attend(weir_attendance *a, size_t source, const weir_discover
     if (status == WEIR_OK)
         status = send_ready(a, discovery);
     if (status == WEIR_OK)
-        status = wait_called(a, discovery);
+        status = wait_called(a, source, discovery);
     if (status == WEIR_OK && !*out_paused) {
         status = weir_live_begin(replica);
         *out_paused = status == WEIR_OK;

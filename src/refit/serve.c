@@ -79,39 +79,85 @@ const char *weir_push_address(const weir_push *push)
     return weir_frame_listener_address(push->listener);
 }
 
+/* ---- who holds it already --------------------------------------------------------------------*/
+
+static bool was_served(const weir_push *push, const char *worker_id)
+{
+    for (size_t i = 0; i < push->n_served; i++) {
+        if (strcmp(push->served[i], worker_id) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Those who are done hold the version, whatever became of the others. */
+static void note_served(weir_push *push)
+{
+    for (size_t i = 0; i < push->n_members; i++) {
+        const weir_member *member = push->members[i];
+        if (member->state == WEIR_MEMBER_DONE && member->status == WEIR_OK &&
+            push->n_served < WEIR_MAX_MEMBERS && !was_served(push, member->worker_id))
+            memcpy(push->served[push->n_served++], member->worker_id, sizeof(member->worker_id));
+    }
+}
+
+static void begin_count(weir_push *push, const weir_push_version *version)
+{
+    if (strcmp(push->served_uid, version->uid) == 0)
+        return;
+    snprintf(push->served_uid, sizeof(push->served_uid), "%s", version->uid);
+    push->n_served = 0;
+}
+
 /* ---- gather ----------------------------------------------------------------------------------*/
 
-static weir_status nobody_came(const weir_push *push, const weir_push_version *version,
-                               size_t n_ready, size_t n_members, unsigned timeout_ms)
+static weir_status nobody_came(const round *r, size_t n_new, size_t n_members)
 {
+    const weir_push *push = r->push;
     char absent[512] = "";
     size_t used = 0;
     for (size_t i = 0; i < push->n_members && used + WEIR_NAME_BYTES + 8 < sizeof(absent); i++) {
-        if (push->members[i]->state == WEIR_MEMBER_JOINED)
+        if (push->members[i]->state == WEIR_MEMBER_JOINED &&
+            !was_served(push, push->members[i]->worker_id))
             used += (size_t)snprintf(
                 absent + used, sizeof(absent) - used, "%s%s",
                 used ? ", " : "; joined, but not ready: ", push->members[i]->worker_id);
     }
+    char holding[48] = "";
+    if (push->n_served > 0)
+        snprintf(holding, sizeof(holding), ", %zu hold it already", push->n_served);
     return weir_fail(
         WEIR_ERR_TIMED_OUT,
-        "timed out after %.1f s: %zu of %zu replicas are ready for version %" PRIu64 " of %s%s",
-        timeout_ms / 1e3, n_ready, n_members, version->version, push->worker->model, absent);
+        "timed out after %.1f s: %zu of %zu replicas are ready for version %" PRIu64 " of %s%s%s",
+        r->timeout_ms / 1e3, n_new, n_members, r->version->version, push->worker->model, holding,
+        absent);
+}
+
+/* How many want the version who do not hold it. */
+static size_t count_new(const weir_push *push)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < push->n_members; i++)
+        n += push->members[i]->state == WEIR_MEMBER_READY &&
+             !was_served(push, push->members[i]->worker_id);
+    return n;
 }
 
 static weir_status gather(round *r, size_t n_members)
 {
     weir_push *push = r->push;
-    for (;;) {
-        weir_status status = weir_members_hear(push, IDLE_MS);
+    for (unsigned wait_ms = 0;; wait_ms = IDLE_MS) {
+        weir_status status = weir_members_hear(push, wait_ms);
         if (status == WEIR_OK)
             status = weir_worker_check_cancelled(push->worker);
         if (status != WEIR_OK)
             return status;
-        size_t n_ready = weir_members_ready(push, r->version);
-        if (n_ready >= n_members)
+        weir_members_refuse_others(push, r->version);
+        size_t n_new = count_new(push);
+        if (push->n_served + n_new >= n_members)
             break;
         if (weir_deadline_passed(r->deadline))
-            return nobody_came(push, r->version, n_ready, n_members, r->timeout_ms);
+            return nobody_came(r, n_new, n_members);
     }
     for (size_t i = 0; i < push->n_members; i++) {
         weir_member *member = push->members[i];
@@ -338,21 +384,37 @@ static weir_status make_steps(round *r, bool *out_progress)
     return WEIR_OK;
 }
 
-static const weir_member *find_unfinished(const round *r)
+static bool all_are_done(const round *r)
 {
     for (size_t i = 0; i < r->n_members; i++) {
         if (r->members[i]->state != WEIR_MEMBER_DONE)
-            return r->members[i];
+            return false;
     }
-    return NULL;
+    return true;
+}
+
+static weir_status no_progress(const round *r)
+{
+    char absent[512] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < r->n_members && used + WEIR_NAME_BYTES + 64 < sizeof(absent); i++) {
+        const weir_member *member = r->members[i];
+        if (member->state != WEIR_MEMBER_DONE)
+            used += (size_t)snprintf(absent + used, sizeof(absent) - used,
+                                     "%s%s (was told %u, has freed %u)",
+                                     used ? ", " : "; not done: replica ", member->worker_id,
+                                     member->n_told, member->n_freed);
+    }
+    return weir_fail(
+        WEIR_ERR_TIMED_OUT,
+        "timed out: %.1f s without progress at step %u of %zu of version %" PRIu64 "%s",
+        r->timeout_ms / 1e3, r->n_made, r->push->steps.n_steps, r->version->version, absent);
 }
 
 static weir_status run_steps(round *r)
 {
     weir_push *push = r->push;
-    const weir_member *slow;
-    uint32_t n_steps = (uint32_t)push->steps.n_steps;
-    while ((slow = find_unfinished(r)) != NULL || r->n_sent < n_steps) {
+    while (!all_are_done(r) || r->n_sent < push->steps.n_steps) {
         bool progress = false;
         weir_status status = make_steps(r, &progress);
         if (status == WEIR_OK)
@@ -367,12 +429,7 @@ static weir_status run_steps(round *r)
         if (progress)
             r->deadline = weir_deadline_in(r->timeout_ms);
         else if (weir_deadline_passed(r->deadline))
-            return weir_fail(WEIR_ERR_TIMED_OUT,
-                             "timed out: %.1f s without progress at step %u of %u of version "
-                             "%" PRIu64 "; replica %s was told %u, has freed %u",
-                             r->timeout_ms / 1e3, r->n_made, n_steps, r->version->version,
-                             slow != NULL ? slow->worker_id : "(none)",
-                             slow != NULL ? slow->n_told : 0, slow != NULL ? slow->n_freed : 0);
+            return no_progress(r);
     }
     return WEIR_OK;
 }
@@ -404,13 +461,15 @@ weir_status weir_push_serve(weir_push *push, const weir_push_version *version, s
     if (n_members > WEIR_MAX_MEMBERS)
         return weir_fail(WEIR_ERR_INVALID, "%zu replicas, at most %u can be served at once",
                          n_members, WEIR_MAX_MEMBERS);
+    begin_count(push, version);
     weir_status status = gather(&r, n_members);
-    if (status != WEIR_OK)
+    if (status != WEIR_OK || r.n_members == 0)
         return status;
     r.deadline = weir_deadline_in(timeout_ms);
     status = prepare(&r);
     if (status == WEIR_OK)
         status = run_steps(&r);
+    note_served(push);
     if (status == WEIR_OK)
         return settle(&r);
     weir_members_abort(push, status);
