@@ -158,11 +158,18 @@ static weir_status take(weir_push *push, weir_member *member, const weir_round_m
     return is_stale(member, message->type) ? WEIR_OK : out_of_place(member, message);
 }
 
+/* Who has said how its install went may leave, or want the next version, while others still have a
+ * part in the round: what it says and whether it is still there is for after the round. */
+static bool is_heard(const weir_member *member)
+{
+    return member->state != WEIR_MEMBER_DONE;
+}
+
 /* Everything that has come from one member. Its own arena keeps its last Ready, so only what can
  * replace that is decoded there. */
 static weir_status hear_member(weir_push *push, weir_member *member)
 {
-    for (;;) {
+    while (is_heard(member)) {
         weir_round_message message;
         bool keeps_ready = member->state == WEIR_MEMBER_READY || weir_member_in_round(member);
         weir_arena *arena = keeps_ready ? &push->scratch : &member->arena;
@@ -176,13 +183,14 @@ static weir_status hear_member(weir_push *push, weir_member *member)
         if (status != WEIR_OK)
             return status;
     }
+    return WEIR_IN_PROGRESS;
 }
 
 weir_status weir_members_hear(weir_push *push, unsigned wait_ms)
 {
     weir_frame_link *links[WEIR_MAX_MEMBERS];
     for (size_t i = 0; i < push->n_members && wait_ms > 0; i++)
-        links[i] = push->members[i]->link;
+        links[i] = is_heard(push->members[i]) ? push->members[i]->link : NULL;
     weir_status status = WEIR_OK, result = WEIR_OK;
     if (wait_ms > 0)
         status = weir_frame_wait(push->listener, links, push->n_members, wait_ms);

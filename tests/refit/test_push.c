@@ -222,6 +222,77 @@ static void addresses_never_change_and_the_second_refit_takes_nothing(void **sta
     rig_close(r);
 }
 
+/* ---- who comes and goes ----------------------------------------------------------------------*/
+
+static weir_status take_a_while(void *context, uint64_t version)
+{
+    const unsigned *milliseconds = context;
+    (void)version;
+    usleep(*milliseconds * 1000);
+    return WEIR_OK;
+}
+
+static weir_replica *open_slow_replica(const rig *r, const char *name, unsigned *milliseconds)
+{
+    weir_replica_options options = rig_replica_options(r, name, WEIR_INSTALL_DIRECT);
+    weir_replica *replica = NULL;
+    options.hooks.postprocess = take_a_while;
+    options.hooks.context = milliseconds;
+    assert_ok(weir_replica_open(&options, &replica));
+    assert_ok(weir_replica_allocate(replica));
+    return replica;
+}
+
+static void start_replica(refit *running, size_t i, weir_replica *replica, uint64_t version)
+{
+    running->sides[i].replica = replica;
+    running->sides[i].version = version;
+    start_side(&running->sides[i]);
+}
+
+/* They wait for `wanted` replicas. */
+static void start_trainers(const rig *r, refit *running, size_t n_replicas, uint64_t version,
+                           unsigned wanted)
+{
+    running->n_replicas = n_replicas;
+    for (size_t rank = 0; rank < RIG_RANKS; rank++) {
+        side *s = &running->sides[n_replicas + rank];
+        s->trainer = r->trainers[rank];
+        s->version = version;
+        s->n_replicas = wanted;
+        start_side(s);
+    }
+}
+
+static void join_sides(refit *running, size_t first, size_t end)
+{
+    for (size_t i = first; i < end; i++)
+        pthread_join(running->sides[i].thread, NULL);
+}
+
+static void a_replica_may_leave_as_soon_as_it_holds_the_version(void **state)
+{
+    const place *at = place_of(state);
+    if (at == &broadcast)
+        skip(); /* NCCL takes no two ranks on one GPU */
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    unsigned milliseconds = 600;
+    refit running = { 0 };
+    rig_publish(r, 1);
+    weir_replica *slow = open_slow_replica(r, "slow", &milliseconds);
+    weir_replica *quick = rig_open_replica(r, "quick", WEIR_INSTALL_DIRECT);
+    start_replica(&running, 0, quick, 1);
+    start_replica(&running, 1, slow, 1);
+    start_trainers(r, &running, 2, 1, 2);
+    join_sides(&running, 0, 1);
+    weir_replica_close(quick);
+    join_sides(&running, 1, 2 + RIG_RANKS);
+    expect_all_ok(&running);
+    expect_verified(r, "slow", 1);
+    weir_replica_close(slow);
+    rig_close(r);
+}
+
 /* ---- what must not happen --------------------------------------------------------------------*/
 
 static void spoil(rig *r)
@@ -413,6 +484,7 @@ int main(void)
         EVERYWHERE(staged_versions_pass_through_windows),
         EVERYWHERE(replicas_pass_steps_on_to_each_other),
         EVERYWHERE(addresses_never_change_and_the_second_refit_takes_nothing),
+        EVERYWHERE(a_replica_may_leave_as_soon_as_it_holds_the_version),
         EVERYWHERE(a_spoilt_staged_version_leaves_the_old_one),
         EVERYWHERE(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
         EVERYWHERE(a_scan_refuses_a_spoilt_version_before_it_is_published),
