@@ -2,8 +2,7 @@
 /* derived_cuda.cu - W_UV and W_UK_T from kv_b_proj on a GPU, by the scalar header's arithmetic. A
  * tile passes through shared memory, so that rows are read and written side by side even where one
  * becomes the other. */
-#include <cuda_runtime.h>
-
+#include "convert/cuda/kernel_start.cuh"
 #include "convert/cuda/kernels_cuda.h"
 #include "numeric/scalar.h"
 
@@ -43,6 +42,7 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
     const uint32_t n_cols = static_cast<uint32_t>(min(job.n_cols - column, uint64_t{ TILE }));
     const uint32_t x = threadIdx.x % TILE, y = threadIdx.x / TILE;
     const uint64_t first = head * job.rows_per_head + job.first_row + row;
+    await_previous();
 #pragma unroll 8
     for (uint32_t r = y; r < n_rows; r += ROWS_AT_ONCE) {
         if (x < n_cols)
@@ -61,21 +61,21 @@ static __global__ void __launch_bounds__(WEIR_CUDA_THREADS)
     }
 }
 
+static auto kernel_for(uint32_t from) -> void (*)(weir_cuda_derived_job)
+{
+    switch (from) {
+    case WEIR_CUDA_DERIVED_FROM_BF16:
+        return derive<WEIR_CUDA_DERIVED_FROM_BF16>;
+    case WEIR_CUDA_DERIVED_FROM_F32:
+        return derive<WEIR_CUDA_DERIVED_FROM_F32>;
+    case WEIR_CUDA_DERIVED_FROM_BLOCKS:
+        return derive<WEIR_CUDA_DERIVED_FROM_BLOCKS>;
+    default:
+        return derive<WEIR_CUDA_DERIVED_FROM_ROWS>;
+    }
+}
+
 extern "C" int weir_cuda_derive(const weir_cuda_derived_job *job, void *stream)
 {
-    cudaStream_t in = static_cast<cudaStream_t>(stream);
-    switch (job->dtype) {
-    case WEIR_CUDA_DERIVED_FROM_BF16:
-        derive<WEIR_CUDA_DERIVED_FROM_BF16><<<job->n_tiles, WEIR_CUDA_THREADS, 0, in>>>(*job);
-        break;
-    case WEIR_CUDA_DERIVED_FROM_F32:
-        derive<WEIR_CUDA_DERIVED_FROM_F32><<<job->n_tiles, WEIR_CUDA_THREADS, 0, in>>>(*job);
-        break;
-    case WEIR_CUDA_DERIVED_FROM_BLOCKS:
-        derive<WEIR_CUDA_DERIVED_FROM_BLOCKS><<<job->n_tiles, WEIR_CUDA_THREADS, 0, in>>>(*job);
-        break;
-    default:
-        derive<WEIR_CUDA_DERIVED_FROM_ROWS><<<job->n_tiles, WEIR_CUDA_THREADS, 0, in>>>(*job);
-    }
-    return cudaGetLastError();
+    return start_kernel(kernel_for(job->dtype), job->n_tiles, WEIR_CUDA_THREADS, *job, stream);
 }

@@ -10,6 +10,7 @@
 #define WEIR_CONVERT_KERNEL_START_CUH
 
 #include <cuda_runtime.h>
+#include <stdint.h>
 
 #define OVERLAP_ARCHITECTURE 90 /* the first that has it */
 
@@ -21,11 +22,20 @@ __device__ __forceinline__ void await_previous()
 #endif
 }
 
+/* An error that is not sticky stays behind in the runtime and would be taken for that of a later
+ * call: take it out. */
+static inline int taken(cudaError_t error)
+{
+    if (error != cudaSuccess)
+        cudaGetLastError();
+    return error;
+}
+
 /* Code for an older architecture does not wait, whatever it runs on. */
 static inline bool may_overlap(const void *kernel)
 {
     cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess &&
+    return taken(cudaFuncGetAttributes(&attributes, kernel)) == cudaSuccess &&
            attributes.ptxVersion >= OVERLAP_ARCHITECTURE;
 }
 
@@ -38,7 +48,7 @@ static int start_kernel(void (*kernel)(Job), dim3 n_blocks, uint32_t n_threads, 
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                  static_cast<int>(shared_bytes));
         if (error != cudaSuccess)
-            return error;
+            return taken(error);
     }
     cudaLaunchAttribute overlap;
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -50,7 +60,7 @@ static int start_kernel(void (*kernel)(Job), dim3 n_blocks, uint32_t n_threads, 
     config.stream = static_cast<cudaStream_t>(stream);
     config.attrs = &overlap;
     config.numAttrs = may_overlap(reinterpret_cast<const void *>(kernel)) ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, job);
+    return taken(cudaLaunchKernelEx(&config, kernel, job));
 }
 
 #endif
