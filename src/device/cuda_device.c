@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "device/cuda_share.h"
+#include "device/cuda_wait.h"
 
 #define HANDLE_MAGIC 0x32435057u /* "WPC2" */
 #define SWAP_BYTES ((size_t)64 << 20)
@@ -22,27 +23,52 @@ typedef struct memory_handle {
 } memory_handle;
 _Static_assert(sizeof(memory_handle) <= WEIR_CUDA_HANDLE_BYTES, "a handle fits its room");
 
-static weir_status allocate(size_t n_bytes, void **out)
-{
+/* In a stream of its own: the default one waits for the streams of the whole process, and they for
+ * it. */
+typedef struct own_stream {
     const weir_cuda_runtime *cuda;
-    void *data = NULL;
-    weir_status status = weir_cuda_runtime_get(&cuda);
-    if (status == WEIR_OK && !weir_alloc_note(n_bytes))
-        status = WEIR_ERR_NO_MEMORY;
-    if (status == WEIR_OK)
-        status = weir_cuda_check(cuda->allocate(n_bytes != 0 ? n_bytes : 1, &data),
-                                 "cannot allocate %zu bytes of GPU memory", n_bytes);
+    void *stream;
+} own_stream;
+
+static weir_status stream_open(own_stream *own)
+{
+    weir_status status = weir_cuda_runtime_get(&own->cuda);
     if (status != WEIR_OK)
         return status;
-    int error = cuda->fill(data, 0, n_bytes, NULL);
-    if (error == 0)
-        error = cuda->stream_wait(NULL);
-    if (error != 0) {
-        cuda->free(data);
-        return weir_cuda_check(error, "cannot clear %zu bytes of GPU memory", n_bytes);
-    }
-    *out = data;
-    return WEIR_OK;
+    return weir_cuda_check(own->cuda->stream_open(&own->stream), "cannot make a stream");
+}
+
+/* Waits for what is queued; gives WEIR_CUDA_NOT_READY when that goes on, else `error`, or how it
+ * ended. */
+static int stream_end(own_stream *own, int error)
+{
+    int ended = weir_cuda_wait_stream(own->cuda, own->stream, WEIR_CUDA_DRAIN_MS);
+    own->cuda->stream_close(own->stream);
+    return error == 0 || ended == WEIR_CUDA_NOT_READY ? ended : error;
+}
+
+static weir_status allocate(size_t n_bytes, void **out)
+{
+    own_stream own = { 0 };
+    void *data = NULL;
+    weir_status status = stream_open(&own);
+    if (status != WEIR_OK)
+        return status;
+    int error = 0;
+    if (!weir_alloc_note(n_bytes))
+        status = WEIR_ERR_NO_MEMORY;
+    if (status == WEIR_OK)
+        error = own.cuda->allocate(n_bytes != 0 ? n_bytes : 1, &data);
+    if (status == WEIR_OK && error == 0)
+        error = own.cuda->fill(data, 0, n_bytes, own.stream);
+    error = stream_end(&own, error);
+    if (status == WEIR_OK)
+        status = weir_cuda_check(error, "cannot allocate %zu bytes of GPU memory", n_bytes);
+    if (status == WEIR_OK)
+        *out = data;
+    else if (error != WEIR_CUDA_NOT_READY) /* else it is left behind: it is still in use */
+        own.cuda->free(data);
+    return status;
 }
 
 static void release(void *data, size_t n_bytes)
@@ -55,39 +81,47 @@ static void release(void *data, size_t n_bytes)
 
 static weir_status copy(weir_pool *pool, void *dst, const void *src, size_t n_bytes)
 {
-    const weir_cuda_runtime *cuda;
+    own_stream own = { 0 };
     (void)pool;
-    weir_status status = weir_cuda_runtime_get(&cuda);
-    if (status != WEIR_OK || n_bytes == 0)
+    weir_status status = stream_open(&own);
+    if (status != WEIR_OK)
         return status;
-    int error = cuda->copy(dst, src, n_bytes, NULL);
-    if (error == 0)
-        error = cuda->stream_wait(NULL);
-    return weir_cuda_check(error, "cannot copy %zu bytes", n_bytes);
+    int error = n_bytes != 0 ? own.cuda->copy(dst, src, n_bytes, own.stream) : 0;
+    return weir_cuda_check(stream_end(&own, error), "cannot copy %zu bytes", n_bytes);
 }
 
-/* Through a bounded piece of device memory: three copies, in the order of one stream. */
-static weir_status swap(weir_pool *pool, void *a, void *b, size_t n_bytes)
+/* Three copies, in the order of one stream. */
+static int swap_through(const own_stream *own, void *bounce, size_t room, char *a, char *b,
+                        size_t n_bytes)
 {
-    const weir_cuda_runtime *cuda;
-    void *bounce = NULL;
-    (void)pool;
-    weir_status status = weir_cuda_runtime_get(&cuda);
-    if (status != WEIR_OK || n_bytes == 0)
-        return status;
-    size_t room = n_bytes < SWAP_BYTES ? n_bytes : SWAP_BYTES;
-    int error = cuda->allocate(room, &bounce);
+    int error = 0;
     for (size_t at = 0; error == 0 && at < n_bytes; at += room) {
         size_t n = n_bytes - at < room ? n_bytes - at : room;
-        error = cuda->copy(bounce, (char *)a + at, n, NULL);
+        error = own->cuda->copy(bounce, a + at, n, own->stream);
         if (error == 0)
-            error = cuda->copy((char *)a + at, (char *)b + at, n, NULL);
+            error = own->cuda->copy(a + at, b + at, n, own->stream);
         if (error == 0)
-            error = cuda->copy((char *)b + at, bounce, n, NULL);
+            error = own->cuda->copy(b + at, bounce, n, own->stream);
     }
+    return error;
+}
+
+/* Through a bounded piece of device memory. */
+static weir_status swap(weir_pool *pool, void *a, void *b, size_t n_bytes)
+{
+    own_stream own = { 0 };
+    void *bounce = NULL;
+    (void)pool;
+    weir_status status = stream_open(&own);
+    if (status != WEIR_OK)
+        return status;
+    size_t room = n_bytes < SWAP_BYTES ? n_bytes : SWAP_BYTES;
+    int error = n_bytes != 0 ? own.cuda->allocate(room, &bounce) : 0;
     if (error == 0)
-        error = cuda->stream_wait(NULL);
-    cuda->free(bounce);
+        error = swap_through(&own, bounce, room, a, b, n_bytes);
+    error = stream_end(&own, error);
+    if (error != WEIR_CUDA_NOT_READY)
+        own.cuda->free(bounce);
     return weir_cuda_check(error, "cannot swap %zu bytes", n_bytes);
 }
 

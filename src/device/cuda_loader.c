@@ -129,6 +129,8 @@ weir_status weir_cuda_check(int error, const char *format, ...)
     va_start(args, format);
     vsnprintf(what, sizeof(what), format, args);
     va_end(args);
+    if (error == WEIR_CUDA_NOT_READY)
+        return weir_fail(WEIR_ERR_TIMED_OUT, "timed out: %s: it has not ended", what);
     return weir_fail(error == CUDA_OUT_OF_MEMORY ? WEIR_ERR_NO_MEMORY : WEIR_ERR_DEVICE,
                      "%s: CUDA says %s (%d)", what,
                      backend != NULL ? backend->runtime->error_text(error) : "nothing", error);

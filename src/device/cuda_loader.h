@@ -17,8 +17,8 @@ weir_status weir_cuda_converter_get(const struct weir_cuda_converter **out);
 /* "" where a GPU can be used, else why not; records no error. */
 const char *weir_cuda_why_not(void);
 
-/* OK for 0; else records "WHAT: CUDA's text" (NO_MEMORY when CUDA says so, ERR_DEVICE otherwise).
- */
+/* OK for 0; else records "WHAT: CUDA's text" (NO_MEMORY when CUDA says so, TIMED_OUT for what a
+ * bounded wait has not seen end, ERR_DEVICE otherwise). */
 weir_status weir_cuda_check(int error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "device/cuda_loader.h"
+#include "device/cuda_wait.h"
 #include "weir/cuda.h"
 
 static weir_status enter(unsigned device, const weir_cuda_runtime **out, int *out_previous)
@@ -244,7 +245,8 @@ weir_status weir_cuda_stream_wait(unsigned device, void *stream)
     weir_status status = enter(device, &cuda, &previous);
     if (status != WEIR_OK)
         return status;
-    status = weir_cuda_check(cuda->stream_wait(stream), "work on GPU %u failed", device);
+    status = weir_cuda_check(weir_cuda_wait_stream(cuda, stream, WEIR_CUDA_WAIT_MS),
+                             "work in a stream of GPU %u failed", device);
     cuda->leave(previous);
     return status;
 }
@@ -313,7 +315,7 @@ weir_status weir_cuda_timer_end(weir_cuda_timer *timer, void *stream)
 
 weir_status weir_cuda_timer_seconds(weir_cuda_timer *timer, double *out_seconds)
 {
-    int error = timer->cuda->event_wait(timer->end);
+    int error = weir_cuda_wait_event(timer->cuda, timer->end, WEIR_CUDA_WAIT_MS);
     if (error == 0)
         error = timer->cuda->event_seconds(timer->begin, timer->end, out_seconds);
     return weir_cuda_check(error, "cannot read a timer of GPU %d", timer->device);

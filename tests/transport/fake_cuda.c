@@ -269,7 +269,7 @@ static int handle_close(void *handle)
     return 0;
 }
 
-static int stream_wait(void *stream)
+static int stream_test(void *stream)
 {
     (void)stream;
     return 0;
@@ -291,12 +291,6 @@ static int event_record(void *event, void *stream)
 static int event_test(void *event)
 {
     return (*(int *)event)-- > 0 ? WEIR_CUDA_NOT_READY : 0;
-}
-
-static int event_wait(void *event)
-{
-    *(int *)event = 0;
-    return 0;
 }
 
 static int event_seconds(void *begin, void *end, double *out_seconds)
@@ -458,12 +452,11 @@ static const weir_cuda_runtime runtime = {
     .fill = fill,
     .stream_open = handle_open,
     .stream_close = handle_close,
-    .stream_wait = stream_wait,
+    .stream_test = stream_test,
     .event_open = event_open,
     .event_close = handle_close,
     .event_record = event_record,
     .event_test = event_test,
-    .event_wait = event_wait,
     .event_seconds = event_seconds,
     .stream_after = stream_after,
     .peer_enable = peer_enable,

@@ -11,6 +11,7 @@
 #include "convert/cuda/cuda_plan.h"
 #include "convert/cuda/cuda_tables.h"
 #include "convert/nonfinite.h"
+#include "device/cuda_wait.h"
 #include "weir/cuda.h"
 
 typedef enum what_runs { NOTHING, CONVERSIONS, DIGESTS } what_runs;
@@ -116,7 +117,7 @@ static weir_status queue_conversions(weir_cuda_batch *batch, void *stream)
         error = queue_finish(batch, stream);
     batch->tables.dirty = error != 0;
     if (error != 0) /* part of it may run: let nothing of it outlive this call */
-        batch->cuda->stream_wait(stream);
+        weir_cuda_tables_settle(&batch->tables, stream);
     return weir_cuda_check(error, "cannot queue a batch of %zu conversions", plan->n_entries);
 }
 
@@ -142,7 +143,7 @@ static weir_status report_refused(weir_cuda_batch *batch, const weir_cuda_entry 
     bool rounds = entry->rounds || conversion->outputs[0].dtype == WEIR_BF16;
     for (size_t i = 0; i < weir_fused_n_tensors(&entry->fused); i++) {
         const weir_tensor *source = &entry->fused.sources[i];
-        weir_status status = weir_cuda_name_refused(batch->cuda, batch->converter, source,
+        weir_status status = weir_cuda_name_refused(&batch->tables, batch->converter, source,
                                                     weir_nonfinite_least(source->dtype, rounds));
         if (status != WEIR_OK)
             return status;
@@ -180,6 +181,12 @@ typedef struct wish {
     size_t n;
 } wish;
 
+/* What a piece of work of this kind keeps on the GPU. */
+static weir_cuda_tables *tables_of(weir_cuda_batch *batch, what_runs what)
+{
+    return what == CONVERSIONS ? &batch->tables : &batch->digests.tables;
+}
+
 static weir_status start_on_device(weir_cuda_batch *batch, const wish *w, void *stream)
 {
     weir_status status = w->what == CONVERSIONS
@@ -193,7 +200,7 @@ static weir_status start_on_device(weir_cuda_batch *batch, const wish *w, void *
     if (status == WEIR_OK)
         batch->runs = w->what;
     else
-        batch->cuda->stream_wait(stream);
+        weir_cuda_tables_settle(tables_of(batch, w->what), stream);
     return status;
 }
 
@@ -250,8 +257,8 @@ static weir_status take(weir_cuda_batch *batch, int error)
                               : weir_cuda_digests_take(&batch->digests, batch->converter);
 }
 
-/* `ask` is event_test or event_wait. */
-static weir_status end(weir_cuda_batch *batch, int (*ask)(void *event))
+/* timeout_ms 0: does not wait. */
+static weir_status end(weir_cuda_batch *batch, unsigned timeout_ms)
 {
     if (batch->runs == NOTHING)
         return WEIR_OK;
@@ -260,7 +267,7 @@ static weir_status end(weir_cuda_batch *batch, int (*ask)(void *event))
                                          "cannot use GPU %d", batch->device);
     if (status != WEIR_OK)
         return status;
-    int error = ask(batch->done);
+    int error = weir_cuda_wait_event(batch->cuda, batch->done, timeout_ms);
     status = error == WEIR_CUDA_NOT_READY ? WEIR_IN_PROGRESS : take(batch, error);
     batch->cuda->leave(previous);
     return status;
@@ -268,12 +275,16 @@ static weir_status end(weir_cuda_batch *batch, int (*ask)(void *event))
 
 weir_status weir_cuda_batch_test(weir_cuda_batch *batch)
 {
-    return end(batch, batch->cuda->event_test);
+    return end(batch, 0);
 }
 
 weir_status weir_cuda_batch_wait(weir_cuda_batch *batch)
 {
-    return end(batch, batch->cuda->event_wait);
+    weir_status status = end(batch, WEIR_CUDA_WAIT_MS);
+    if (status != WEIR_IN_PROGRESS)
+        return status;
+    return weir_fail(WEIR_ERR_TIMED_OUT, "timed out: a batch runs on GPU %d for more than %u s",
+                     batch->device, WEIR_CUDA_WAIT_MS / 1000);
 }
 
 /* ---- opening ---------------------------------------------------------------------------------*/
@@ -317,7 +328,9 @@ void weir_cuda_batch_close(weir_cuda_batch *batch)
     int previous;
     bool inside = batch->cuda->enter(batch->device, &previous) == 0;
     if (batch->runs != NOTHING)
-        batch->cuda->event_wait(batch->done);
+        tables_of(batch, batch->runs)->stuck =
+            weir_cuda_wait_event(batch->cuda, batch->done, WEIR_CUDA_DRAIN_MS) ==
+            WEIR_CUDA_NOT_READY;
     weir_cuda_tables_drop(&batch->tables);
     weir_cuda_digests_drop(&batch->digests);
     batch->cuda->event_close(batch->done);

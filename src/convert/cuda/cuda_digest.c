@@ -8,6 +8,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "convert/nonfinite.h"
+#include "device/cuda_wait.h"
 
 #define MAX_SLICES ((uint64_t)0x7FFFFFFF) /* of one launch */
 
@@ -149,7 +150,7 @@ static int queue(weir_cuda_digests *digests, const weir_cuda_converter *converte
         error = converter->digest(&launch, stream);
     tables->dirty = error != 0;
     if (error != 0)
-        tables->cuda->stream_wait(stream);
+        weir_cuda_tables_settle(tables, stream);
     return error;
 }
 
@@ -176,36 +177,74 @@ weir_status weir_cuda_digests_start(weir_cuda_digests *digests,
 
 /* ---- ending ----------------------------------------------------------------------------------*/
 
-weir_status weir_cuda_name_refused(const weir_cuda_runtime *cuda,
-                                   const weir_cuda_converter *converter, const weir_tensor *source,
-                                   uint32_t least_refused)
+static uint64_t bytes_of(const weir_tensor *source)
 {
-    uint32_t element_bytes = weir_dtype_bits(source->dtype) / 8, bits = 0;
-    uint64_t n_elements = 0, element = 0;
-    weir_shape_elements(&source->shape, &n_elements); /* has been checked */
-    int error =
-        converter->find_refused(source->data, n_elements, element_bytes, least_refused, &element);
-    if (error == 0 && element == n_elements)
-        return WEIR_OK;
+    return weir_dtype_bits(source->dtype) / 8;
+}
+
+/* The position of the first refused element, or how many there are, and its bits. The first result
+ * on either side is the search's word: the batch has ended. */
+static int search(weir_cuda_tables *tables, const weir_cuda_converter *converter,
+                  const weir_cuda_search *wanted, void *stream, uint64_t *out_element,
+                  uint32_t *out_bits)
+{
+    const weir_cuda_runtime *cuda = tables->cuda;
+    uint64_t *word = &tables->results->product;
+    uint64_t n_bytes = wanted->element_bytes;
+    *word = wanted->n_elements;
+    tables->dirty = true;
+    int error = cuda->copy(wanted->first, word, sizeof(*word), stream);
     if (error == 0)
-        error = cuda->copy(&bits, (const char *)source->data + element * element_bytes,
-                           element_bytes, NULL);
+        error = converter->find_refused(wanted, stream);
     if (error == 0)
-        error = cuda->stream_wait(NULL);
+        error = cuda->copy(word, wanted->first, sizeof(*word), stream);
+    if (error == 0)
+        error = weir_cuda_wait_stream(cuda, stream, WEIR_CUDA_DRAIN_MS);
+    if (error != 0)
+        return error;
+    *out_element = *word;
+    *word = 0;
+    if (*out_element < wanted->n_elements)
+        error = cuda->copy(word, (const char *)wanted->source + *out_element * n_bytes, n_bytes,
+                           stream);
+    if (error == 0)
+        error = weir_cuda_wait_stream(cuda, stream, WEIR_CUDA_DRAIN_MS);
+    *out_bits = (uint32_t)*word;
+    return error;
+}
+
+/* In a stream of its own: the default one would wait for whatever else the process computes. */
+weir_status weir_cuda_name_refused(weir_cuda_tables *tables, const weir_cuda_converter *converter,
+                                   const weir_tensor *source, uint32_t least_refused)
+{
+    weir_cuda_search wanted = { .source = source->data,
+                                .first = &tables->device_results->product,
+                                .element_bytes = (uint32_t)bytes_of(source),
+                                .least_refused = least_refused };
+    uint64_t element = 0;
+    uint32_t bits = 0;
+    void *stream = NULL;
+    weir_shape_elements(&source->shape, &wanted.n_elements); /* has been checked */
+    int error = tables->cuda->stream_open(&stream);
+    if (error == 0) {
+        error = search(tables, converter, &wanted, stream, &element, &bits);
+        if (error != 0)
+            weir_cuda_tables_settle(tables, stream);
+        tables->cuda->stream_close(stream);
+    }
     if (error != 0)
         return weir_cuda_check(error, "cannot search the refused %s",
                                source->name != NULL ? source->name : "(unnamed)");
-    return weir_nonfinite_fail(source, element, bits);
+    return element < wanted.n_elements ? weir_nonfinite_fail(source, element, bits) : WEIR_OK;
 }
 
-static weir_status report_refused(const weir_cuda_digests *digests,
-                                  const weir_cuda_converter *converter,
+static weir_status report_refused(weir_cuda_digests *digests, const weir_cuda_converter *converter,
                                   const weir_cuda_range *range)
 {
     uint64_t n_elements = range->n_rows * range->row_bytes / (weir_dtype_bits(range->dtype) / 8);
     weir_tensor seen = { name_of(range), range->dtype, { 1, { n_elements } }, NULL };
     memcpy(&seen.data, &range->data, sizeof(seen.data)); /* only read */
-    weir_status status = weir_cuda_name_refused(digests->tables.cuda, converter, &seen,
+    weir_status status = weir_cuda_name_refused(&digests->tables, converter, &seen,
                                                 weir_nonfinite_least(range->dtype, false));
     if (status != WEIR_OK)
         return status;
@@ -213,8 +252,7 @@ static weir_status report_refused(const weir_cuda_digests *digests,
                      name_of(range));
 }
 
-weir_status weir_cuda_digests_take(const weir_cuda_digests *digests,
-                                   const weir_cuda_converter *converter)
+weir_status weir_cuda_digests_take(weir_cuda_digests *digests, const weir_cuda_converter *converter)
 {
     const weir_cuda_result *results = digests->tables.results;
     for (size_t i = 0; i < digests->n_ranges; i++) {

@@ -26,13 +26,13 @@ weir_status weir_cuda_digests_start(weir_cuda_digests *digests,
                                     const weir_cuda_converter *converter, int device,
                                     const weir_cuda_range *ranges, size_t n, void *stream);
 /* Once it has ended: fills the ranges' digests, or names the first refused element. */
-weir_status weir_cuda_digests_take(const weir_cuda_digests *digests,
+weir_status weir_cuda_digests_take(weir_cuda_digests *digests,
                                    const weir_cuda_converter *converter);
 void weir_cuda_digests_drop(weir_cuda_digests *digests);
 
-/* Names the first refused element of a source that may have one: OK when it has none. */
-weir_status weir_cuda_name_refused(const weir_cuda_runtime *cuda,
-                                   const weir_cuda_converter *converter, const weir_tensor *source,
-                                   uint32_t least_refused);
+/* Names the first refused element of a source that may have one: OK when it has none. For what has
+ * ended: its results in `tables` are lost. */
+weir_status weir_cuda_name_refused(weir_cuda_tables *tables, const weir_cuda_converter *converter,
+                                   const weir_tensor *source, uint32_t least_refused);
 
 #endif

@@ -93,6 +93,15 @@ typedef struct weir_cuda_finish {
     uint32_t n_jobs, n_counters;
 } weir_cuda_finish;
 
+/* Where the first element at or beyond a magnitude lies: *first, on the device, is the least of
+ * what it was and that position. */
+typedef struct weir_cuda_search {
+    const void *source;
+    uint64_t *first;
+    uint64_t n_elements;
+    uint32_t element_bytes, least_refused;
+} weir_cuda_search;
+
 struct weir_cuda_digest_launch; /* digest_job.h */
 struct weir_cuda_derived_job;   /* derived_job.h */
 
@@ -102,9 +111,7 @@ typedef struct weir_cuda_converter {
     size_t size;
     int (*convert)(const weir_cuda_launch *launch, void *stream);
     int (*finish)(const weir_cuda_finish *finish, void *stream);
-    /* Synchronous; the position of the first element at or beyond a magnitude, or n_elements. */
-    int (*find_refused)(const void *source, uint64_t n_elements, uint32_t element_bytes,
-                        uint32_t least_refused, uint64_t *out_element);
+    int (*find_refused)(const weir_cuda_search *search, void *stream);
     int (*digest)(const struct weir_cuda_digest_launch *launch, void *stream);
     int (*derive)(const struct weir_cuda_derived_job *job, void *stream);
 } weir_cuda_converter;

@@ -6,6 +6,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "device/cuda_wait.h"
 
 /* ---- room ------------------------------------------------------------------------------------*/
 
@@ -76,14 +78,26 @@ static weir_status room_for_results(weir_cuda_tables *tables, size_t n)
 
 weir_status weir_cuda_tables_room(weir_cuda_tables *tables, size_t image_bytes, size_t n_results)
 {
+    if (tables->stuck)
+        return weir_fail(WEIR_ERR_DEVICE, "what this batch ran before has not ended on the GPU");
     weir_status status = room_for_image(tables, image_bytes);
     return status == WEIR_OK ? room_for_results(tables, n_results) : status;
 }
 
 void weir_cuda_tables_drop(weir_cuda_tables *tables)
 {
+    if (tables->stuck) {
+        weir_log(WEIR_LOG_ERROR, "cuda: a batch does not end: its tables are left behind");
+        return;
+    }
     drop_image(tables);
     drop_results(tables);
+}
+
+void weir_cuda_tables_settle(weir_cuda_tables *tables, void *stream)
+{
+    int error = weir_cuda_wait_stream(tables->cuda, stream, WEIR_CUDA_DRAIN_MS);
+    tables->stuck = tables->stuck || error == WEIR_CUDA_NOT_READY;
 }
 
 /* ---- there and back --------------------------------------------------------------------------*/

@@ -22,11 +22,15 @@ typedef struct weir_cuda_tables {
     weir_cuda_result *results, *device_results; /* pinned; on the device */
     size_t n_results_room;
     bool dirty; /* device_results and the counters are not all zero */
+    bool stuck; /* something that uses them has not ended within its bound */
 } weir_cuda_tables;
 
-/* Makes room: `built` for an image, and results. */
+/* Makes room: `built` for an image, and results. ERR_DEVICE when they are stuck. */
 weir_status weir_cuda_tables_room(weir_cuda_tables *tables, size_t image_bytes, size_t n_results);
+/* What is stuck is left behind: memory that is in use cannot be freed. */
 void weir_cuda_tables_drop(weir_cuda_tables *tables);
+/* Waits, within a bound, until nothing in the stream uses them any more; else they are stuck. */
+void weir_cuda_tables_settle(weir_cuda_tables *tables, void *stream);
 
 /* Whether the built image is what the device has. */
 bool weir_cuda_tables_are_sent(const weir_cuda_tables *tables, size_t image_bytes);

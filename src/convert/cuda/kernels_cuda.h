@@ -31,8 +31,7 @@ weir_cuda_kernel weir_fp32_cast_cuda(weir_cuda_from from);
  * cudaError_t. */
 int weir_cuda_convert(const weir_cuda_launch *launch, void *stream);
 int weir_cuda_finish_batch(const weir_cuda_finish *finish, void *stream);
-int weir_cuda_find_refused(const void *source, uint64_t n_elements, uint32_t element_bytes,
-                           uint32_t least_refused, uint64_t *out_element);
+int weir_cuda_find_refused(const weir_cuda_search *search, void *stream);
 int weir_cuda_digest_ranges(const weir_cuda_digest_launch *launch, void *stream);
 int weir_cuda_derive(const weir_cuda_derived_job *job, void *stream);
 

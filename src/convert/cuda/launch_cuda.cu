@@ -33,7 +33,7 @@ extern "C" int weir_cuda_convert(const weir_cuda_launch *launch, void *stream)
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&n_multiprocessors, cudaDevAttrMultiProcessorCount, device);
     if (error != cudaSuccess)
-        return error;
+        return taken(error);
     weir_cuda_kernel kernel = kernel_for(launch);
     uint32_t n_blocks = launch->n_tiles, n_threads = WEIR_CUDA_THREADS;
     if (kernel.blocks_per_sm != 0) {
@@ -102,39 +102,24 @@ extern "C" int weir_cuda_finish_batch(const weir_cuda_finish *finish, void *stre
 /* ---- the search ------------------------------------------------------------------------------*/
 
 template <class Word>
-static __global__ void find_refused(const Word *source, uint64_t n, uint32_t least,
-                                    unsigned long long *first)
+static __global__ void find_refused(const __grid_constant__ weir_cuda_search search)
 {
     const uint32_t magnitude = sizeof(Word) == 2 ? 0x7FFFu : 0x7FFFFFFFu;
-    for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += static_cast<uint64_t>(gridDim.x) * blockDim.x) {
-        if ((source[i] & magnitude) >= least) {
-            atomicMin(first, static_cast<unsigned long long>(i));
+    const Word *source = static_cast<const Word *>(search.source);
+    await_previous();
+    for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+         i < search.n_elements; i += static_cast<uint64_t>(gridDim.x) * blockDim.x) {
+        if ((source[i] & magnitude) >= search.least_refused) {
+            atomicMin(reinterpret_cast<unsigned long long *>(search.first),
+                      static_cast<unsigned long long>(i));
             return;
         }
     }
 }
 
-extern "C" int weir_cuda_find_refused(const void *source, uint64_t n_elements,
-                                      uint32_t element_bytes, uint32_t least_refused,
-                                      uint64_t *out_element)
+extern "C" int weir_cuda_find_refused(const weir_cuda_search *search, void *stream)
 {
-    unsigned long long *first = nullptr;
-    cudaError_t error = cudaMalloc(&first, sizeof(*first));
-    if (error != cudaSuccess)
-        return error;
-    error = cudaMemcpy(first, &n_elements, sizeof(*first), cudaMemcpyHostToDevice);
-    if (error == cudaSuccess) {
-        if (element_bytes == 2)
-            find_refused<<<SEARCH_BLOCKS, WEIR_CUDA_THREADS>>>(
-                static_cast<const uint16_t *>(source), n_elements, least_refused, first);
-        else
-            find_refused<<<SEARCH_BLOCKS, WEIR_CUDA_THREADS>>>(
-                static_cast<const uint32_t *>(source), n_elements, least_refused, first);
-        error = cudaGetLastError();
-    }
-    if (error == cudaSuccess)
-        error = cudaMemcpy(out_element, first, sizeof(*first), cudaMemcpyDeviceToHost);
-    cudaFree(first);
-    return error;
+    return start_kernel(search->element_bytes == 2 ? find_refused<uint16_t>
+                                                   : find_refused<uint32_t>,
+                        SEARCH_BLOCKS, WEIR_CUDA_THREADS, *search, stream);
 }

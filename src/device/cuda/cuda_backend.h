@@ -4,8 +4,9 @@
  * libweir.so holds no CUDA type and links no CUDA library: it loads libweir_cuda.so at run time and
  * calls what this table points to. Streams and events are opaque pointers (a caller's cudaStream_t
  * or CUstream is one; NULL is the default stream). Every call acts on the device that enter() chose
- * for the calling thread and returns 0 or CUDA's error number. Nothing here synchronises a whole
- * device.
+ * for the calling thread and returns 0 or CUDA's error number. Nothing here waits: cuda_wait.h asks
+ * again and again, within a bound. Only free() and free_pinned() may, as CUDA lets all that runs on
+ * the device end before it takes memory back.
  */
 #ifndef WEIR_DEVICE_CUDA_BACKEND_H
 #define WEIR_DEVICE_CUDA_BACKEND_H
@@ -17,9 +18,9 @@
 extern "C" {
 #endif
 
-#define WEIR_CUDA_BACKEND_VERSION 2u
+#define WEIR_CUDA_BACKEND_VERSION 3u
 #define WEIR_CUDA_BACKEND_SYMBOL "weir_cuda_backend_table"
-#define WEIR_CUDA_NOT_READY 600     /* cudaErrorNotReady: asked of an event, no failure */
+#define WEIR_CUDA_NOT_READY 600     /* cudaErrorNotReady: of an event or stream, no failure */
 #define WEIR_CUDA_NOT_SUPPORTED 801 /* cudaErrorNotSupported */
 #define WEIR_CUDA_IPC_HANDLE_BYTES 64
 #define WEIR_CUDA_BUS_ID_BYTES 32
@@ -70,12 +71,11 @@ typedef struct weir_cuda_runtime {
     int (*fill)(void *dst, int byte, size_t n_bytes, void *stream);
     int (*stream_open)(void **out); /* does not wait for the default stream */
     int (*stream_close)(void *stream);
-    int (*stream_wait)(void *stream); /* blocks until all that is in it is done */
+    int (*stream_test)(void *stream); /* 0 when all in it is done, or WEIR_CUDA_NOT_READY */
     int (*event_open)(int timed, void **out);
     int (*event_close)(void *event);
     int (*event_record)(void *event, void *stream);
     int (*event_test)(void *event); /* 0, or WEIR_CUDA_NOT_READY */
-    int (*event_wait)(void *event);
     int (*event_seconds)(void *begin, void *end, double *out_seconds);
     int (*stream_after)(void *stream, void *event); /* what follows in it waits for the event */
 

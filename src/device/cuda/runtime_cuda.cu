@@ -171,9 +171,9 @@ static int stream_close(void *stream)
     return taken(cudaStreamDestroy(stream_of(stream)));
 }
 
-static int stream_wait(void *stream)
+static int stream_test(void *stream)
 {
-    return taken(cudaStreamSynchronize(stream_of(stream)));
+    return taken(cudaStreamQuery(stream_of(stream)));
 }
 
 static int event_open(int timed, void **out)
@@ -195,11 +195,6 @@ static int event_record(void *event, void *stream)
 static int event_test(void *event)
 {
     return taken(cudaEventQuery(event_of(event)));
-}
-
-static int event_wait(void *event)
-{
-    return taken(cudaEventSynchronize(event_of(event)));
 }
 
 static int event_seconds(void *begin, void *end, double *out_seconds)
@@ -245,12 +240,11 @@ extern "C" const weir_cuda_runtime weir_cuda_runtime_table = {
     fill,
     stream_open,
     stream_close,
-    stream_wait,
+    stream_test,
     event_open,
     event_close,
     event_record,
     event_test,
-    event_wait,
     event_seconds,
     stream_after,
     peer_enable,
