@@ -5,24 +5,20 @@
  * Nothing waits for a stream without a bound: a lane that a dead peer holds up (a broadcast) must
  * not hold up whoever wants to close it. What then still runs is left behind, not freed.
  */
-#include <time.h>
-
 #include "base/alloc.h"
-#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "device/cuda_loader.h"
+#include "device/cuda_wait.h"
 #include "refit/work_ops.h"
 #include "weir/cuda.h"
-
-#define DRAIN_MS 30000u
-#define SLEEP_NS 30000
 
 typedef struct cuda_work {
     weir_work base;
     const weir_cuda_runtime *cuda;
     void *streams[WEIR_N_LANES];
     void *events[WEIR_N_LANES]; /* how far a lane was when another was told to wait for it */
+    bool stuck;                 /* something in a lane has not ended within its bound */
 } cuda_work;
 
 typedef struct cuda_task {
@@ -86,27 +82,39 @@ static weir_status follow(weir_work *base, void *other)
 /* Waits until all that is in the lane has ended, well or not. False when it goes on. */
 static bool drain(cuda_work *work, weir_lane lane)
 {
-    weir_deadline deadline = weir_deadline_in(DRAIN_MS);
     int previous, error = work->cuda->enter((int)work->base.device, &previous);
     if (error != 0)
         return true; /* the device is gone, and all that ran there */
-    error = work->cuda->event_record(work->events[lane], work->streams[lane]);
-    while (error == 0 || error == WEIR_CUDA_NOT_READY) {
-        error = work->cuda->event_test(work->events[lane]);
-        if (error == 0 || weir_deadline_passed(deadline))
-            break;
-        nanosleep(&(struct timespec){ .tv_nsec = SLEEP_NS }, NULL);
-    }
+    error = weir_cuda_wait_stream(work->cuda, work->streams[lane],
+                                  work->stuck ? 0 : WEIR_CUDA_DRAIN_MS);
     work->cuda->leave(previous);
-    return error != WEIR_CUDA_NOT_READY;
+    if (error != WEIR_CUDA_NOT_READY)
+        return true;
+    if (!work->stuck)
+        weir_log(WEIR_LOG_ERROR,
+                 "a stream of GPU %u does not end: the memory that it may use is left behind",
+                 work->base.device);
+    work->stuck = true;
+    return false;
+}
+
+/* CUDA lets all that runs on a device end before it takes memory back: what hangs in one lane would
+ * hang whoever frees what another used. */
+static bool drain_all(cuda_work *work)
+{
+    bool ended = true;
+    for (int lane = 0; lane < WEIR_N_LANES; lane++)
+        ended = drain(work, (weir_lane)lane) && ended;
+    return ended;
 }
 
 /* ---- memory ----------------------------------------------------------------------------------*/
 
-static void release(weir_work *work, void *data, uint64_t n_bytes)
+static void release(weir_work *base, void *data, uint64_t n_bytes)
 {
     (void)n_bytes;
-    weir_cuda_free(work->device, data);
+    if (data != NULL && drain_all((cuda_work *)base))
+        weir_cuda_free(base->device, data);
 }
 
 static weir_status allocate(weir_work *base, uint64_t n_bytes, void **out)
@@ -141,11 +149,11 @@ static weir_status allocate_host(weir_work *base, uint64_t n_bytes, void **out)
     return status;
 }
 
-static void free_host(weir_work *work, void *data, uint64_t n_bytes)
+static void free_host(weir_work *base, void *data, uint64_t n_bytes)
 {
-    (void)work;
     (void)n_bytes;
-    weir_cuda_free_pinned(data);
+    if (data != NULL && drain_all((cuda_work *)base))
+        weir_cuda_free_pinned(data);
 }
 
 /* ---- tasks -----------------------------------------------------------------------------------*/
@@ -163,11 +171,8 @@ static weir_status open_task(weir_work *work, weir_task **out)
 static void close_task(weir_task *base)
 {
     cuda_task *task = (cuda_task *)base;
-    if (weir_task_wait(base, DRAIN_MS) == WEIR_ERR_TIMED_OUT && base->started) {
-        weir_log(WEIR_LOG_ERROR, "work on GPU %u does not end: its tables are left behind",
-                 base->work->device);
+    if (!drain_all(work_of(base)))
         return;
-    }
     weir_cuda_batch_close(task->batch);
     if (task->event != NULL)
         work_of(base)->cuda->event_close(task->event);
@@ -322,10 +327,8 @@ static void close_work(weir_work *base)
 {
     cuda_work *work = (cuda_work *)base;
     for (int lane = 0; lane < WEIR_N_LANES; lane++) {
-        if (work->streams[lane] != NULL && work->events[lane] != NULL &&
-            !drain(work, (weir_lane)lane))
-            weir_log(WEIR_LOG_ERROR, "a stream of GPU %u does not end: it is closed as it is",
-                     base->device);
+        if (work->streams[lane] != NULL)
+            drain(work, (weir_lane)lane); /* one that does not end is closed as it is */
         if (work->events[lane] != NULL)
             work->cuda->event_close(work->events[lane]);
         weir_cuda_stream_close(base->device, work->streams[lane]);
