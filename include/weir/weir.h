@@ -178,7 +178,8 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
 
 /* Blocks until `n_replicas` replicas have acknowledged `version`, at most timeout_ms (0: the
  * handle's). ERR_TIMED_OUT says who has.
- * PUSH: waits until n_replicas replicas are ready for it, then sends it to them all at once. When
+ * PUSH: waits until n_replicas replicas are ready for it, or hold it from an earlier call, then
+ * sends it at once to all that are ready. When
  * one of them fails the others are told, nobody holds a part of it, and the error names it. */
 WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
                                        unsigned n_replicas, unsigned timeout_ms);

@@ -235,7 +235,7 @@ void weir_members_announce(weir_push *push, const weir_push_version *version)
     weir_error_line cause;
     weir_error_save(&cause);
     weir_members_hear(push, 0);
-    weir_members_ready(push, version);
+    weir_members_refuse_others(push, version);
     for (size_t i = 0; i < push->n_members; i++) {
         weir_arena_reset(&push->scratch);
         if (push->members[i]->state == WEIR_MEMBER_JOINED)
@@ -244,17 +244,13 @@ void weir_members_announce(weir_push *push, const weir_push_version *version)
     weir_error_restore(&cause);
 }
 
-size_t weir_members_ready(weir_push *push, const weir_push_version *version)
+void weir_members_refuse_others(weir_push *push, const weir_push_version *version)
 {
-    size_t n = 0;
     for (size_t i = 0; i < push->n_members; i++) {
         weir_member *member = push->members[i];
-        if (member->state != WEIR_MEMBER_READY)
+        if (member->state != WEIR_MEMBER_READY ||
+            strcmp(member->ready.version_uid, version->uid) == 0)
             continue;
-        if (strcmp(member->ready.version_uid, version->uid) == 0) {
-            n++;
-            continue;
-        }
         char text[160];
         snprintf(text, sizeof(text),
                  "version %" PRIu64 " is gone: its trainer has moved on to %" PRIu64,
@@ -262,7 +258,6 @@ size_t weir_members_ready(weir_push *push, const weir_push_version *version)
         refuse(push, member, WEIR_ERR_NOT_FOUND, text);
         member->state = WEIR_MEMBER_JOINED;
     }
-    return n;
 }
 
 void weir_members_abort(weir_push *push, weir_status status)

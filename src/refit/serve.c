@@ -126,11 +126,11 @@ static weir_status nobody_came(const round *r, size_t n_new, size_t n_members)
     char holding[48] = "";
     if (push->n_served > 0)
         snprintf(holding, sizeof(holding), ", %zu hold it already", push->n_served);
-    return weir_fail(
-        WEIR_ERR_TIMED_OUT,
-        "timed out after %.1f s: %zu of %zu replicas are ready for version %" PRIu64 " of %s%s%s",
-        r->timeout_ms / 1e3, n_new, n_members, r->version->version, push->worker->model, holding,
-        absent);
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out after %.1f s: %zu of %zu replicas are ready for version %" PRIu64
+                     " of %s%s%s",
+                     r->timeout_ms / 1e3, n_new, n_members, r->version->version,
+                     push->worker->model, holding, absent);
 }
 
 /* How many want the version who do not hold it. */
@@ -146,8 +146,8 @@ static size_t count_new(const weir_push *push)
 static weir_status gather(round *r, size_t n_members)
 {
     weir_push *push = r->push;
-    for (unsigned wait_ms = 0;; wait_ms = IDLE_MS) {
-        weir_status status = weir_members_hear(push, wait_ms);
+    for (;;) {
+        weir_status status = weir_members_hear(push, IDLE_MS);
         if (status == WEIR_OK)
             status = weir_worker_check_cancelled(push->worker);
         if (status != WEIR_OK)
@@ -462,8 +462,10 @@ weir_status weir_push_serve(weir_push *push, const weir_push_version *version, s
         return weir_fail(WEIR_ERR_INVALID, "%zu replicas, at most %u can be served at once",
                          n_members, WEIR_MAX_MEMBERS);
     begin_count(push, version);
+    if (push->n_served >= n_members)
+        return WEIR_OK;
     weir_status status = gather(&r, n_members);
-    if (status != WEIR_OK || r.n_members == 0)
+    if (status != WEIR_OK)
         return status;
     r.deadline = weir_deadline_in(timeout_ms);
     status = prepare(&r);

@@ -62,6 +62,10 @@ typedef struct weir_push {
     weir_digest *digests; /* WEIR_MAX_OUTPUTS per piece */
     weir_task *scan;
     weir_outlet *outlet;
+
+    char served_uid[WEIR_ID_BYTES]; /* the version that was served last, and who holds it */
+    char served[WEIR_MAX_MEMBERS][WEIR_NAME_BYTES];
+    size_t n_served;
 } weir_push;
 
 typedef struct weir_push_options {
@@ -86,8 +90,8 @@ typedef struct weir_push_version {
     bool keep_masters;
 } weir_push_version;
 
-/* Sends a version to all replicas that want it, once `n_members` do; returns when all of them have
- * said that they hold it. ERR_TIMED_OUT names who is missing; any other error ended the round, and
+/* Sends a version to all replicas that want it, once `n_members` do or hold it from an earlier call;
+ * returns when all of them have said that they hold it. ERR_TIMED_OUT names who is missing; any other error ended the round, and
  * names the replica or the weight. */
 weir_status weir_push_serve(weir_push *push, const weir_push_version *version, size_t n_members,
                             unsigned timeout_ms);
@@ -102,8 +106,8 @@ weir_status weir_push_scan(weir_push *push, bool keep_masters);
 weir_status weir_members_hear(weir_push *push, unsigned wait_ms);
 /* Tells all who have joined of a new version; those who still want an older one are refused. */
 void weir_members_announce(weir_push *push, const weir_push_version *version);
-/* How many want the version; others that are READY are refused. */
-size_t weir_members_ready(weir_push *push, const weir_push_version *version);
+/* Whoever is READY for another version is told that it is gone. */
+void weir_members_refuse_others(weir_push *push, const weir_push_version *version);
 /* Whether a member has a part in the round that runs. */
 bool weir_member_in_round(const weir_member *member);
 /* Tells those who have a part in the round that it is off, with the calling thread's last error;

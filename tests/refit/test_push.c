@@ -293,6 +293,44 @@ static void a_replica_may_leave_as_soon_as_it_holds_the_version(void **state)
     rig_close(r);
 }
 
+static void wait_by_all_ranks(const rig *r, uint64_t version, unsigned n_replicas,
+                              unsigned timeout_ms, weir_status status, const char *line)
+{
+    for (size_t rank = 0; rank < RIG_RANKS; rank++) {
+        weir_status found = weir_trainer_wait(r->trainers[rank], version, n_replicas, timeout_ms);
+        if (found != status || (status != WEIR_OK && strstr(weir_last_error(), line) == NULL))
+            fail_msg("rank %zu: %s: %s", rank, weir_status_name(found), weir_last_error());
+    }
+}
+
+static void replicas_that_were_served_count_in_the_next_wait(void **state)
+{
+    const place *at = place_of(state);
+    if (at == &broadcast)
+        skip(); /* NCCL takes no two ranks on one GPU */
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    refit done = { 0 };
+    rig_publish(r, 1);
+    weir_replica *one = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
+    weir_replica *two = rig_open_replica(r, "two", WEIR_INSTALL_STAGED);
+    run_refit(r, &one, 1, 1, &done);
+    expect_all_ok(&done);
+    wait_by_all_ranks(r, 1, 1, 100, WEIR_OK, "");
+    wait_by_all_ranks(r, 1, 2, 100, WEIR_ERR_TIMED_OUT,
+                      "0 of 2 replicas are ready for version 1 of model, 1 hold it already");
+    start_replica(&done, 0, two, 1);
+    start_trainers(r, &done, 1, 1, 2);
+    join_sides(&done, 0, 1 + RIG_RANKS);
+    expect_all_ok(&done);
+    expect_verified(r, "two", 1);
+    wait_by_all_ranks(r, 1, 2, 100, WEIR_OK, "");
+    weir_replica_close(one);
+    weir_replica_close(two);
+    rig_publish(r, 2);
+    wait_by_all_ranks(r, 2, 1, 100, WEIR_ERR_TIMED_OUT, "0 of 1 replicas are ready for version 2");
+    rig_close(r);
+}
+
 /* ---- what must not happen --------------------------------------------------------------------*/
 
 static void spoil(rig *r)
@@ -485,6 +523,7 @@ int main(void)
         EVERYWHERE(replicas_pass_steps_on_to_each_other),
         EVERYWHERE(addresses_never_change_and_the_second_refit_takes_nothing),
         EVERYWHERE(a_replica_may_leave_as_soon_as_it_holds_the_version),
+        EVERYWHERE(replicas_that_were_served_count_in_the_next_wait),
         EVERYWHERE(a_spoilt_staged_version_leaves_the_old_one),
         EVERYWHERE(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
         EVERYWHERE(a_scan_refuses_a_spoilt_version_before_it_is_published),
