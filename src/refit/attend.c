@@ -116,15 +116,17 @@ static weir_status aim(weir_attendance *a, size_t source)
     return WEIR_OK;
 }
 
-static weir_status send_ready(weir_attendance *a, const weir_discovery *discovery)
+static weir_status send_ready(weir_attendance *a, size_t source, const weir_discovery *discovery)
 {
     weir_replica *replica = a->replica;
+    const weir_participant *before = &replica->schedule.participants[source > 0 ? source - 1 : 0];
     bool staged = replica->mode == WEIR_INSTALL_STAGED;
     weir_round_ready ready = { .version = discovery->version,
                                .version_uid = discovery->uid,
                                .staged = staged,
                                .n_windows = staged ? WEIR_REPLICA_WINDOWS : 0,
-                               .window_bytes = staged ? replica->window_bytes : 0 };
+                               .window_bytes = staged ? replica->window_bytes : 0,
+                               .n_expected = source > 0 ? before->attendance->n_members : 0 };
     weir_link link;
     weir_arena_reset(&a->scratch);
     weir_status status = weir_worker_link(&replica->worker, a->remote->manifest.transport, &link);
@@ -204,6 +206,7 @@ static weir_status take_call(weir_attendance *a, const weir_round_round *called)
         return weir_fail(WEIR_ERR_LAYOUT, "%s pushes by %s, its manifest says %s", a->remote->who,
                          called->transport, a->remote->manifest.transport);
     a->largest_step_bytes = called->largest_step_bytes;
+    a->n_members = called->n_members;
     a->passes = called->next_worker_id[0] != '\0';
     if (a->passes) {
         char who[WEIR_NAME_BYTES + 16];
@@ -339,7 +342,7 @@ static weir_status attend(weir_attendance *a, size_t source, const weir_discover
     weir_replica *replica = a->replica;
     weir_status status = aim(a, source);
     if (status == WEIR_OK)
-        status = send_ready(a, discovery);
+        status = send_ready(a, source, discovery);
     if (status == WEIR_OK)
         status = wait_called(a, source, discovery);
     if (status == WEIR_OK && !*out_paused) {

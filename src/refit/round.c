@@ -107,6 +107,7 @@ weir_status weir_round_send_ready(weir_frame_link *link, const weir_round_ready 
     message.n_windows = ready->n_windows;
     message.window_bytes = ready->window_bytes;
     message.places = bytes_of(ready->places, ready->places_bytes);
+    message.n_expected = ready->n_expected;
     return send_packed(link, WEIR_ROUND_READY, &message.base, scratch, timeout_ms);
 }
 

@@ -68,6 +68,7 @@ typedef struct weir_round_ready {
     uint64_t window_bytes; /* at least 1 when staged; all windows together fit in 64 bits */
     const void *places;    /* packed */
     size_t places_bytes;
+    uint32_t n_expected; /* members of the round with the rank before; 0: this is the first */
 } weir_round_ready;
 
 typedef struct weir_round_round {

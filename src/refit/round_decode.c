@@ -180,7 +180,8 @@ static weir_status read_ready(const ProtobufCMessage *base, weir_arena *arena,
                                      .n_windows = message->n_windows,
                                      .window_bytes = message->window_bytes,
                                      .places = message->places.data,
-                                     .places_bytes = message->places.len };
+                                     .places_bytes = message->places.len,
+                                     .n_expected = message->n_expected };
     weir_status status = check_name("Ready.version_uid", message->version_uid, true);
     if (status == WEIR_OK)
         status = check_windows("Ready", message->staged, message->n_windows, message->window_bytes);

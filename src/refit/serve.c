@@ -111,7 +111,29 @@ static void begin_count(weir_push *push, const weir_push_version *version)
 
 /* ---- gather ----------------------------------------------------------------------------------*/
 
-static weir_status nobody_came(const round *r, size_t n_new, size_t n_members)
+/* Replicas that want the version. */
+typedef struct turnout {
+    size_t n_ready, n_new; /* the latter do not hold it */
+    size_t n_expected;     /* whom the rank before sent it to at once: each has a part of it, and is
+                              left with a mixture by a rank that begins without it */
+} turnout;
+
+static turnout count_ready(const weir_push *push)
+{
+    turnout found = { 0 };
+    for (size_t i = 0; i < push->n_members; i++) {
+        const weir_member *member = push->members[i];
+        if (member->state != WEIR_MEMBER_READY)
+            continue;
+        found.n_ready++;
+        found.n_new += !was_served(push, member->worker_id);
+        if (member->ready.n_expected > found.n_expected)
+            found.n_expected = member->ready.n_expected;
+    }
+    return found;
+}
+
+static weir_status nobody_came(const round *r, const turnout *found, size_t n_members)
 {
     const weir_push *push = r->push;
     char absent[512] = "";
@@ -126,21 +148,17 @@ static weir_status nobody_came(const round *r, size_t n_new, size_t n_members)
     char holding[48] = "";
     if (push->n_served > 0)
         snprintf(holding, sizeof(holding), ", %zu hold it already", push->n_served);
+    if (push->n_served + found->n_new >= n_members)
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s: %zu of the %zu replicas to which the rank before "
+                         "sent version %" PRIu64 " of %s are ready%s",
+                         r->timeout_ms / 1e3, found->n_ready, found->n_expected,
+                         r->version->version, push->worker->model, absent);
     return weir_fail(WEIR_ERR_TIMED_OUT,
                      "timed out after %.1f s: %zu of %zu replicas are ready for version %" PRIu64
                      " of %s%s%s",
-                     r->timeout_ms / 1e3, n_new, n_members, r->version->version,
+                     r->timeout_ms / 1e3, found->n_new, n_members, r->version->version,
                      push->worker->model, holding, absent);
-}
-
-/* How many want the version who do not hold it. */
-static size_t count_new(const weir_push *push)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < push->n_members; i++)
-        n += push->members[i]->state == WEIR_MEMBER_READY &&
-             !was_served(push, push->members[i]->worker_id);
-    return n;
 }
 
 static weir_status gather(round *r, size_t n_members)
@@ -153,11 +171,11 @@ static weir_status gather(round *r, size_t n_members)
         if (status != WEIR_OK)
             return status;
         weir_members_refuse_others(push, r->version);
-        size_t n_new = count_new(push);
-        if (push->n_served + n_new >= n_members)
+        turnout found = count_ready(push);
+        if (push->n_served + found.n_new >= n_members && found.n_ready >= found.n_expected)
             break;
         if (weir_deadline_passed(r->deadline))
-            return nobody_came(r, n_new, n_members);
+            return nobody_came(r, &found, n_members);
     }
     for (size_t i = 0; i < push->n_members; i++) {
         weir_member *member = push->members[i];

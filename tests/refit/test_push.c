@@ -331,6 +331,43 @@ static void replicas_that_were_served_count_in_the_next_wait(void **state)
     rig_close(r);
 }
 
+static void dawdle(void *context, weir_stop stop, uint64_t version, uint64_t done_bytes,
+                   uint64_t total_bytes)
+{
+    const unsigned *milliseconds = context;
+    (void)version, (void)done_bytes, (void)total_bytes;
+    if (stop == WEIR_STOP_TRANSFER)
+        usleep(*milliseconds * 1000);
+}
+
+static void every_rank_sends_to_those_who_were_there_for_the_first(void **state)
+{
+    const place *at = place_of(state);
+    if (at == &broadcast)
+        skip(); /* NCCL takes no two ranks on one GPU */
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    unsigned milliseconds = 200;
+    refit running = { 0 };
+    weir_replica_options options = rig_replica_options(r, "slow", WEIR_INSTALL_DIRECT);
+    weir_replica *slow = NULL, *quick = rig_open_replica(r, "quick", WEIR_INSTALL_DIRECT);
+    options.progress = dawdle;
+    options.progress_context = &milliseconds;
+    assert_ok(weir_replica_open(&options, &slow));
+    assert_ok(weir_replica_allocate(slow));
+    rig_publish(r, 1);
+    start_replica(&running, 0, quick, 1);
+    usleep(300000);
+    start_replica(&running, 1, slow, 1);
+    usleep(300000);
+    start_trainers(r, &running, 2, 1, 1);
+    join_sides(&running, 0, 2 + RIG_RANKS);
+    expect_all_ok(&running);
+    expect_verified(r, "slow", 1);
+    weir_replica_close(slow);
+    weir_replica_close(quick);
+    rig_close(r);
+}
+
 /* ---- what must not happen --------------------------------------------------------------------*/
 
 static void spoil(rig *r)
@@ -524,6 +561,7 @@ int main(void)
         EVERYWHERE(addresses_never_change_and_the_second_refit_takes_nothing),
         EVERYWHERE(a_replica_may_leave_as_soon_as_it_holds_the_version),
         EVERYWHERE(replicas_that_were_served_count_in_the_next_wait),
+        EVERYWHERE(every_rank_sends_to_those_who_were_there_for_the_first),
         EVERYWHERE(a_spoilt_staged_version_leaves_the_old_one),
         EVERYWHERE(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
         EVERYWHERE(a_scan_refuses_a_spoilt_version_before_it_is_published),

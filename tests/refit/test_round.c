@@ -148,7 +148,8 @@ static void a_ready_comes_back_as_it_went(void **state)
                                .n_windows = WEIR_ROUND_MAX_WINDOWS,
                                .window_bytes = (uint64_t)1 << 40,
                                .places = "\0\1\2",
-                               .places_bytes = 3 };
+                               .places_bytes = 3,
+                               .n_expected = 2 };
     assert_int_equal(weir_round_send_ready(f->near, &ready, &f->scratch, TIMEOUT_MS), WEIR_OK);
     expect_message(f, WEIR_ROUND_READY);
     assert_int_equal(f->got.ready.version, 3);
