@@ -47,7 +47,7 @@ static void what_never_ends_is_given_up_at_its_bound(void **state)
 static void what_ends_is_seen_to_end(void **state)
 {
     (void)state;
-    fake_work work = { .n_left = 20000 }; /* beyond the turns that do not sleep */
+    fake_work work = { .n_left = 6000 }; /* beyond the turns that do not sleep */
     assert_int_equal(weir_cuda_wait_event(&runtime, &work, 60000), 0);
     assert_int_equal(work.n_left, 0);
     assert_int_equal(weir_cuda_wait_stream(&runtime, &work, 60000), 0);
