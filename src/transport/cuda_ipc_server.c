@@ -7,7 +7,6 @@
  * socket has no file permissions.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 #include "base/log.h"
 #include "transport/cuda_ipc.h"
 #include "transport/cuda_ipc_message.h"
+#include "transport/transport_host.h"
 
 #define STOP 0u
 #define LISTEN 1u
@@ -32,25 +32,9 @@
 
 /* ---- where -----------------------------------------------------------------------------------*/
 
-static void read_text(const char *path, char *out, size_t out_bytes)
-{
-    ssize_t n = -1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        n = read(fd, out, out_bytes - 1);
-        close(fd);
-    }
-    out[n > 0 ? n : 0] = '\0';
-    out[strcspn(out, "\n")] = '\0';
-}
-
 void weir_cuda_ipc_where(char host[WEIR_KEY_TEXT], char place[WEIR_KEY_TEXT])
 {
-    char boot[64], space[48] = "";
-    read_text("/proc/sys/kernel/random/boot_id", boot, sizeof(boot));
-    ssize_t n = readlink("/proc/self/ns/net", space, sizeof(space) - 1);
-    space[n > 0 ? n : 0] = '\0';
-    snprintf(place, WEIR_KEY_TEXT, "%s %s", boot, space);
+    weir_transport_host("net", place);
     if (gethostname(host, WEIR_KEY_TEXT) != 0)
         host[0] = '\0';
     host[WEIR_KEY_TEXT - 1] = '\0';

@@ -6,7 +6,6 @@
  * descriptor in between, so that the owner's own threads may sleep or compute.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,6 +17,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "transport/transport_host.h"
 #include "transport/ucx.h"
 
 #define RETRY_MS 10      /* after a worker could not be armed */
@@ -36,26 +36,10 @@ weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what
     return weir_fail(result, "%s: %s: %s", who, what, ucs_status_string(status));
 }
 
-static void read_text(const char *path, char *out, size_t out_bytes)
-{
-    ssize_t n = -1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        n = read(fd, out, out_bytes - 1);
-        close(fd);
-    }
-    out[n > 0 ? n : 0] = '\0';
-    out[strcspn(out, "\n")] = '\0';
-}
-
 const char *weir_ucx_host(void)
 {
     static _Thread_local char host[WEIR_KEY_TEXT];
-    char boot[64], space[48] = "";
-    read_text("/proc/sys/kernel/random/boot_id", boot, sizeof(boot));
-    ssize_t n = readlink("/proc/self/ns/pid", space, sizeof(space) - 1);
-    space[n > 0 ? n : 0] = '\0';
-    snprintf(host, sizeof(host), "%s %s", boot, space);
+    weir_transport_host("pid", host);
     return host;
 }
 
