@@ -209,18 +209,13 @@ static weir_status turn(cuda_ipc_transfer *transfer)
 
 /* ---- the transfer ----------------------------------------------------------------------------*/
 
-static weir_status check_bounds(const cuda_ipc_peer *peer, const weir_copy *copies, size_t n_copies)
+static weir_status check_bounds(const weir_copy *copies, size_t n_copies)
 {
-    for (size_t i = 0; i < n_copies; i++) {
-        const cuda_ipc_remote *remote = (const cuda_ipc_remote *)copies[i].remote;
-        if (copies[i].n_bytes > remote->n_bytes ||
-            copies[i].offset > remote->n_bytes - copies[i].n_bytes)
-            return weir_fail(
-                WEIR_ERR_INVALID, "%s: copy %zu reads %llu bytes at %llu of a region of %llu",
-                peer->who, i, (unsigned long long)copies[i].n_bytes,
-                (unsigned long long)copies[i].offset, (unsigned long long)remote->n_bytes);
-    }
-    return WEIR_OK;
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < n_copies && status == WEIR_OK; i++)
+        status = weir_transport_bounds_check(&copies[i], i,
+                                             ((const cuda_ipc_remote *)copies[i].remote)->n_bytes);
+    return status;
 }
 
 static void begin(cuda_ipc_transfer *transfer, const weir_copy *copies, size_t n_copies)
@@ -247,7 +242,7 @@ weir_status weir_cuda_ipc_post(weir_peer *base, const weir_copy *copies, size_t 
         return weir_fail(WEIR_ERR_BUSY, "%s: a transfer is running already", peer->who);
     weir_status status = weir_transport_copies_check(base, copies, n_copies, &n_bytes);
     if (status == WEIR_OK)
-        status = check_bounds(peer, copies, n_copies);
+        status = check_bounds(copies, n_copies);
     if (status == WEIR_OK)
         status = weir_cuda_ipc_peer_check(peer);
     if (status != WEIR_OK)

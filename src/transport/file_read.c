@@ -200,11 +200,9 @@ static weir_status check_copy(const file_peer *peer, size_t index, const weir_co
 {
     const file_remote *remote = (const file_remote *)copy->remote;
     uint64_t at = copy->offset, left = copy->n_bytes;
-    if (left > remote->n_bytes || at > remote->n_bytes - left)
-        return weir_fail(WEIR_ERR_INVALID,
-                         "%s: copy %zu reads %llu bytes at %llu of a region of %llu", peer->who,
-                         index, (unsigned long long)left, (unsigned long long)at,
-                         (unsigned long long)remote->n_bytes);
+    weir_status status = weir_transport_bounds_check(copy, index, remote->n_bytes);
+    if (status != WEIR_OK)
+        return status;
     while (left > 0) {
         const weir_file_segment *segment = segment_at(remote, at);
         if (segment == NULL)

@@ -145,3 +145,12 @@ weir_status weir_transport_copies_check(const weir_peer *peer, const weir_copy *
     *out_bytes = total;
     return WEIR_OK;
 }
+
+weir_status weir_transport_bounds_check(const weir_copy *copy, size_t index, uint64_t region_bytes)
+{
+    if (copy->n_bytes <= region_bytes && copy->offset <= region_bytes - copy->n_bytes)
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_INVALID, "%s: copy %zu reads %llu bytes at %llu of a region of %llu",
+                     copy->remote->peer->who, index, (unsigned long long)copy->n_bytes,
+                     (unsigned long long)copy->offset, (unsigned long long)region_bytes);
+}

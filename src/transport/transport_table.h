@@ -15,8 +15,10 @@ weir_status weir_transport_struct_read(const void *given, size_t own_bytes, cons
                                        void *out);
 
 /* Checks copies before a transfer begins: each from a region of `peer`, with a destination.
- * *out_bytes is their sum. Bounds are the transport's to check: it alone knows its regions. */
+ * *out_bytes is their sum. That they lie in their regions is left to the transport, which alone
+ * knows how long those are: it calls the second for each. */
 weir_status weir_transport_copies_check(const weir_peer *peer, const weir_copy *copies,
                                         size_t n_copies, uint64_t *out_bytes);
+weir_status weir_transport_bounds_check(const weir_copy *copy, size_t index, uint64_t region_bytes);
 
 #endif

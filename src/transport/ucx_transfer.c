@@ -134,18 +134,13 @@ static weir_status lost(const ucx_peer *peer)
     return weir_fail(peer->lost, "%s: peer went away: %s", peer->who, peer->lost_why);
 }
 
-static weir_status check_bounds(const ucx_peer *peer, const weir_copy *copies, size_t n_copies)
+static weir_status check_bounds(const weir_copy *copies, size_t n_copies)
 {
-    for (size_t i = 0; i < n_copies; i++) {
-        const ucx_remote *remote = (const ucx_remote *)copies[i].remote;
-        if (copies[i].n_bytes > remote->n_bytes ||
-            copies[i].offset > remote->n_bytes - copies[i].n_bytes)
-            return weir_fail(
-                WEIR_ERR_INVALID, "%s: copy %zu reads %llu bytes at %llu of a region of %llu",
-                peer->who, i, (unsigned long long)copies[i].n_bytes,
-                (unsigned long long)copies[i].offset, (unsigned long long)remote->n_bytes);
-    }
-    return WEIR_OK;
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < n_copies && status == WEIR_OK; i++)
+        status = weir_transport_bounds_check(&copies[i], i,
+                                             ((const ucx_remote *)copies[i].remote)->n_bytes);
+    return status;
 }
 
 static void begin(ucx_transfer *transfer, ucx_peer *peer)
@@ -176,7 +171,7 @@ weir_status weir_ucx_post(weir_peer *base, const weir_copy *copies, size_t n_cop
     uint64_t n_bytes;
     weir_status status = weir_transport_copies_check(base, copies, n_copies, &n_bytes);
     if (status == WEIR_OK)
-        status = check_bounds(peer, copies, n_copies);
+        status = check_bounds(copies, n_copies);
     if (status != WEIR_OK)
         return status;
     weir_ucx_peer_check(peer);
