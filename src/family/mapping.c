@@ -248,6 +248,17 @@ const weir_conversion *weir_mapping_conversion(const weir_mapping *mapping)
     return mapping->conversion;
 }
 
+weir_convert_args weir_map_entry_args(const weir_map_entry *entry)
+{
+    weir_convert_args args = WEIR_CONVERT_ARGS_INIT;
+    args.conversion = entry->conversion;
+    args.sources = entry->sources;
+    args.n_sources = entry->n_sources;
+    args.n_experts = entry->n_experts;
+    args.axis = entry->axis;
+    return args;
+}
+
 weir_status weir_map_entry_convert(const weir_map_entry *entry,
                                    const weir_entry_convert_args *given)
 {
@@ -255,12 +266,7 @@ weir_status weir_map_entry_convert(const weir_map_entry *entry,
     weir_status status = weir_options_read(given, "weir_entry_convert_args", &args, sizeof(args));
     if (status != WEIR_OK)
         return status;
-    weir_convert_args whole = WEIR_CONVERT_ARGS_INIT;
-    whole.conversion = entry->conversion;
-    whole.sources = entry->sources;
-    whole.n_sources = entry->n_sources;
-    whole.n_experts = entry->n_experts;
-    whole.axis = entry->axis;
+    weir_convert_args whole = weir_map_entry_args(entry);
     memcpy(whole.outputs, args.outputs, sizeof(whole.outputs));
     whole.digests = args.digests;
     whole.propagate = args.propagate;

@@ -35,6 +35,10 @@ struct weir_mapping {
 weir_status weir_mapping_rebind(weir_mapping *mapping, const weir_tensor *sources,
                                 size_t n_sources);
 
+/* What the conversion of an entry is given; outputs, digests and choices are the caller's to add.
+ */
+weir_convert_args weir_map_entry_args(const weir_map_entry *entry);
+
 /* ERR_LAYOUT when the two tied sources are both there, with data, and differ. */
 weir_status weir_mapping_check_tied(const weir_tensor *head, const weir_tensor *embedding);
 

@@ -15,6 +15,7 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "family/mapping.h"
 
 #define PACK_ALIGNMENT 256u
 #define CUT_ROWS 128u /* of a destination: whole blocks of scales, and whole tiles of kernels */
@@ -300,9 +301,6 @@ static weir_status cut_sources(cutter *c, const grid *g, const range *r, weir_co
 static weir_status take_sources(cutter *c, const grid *g, const range *r, weir_convert_args *args)
 {
     const weir_map_entry *entry = g->entry;
-    args->sources = entry->sources;
-    args->n_sources = entry->n_sources;
-    args->n_experts = entry->n_experts;
     if (is_whole(g, r))
         return WEIR_OK;
     if (entry->n_experts == 0 || r->n_rows != g->n_rows)
@@ -333,11 +331,9 @@ static weir_status place_parts(const cutter *c, const grid *g, const range *r, w
 
 static weir_status add_piece(cutter *c, const grid *g, const range *r, weir_step *step)
 {
-    weir_piece piece = { .args = WEIR_CONVERT_ARGS_INIT,
+    weir_piece piece = { .args = weir_map_entry_args(g->entry),
                          .entry = g->entry,
                          .n_parts = g->entry->conversion->n_outputs };
-    piece.args.conversion = g->entry->conversion;
-    piece.args.axis = g->entry->axis;
     piece.args.round_masters = !c->keep_masters;
     weir_status status = take_sources(c, g, r, &piece.args);
     if (status == WEIR_OK)

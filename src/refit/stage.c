@@ -11,6 +11,7 @@
  * asked for.
  */
 #include "base/error.h"
+#include "family/mapping.h"
 #include "refit/serve.h"
 #include "refit/trainer.h"
 
@@ -48,16 +49,10 @@ static weir_status stage_on_gpu(weir_trainer *trainer, weir_slot *slot)
         return WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < source->n_owned; i++) {
         const weir_owned_entry *owned = &source->owned[i];
-        const weir_map_entry *entry = owned->entry;
-        args[i].size = sizeof(args[i]);
-        args[i].conversion = entry->conversion;
-        args[i].sources = entry->sources;
-        args[i].n_sources = entry->n_sources;
-        args[i].n_experts = entry->n_experts;
-        args[i].axis = entry->axis;
+        args[i] = weir_map_entry_args(owned->entry);
         args[i].digests = &slot->digests[owned->first_shard];
         args[i].round_masters = !trainer->keep_masters;
-        for (size_t o = 0; o < entry->conversion->n_outputs; o++)
+        for (size_t o = 0; o < args[i].conversion->n_outputs; o++)
             args[i].outputs[o] = slot->data + source->shards[owned->first_shard + o].offset;
     }
     weir_status status = WEIR_OK;
