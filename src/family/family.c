@@ -9,10 +9,15 @@
 #include "base/error.h"
 #include "family/table.h"
 
+/* clang-format off */
 static const weir_family *const families[] = {
-    &weir_family_bert,  &weir_family_glm_moe_dsa, &weir_family_llama,
-    &weir_family_qwen3, &weir_family_qwen3_moe,
+    &weir_family_bert,
+    &weir_family_glm_moe_dsa,
+    &weir_family_llama,
+    &weir_family_qwen3,
+    &weir_family_qwen3_moe,
 };
+/* clang-format on */
 #define N_FAMILIES (sizeof(families) / sizeof(families[0]))
 
 size_t weir_families(weir_family_info *infos, size_t n_families)
@@ -51,7 +56,7 @@ weir_status weir_family_find(const char *name, const weir_family **out)
     for (size_t i = 0; i < N_FAMILIES; i++)
         names[i] = families[i]->name;
     int i = index_of(names, name);
-    char known[256];
+    char known[512];
     if (i < 0)
         return weir_fail(WEIR_ERR_NOT_FOUND, "unknown family '%s'; there are: %s", name,
                          join(names, known, sizeof(known)));
@@ -92,7 +97,7 @@ weir_status weir_family_of_config(const weir_config *config, const char **out_fa
         for (size_t t = 0; families[i]->model_types[t] != NULL; t++)
             types[n++] = families[i]->model_types[t];
     }
-    char known[256];
+    char known[512];
     join(types, known, sizeof(known));
     const char *type = weir_config_string(config, "model_type");
     if (type == NULL)

@@ -22,10 +22,22 @@ static const weir_config *holder_of(const weir_config *config, const char *key)
     return !weir_config_has(config, key) && text != NULL ? text : config;
 }
 
-static bool config_true(const weir_config *config, const char *key)
+/* The expression that the family gives a key, NULL when it gives none. */
+static const char *default_of(const weir_family *family, const char *key)
 {
-    bool value = false;
-    weir_config_bool(holder_of(config, key), key, &value);
+    for (int i = 0; i < WEIR_FAMILY_DEFAULTS && family->defaults[i].key != NULL; i++) {
+        if (strcmp(family->defaults[i].key, key) == 0)
+            return family->defaults[i].expression;
+    }
+    return NULL;
+}
+
+static bool config_true(const weir_model *model, const char *key)
+{
+    const weir_config *holder = holder_of(model->config, key);
+    const char *otherwise = default_of(model->family, key);
+    bool value = !weir_config_has(holder, key) && otherwise != NULL && strcmp(otherwise, "1") == 0;
+    weir_config_bool(holder, key, &value);
     return value;
 }
 
@@ -54,12 +66,10 @@ static weir_status read_key(reader *r, const char *key, uint64_t *out)
     if (weir_config_has(holder, key))
         return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is no whole number, %s needs one", key,
                          r->name);
-    const weir_config_default *known = r->model->family->defaults;
-    for (int i = 0; i < WEIR_FAMILY_MAX && known[i].key != NULL && r->depth < 4; i++) {
-        if (strcmp(known[i].key, key) == 0) {
-            reader inner = { r->model, known[i].expression, r->name, r->depth + 1 };
-            return read_sum(&inner, out);
-        }
+    const char *otherwise = default_of(r->model->family, key);
+    if (otherwise != NULL && r->depth < 4) {
+        reader inner = { r->model, otherwise, r->name, r->depth + 1 };
+        return read_sum(&inner, out);
     }
     return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is missing, %s needs it", key, r->name);
 }
@@ -244,7 +254,7 @@ weir_status weir_model_init(weir_model *model, const char *family, const char *l
         status = weir_family_find_parts(model->family, layout, &model->parts);
     if (status != WEIR_OK || config == NULL)
         return status;
-    model->tied = config_true(config, "tie_word_embeddings");
+    model->tied = config_true(model, "tie_word_embeddings");
     status = read_counts(model);
     return status == WEIR_OK ? find_dense_layers(model) : status;
 }
@@ -278,7 +288,7 @@ bool weir_model_row_applies(const weir_model *model, const weir_family_row *row)
         return true;
     if (row->tied_with != NULL && model->tied)
         return false;
-    return row->when == NULL || config_true(model->config, row->when);
+    return row->when == NULL || config_true(model, row->when);
 }
 
 const weir_row_source *weir_row_sources(const weir_family_row *row, weir_naming naming)

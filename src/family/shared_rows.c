@@ -26,6 +26,40 @@ const weir_family_row weir_rows_qwen3_layer[] = {
     WEIR_ROWS_END,
 };
 
+const weir_family_row weir_rows_llama_layer[] = {
+    { "input_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "input_layernorm.weight", "hidden_size" }) },
+    { "post_attention_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "post_attention_layernorm.weight", "hidden_size" }) },
+    { "self_attn.qkv_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "self_attn.q_proj.weight", "num_attention_heads*head_dim, hidden_size" },
+              { "self_attn.k_proj.weight", "num_key_value_heads*head_dim, hidden_size" },
+              { "self_attn.v_proj.weight", "num_key_value_heads*head_dim, hidden_size" }) },
+    { "self_attn.qkv_proj.bias", .conversion = "bf16_cast", .when = "attention_bias",
+      WEIR_HF({ "self_attn.q_proj.bias", "num_attention_heads*head_dim" },
+              { "self_attn.k_proj.bias", "num_key_value_heads*head_dim" },
+              { "self_attn.v_proj.bias", "num_key_value_heads*head_dim" }) },
+    { "self_attn.o_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "self_attn.o_proj.weight", "hidden_size, num_attention_heads*head_dim" }) },
+    { "self_attn.o_proj.bias", .conversion = "bf16_cast", .when = "attention_bias",
+      WEIR_HF({ "self_attn.o_proj.bias", "hidden_size" }) },
+    WEIR_ROWS_END,
+};
+
+const weir_family_row weir_rows_llama_mlp[] = {
+    { "mlp.gate_up_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "mlp.gate_proj.weight", "intermediate_size, hidden_size" },
+              { "mlp.up_proj.weight", "intermediate_size, hidden_size" }) },
+    { "mlp.gate_up_proj.bias", .conversion = "bf16_cast", .when = "mlp_bias",
+      WEIR_HF({ "mlp.gate_proj.bias", "intermediate_size" },
+              { "mlp.up_proj.bias", "intermediate_size" }) },
+    { "mlp.down_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "mlp.down_proj.weight", "hidden_size, intermediate_size" }) },
+    { "mlp.down_proj.bias", .conversion = "bf16_cast", .when = "mlp_bias",
+      WEIR_HF({ "mlp.down_proj.bias", "hidden_size" }) },
+    WEIR_ROWS_END,
+};
+
 const weir_family_row weir_rows_gated_mlp[] = {
     { "mlp.gate_up_proj.weight", WEIR_ROW_LINEAR,
       WEIR_HF({ "mlp.gate_proj.weight", "intermediate_size, hidden_size" },

@@ -66,7 +66,7 @@ typedef enum weir_dense_rule {
 /* What a key of config.json is when the file leaves it out. */
 typedef struct weir_config_default {
     const char *key;
-    const char *expression; /* '/' divides, and must divide evenly */
+    const char *expression; /* '/' divides, and must divide evenly; of a boolean: "1" */
 } weir_config_default;
 
 /* Parameters computed from one K = (heads * (nope + v), rank) of each layer; expressions. */
@@ -76,7 +76,8 @@ typedef struct weir_family_mla {
     const char *heads, *nope_dim, *v_dim, *lora_rank;
 } weir_family_mla;
 
-#define WEIR_FAMILY_MAX 4 /* of each small list below, its NULL included */
+#define WEIR_FAMILY_MAX 4       /* of each small list below, its NULL included */
+#define WEIR_FAMILY_DEFAULTS 12 /* of the defaults, their NULL included */
 
 typedef struct weir_family {
     const char *name;
@@ -88,7 +89,7 @@ typedef struct weir_family {
     const char *layouts[WEIR_FAMILY_MAX];     /* names; the first is the default */
     weir_family_parts parts[WEIR_FAMILY_MAX]; /* of the layouts, in their order */
     const char *drop[WEIR_FAMILY_MAX];        /* globs of source names that engines do not hold */
-    weir_config_default defaults[WEIR_FAMILY_MAX];
+    weir_config_default defaults[WEIR_FAMILY_DEFAULTS];
     weir_family_mla mla;
     const char *presets[WEIR_FAMILY_MAX]; /* names */
     const char *configs[WEIR_FAMILY_MAX]; /* config.json texts of the presets */
@@ -96,6 +97,8 @@ typedef struct weir_family {
 
 /* Rows that several families have word for word: shared_rows.c. */
 extern const weir_family_row weir_rows_qwen3_layer[]; /* norms and attention */
+extern const weir_family_row weir_rows_llama_layer[];
+extern const weir_family_row weir_rows_llama_mlp[]; /* gated, biases by mlp_bias */
 extern const weir_family_row weir_rows_gated_mlp[];
 extern const weir_family_row weir_rows_causal_lm[]; /* embeddings, last norm, head */
 

@@ -18,6 +18,7 @@
 #include "weir/family.h"
 
 #define SET_MAX 4096
+#define SET_MAX_FAMILIES 64
 
 typedef struct source_set {
     weir_tensor tensors[SET_MAX];

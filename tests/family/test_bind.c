@@ -25,8 +25,8 @@ static void assert_opens(const source_set *set, const char *family)
 static void every_family_takes_every_naming_in_any_order(void **state)
 {
     (void)state;
-    weir_family_info families[16];
-    size_t n_families = weir_families(families, 16);
+    weir_family_info families[SET_MAX_FAMILIES];
+    size_t n_families = weir_families(families, SET_MAX_FAMILIES);
     for (size_t f = 0; f < n_families; f++) {
         for (int naming = 0; naming < 3; naming++) {
             for (size_t l = 0; families[f].layouts[l] != NULL; l++) {

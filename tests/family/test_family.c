@@ -1,19 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "family/source_set.h"
 
+/* clang-format off */
+static const char *const names[] = {
+    "bert",
+    "glm_moe_dsa",
+    "llama",
+    "qwen3",
+    "qwen3_moe",
+};
+/* clang-format on */
+#define N_NAMES (sizeof(names) / sizeof(names[0]))
+
 static void every_family_has_a_layout_a_model_type_and_presets(void **state)
 {
     (void)state;
-    weir_family_info families[16];
-    size_t n = weir_families(families, 16);
-    assert_int_equal(n, 5);
+    weir_family_info families[SET_MAX_FAMILIES];
+    size_t n = weir_families(families, SET_MAX_FAMILIES);
+    assert_int_equal(n, N_NAMES);
     for (size_t i = 0; i < n; i++) {
+        assert_string_equal(families[i].name, names[i]);
         assert_non_null(families[i].layouts[0]);
         assert_non_null(families[i].model_types[0]);
         assert_string_equal(families[i].presets[0], "tiny");
         assert_true(i == 0 || strcmp(families[i - 1].name, families[i].name) < 0);
     }
-    assert_int_equal(weir_families(NULL, 0), 5);
+    assert_int_equal(weir_families(NULL, 0), N_NAMES);
 }
 
 static void the_default_glm_layout_has_the_fused_indexer(void **state)
@@ -28,8 +40,8 @@ static void the_default_glm_layout_has_the_fused_indexer(void **state)
 static void every_preset_selects_its_own_family(void **state)
 {
     (void)state;
-    weir_family_info families[16];
-    size_t n = weir_families(families, 16);
+    weir_family_info families[SET_MAX_FAMILIES];
+    size_t n = weir_families(families, SET_MAX_FAMILIES);
     for (size_t i = 0; i < n; i++) {
         for (size_t p = 0; families[i].presets[p] != NULL; p++) {
             char *text;
@@ -68,8 +80,9 @@ static void unknown_names_list_what_there_is(void **state)
     char *text;
     weir_config *config;
     assert_int_equal(weir_family_find("gpt", &family), WEIR_ERR_NOT_FOUND);
-    assert_string_equal(weir_last_error(), "unknown family 'gpt'; there are: bert, glm_moe_dsa, "
-                                           "llama, qwen3, qwen3_moe");
+    assert_error_has("unknown family 'gpt'; there are: bert, ");
+    for (size_t i = 0; i < N_NAMES; i++)
+        assert_error_has(names[i]);
     assert_int_equal(weir_family_find("bert", &family), WEIR_OK);
     assert_int_equal(weir_family_find_parts(family, "v2", &parts), WEIR_ERR_NOT_FOUND);
     assert_error_has("family bert has no engine layout 'v2'; it has: default");

@@ -65,8 +65,8 @@ static void conditions_of_the_config_add_and_remove_rows(void **state)
 static void sizes_of_the_presets_are_as_promised(void **state)
 {
     (void)state;
-    weir_family_info families[16];
-    size_t n_families = weir_families(families, 16);
+    weir_family_info families[SET_MAX_FAMILIES];
+    size_t n_families = weir_families(families, SET_MAX_FAMILIES);
     for (size_t f = 0; f < n_families; f++) {
         for (size_t p = 0; families[f].presets[p] != NULL; p++) {
             char *text;
