@@ -111,7 +111,7 @@ static weir_status aim(weir_attendance *a, size_t source)
                              a->remote->shards[s].name, a->remote->who);
     }
     a->n_received = a->n_verified = a->n_passed = a->n_committed = 0;
-    a->passes = a->ended = false;
+    a->passes = a->ended = a->exposed = false;
     a->done_bytes = source > 0 ? schedule->participants[source - 1].attendance->done_bytes : 0;
     return WEIR_OK;
 }
@@ -144,8 +144,10 @@ static weir_status send_ready(weir_attendance *a, size_t source, const weir_disc
 
 /* ---- called ----------------------------------------------------------------------------------*/
 
-static weir_status called_off(const weir_attendance *a, const weir_round_abort *abort)
+static weir_status called_off(weir_attendance *a, const weir_round_abort *abort)
 {
+    if (abort->nothing_sent && a->n_received == 0)
+        a->exposed = false;
     return weir_fail(abort->status, "%s called it off: %s", a->remote->who, abort->text);
 }
 
@@ -222,7 +224,7 @@ static weir_status take_call(weir_attendance *a, const weir_round_round *called)
 
 /* A rank whose bytes are all here may still call the version off, because another replica failed:
  * then the ranks after it will not begin. One that is gone has nothing more to say. */
-static weir_status hear_earlier(const weir_attendance *a, size_t source)
+static weir_status hear_earlier(weir_attendance *a, size_t source)
 {
     for (size_t p = 0; p < source; p++) {
         weir_attendance *earlier = a->replica->schedule.participants[p].attendance;
@@ -350,6 +352,7 @@ static weir_status attend(weir_attendance *a, size_t source, const weir_discover
         *out_paused = status == WEIR_OK;
     }
     if (status == WEIR_OK) {
+        a->exposed = true;
         weir_arena_reset(&a->scratch);
         status =
             weir_round_send_number(a->remote->push, WEIR_ROUND_PAUSED, 0, &a->scratch, SEND_MS);
@@ -366,11 +369,12 @@ static void give_up(weir_attendance *a, weir_status why)
 {
     weir_error_line cause;
     weir_error_save(&cause);
+    weir_round_abort abort = { .status = why, .text = cause.text };
     leave_group(a, true);
     weir_turns_end(a);
     weir_arena_reset(&a->scratch);
     if (a->remote->push != NULL &&
-        weir_round_send_abort(a->remote->push, why, cause.text, &a->scratch, SEND_MS) != WEIR_OK)
+        weir_round_send_abort(a->remote->push, &abort, &a->scratch, SEND_MS) != WEIR_OK)
         weir_remote_disconnect(a->remote);
     weir_error_restore(&cause);
 }
@@ -395,14 +399,17 @@ static weir_status attend_participant(weir_replica *replica, size_t p,
 }
 
 weir_status weir_stop_attend(weir_replica *replica, const weir_discovery *discovery,
-                             bool *out_paused)
+                             bool *out_paused, bool *out_landed)
 {
     weir_status status = WEIR_OK;
-    *out_paused = false;
+    *out_paused = *out_landed = false;
     if (replica->mode == WEIR_INSTALL_STAGED)
         status = weir_windows_open(replica);
-    for (size_t p = 0; p < replica->schedule.n_participants && status == WEIR_OK; p++)
+    for (size_t p = 0; p < replica->schedule.n_participants && status == WEIR_OK; p++) {
         status = attend_participant(replica, p, discovery, out_paused);
+        const weir_attendance *a = replica->schedule.participants[p].attendance;
+        *out_landed |= a != NULL && a->exposed;
+    }
     return status;
 }
 

@@ -45,6 +45,7 @@ typedef struct weir_attendance {
     uint64_t largest_step_bytes;
     uint32_t n_members; /* of the round */
     uint32_t n_received, n_verified, n_passed, n_committed; /* steps */
+    bool exposed; /* bytes of the round may have been written here */
     bool ended;
     uint64_t done_bytes;
 } weir_attendance;

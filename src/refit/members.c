@@ -40,10 +40,10 @@ void weir_members_close(weir_push *push)
     push->n_members = 0;
 }
 
-static void refuse(weir_push *push, weir_member *member, weir_status status, const char *text)
+static void refuse(weir_push *push, weir_member *member, const weir_round_abort *abort)
 {
     weir_arena_reset(&push->scratch);
-    weir_round_send_abort(member->link, status, text, &push->scratch, SEND_MS);
+    weir_round_send_abort(member->link, abort, &push->scratch, SEND_MS);
 }
 
 /* ---- joining ---------------------------------------------------------------------------------*/
@@ -215,7 +215,7 @@ weir_status weir_members_hear(weir_push *push, unsigned wait_ms)
         } else if (!counted && status != WEIR_ERR_PEER_LOST) {
             weir_log(WEIR_LOG_WARN, "%s is sent away: %s", weir_frame_link_who(member->link),
                      weir_last_error());
-            refuse(push, member, status, NULL);
+            refuse(push, member, &(weir_round_abort){ .status = status });
         }
         if (member->state == WEIR_MEMBER_JOINED && counted) {
             i++; /* it gave up, and is still there */
@@ -255,21 +255,22 @@ void weir_members_refuse_others(weir_push *push, const weir_push_version *versio
         snprintf(text, sizeof(text),
                  "version %" PRIu64 " is gone: its trainer has moved on to %" PRIu64,
                  member->ready.version, version->version);
-        refuse(push, member, WEIR_ERR_NOT_FOUND, text);
+        refuse(push, member, &(weir_round_abort){ WEIR_ERR_NOT_FOUND, text, true });
         member->state = WEIR_MEMBER_JOINED;
     }
 }
 
-void weir_members_abort(weir_push *push, weir_status status)
+void weir_members_abort(weir_push *push, weir_status status, bool nothing_sent)
 {
     weir_error_line cause;
     weir_error_save(&cause);
+    weir_round_abort abort = { status, cause.text, nothing_sent };
     for (size_t i = 0; i < push->n_members; i++) {
         weir_member *member = push->members[i];
         if (!weir_member_in_round(member))
             continue;
         if (member->state != WEIR_MEMBER_DONE)
-            refuse(push, member, status, cause.text);
+            refuse(push, member, &abort);
         member->state = WEIR_MEMBER_JOINED;
     }
     weir_error_restore(&cause);

@@ -146,17 +146,17 @@ static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
 static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
                                   const weir_discovery *discovery)
 {
-    bool paused;
+    bool paused, landed;
     bool was_unusable = replica->state == WEIR_REPLICA_UNUSABLE;
     weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
-    weir_status status = weir_stop_attend(replica, discovery, &paused);
+    weir_status status = weir_stop_attend(replica, discovery, &paused, &landed);
     if (status == WEIR_OK) {
         weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
         status = weir_stop_postprocess(replica, discovery->version);
     }
     if (status == WEIR_OK || !paused)
         return status;
-    if (replica->mode == WEIR_INSTALL_DIRECT)
+    if (replica->mode == WEIR_INSTALL_DIRECT && landed)
         mark_unusable(replica, discovery->version);
     else if (!was_unusable)
         roll_back(replica, discovery->version);

@@ -126,9 +126,10 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
                                bool *out_landed);
 
 /* attend.c, stop 6 of a version that is pushed: the same, and verified; staged: written over the
- * undo log. *out_paused: whether the engine was paused and bytes may have landed. */
+ * undo log. *out_paused: whether the engine was paused; *out_landed: whether bytes may have landed,
+ * whatever the status. */
 weir_status weir_stop_attend(weir_replica *replica, const weir_discovery *discovery,
-                             bool *out_paused);
+                             bool *out_paused, bool *out_landed);
 /* Tells the trainer ranks that pushed how the install went; the calling thread's last error says
  * why not. */
 void weir_attend_tell(weir_replica *replica, const weir_report *report, weir_status status);

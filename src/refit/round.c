@@ -200,14 +200,15 @@ weir_status weir_round_send_done(weir_frame_link *link, const weir_round_done *d
 }
 
 /* Said on the way out of a failure, whose line must outlive a peer that does not hear it. */
-weir_status weir_round_send_abort(weir_frame_link *link, weir_status status, const char *text,
+weir_status weir_round_send_abort(weir_frame_link *link, const weir_round_abort *abort,
                                   weir_arena *scratch, unsigned timeout_ms)
 {
     weir_error_line cause;
     weir_error_save(&cause);
     Weir__Round__Abort message = WEIR__ROUND__ABORT__INIT;
-    message.status = (int32_t)status;
-    message.text = bounded_text(scratch, text != NULL ? text : cause.text);
+    message.status = (int32_t)abort->status;
+    message.text = bounded_text(scratch, abort->text != NULL ? abort->text : cause.text);
+    message.nothing_sent = abort->nothing_sent;
     weir_status sent = WEIR_ERR_NO_MEMORY;
     if (message.text != NULL)
         sent = send_packed(link, WEIR_ROUND_ABORT, &message.base, scratch, timeout_ms);

@@ -110,6 +110,7 @@ typedef struct weir_round_done {
 typedef struct weir_round_abort {
     weir_status status; /* an error, whatever number came */
     const char *text;   /* one line, never empty */
+    bool nothing_sent;  /* by the root: not a byte of the round is or will be on its way */
 } weir_round_abort;
 
 /* Places travel inside other messages, as bytes. Growing `out` is the only allocation. */
@@ -135,7 +136,7 @@ weir_status weir_round_send_number(weir_frame_link *link, weir_round_type type, 
 weir_status weir_round_send_done(weir_frame_link *link, const weir_round_done *done,
                                  weir_arena *scratch, unsigned timeout_ms);
 /* text NULL: the calling thread's last error, which stays so whatever becomes of the message. */
-weir_status weir_round_send_abort(weir_frame_link *link, weir_status status, const char *text,
+weir_status weir_round_send_abort(weir_frame_link *link, const weir_round_abort *abort,
                                   weir_arena *scratch, unsigned timeout_ms);
 
 /* Any message, decoded: `type` says which member holds. */

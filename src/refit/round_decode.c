@@ -320,7 +320,9 @@ static weir_status read_abort(const ProtobufCMessage *base, weir_arena *arena,
     const Weir__Round__Abort *message = (const Weir__Round__Abort *)base;
     weir_status status = error_from_outside(message->status);
     const char *text = bounded_text(message->text);
-    out->abort = (weir_round_abort){ status, text[0] != '\0' ? text : weir_status_text(status) };
+    out->abort = (weir_round_abort){ .status = status,
+                                     .text = text[0] != '\0' ? text : weir_status_text(status),
+                                     .nothing_sent = message->nothing_sent };
     return WEIR_OK;
 }
 

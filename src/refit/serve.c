@@ -492,7 +492,7 @@ weir_status weir_push_serve(weir_push *push, const weir_push_version *version, s
     note_served(push);
     if (status == WEIR_OK)
         return settle(&r);
-    weir_members_abort(push, status);
+    weir_members_abort(push, status, r.n_started == 0);
     weir_error_line cause;
     weir_error_save(&cause);
     weir_outlet_abort(push->outlet);

@@ -110,9 +110,9 @@ void weir_members_announce(weir_push *push, const weir_push_version *version);
 void weir_members_refuse_others(weir_push *push, const weir_push_version *version);
 /* Whether a member has a part in the round that runs. */
 bool weir_member_in_round(const weir_member *member);
-/* Tells those who have a part in the round that it is off, with the calling thread's last error;
- * afterwards nobody has one. */
-void weir_members_abort(weir_push *push, weir_status status);
+/* Tells those who have a part in the round that it is off, with the calling thread's last error, and
+ * whether not a byte of it was on its way; afterwards nobody has one. */
+void weir_members_abort(weir_push *push, weir_status status, bool nothing_sent);
 void weir_members_close(weir_push *push);
 
 /* ---- outlet.c --------------------------------------------------------------------------------*/

@@ -492,6 +492,45 @@ static void a_replica_that_refuses_is_named_to_the_trainer(void **state)
     rig_close(r);
 }
 
+static weir_status pause_unless_it_refuses(void *context)
+{
+    const bool *refuses = context;
+    return *refuses ? WEIR_ERR_REFUSED : WEIR_OK;
+}
+
+static void a_direct_replica_is_spared_when_another_never_gets_ready(void **state)
+{
+    const place *at = place_of(state);
+    if (at == &broadcast)
+        skip(); /* NCCL takes no two ranks on one GPU */
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    bool refuses = false;
+    weir_replica_options options = rig_replica_options(r, "stubborn", WEIR_INSTALL_DIRECT);
+    weir_replica *replicas[2] = { rig_open_replica(r, "one", WEIR_INSTALL_DIRECT), NULL };
+    options.hooks.pause = pause_unless_it_refuses;
+    options.hooks.context = &refuses;
+    assert_ok(weir_replica_open(&options, &replicas[1]));
+    assert_ok(weir_replica_allocate(replicas[1]));
+    for (unsigned version = 1; version <= 3; version++) {
+        refit done;
+        refuses = version == 2;
+        rig_publish(r, version);
+        run_refit(r, replicas, 2, version, &done);
+        if (!refuses) {
+            expect_all_ok(&done);
+            expect_verified(r, "one", version);
+            continue;
+        }
+        expect_side(&done.sides[0], WEIR_ERR_REFUSED, "replica stubborn: the engine did not pause");
+        expect_side(&done.sides[1], WEIR_ERR_REFUSED, "the engine did not pause");
+        for (size_t i = 0; i < 2; i++)
+            assert_int_equal(weir_replica_version(replicas[i]), 1);
+    }
+    for (size_t i = 0; i < 2; i++)
+        weir_replica_close(replicas[i]);
+    rig_close(r);
+}
+
 static void a_replica_that_never_comes_is_counted_when_the_wait_ends(void **state)
 {
     const place *at = place_of(state);
@@ -566,6 +605,7 @@ int main(void)
         EVERYWHERE(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
         EVERYWHERE(a_scan_refuses_a_spoilt_version_before_it_is_published),
         EVERYWHERE(a_replica_that_refuses_is_named_to_the_trainer),
+        EVERYWHERE(a_direct_replica_is_spared_when_another_never_gets_ready),
         EVERYWHERE(a_replica_that_never_comes_is_counted_when_the_wait_ends),
         EVERYWHERE(a_trainer_that_never_begins_is_named_by_the_replica),
         EVERYWHERE(a_window_that_is_too_small_is_said_so),

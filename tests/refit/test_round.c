@@ -253,22 +253,29 @@ static void an_abort_says_the_last_error_and_leaves_it(void **state)
 {
     fixture *f = *state;
     weir_fail(WEIR_ERR_NONFINITE, "b.weight: NaN at [0, 1]");
-    assert_int_equal(weir_round_send_abort(f->near, WEIR_ERR_NONFINITE, NULL, &f->scratch, 100),
+    assert_int_equal(weir_round_send_abort(f->near,
+                                           &(weir_round_abort){ WEIR_ERR_NONFINITE, NULL, true },
+                                           &f->scratch, 100),
                      WEIR_OK);
     expect_message(f, WEIR_ROUND_ABORT);
     assert_int_equal(f->got.abort.status, WEIR_ERR_NONFINITE);
     assert_string_equal(f->got.abort.text, "b.weight: NaN at [0, 1]");
-    assert_int_equal(weir_round_send_abort(f->near, WEIR_ERR_CANCELLED, "closed", &f->scratch, 100),
-                     WEIR_OK);
+    assert_true(f->got.abort.nothing_sent);
+    assert_int_equal(
+        weir_round_send_abort(f->near, &(weir_round_abort){ WEIR_ERR_CANCELLED, "closed", false },
+                              &f->scratch, 100),
+        WEIR_OK);
     expect_message(f, WEIR_ROUND_ABORT);
     assert_string_equal(f->got.abort.text, "closed");
+    assert_false(f->got.abort.nothing_sent);
 
     weir_frame_link_close(f->far); /* whoever is gone hears nothing, and the cause stays */
     f->far = NULL;
     weir_status status = WEIR_OK;
     weir_deadline deadline = weir_deadline_in(TIMEOUT_MS);
     while (status == WEIR_OK && !weir_deadline_passed(deadline))
-        status = weir_round_send_abort(f->near, WEIR_ERR_NONFINITE, NULL, &f->scratch, 100);
+        status = weir_round_send_abort(
+            f->near, &(weir_round_abort){ WEIR_ERR_NONFINITE, NULL, true }, &f->scratch, 100);
     assert_int_equal(status, WEIR_ERR_PEER_LOST);
     assert_string_equal(weir_last_error(), "b.weight: NaN at [0, 1]");
 }
@@ -564,7 +571,8 @@ static void a_text_that_is_no_utf8_still_arrives(void **state)
 {
     fixture *f = *state;
     assert_int_equal(
-        weir_round_send_abort(f->near, WEIR_ERR_IO, "file \xe9.bin", &f->scratch, TIMEOUT_MS),
+        weir_round_send_abort(f->near, &(weir_round_abort){ WEIR_ERR_IO, "file \xe9.bin", false },
+                              &f->scratch, TIMEOUT_MS),
         WEIR_OK);
     expect_message(f, WEIR_ROUND_ABORT);
     assert_string_equal(f->got.abort.text, "file ?.bin");
@@ -732,7 +740,8 @@ static void running_out_of_memory_is_said(void **state)
     const weir_round_done done = { .text = "t" };
     assert_int_equal(weir_round_send_step(f->near, &step, &empty, TIMEOUT_MS), WEIR_ERR_NO_MEMORY);
     assert_int_equal(weir_round_send_done(f->near, &done, &empty, TIMEOUT_MS), WEIR_ERR_NO_MEMORY);
-    assert_int_equal(weir_round_send_abort(f->near, WEIR_ERR_IO, "t", &empty, TIMEOUT_MS),
+    assert_int_equal(weir_round_send_abort(f->near, &(weir_round_abort){ WEIR_ERR_IO, "t", false },
+                                           &empty, TIMEOUT_MS),
                      WEIR_ERR_NO_MEMORY);
     assert_int_equal(weir_round_send_news(f->near, 1u << 20, &empty, TIMEOUT_MS),
                      WEIR_ERR_NO_MEMORY);
