@@ -12,6 +12,7 @@
 #include <inttypes.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "refit/replica.h"
 #include "refit/trainer.h"
 
@@ -84,11 +85,14 @@ static void roll_back(weir_replica *replica, uint64_t failed_version)
                              : weir_install_undo(replica);
     if (status == WEIR_OK)
         status = weir_derived_refresh(replica);
-    weir_error_restore(&cause);
     if (status != WEIR_OK) {
+        weir_log(WEIR_LOG_ERROR, "replica %s cannot bring its old version back: %s",
+                 replica->worker.id, weir_last_error());
+        weir_error_restore(&cause);
         mark_unusable(replica, failed_version);
         return;
     }
+    weir_error_restore(&cause);
     weir_holding_restore(replica);
     weir_live_end(replica);
 }

@@ -176,21 +176,27 @@ static weir_status compare(weir_attendance *a, const weir_turn *turn)
     return WEIR_OK;
 }
 
-/* First what is there is kept, then the new bytes are written: in the order of one lane. */
+/* First what is there is kept, then the new bytes are written: in the order of one lane. A note
+ * whose copy is not queued would be undone with bytes that were never there. */
 static weir_status commit(weir_attendance *a, weir_turn *turn)
 {
-    size_t n = turn->step.n_parts;
+    weir_undo *undo = &a->replica->undo;
+    size_t n = turn->step.n_parts, n_before = undo->n_entries;
     for (size_t i = 0; i < n; i++) {
         const weir_round_part *part = &turn->step.parts[i];
         unsigned char *live = a->targets[part->shard] + part->offset;
-        weir_status status =
-            weir_undo_note(&a->replica->undo, live, part->n_bytes, &turn->commits[i]);
-        if (status != WEIR_OK)
+        weir_status status = weir_undo_note(undo, live, part->n_bytes, &turn->commits[i]);
+        if (status != WEIR_OK) {
+            weir_undo_forget(undo, n_before);
             return status;
+        }
         turn->commits[n + i] =
             (weir_work_copy){ live, landing(a, turn->step.number, part), part->n_bytes };
     }
-    return weir_task_copy(turn->commit, WEIR_LANE_KEEP, turn->commits, 2 * n);
+    weir_status status = weir_task_copy(turn->commit, WEIR_LANE_KEEP, turn->commits, 2 * n);
+    if (status != WEIR_OK)
+        weir_undo_break(undo);
+    return status;
 }
 
 static weir_status verify_next(weir_attendance *a)
@@ -223,6 +229,8 @@ static weir_status pass_next(weir_attendance *a)
 static weir_status commit_next(weir_attendance *a)
 {
     weir_status status = weir_task_test(a->turns[a->n_committed % WEIR_TURNS].commit);
+    if (status < WEIR_OK)
+        weir_undo_break(&a->replica->undo);
     if (status == WEIR_OK)
         status = tell(a, WEIR_ROUND_FREED, a->n_committed);
     a->n_committed += status == WEIR_OK;
@@ -284,6 +292,9 @@ void weir_turns_end(weir_attendance *a)
     for (size_t i = 0; i < WEIR_TURNS; i++) {
         weir_task_wait(a->turns[i].digest, END_MS);
         weir_task_wait(a->turns[i].pass, END_MS);
-        weir_task_wait(a->turns[i].commit, END_MS);
+        /* One that has not ended is before the undoing, which runs in the same lane. */
+        weir_status status = weir_task_wait(a->turns[i].commit, END_MS);
+        if (status < WEIR_OK && status != WEIR_ERR_TIMED_OUT)
+            weir_undo_break(&a->replica->undo);
     }
 }

@@ -11,6 +11,7 @@ weir_status weir_undo_begin(weir_undo *undo, weir_work *work, uint64_t n_bytes)
 {
     undo->n_entries = 0;
     undo->used_bytes = 0;
+    undo->is_broken = false;
     if (undo->room_bytes >= n_bytes && undo->kept != NULL)
         return WEIR_OK;
     weir_undo_close(undo);
@@ -56,9 +57,24 @@ weir_status weir_undo_note(weir_undo *undo, void *live, uint64_t n_bytes, weir_w
     return WEIR_OK;
 }
 
+void weir_undo_forget(weir_undo *undo, size_t n_entries)
+{
+    if (n_entries >= undo->n_entries)
+        return;
+    undo->used_bytes = undo->entries[n_entries].kept_at;
+    undo->n_entries = n_entries;
+}
+
+void weir_undo_break(weir_undo *undo)
+{
+    undo->is_broken = true;
+}
+
 weir_status weir_undo_run(weir_undo *undo, unsigned timeout_ms)
 {
     weir_status status = WEIR_OK;
+    if (undo->is_broken)
+        return weir_fail(WEIR_ERR_INTERNAL, "the undo log does not hold all that was there");
     while (undo->n_entries > 0 && status == WEIR_OK) {
         const weir_undo_entry *entry = &undo->entries[--undo->n_entries];
         weir_work_copy copy = { entry->live, undo->kept + entry->kept_at, entry->n_bytes };

@@ -21,6 +21,7 @@ typedef struct weir_undo {
     uint64_t room_bytes, used_bytes;
     weir_undo_entry *entries;
     size_t n_entries, n_room;
+    bool is_broken; /* what it holds is not known to be what was there */
     weir_task *task;
 } weir_undo;
 
@@ -29,7 +30,12 @@ weir_status weir_undo_begin(weir_undo *undo, weir_work *work, uint64_t n_bytes);
 /* Notes that n_bytes at `live` are about to be written over: *out_copy is the copy to make before.
  * ERR_INTERNAL when more is noted than there is room for. */
 weir_status weir_undo_note(weir_undo *undo, void *live, uint64_t n_bytes, weir_work_copy *out_copy);
-/* Brings everything noted back, the last first; bounded by timeout_ms. */
+/* Forgets all notes but the first n_entries: their copies will not be made, nothing was written. */
+void weir_undo_forget(weir_undo *undo, size_t n_entries);
+/* Some of the copies that were noted may not have been made: nothing can be brought back. */
+void weir_undo_break(weir_undo *undo);
+/* Brings everything noted back, the last first; bounded by timeout_ms. ERR_INTERNAL, and nothing is
+ * written, when the log is broken. */
 weir_status weir_undo_run(weir_undo *undo, unsigned timeout_ms);
 void weir_undo_close(weir_undo *undo);
 

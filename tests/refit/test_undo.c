@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_undo.c - the undo log of a staged push: what it brings back, and what it must not. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/error.h"
+#include "refit/undo.h"
+
+#define TIMEOUT_MS 1000u
+
+static weir_work *work;
+
+static int open_work(void **state)
+{
+    (void)state;
+    return weir_work_open(WEIR_MEMORY_HOST, 0, NULL, &work) == WEIR_OK ? 0 : -1;
+}
+
+static int close_work(void **state)
+{
+    (void)state;
+    weir_work_close(work);
+    return 0;
+}
+
+/* Notes that `live` is written over with `text`, keeps what is there and writes it. */
+static void overwrite(weir_undo *undo, char *live, const char *text)
+{
+    weir_work_copy copy;
+    size_t n_bytes = strlen(text);
+    assert_int_equal(weir_undo_note(undo, live, n_bytes, &copy), WEIR_OK);
+    memcpy(copy.to, copy.from, n_bytes);
+    memcpy(live, text, n_bytes);
+}
+
+static void what_was_written_over_comes_back(void **state)
+{
+    weir_undo undo = { 0 };
+    char live[] = "0123456789";
+    (void)state;
+    assert_int_equal(weir_undo_begin(&undo, work, 8), WEIR_OK);
+    overwrite(&undo, live, "abcd");
+    overwrite(&undo, live + 2, "xyz");
+    assert_string_equal(live, "abxyz56789");
+    assert_int_equal(weir_undo_run(&undo, TIMEOUT_MS), WEIR_OK);
+    assert_string_equal(live, "0123456789");
+    weir_undo_close(&undo);
+}
+
+static void notes_whose_copies_were_not_made_bring_nothing_back(void **state)
+{
+    weir_undo undo = { 0 };
+    weir_work_copy copy;
+    char live[] = "0123456789";
+    (void)state;
+    assert_int_equal(weir_undo_begin(&undo, work, 8), WEIR_OK);
+    overwrite(&undo, live, "abcd");
+    assert_int_equal(weir_undo_note(&undo, live + 4, 4, &copy), WEIR_OK);
+    assert_int_equal(weir_undo_note(&undo, live + 8, 1, &copy), WEIR_ERR_INTERNAL);
+    assert_non_null(strstr(weir_last_error(), "undo log of 8 bytes is full"));
+    weir_undo_forget(&undo, 1);
+    overwrite(&undo, live + 6, "EFGH"); /* there is room again */
+    assert_int_equal(weir_undo_run(&undo, TIMEOUT_MS), WEIR_OK);
+    assert_string_equal(live, "0123456789");
+    weir_undo_close(&undo);
+}
+
+static void a_broken_log_writes_nothing_and_says_so(void **state)
+{
+    weir_undo undo = { 0 };
+    char live[] = "0123456789";
+    (void)state;
+    assert_int_equal(weir_undo_begin(&undo, work, 4), WEIR_OK);
+    overwrite(&undo, live, "abcd");
+    weir_undo_break(&undo);
+    assert_int_equal(weir_undo_run(&undo, TIMEOUT_MS), WEIR_ERR_INTERNAL);
+    assert_string_equal(live, "abcd456789");
+    assert_int_equal(weir_undo_begin(&undo, work, 4), WEIR_OK);
+    assert_int_equal(weir_undo_run(&undo, TIMEOUT_MS), WEIR_OK);
+    weir_undo_close(&undo);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_was_written_over_comes_back),
+        cmocka_unit_test(notes_whose_copies_were_not_made_bring_nothing_back),
+        cmocka_unit_test(a_broken_log_writes_nothing_and_says_so),
+    };
+    return cmocka_run_group_tests(tests, open_work, close_work);
+}
