@@ -65,6 +65,16 @@ typedef struct weir_parameter {
     bool is_expert;  /* leading axis counts experts */
 } weir_parameter;
 
+/* How tensor parallelism divides a matrix, on trainers and in engines. */
+typedef enum weir_cut {
+    WEIR_CUT_NONE = 0,       /* each rank holds all of it */
+    WEIR_CUT_COLUMN = 1,     /* output features: rows of (out_features, in_features), or a bias */
+    WEIR_CUT_ROW = 2,        /* input features: columns */
+    WEIR_CUT_VOCABULARY = 3, /* rows, which engines pad */
+} weir_cut;
+
+#define WEIR_MAX_PARTS 3 /* the most that any row fuses */
+
 /* One destination: the sources, in order, and the conversion that turns them into parameters. */
 typedef struct weir_map_entry {
     const char *name;                 /* the engine's name of output 0 */
@@ -77,6 +87,9 @@ typedef struct weir_map_entry {
     int layer;                        /* -1 for the non-layer part */
     weir_shape shape;                 /* of the fused source */
     size_t first_parameter;           /* its outputs are parameters first … first + n_outputs - 1 */
+    weir_cut cut;                     /* of each part: engines cut [q;k;v] part by part */
+    size_t n_parts;                   /* n_sources, or more where one source holds equal parts */
+    uint32_t units[WEIR_MAX_PARTS];   /* heads of each part, which a cut keeps whole; 0: none */
 } weir_map_entry;
 
 /* A parameter that the replica computes from another after each install. */

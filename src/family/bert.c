@@ -3,15 +3,17 @@
 #include "family/table.h"
 
 static const weir_family_row base[] = {
-    { "attention.self.qkv_proj.weight", WEIR_ROW_LINEAR,
+    { "attention.self.qkv_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,
+      .units = { "num_attention_heads", "num_attention_heads", "num_attention_heads" },
       WEIR_HF({ "attention.self.query.weight", "hidden_size, hidden_size" },
               { "attention.self.key.weight", "hidden_size, hidden_size" },
               { "attention.self.value.weight", "hidden_size, hidden_size" }) },
-    { "attention.self.qkv_proj.bias", .conversion = "bf16_cast",
+    { "attention.self.qkv_proj.bias", .conversion = "bf16_cast", .cut = WEIR_CUT_COLUMN,
+      .units = { "num_attention_heads", "num_attention_heads", "num_attention_heads" },
       WEIR_HF({ "attention.self.query.bias", "hidden_size" },
               { "attention.self.key.bias", "hidden_size" },
               { "attention.self.value.bias", "hidden_size" }) },
-    { "attention.output.dense.weight", WEIR_ROW_LINEAR,
+    { "attention.output.dense.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_ROW,
       WEIR_HF({ "attention.output.dense.weight", "hidden_size, hidden_size" }) },
     { "attention.output.dense.bias", .conversion = "bf16_cast",
       WEIR_HF({ "attention.output.dense.bias", "hidden_size" }) },
@@ -19,11 +21,11 @@ static const weir_family_row base[] = {
       WEIR_HF({ "attention.output.LayerNorm.weight", "hidden_size" }) },
     { "attention.output.LayerNorm.bias", .conversion = "bf16_cast",
       WEIR_HF({ "attention.output.LayerNorm.bias", "hidden_size" }) },
-    { "intermediate.dense.weight", WEIR_ROW_LINEAR,
+    { "intermediate.dense.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,
       WEIR_HF({ "intermediate.dense.weight", "intermediate_size, hidden_size" }) },
-    { "intermediate.dense.bias", .conversion = "bf16_cast",
+    { "intermediate.dense.bias", .conversion = "bf16_cast", .cut = WEIR_CUT_COLUMN,
       WEIR_HF({ "intermediate.dense.bias", "intermediate_size" }) },
-    { "output.dense.weight", WEIR_ROW_LINEAR,
+    { "output.dense.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_ROW,
       WEIR_HF({ "output.dense.weight", "hidden_size, intermediate_size" }) },
     { "output.dense.bias", .conversion = "bf16_cast",
       WEIR_HF({ "output.dense.bias", "hidden_size" }) },
@@ -35,7 +37,7 @@ static const weir_family_row base[] = {
 };
 
 static const weir_family_row rest[] = {
-    { "embeddings.word_embeddings.weight", .conversion = "bf16_cast",
+    { "embeddings.word_embeddings.weight", .conversion = "bf16_cast", .cut = WEIR_CUT_VOCABULARY,
       WEIR_HF({ "embeddings.word_embeddings.weight", "vocab_size, hidden_size" }) },
     { "embeddings.position_embeddings.weight", .conversion = "bf16_cast",
       WEIR_HF(

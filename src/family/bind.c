@@ -281,6 +281,29 @@ static bool join_shapes(const row_site *site, const weir_tensor *views, weir_sha
     return weir_tensor_bytes(WEIR_F64, &shape, &n_bytes) == WEIR_OK;
 }
 
+/* The parts are the sources as Hugging Face has them, whatever this trainer stacks. */
+static weir_status describe_cut(const binder *b, const row_site *site, weir_map_entry *entry)
+{
+    const weir_family_row *row = site->row;
+    const weir_row_source *parts = weir_row_sources(row, WEIR_NAMING_HF);
+    entry->cut = row->cut;
+    while (entry->n_parts < WEIR_MAX_PARTS && parts[entry->n_parts].name != NULL)
+        entry->n_parts++;
+    for (size_t p = 0; p < entry->n_parts && b->model->config != NULL; p++) {
+        uint64_t units = 0;
+        weir_status status = WEIR_OK;
+        if (row->units[p] != NULL)
+            status = weir_model_number(b->model, row->units[p], parts[p].name, &units);
+        if (status != WEIR_OK)
+            return status;
+        if (units > UINT32_MAX)
+            return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is %" PRIu64 ", too many",
+                             row->units[p], units);
+        entry->units[p] = (uint32_t)units;
+    }
+    return WEIR_OK;
+}
+
 static weir_status add_entry(binder *b, const row_site *site, const weir_conversion *conversion,
                              const weir_shape *shape)
 {
@@ -288,8 +311,9 @@ static weir_status add_entry(binder *b, const row_site *site, const weir_convers
     const char *name = weir_arena_strdup(&m->arena, site->dst);
     if (name == NULL)
         return WEIR_ERR_NO_MEMORY;
-    m->rows[m->n_entries] = site->row;
-    m->entries[m->n_entries++] = (weir_map_entry){
+    weir_map_entry *entry = &m->entries[m->n_entries];
+    m->rows[m->n_entries++] = site->row;
+    *entry = (weir_map_entry){
         .name = name,
         .conversion = conversion,
         .sources = m->bound + m->n_bound,
@@ -301,15 +325,15 @@ static weir_status add_entry(binder *b, const row_site *site, const weir_convers
         .shape = *shape,
     };
     m->n_bound += site->n_found;
-    return WEIR_OK;
+    return describe_cut(b, site, entry);
 }
 
 static weir_status config_shapes(const binder *b, const row_site *site,
                                  weir_shape shapes[WEIR_ROW_SOURCES])
 {
     for (size_t s = 0; s < site->n_sources && b->model->config != NULL; s++) {
-        weir_status status =
-            weir_model_shape(b->model, site->sources[s].shape, site->sources[s].name, &shapes[s]);
+        weir_status status = weir_model_shape(b->model, site->layer, site->sources[s].shape,
+                                              site->sources[s].name, &shapes[s]);
         if (status != WEIR_OK)
             return status;
     }

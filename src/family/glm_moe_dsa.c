@@ -27,11 +27,13 @@
           WEIR_HF({ "self_attn.q_a_layernorm.weight", "q_lora_rank" }) },                          \
         { "self_attn.kv_a_layernorm.weight", .conversion = cast,                                   \
           WEIR_HF({ "self_attn.kv_a_layernorm.weight", "kv_lora_rank" }) },                        \
-        { "self_attn.q_b_proj.weight", WEIR_ROW_LINEAR,                                            \
+        { "self_attn.q_b_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,                    \
+          .units = { "num_attention_heads" },                                                      \
           WEIR_HF({ "self_attn.q_b_proj.weight", Q_DIM ", q_lora_rank" }) },                       \
-        { "self_attn.kv_b_proj.weight", WEIR_ROW_LINEAR,                                           \
+        { "self_attn.kv_b_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,                   \
+          .units = { "num_attention_heads" },                                                      \
           WEIR_HF({ "self_attn.kv_b_proj.weight", KV_DIM ", kv_lora_rank" }) },                    \
-        { "self_attn.o_proj.weight", WEIR_ROW_LINEAR,                                              \
+        { "self_attn.o_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_ROW,                         \
           WEIR_HF({ "self_attn.o_proj.weight", "hidden_size, num_attention_heads*v_head_dim" }) }, \
     {                                                                                              \
         "self_attn.indexer.wq_b.weight", WEIR_ROW_LINEAR,                                          \
@@ -48,6 +50,7 @@
           WEIR_STACKED({ "mlp.expert_bias", "n_routed_experts" }) },                             \
         { "mlp.experts.w13_weight",                                                              \
           WEIR_ROW_EXPERT,                                                                       \
+          .cut = WEIR_CUT_COLUMN,                                                                \
           .axis = 1,                                                                             \
           WEIR_HF({ "mlp.experts.{e}.gate_proj.weight", "moe_intermediate_size, hidden_size" },  \
                   { "mlp.experts.{e}.up_proj.weight", "moe_intermediate_size, hidden_size" }),   \
@@ -58,31 +61,34 @@
               { "mlp.experts.w3", "n_routed_experts, moe_intermediate_size, hidden_size" }) },   \
         { "mlp.experts.w2_weight",                                                               \
           WEIR_ROW_EXPERT,                                                                       \
+          .cut = WEIR_CUT_ROW,                                                                   \
           .axis = 1,                                                                             \
           WEIR_HF({ "mlp.experts.{e}.down_proj.weight", "hidden_size, moe_intermediate_size" }), \
           WEIR_HF_FUSED({ "mlp.experts.down_proj",                                               \
                           "n_routed_experts, hidden_size, moe_intermediate_size" }),             \
           WEIR_STACKED(                                                                          \
               { "mlp.experts.w2", "n_routed_experts, hidden_size, moe_intermediate_size" }) },   \
-        { "mlp.shared_experts.gate_up_proj.weight", WEIR_ROW_LINEAR,                             \
+        { "mlp.shared_experts.gate_up_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,     \
           WEIR_HF({ "mlp.shared_experts.gate_proj.weight", SHARED_DIM ", hidden_size" },         \
                   { "mlp.shared_experts.up_proj.weight", SHARED_DIM ", hidden_size" }),          \
           WEIR_STACKED({ "mlp.shared_expert.w1", "1, " SHARED_DIM ", hidden_size" },             \
                        { "mlp.shared_expert.w3", "1, " SHARED_DIM ", hidden_size" }) },          \
     {                                                                                            \
         "mlp.shared_experts.down_proj.weight", WEIR_ROW_LINEAR,                                  \
+            .cut = WEIR_CUT_ROW,                                                                 \
             WEIR_HF({ "mlp.shared_experts.down_proj.weight", "hidden_size, " SHARED_DIM }),      \
             WEIR_STACKED({ "mlp.shared_expert.w2", "1, hidden_size, " SHARED_DIM })              \
     }
 
-#define REST_ROWS(cast)                                                                 \
-    { "model.embed_tokens.weight", .conversion = cast,                                  \
-      WEIR_HF({ "model.embed_tokens.weight", "vocab_size, hidden_size" }) },            \
-        { "model.norm.weight", .conversion = cast,                                      \
-          WEIR_HF({ "model.norm.weight", "hidden_size" }) },                            \
-    {                                                                                   \
-        "lm_head.weight", .conversion = cast, .tied_with = "model.embed_tokens.weight", \
-                          WEIR_HF({ "lm_head.weight", "vocab_size, hidden_size" })      \
+#define REST_ROWS(cast)                                                            \
+    { "model.embed_tokens.weight", .conversion = cast, .cut = WEIR_CUT_VOCABULARY, \
+      WEIR_HF({ "model.embed_tokens.weight", "vocab_size, hidden_size" }) },       \
+        { "model.norm.weight", .conversion = cast,                                 \
+          WEIR_HF({ "model.norm.weight", "hidden_size" }) },                       \
+    {                                                                              \
+        "lm_head.weight", .conversion = cast, .cut = WEIR_CUT_VOCABULARY,          \
+                          .tied_with = "model.embed_tokens.weight",                \
+                          WEIR_HF({ "lm_head.weight", "vocab_size, hidden_size" }) \
     }
 
 static const weir_family_row fused_base[] = {

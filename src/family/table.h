@@ -10,7 +10,11 @@
  *
  * Shapes are lists of expressions over the integers of config.json, "hidden_size" or
  * "kv_lora_rank+qk_rope_head_dim": sums of products, separated by commas, outermost axis first.
- * A leading "1," means that the trainer may keep an axis of one there; it is removed.
+ * A leading "1," means that the trainer may keep an axis of one there; it is removed. A key may
+ * stand for a list with one number per layer.
+ *
+ * A condition is a key of config.json that must be true, a number above 0, or a text; "!KEY" is its
+ * opposite, "KEY=TEXT" asks for that text, "KEY!=TEXT" for anything else that "KEY" takes.
  */
 #ifndef WEIR_FAMILY_TABLE_H
 #define WEIR_FAMILY_TABLE_H
@@ -18,7 +22,7 @@
 #include "weir/family.h"
 
 #define WEIR_N_NAMINGS 3
-#define WEIR_ROW_SOURCES 3 /* the most that any row fuses */
+#define WEIR_ROW_SOURCES WEIR_MAX_PARTS /* the most that any row fuses */
 
 /* Pins a row to the dtype the engine keeps: the config's torch_dtype, or without a config that of
  * the source. No conversion of the registry has this name. */
@@ -42,8 +46,12 @@ typedef struct weir_family_row {
     weir_row_kind kind;
     uint32_t axis;          /* along which the sources are joined */
     const char *conversion; /* NULL: the run's default; else pinned: a name, WEIR_COPY… */
-    const char *when;       /* a boolean of config.json that must be true; NULL: always */
+    const char *when;       /* a condition, see above; NULL: always */
     const char *tied_with;  /* source that stands for this one when tie_word_embeddings is true */
+    weir_cut cut; /* how tensor parallelism divides it; of an expert: one expert's matrix */
+    /* By source of the Hugging Face naming: a number of config.json that says of how many units
+     * (heads) its rows are, which no cut divides. NULL: any row is a place to cut. */
+    const char *units[WEIR_ROW_SOURCES];
     /* By naming. An empty list: named as in Hugging Face. */
     weir_row_source sources[WEIR_N_NAMINGS][WEIR_ROW_SOURCES + 1];
 } weir_family_row;
@@ -61,6 +69,8 @@ typedef enum weir_dense_rule {
     WEIR_DENSE_ALL = 0,
     WEIR_DENSE_FIRST_K,   /* i < first_k_dense_replace */
     WEIR_DENSE_QWEN3_MOE, /* i in mlp_only_layers, no experts, or off decoder_sparse_step */
+    /* mlp_layer_types, else as QWEN3_MOE where there are mlp_only_layers, else the first layer. */
+    WEIR_DENSE_LAYER_TYPES,
 } weir_dense_rule;
 
 /* What a key of config.json is when the file leaves it out. */
@@ -78,6 +88,7 @@ typedef struct weir_family_mla {
 
 #define WEIR_FAMILY_MAX 4       /* of each small list below, its NULL included */
 #define WEIR_FAMILY_DEFAULTS 12 /* of the defaults, their NULL included */
+#define WEIR_FAMILY_PRESETS 8
 
 typedef struct weir_family {
     const char *name;
@@ -91,8 +102,8 @@ typedef struct weir_family {
     const char *drop[WEIR_FAMILY_MAX];        /* globs of source names that engines do not hold */
     weir_config_default defaults[WEIR_FAMILY_DEFAULTS];
     weir_family_mla mla;
-    const char *presets[WEIR_FAMILY_MAX]; /* names */
-    const char *configs[WEIR_FAMILY_MAX]; /* config.json texts of the presets */
+    const char *presets[WEIR_FAMILY_PRESETS]; /* names */
+    const char *configs[WEIR_FAMILY_PRESETS]; /* config.json texts of the presets */
 } weir_family;
 
 /* Rows that several families have word for word: shared_rows.c. */
