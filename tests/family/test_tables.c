@@ -44,6 +44,15 @@ static const layer_case cases[] = {
       -1,
       { "model.embed_tokens.weight [1000, 256] bf16_cast", "model.norm.weight [256] bf16_cast",
         "lm_head.weight [1000, 256] bf16_cast" } },
+    { "qwen2",
+      1,
+      { "model.layers.1.input_layernorm.weight [256] bf16_cast",
+        "model.layers.1.post_attention_layernorm.weight [256] bf16_cast",
+        "model.layers.1.self_attn.qkv_proj.weight [384, 256] fp8_128x128",
+        "model.layers.1.self_attn.qkv_proj.bias [384] bf16_cast",
+        "model.layers.1.self_attn.o_proj.weight [256, 256] fp8_128x128",
+        "model.layers.1.mlp.gate_up_proj.weight [1344, 256] fp8_128x128",
+        "model.layers.1.mlp.down_proj.weight [256, 672] fp8_128x128" } },
 };
 
 static void check_layer(const layer_case *c, weir_naming naming)
