@@ -6,6 +6,7 @@ static const char *const names[] = {
     "bert",
     "glm_moe_dsa",
     "llama",
+    "mistral",
     "qwen2",
     "qwen3",
     "qwen3_moe",

@@ -53,6 +53,14 @@ static const layer_case cases[] = {
         "model.layers.1.self_attn.o_proj.weight [256, 256] fp8_128x128",
         "model.layers.1.mlp.gate_up_proj.weight [1344, 256] fp8_128x128",
         "model.layers.1.mlp.down_proj.weight [256, 672] fp8_128x128" } },
+    { "mistral",
+      1,
+      { "model.layers.1.input_layernorm.weight [320] bf16_cast",
+        "model.layers.1.post_attention_layernorm.weight [320] bf16_cast",
+        "model.layers.1.self_attn.qkv_proj.weight [512, 320] fp8_128x128",
+        "model.layers.1.self_attn.o_proj.weight [320, 256] fp8_128x128",
+        "model.layers.1.mlp.gate_up_proj.weight [1344, 320] fp8_128x128",
+        "model.layers.1.mlp.down_proj.weight [320, 672] fp8_128x128" } },
 };
 
 static void check_layer(const layer_case *c, weir_naming naming)
