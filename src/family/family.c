@@ -15,6 +15,7 @@ static const weir_family *const families[] = {
     &weir_family_glm_moe_dsa,
     &weir_family_llama,
     &weir_family_mistral,
+    &weir_family_mixtral,
     &weir_family_qwen2,
     &weir_family_qwen3,
     &weir_family_qwen3_moe,

@@ -117,6 +117,7 @@ extern const weir_family weir_family_bert;
 extern const weir_family weir_family_glm_moe_dsa;
 extern const weir_family weir_family_llama;
 extern const weir_family weir_family_mistral;
+extern const weir_family weir_family_mixtral;
 extern const weir_family weir_family_qwen2;
 extern const weir_family weir_family_qwen3;
 extern const weir_family weir_family_qwen3_moe;

@@ -7,6 +7,7 @@ static const char *const names[] = {
     "glm_moe_dsa",
     "llama",
     "mistral",
+    "mixtral",
     "qwen2",
     "qwen3",
     "qwen3_moe",
