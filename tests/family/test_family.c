@@ -4,6 +4,7 @@
 /* clang-format off */
 static const char *const names[] = {
     "bert",
+    "gemma2",
     "glm_moe_dsa",
     "llama",
     "mistral",

@@ -70,6 +70,19 @@ static const layer_case cases[] = {
         "model.layers.1.block_sparse_moe.gate.weight [8, 256] bf16_cast",
         "model.layers.1.block_sparse_moe.experts.w13_weight [8, 192, 256] fp8_128x128",
         "model.layers.1.block_sparse_moe.experts.w2_weight [8, 256, 96] fp8_128x128" } },
+    { "gemma2",
+      1,
+      { "model.layers.1.input_layernorm.weight [256] bf16_cast",
+        "model.layers.1.post_attention_layernorm.weight [256] bf16_cast",
+        "model.layers.1.pre_feedforward_layernorm.weight [256] bf16_cast",
+        "model.layers.1.post_feedforward_layernorm.weight [256] bf16_cast",
+        "model.layers.1.self_attn.qkv_proj.weight [432, 256] fp8_128x128",
+        "model.layers.1.self_attn.o_proj.weight [256, 288] fp8_128x128",
+        "model.layers.1.mlp.gate_up_proj.weight [1344, 256] fp8_128x128",
+        "model.layers.1.mlp.down_proj.weight [256, 672] fp8_128x128" } },
+    { "gemma2",
+      -1,
+      { "model.embed_tokens.weight [1000, 256] bf16_cast", "model.norm.weight [256] bf16_cast" } },
 };
 
 static void check_layer(const layer_case *c, weir_naming naming)
