@@ -115,6 +115,7 @@ extern const weir_family_row weir_rows_causal_lm[]; /* embeddings, last norm, he
 
 extern const weir_family weir_family_bert;
 extern const weir_family weir_family_gemma2;
+extern const weir_family weir_family_gemma3_text;
 extern const weir_family weir_family_glm_moe_dsa;
 extern const weir_family weir_family_llama;
 extern const weir_family weir_family_mistral;

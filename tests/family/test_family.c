@@ -5,6 +5,7 @@
 static const char *const names[] = {
     "bert",
     "gemma2",
+    "gemma3_text",
     "glm_moe_dsa",
     "llama",
     "mistral",

@@ -83,6 +83,18 @@ static const layer_case cases[] = {
     { "gemma2",
       -1,
       { "model.embed_tokens.weight [1000, 256] bf16_cast", "model.norm.weight [256] bf16_cast" } },
+    { "gemma3_text",
+      1,
+      { "model.layers.1.input_layernorm.weight [256] bf16_cast",
+        "model.layers.1.post_attention_layernorm.weight [256] bf16_cast",
+        "model.layers.1.pre_feedforward_layernorm.weight [256] bf16_cast",
+        "model.layers.1.post_feedforward_layernorm.weight [256] bf16_cast",
+        "model.layers.1.self_attn.q_norm.weight [72] bf16_cast",
+        "model.layers.1.self_attn.k_norm.weight [72] bf16_cast",
+        "model.layers.1.self_attn.qkv_proj.weight [432, 256] fp8_128x128",
+        "model.layers.1.self_attn.o_proj.weight [256, 288] fp8_128x128",
+        "model.layers.1.mlp.gate_up_proj.weight [1344, 256] fp8_128x128",
+        "model.layers.1.mlp.down_proj.weight [256, 672] fp8_128x128" } },
 };
 
 static void check_layer(const layer_case *c, weir_naming naming)

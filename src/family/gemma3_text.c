@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gemma3_text.c - Gemma 3 without a vision tower, as vLLM's Gemma3ForCausalLM holds it. Norms are
+ * stored less one on both sides: the engine adds it as it computes.
+ *
+ * config.json leaves out whatever is as in the class's defaults.
+ */
+#include "family/table.h"
+
+static const weir_family_row base[] = {
+    { "input_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "input_layernorm.weight", "hidden_size" }) },
+    { "post_attention_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "post_attention_layernorm.weight", "hidden_size" }) },
+    { "pre_feedforward_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "pre_feedforward_layernorm.weight", "hidden_size" }) },
+    { "post_feedforward_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "post_feedforward_layernorm.weight", "hidden_size" }) },
+    { "self_attn.q_norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "self_attn.q_norm.weight", "head_dim" }) },
+    { "self_attn.k_norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "self_attn.k_norm.weight", "head_dim" }) },
+    { "self_attn.qkv_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "self_attn.q_proj.weight", "num_attention_heads*head_dim, hidden_size" },
+              { "self_attn.k_proj.weight", "num_key_value_heads*head_dim, hidden_size" },
+              { "self_attn.v_proj.weight", "num_key_value_heads*head_dim, hidden_size" }) },
+    { "self_attn.qkv_proj.bias", .conversion = "bf16_cast", .when = "attention_bias",
+      WEIR_HF({ "self_attn.q_proj.bias", "num_attention_heads*head_dim" },
+              { "self_attn.k_proj.bias", "num_key_value_heads*head_dim" },
+              { "self_attn.v_proj.bias", "num_key_value_heads*head_dim" }) },
+    { "self_attn.o_proj.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "self_attn.o_proj.weight", "hidden_size, num_attention_heads*head_dim" }) },
+    { "self_attn.o_proj.bias", .conversion = "bf16_cast", .when = "attention_bias",
+      WEIR_HF({ "self_attn.o_proj.bias", "hidden_size" }) },
+    WEIR_ROWS_END,
+};
+
+#define COMMON                                                                      \
+    "\"architectures\": [\"Gemma3ForCausalLM\"], \"model_type\": \"gemma3_text\", " \
+    "\"torch_dtype\": \"bfloat16\", \"hidden_activation\": \"gelu_pytorch_tanh\", " \
+    "\"rms_norm_eps\": 1e-06, \"query_pre_attn_scalar\": 64, \"sliding_window\": 4096, "
+
+const weir_family weir_family_gemma3_text = {
+    .name = "gemma3_text",
+    .summary = "Gemma 3, text only",
+    .layer_prefix = "model.layers.{i}.",
+    .dense_rule = WEIR_DENSE_ALL,
+    .model_types = { "gemma3_text" },
+    .layouts = { "default" },
+    .parts = { { base, weir_rows_gated_mlp, NULL, weir_rows_causal_lm } },
+    .drop = { "model.layers.*.self_attn.rotary_emb.inv_freq" },
+    .defaults = { { "tie_word_embeddings", "1" },
+                  { "head_dim", "256" },
+                  { "num_attention_heads", "8" },
+                  { "num_key_value_heads", "4" },
+                  { "hidden_size", "2304" },
+                  { "intermediate_size", "9216" },
+                  { "num_hidden_layers", "26" },
+                  { "vocab_size", "262208" } },
+    .presets = { "tiny", "demo" },
+    .configs = {
+        "{" COMMON
+        "\"attention_bias\": false, \"hidden_size\": 256, \"num_hidden_layers\": 2, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 72, "
+        "\"intermediate_size\": 672, \"vocab_size\": 1000}",
+        "{" COMMON
+        "\"attention_bias\": false, \"hidden_size\": 1024, \"num_hidden_layers\": 14, "
+        "\"num_attention_heads\": 8, \"num_key_value_heads\": 4, \"head_dim\": 128, "
+        "\"intermediate_size\": 4096, \"vocab_size\": 32000}",
+    },
+};
