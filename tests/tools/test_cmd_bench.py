@@ -79,7 +79,7 @@ class BenchRefit(CliCase):
     def test_many_rounds_leave_no_byte_behind(self):
         for install in ("direct", "staged"):
             said = self.weir_json(*REFIT[:2], "--gpus", "cpu:cpu,cpu", "--preset", "tiny",
-                                  "--install", install, "--rounds", "200")
+                                  "--install", install, "--delivery", "push", "--rounds", "200")
             self.assertEqual((said["versions"], said["refits"]), (200, []))
             self.assertEqual(said["growth_bytes"], 0, said["workers"])
 

@@ -12,6 +12,7 @@
 
 #define GROWTH_FROM 10  /* version; before it everything may settle */
 #define GROWTH_WINDOW 5 /* the least of so many: a heartbeat's memory comes and goes */
+#define SMALLEST_CHUNK (4 * sizeof(void *)) /* of malloc, its own words included */
 
 /* ---- figures ---------------------------------------------------------------------------------*/
 
@@ -121,13 +122,21 @@ static uint64_t more(uint64_t before, uint64_t after)
     return (int64_t)(after - before) > 0 ? after - before : 0;
 }
 
+/* Nothing that stays takes less of the heap than its smallest chunk. Less is a chunk that was
+ * handed out whole, because what would have been left of it could not be one. */
+static uint64_t more_heap(uint64_t before, uint64_t after)
+{
+    uint64_t grown = more(before, after);
+    return grown < SMALLEST_CHUNK ? 0 : grown;
+}
+
 static growth growth_of(const weir_bench_run *run, size_t worker)
 {
     if (!is_long(run))
         return (growth){ 0, 0, 0 };
     growth before = held_from(run, worker, GROWTH_FROM - 1);
     growth after = held_from(run, worker, run->n_done - GROWTH_WINDOW);
-    return (growth){ more(before.heap_bytes, after.heap_bytes),
+    return (growth){ more_heap(before.heap_bytes, after.heap_bytes),
                      more(before.gpu_bytes, after.gpu_bytes),
                      more(before.resident_bytes, after.resident_bytes) };
 }
