@@ -293,7 +293,8 @@ static weir_status describe_cut(const binder *b, const row_site *site, weir_map_
         uint64_t units = 0;
         weir_status status = WEIR_OK;
         if (row->units[p] != NULL)
-            status = weir_model_number(b->model, row->units[p], parts[p].name, &units);
+            status = weir_model_layer_number(b->model, site->layer, row->units[p], parts[p].name,
+                                             &units);
         if (status != WEIR_OK)
             return status;
         if (units > UINT32_MAX)

@@ -32,19 +32,44 @@ static const char *default_of(const weir_family *family, const char *key)
     return NULL;
 }
 
+/* True, a number above 0, or a text. */
 static bool config_true(const weir_model *model, const char *key)
 {
     const weir_config *holder = holder_of(model->config, key);
     const char *otherwise = default_of(model->family, key);
-    bool value = !weir_config_has(holder, key) && otherwise != NULL && strcmp(otherwise, "1") == 0;
-    weir_config_bool(holder, key, &value);
-    return value;
+    bool value = false;
+    int64_t number;
+    if (weir_config_bool(holder, key, &value))
+        return value;
+    if (weir_config_int(holder, key, &number))
+        return number > 0;
+    if (weir_config_has(holder, key))
+        return weir_config_string(holder, key) != NULL;
+    return otherwise != NULL && strcmp(otherwise, "1") == 0;
+}
+
+/* A row's `when`. Without a config the plain conditions hold and the others do not, so that rows
+ * which exclude each other do not both want one source. */
+static bool holds(const weir_model *model, const char *when)
+{
+    bool negated = when[0] == '!';
+    const char *key_end = when + negated + strcspn(when + negated, "!=");
+    char key[64];
+    snprintf(key, sizeof(key), "%.*s", (int)(key_end - when - negated), when + negated);
+    if (model->config == NULL)
+        return !negated && *key_end != '=';
+    if (negated || *key_end == '\0')
+        return config_true(model, key) != negated;
+    const char *text = weir_config_string(holder_of(model->config, key), key);
+    bool equal = text != NULL && strcmp(text, strchr(key_end, '=') + 1) == 0;
+    return *key_end == '=' ? equal : !equal && config_true(model, key);
 }
 
 /* ---- expressions -----------------------------------------------------------------------------*/
 
 typedef struct reader {
     const weir_model *model;
+    int layer; /* -1: none */
     const char *at;
     const char *name; /* whose expression it is */
     int depth;
@@ -52,11 +77,22 @@ typedef struct reader {
 
 static weir_status read_sum(reader *r, uint64_t *out);
 
+/* A list has one number per layer. False: it is no list, or the layer is not known. */
+static bool read_list(const reader *r, const weir_config *holder, const char *key, int64_t *out)
+{
+    int64_t values[WEIR_MODEL_MAX_LAYERS];
+    int n = weir_config_ints(holder, key, values, WEIR_MODEL_MAX_LAYERS);
+    if (r->layer < 0 || n < 0 || (uint64_t)n != r->model->n_layers)
+        return false;
+    *out = values[r->layer];
+    return true;
+}
+
 static weir_status read_key(reader *r, const char *key, uint64_t *out)
 {
     int64_t value = 0;
     const weir_config *holder = holder_of(r->model->config, key);
-    if (weir_config_int(holder, key, &value)) {
+    if (weir_config_int(holder, key, &value) || read_list(r, holder, key, &value)) {
         if (value < 0)
             return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is %" PRId64 ", %s needs it >= 0",
                              key, value, r->name);
@@ -64,11 +100,11 @@ static weir_status read_key(reader *r, const char *key, uint64_t *out)
         return WEIR_OK;
     }
     if (weir_config_has(holder, key))
-        return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is no whole number, %s needs one", key,
-                         r->name);
+        return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is no whole number%s, %s needs one", key,
+                         r->layer >= 0 ? " nor a list of one per layer" : "", r->name);
     const char *otherwise = default_of(r->model->family, key);
     if (otherwise != NULL && r->depth < 4) {
-        reader inner = { r->model, otherwise, r->name, r->depth + 1 };
+        reader inner = { r->model, r->layer, otherwise, r->name, r->depth + 1 };
         return read_sum(&inner, out);
     }
     return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is missing, %s needs it", key, r->name);
@@ -144,16 +180,22 @@ static weir_status read_sum(reader *r, uint64_t *out)
 weir_status weir_model_number(const weir_model *model, const char *expression, const char *name,
                               uint64_t *out)
 {
-    reader r = { model, expression, name, 0 };
+    return weir_model_layer_number(model, -1, expression, name, out);
+}
+
+weir_status weir_model_layer_number(const weir_model *model, int layer, const char *expression,
+                                    const char *name, uint64_t *out)
+{
+    reader r = { model, layer, expression, name, 0 };
     weir_status status = read_sum(&r, out);
     assert(status != WEIR_OK || *r.at == '\0');
     return status;
 }
 
-weir_status weir_model_shape(const weir_model *model, const char *expression, const char *name,
-                             weir_shape *out)
+weir_status weir_model_shape(const weir_model *model, int layer, const char *expression,
+                             const char *name, weir_shape *out)
 {
-    reader r = { model, expression, name, 0 };
+    reader r = { model, layer, expression, name, 0 };
     weir_shape shape = { .rank = 0 };
     for (;;) {
         uint64_t dim = 0;
@@ -187,35 +229,65 @@ uint32_t weir_shape_expression_rank(const char *expression, bool *out_squeeze)
 
 /* ---- the model -------------------------------------------------------------------------------*/
 
-static weir_status find_dense_layers(weir_model *model)
+static weir_status find_listed_layers(weir_model *model)
 {
-    static const char who[] = "the choice of dense layers";
-    uint64_t first_k = 0, step = 1;
+    const weir_config *holder = holder_of(model->config, "mlp_only_layers");
     int64_t only[WEIR_MODEL_MAX_LAYERS];
-    int n_only = 0;
-    weir_status status = WEIR_OK;
-    if (model->family->dense_rule == WEIR_DENSE_FIRST_K) {
-        status = weir_model_number(model, "first_k_dense_replace", who, &first_k);
-    } else if (model->family->dense_rule == WEIR_DENSE_QWEN3_MOE) {
-        const weir_config *holder = holder_of(model->config, "mlp_only_layers");
-        status = weir_model_number(model, "decoder_sparse_step", who, &step);
-        n_only = weir_config_ints(holder, "mlp_only_layers", only, WEIR_MODEL_MAX_LAYERS);
-        if (status == WEIR_OK && (n_only > WEIR_MODEL_MAX_LAYERS ||
-                                  (n_only < 0 && weir_config_has(holder, "mlp_only_layers"))))
-            status =
-                weir_fail(WEIR_ERR_LAYOUT, "config.json: mlp_only_layers is no list of layers");
-        if (status == WEIR_OK && step == 0)
-            status = weir_fail(WEIR_ERR_LAYOUT, "config.json: decoder_sparse_step is 0");
-    }
+    uint64_t step = 1;
+    weir_status status =
+        weir_model_number(model, "decoder_sparse_step", "the choice of dense layers", &step);
     if (status != WEIR_OK)
         return status;
+    if (step == 0)
+        return weir_fail(WEIR_ERR_LAYOUT, "config.json: decoder_sparse_step is 0");
+    int n_only = weir_config_ints(holder, "mlp_only_layers", only, WEIR_MODEL_MAX_LAYERS);
+    if (n_only > WEIR_MODEL_MAX_LAYERS ||
+        (n_only < 0 && weir_config_has(holder, "mlp_only_layers")))
+        return weir_fail(WEIR_ERR_LAYOUT, "config.json: mlp_only_layers is no list of layers");
     for (uint64_t i = 0; i < model->n_layers; i++)
-        model->dense[i] = model->n_experts == 0 || i < first_k || (i + 1) % step != 0;
+        model->dense[i] |= (i + 1) % step != 0;
     for (int n = 0; n < n_only; n++) {
         if (only[n] >= 0 && (uint64_t)only[n] < model->n_layers)
             model->dense[only[n]] = 1;
     }
     return WEIR_OK;
+}
+
+static weir_status find_typed_layers(weir_model *model)
+{
+    const weir_config *holder = holder_of(model->config, "mlp_layer_types");
+    for (uint64_t i = 0; i < model->n_layers; i++) {
+        const char *type = weir_config_string_at(holder, "mlp_layer_types", (int)i);
+        bool dense = type != NULL && strcmp(type, "dense") == 0;
+        if (!dense && (type == NULL || strcmp(type, "sparse") != 0))
+            return weir_fail(WEIR_ERR_LAYOUT,
+                             "config.json: mlp_layer_types says '%s' of layer %" PRIu64
+                             ", expected dense or sparse",
+                             type != NULL ? type : "", i);
+        model->dense[i] |= dense;
+    }
+    return WEIR_OK;
+}
+
+static weir_status find_dense_layers(weir_model *model)
+{
+    weir_dense_rule rule = model->family->dense_rule;
+    uint64_t first_k = 0;
+    weir_status status = WEIR_OK;
+    if (rule == WEIR_DENSE_FIRST_K)
+        status = weir_model_number(model, "first_k_dense_replace", "the choice of dense layers",
+                                   &first_k);
+    for (uint64_t i = 0; i < model->n_layers; i++)
+        model->dense[i] = model->n_experts == 0 || i < first_k;
+    const weir_config *holder = holder_of(model->config, "mlp_layer_types");
+    if (rule == WEIR_DENSE_LAYER_TYPES && weir_config_has(holder, "mlp_layer_types"))
+        return find_typed_layers(model);
+    holder = holder_of(model->config, "mlp_only_layers");
+    if (rule == WEIR_DENSE_LAYER_TYPES && !weir_config_has(holder, "mlp_only_layers"))
+        model->dense[0] = 1;
+    else if (rule == WEIR_DENSE_QWEN3_MOE || rule == WEIR_DENSE_LAYER_TYPES)
+        status = find_listed_layers(model);
+    return status;
 }
 
 static weir_status read_counts(weir_model *model)
@@ -284,11 +356,9 @@ size_t weir_model_tables(const weir_model *model, int layer, const weir_family_r
 
 bool weir_model_row_applies(const weir_model *model, const weir_family_row *row)
 {
-    if (model->config == NULL)
-        return true;
-    if (row->tied_with != NULL && model->tied)
+    if (model->config != NULL && row->tied_with != NULL && model->tied)
         return false;
-    return row->when == NULL || config_true(model, row->when);
+    return row->when == NULL || holds(model, row->when);
 }
 
 const weir_row_source *weir_row_sources(const weir_family_row *row, weir_naming naming)

@@ -30,17 +30,21 @@ weir_status weir_model_init(weir_model *model, const char *family, const char *l
  * layer has both its dense and its sparse part. */
 size_t weir_model_tables(const weir_model *model, int layer, const weir_family_row *tables[3]);
 
-/* False when a row's condition does not hold, or its parameter is tied to another. Always true
- * without a config. */
+/* False when a row's condition does not hold, or its parameter is tied to another. Without a config
+ * a plain condition holds, one with a '!' in front or an '=' does not. */
 bool weir_model_row_applies(const weir_model *model, const weir_family_row *row);
 
 /* The sources of a row under one naming, ended by one without a name. */
 const weir_row_source *weir_row_sources(const weir_family_row *row, weir_naming naming);
 
-/* Shape that the config gives `expression`. `name` is whose it is, for errors. */
-weir_status weir_model_shape(const weir_model *model, const char *expression, const char *name,
-                             weir_shape *out);
+/* Shape that the config gives `expression` in a layer (-1: outside the layers). `name` is whose it
+ * is, for errors. */
+weir_status weir_model_shape(const weir_model *model, int layer, const char *expression,
+                             const char *name, weir_shape *out);
 /* One number, the same way. */
+weir_status weir_model_layer_number(const weir_model *model, int layer, const char *expression,
+                                    const char *name, uint64_t *out);
+/* One that all layers share. */
 weir_status weir_model_number(const weir_model *model, const char *expression, const char *name,
                               uint64_t *out);
 /* How many axes a shape expression has; *out_squeeze: the first is an axis of one to remove. */

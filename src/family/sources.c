@@ -53,7 +53,7 @@ static weir_status add_row(collector *c, const weir_family_row *row, int layer)
     weir_shape shapes[WEIR_ROW_SOURCES];
     for (size_t s = 0; sources[s].name != NULL; s++) {
         weir_status status =
-            weir_model_shape(c->model, sources[s].shape, sources[s].name, &shapes[s]);
+            weir_model_shape(c->model, layer, sources[s].shape, sources[s].name, &shapes[s]);
         if (status != WEIR_OK)
             return status;
     }

@@ -30,9 +30,64 @@ static void expressions_add_and_multiply_config_keys(void **state)
     assert_int_equal(weir_model_number(&model, "a + b*2*c_2", "x", &number), WEIR_OK);
     assert_int_equal(number, 73);
     weir_shape shape;
-    assert_int_equal(weir_model_shape(&model, "a, 2*b, c_2+1", "x", &shape), WEIR_OK);
+    assert_int_equal(weir_model_shape(&model, -1, "a, 2*b, c_2+1", "x", &shape), WEIR_OK);
     assert_shape(&shape, SHAPE(3, 10, 8));
     weir_config_close(config);
+}
+
+static void a_list_has_a_number_for_each_layer(void **state)
+{
+    (void)state;
+    weir_model model;
+    weir_config *config;
+    weir_shape shape;
+    const char *text = "{" QWEN ",\"n\":[1,2,3,4,5,6],\"few\":[1,2],\"d\":8}";
+    assert_int_equal(init(&model, text, &config), WEIR_OK);
+    assert_int_equal(weir_model_shape(&model, 4, "n*d, d", "x", &shape), WEIR_OK);
+    assert_shape(&shape, SHAPE(40, 8));
+    assert_int_equal(weir_model_shape(&model, -1, "n", "x", &shape), WEIR_ERR_LAYOUT);
+    assert_error_has("n is no whole number, x needs one");
+    assert_int_equal(weir_model_shape(&model, 0, "few", "x", &shape), WEIR_ERR_LAYOUT);
+    assert_error_has("few is no whole number nor a list of one per layer");
+    weir_config_close(config);
+}
+
+static bool applies(const weir_model *model, const char *when)
+{
+    weir_family_row row = { .dst = "x", .when = when };
+    return weir_model_row_applies(model, &row);
+}
+
+static void a_row_applies_where_its_condition_holds(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *when;
+        bool holds;
+    } cases[] = {
+        { "yes", true },           { "!yes", false },       { "no", false },
+        { "!no", true },           { "missing", false },    { "!missing", true },
+        { "none", false },         { "!none", true },       { "zero", false },
+        { "rank", true },          { "!rank", false },      { "text", true },
+        { "text=per-head", true }, { "text=other", false }, { "text!=per-head", false },
+        { "text!=other", true },   { "yes!=other", true },  { "no!=other", false },
+        { "yes=other", false },    { "list", false },
+    };
+    weir_model model;
+    weir_config *config;
+    const char *text = "{" QWEN ",\"yes\":true,\"no\":false,\"none\":null,\"zero\":0,\"rank\":7,"
+                       "\"text\":\"per-head\",\"list\":[1]}";
+    assert_int_equal(init(&model, text, &config), WEIR_OK);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        if (applies(&model, cases[i].when) != cases[i].holds)
+            fail_msg("%s", cases[i].when);
+    }
+    weir_config_close(config);
+    assert_int_equal(weir_model_init(&model, "qwen3_moe", NULL, NULL), WEIR_OK);
+    assert_true(applies(&model, "rank"));
+    assert_false(applies(&model, "!rank"));
+    assert_true(applies(&model, "text!=per-element"));
+    assert_false(applies(&model, "text=per-element"));
 }
 
 static void a_missing_key_is_named_with_the_row_that_needs_it(void **state)
@@ -97,8 +152,8 @@ static void overflow_is_refused(void **state)
     assert_int_equal(weir_model_number(&model, "big*big", "x", &number), WEIR_ERR_LAYOUT);
     assert_int_equal(weir_model_number(&model, "big+big+big", "x", &number), WEIR_ERR_LAYOUT);
     assert_error_has("exceeds 64 bits");
-    assert_int_equal(weir_model_shape(&model, "big, big", "x", &shape), WEIR_ERR_LAYOUT);
-    assert_int_equal(weir_model_shape(&model, "2, zero", "x", &shape), WEIR_ERR_LAYOUT);
+    assert_int_equal(weir_model_shape(&model, -1, "big, big", "x", &shape), WEIR_ERR_LAYOUT);
+    assert_int_equal(weir_model_shape(&model, -1, "2, zero", "x", &shape), WEIR_ERR_LAYOUT);
     assert_error_has("axis 1 of x (2, zero) is 0");
     weir_config_close(config);
 }
@@ -217,6 +272,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(expressions_add_and_multiply_config_keys),
+        cmocka_unit_test(a_list_has_a_number_for_each_layer),
+        cmocka_unit_test(a_row_applies_where_its_condition_holds),
         cmocka_unit_test(a_missing_key_is_named_with_the_row_that_needs_it),
         cmocka_unit_test(declared_defaults_stand_in_for_missing_keys),
         cmocka_unit_test(keys_are_looked_for_in_text_config_too),
