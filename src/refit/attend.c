@@ -384,10 +384,6 @@ static weir_status attend_participant(weir_replica *replica, size_t p,
 {
     weir_participant *participant = &replica->schedule.participants[p];
     weir_status status = WEIR_OK;
-    if (participant->attendance != NULL && participant->attendance->remote != participant->remote) {
-        weir_attendance_close(participant->attendance);
-        participant->attendance = NULL;
-    }
     if (participant->attendance == NULL)
         status = weir_attendance_open(replica, participant->remote, &participant->attendance);
     if (status != WEIR_OK)

@@ -386,6 +386,10 @@ static weir_status fetch_sources(weir_replica *replica, const weir_discovery *di
             return status;
         *out_changed |= participant->remote != remote ||
                         participant->layout_generation != remote->layout_generation;
+        if (participant->remote != remote) { /* it belongs to the remote that it was opened with */
+            weir_attendance_close(participant->attendance);
+            participant->attendance = NULL;
+        }
         participant->remote = remote;
         participant->layout_generation = remote->layout_generation;
     }

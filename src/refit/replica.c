@@ -156,8 +156,8 @@ void weir_replica_close(weir_replica *replica)
     if (replica == NULL)
         return;
     weir_worker_leave(&replica->worker, replica->source_id, 0);
+    weir_schedule_dismiss(&replica->schedule); /* what it runs works on the regions' memory */
     weir_holding_close(replica);
-    weir_schedule_dismiss(&replica->schedule);
     for (size_t i = 0; i < replica->n_remotes; i++)
         weir_remote_close(replica->remotes[i]);
     weir_free(replica->remotes);

@@ -368,6 +368,55 @@ static void every_rank_sends_to_those_who_were_there_for_the_first(void **state)
     rig_close(r);
 }
 
+static void restarted_trainers_and_replicas_find_each_other(void **state)
+{
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
+    for (unsigned version = 1; version <= 6; version++) {
+        refit done;
+        if (version % 2 == 0) {
+            for (uint32_t rank = 0; rank < RIG_RANKS; rank++) {
+                weir_trainer_close(r->trainers[rank]);
+                r->trainers[rank] = rig_open_trainer(r, rank, 2);
+            }
+        }
+        if (version % 3 == 0) {
+            weir_replica_close(replica);
+            replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
+        }
+        rig_publish(r, version);
+        run_refit(r, &replica, 1, version, &done);
+        expect_all_ok(&done);
+        expect_verified(r, "one", version);
+    }
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+static void a_replica_that_is_cancelled_while_it_waits_may_come_again(void **state)
+{
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
+    refit running = { 0 }, done;
+    rig_publish(r, 1);
+    run_refit(r, &replica, 1, 1, &done);
+    expect_all_ok(&done);
+    rig_publish(r, 2);
+    start_replica(&running, 0, replica, 2);
+    usleep(300000);
+    weir_replica_cancel(replica);
+    join_sides(&running, 0, 1);
+    expect_side(&running.sides[0], WEIR_ERR_CANCELLED, "");
+    assert_int_equal(weir_replica_version(replica), 1);
+    run_refit(r, &replica, 1, 2, &done);
+    expect_all_ok(&done);
+    expect_verified(r, "one", 2);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
 /* ---- what must not happen --------------------------------------------------------------------*/
 
 static void spoil(rig *r)
@@ -601,6 +650,8 @@ int main(void)
         EVERYWHERE(a_replica_may_leave_as_soon_as_it_holds_the_version),
         EVERYWHERE(replicas_that_were_served_count_in_the_next_wait),
         EVERYWHERE(every_rank_sends_to_those_who_were_there_for_the_first),
+        EVERYWHERE(restarted_trainers_and_replicas_find_each_other),
+        EVERYWHERE(a_replica_that_is_cancelled_while_it_waits_may_come_again),
         EVERYWHERE(a_spoilt_staged_version_leaves_the_old_one),
         EVERYWHERE(a_spoilt_direct_version_leaves_an_unusable_replica_until_the_next),
         EVERYWHERE(a_scan_refuses_a_spoilt_version_before_it_is_published),
