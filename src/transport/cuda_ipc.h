@@ -85,8 +85,9 @@ typedef struct cuda_ipc_transfer {
 
 struct cuda_ipc_peer {
     weir_peer base;
-    int fd;    /* to the owner's thread; its end is the owner's */
-    bool here; /* the owner is this very process */
+    int fd;      /* to the owner's thread; its end is the owner's */
+    int process; /* readable when the owner's process has ended; -1: the kernel cannot say */
+    bool here;   /* the owner is this very process */
     uint64_t owner[2];
     unsigned timeout_ms; /* for an answer */
     uint64_t last_request;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -49,10 +50,11 @@ static weir_status ended(cuda_ipc_peer *peer)
 
 weir_status weir_cuda_ipc_peer_check(cuda_ipc_peer *peer)
 {
-    struct pollfd fd = { .fd = peer->fd, .events = POLLRDHUP };
+    struct pollfd fds[] = { { .fd = peer->fd, .events = POLLRDHUP },
+                            { .fd = peer->process, .events = POLLIN } };
     if (peer->lost != WEIR_OK)
         return lost(peer);
-    return poll(&fd, 1, 0) > 0 ? ended(peer) : WEIR_OK;
+    return poll(fds, 2, 0) > 0 ? ended(peer) : WEIR_OK;
 }
 
 /* ---- asking ----------------------------------------------------------------------------------*/
@@ -62,8 +64,9 @@ static weir_status receive(cuda_ipc_peer *peer, uint64_t number, weir_deadline d
                            cuda_ipc_answer *answer, int *out_fd)
 {
     for (;;) {
-        struct pollfd fd = { .fd = peer->fd, .events = POLLIN | POLLRDHUP };
-        poll(&fd, 1, (int)weir_deadline_left_ms(deadline));
+        struct pollfd fds[] = { { .fd = peer->fd, .events = POLLIN | POLLRDHUP },
+                                { .fd = peer->process, .events = POLLIN } };
+        poll(fds, 2, (int)weir_deadline_left_ms(deadline));
         switch (weir_cuda_ipc_receive(peer->fd, answer, sizeof(*answer), out_fd)) {
         case CUDA_IPC_END:
             return ended(peer);
@@ -74,6 +77,8 @@ static weir_status receive(cuda_ipc_peer *peer, uint64_t number, weir_deadline d
                 close(*out_fd);
             break;
         case CUDA_IPC_NOTHING:
+            if (fds[1].revents != 0)
+                return ended(peer);
             break;
         }
         if (weir_deadline_passed(deadline))
@@ -157,6 +162,17 @@ static weir_status reach(cuda_ipc_peer *peer, const char *name)
     return WEIR_OK;
 }
 
+/* A child that the owner has forked holds its end of the socket, too, and may outlive it. */
+static void watch(cuda_ipc_peer *peer, pid_t process)
+{
+#ifdef SYS_pidfd_open
+    if (process > 0) /* 0: of another process namespace */
+        peer->process = (int)syscall(SYS_pidfd_open, process, 0);
+#else
+    (void)peer, (void)process;
+#endif
+}
+
 static weir_status greet(cuda_ipc_peer *peer)
 {
     cuda_ipc_answer answer;
@@ -171,6 +187,7 @@ static weir_status greet(cuda_ipc_peer *peer)
     if (getsockopt(peer->fd, SOL_SOCKET, SO_PEERCRED, &process, &n_bytes) != 0)
         return weir_fail_errno("%s: cannot tell whose socket it is", peer->who);
     peer->here = process.pid == getpid();
+    watch(peer, process.pid);
     return WEIR_OK;
 }
 
@@ -189,7 +206,7 @@ weir_status weir_cuda_ipc_connect(weir_transport *transport, const void *address
         return WEIR_ERR_NO_MEMORY;
     memcpy(peer->who, who, who_bytes);
     peer->base = (weir_peer){ transport, peer->who };
-    peer->fd = -1;
+    peer->fd = peer->process = -1;
     peer->owner[0] = where.owner[0];
     peer->owner[1] = where.owner[1];
     peer->timeout_ms = timeout_ms;
@@ -215,6 +232,8 @@ void weir_cuda_ipc_disconnect(weir_peer *base)
     weir_cuda_ipc_transfer_close(peer);
     if (peer->fd >= 0)
         close(peer->fd);
+    if (peer->process >= 0)
+        close(peer->process);
     weir_free(peer);
 }
 

@@ -32,6 +32,7 @@ typedef enum owner_op {
     OWNER_COMPARE,  /* region, seed: whether it holds what OWNER_SEAL would fill it with */
     OWNER_EXPOSE_PART, /* region, n_bytes, seed: so many bytes from byte `seed` of region 0 */
     OWNER_READ,        /* seed, n_bytes, blob: address and key of another; reads and compares */
+    OWNER_FORK,        /* gives the pid of a child that sleeps, with all of its parent's files */
 } owner_op;
 
 typedef struct owner_request {
@@ -220,6 +221,17 @@ static inline weir_status owner_expose_part(owner_state *state, const owner_requ
                               request->n_bytes, &state->regions[region]);
 }
 
+static inline weir_status owner_fork(owner_reply *reply)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        sleep(20);
+        _exit(0);
+    }
+    owner_give(reply, &child, sizeof(child));
+    return child > 0 ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
 static inline weir_status owner_obey(owner_state *state, const owner_request *request,
                                      owner_reply *reply)
 {
@@ -252,6 +264,8 @@ static inline weir_status owner_obey(owner_state *state, const owner_request *re
         return WEIR_OK;
     case OWNER_READ:
         return owner_read(state, request);
+    case OWNER_FORK:
+        return owner_fork(reply);
     }
     return WEIR_ERR_INVALID;
 }

@@ -295,6 +295,21 @@ static void a_dead_owner_leaves_nothing_that_cannot_be_closed(void **state)
     read_own_region(b, "malloc 0", 0); /* and CUDA is as good as before */
 }
 
+static void a_child_of_the_owner_does_not_hide_its_death(void **state)
+{
+    bench *b = bench_of(state);
+    pid_t child;
+    void *mapped = NULL;
+    share(b, OWNER_EXPOSE, 5000, 1);
+    owner_must(b, OWNER_FORK, 0, 0, 0, "");
+    memcpy(&child, b->owner->reply.blob, sizeof(child));
+    owner_kill(b->owner);
+    owner_reap(b->owner);
+    weir_status status = b->ops->map(b->remote, &mapped);
+    kill(child, SIGKILL);
+    assert_int_equal(status, WEIR_ERR_PEER_LOST);
+}
+
 static void a_closed_transport_is_a_lost_peer(void **state)
 {
     bench *b = bench_of(state);
@@ -409,6 +424,7 @@ int main(int argc, char **argv)
         CASE(a_dead_owner_leaves_nothing_that_cannot_be_closed, handles),
         CASE(a_dead_owner_leaves_nothing_that_cannot_be_closed, shareable),
         CASE(a_dead_owner_leaves_nothing_that_cannot_be_closed, pieces),
+        CASE(a_child_of_the_owner_does_not_hide_its_death, handles),
         CASE(a_closed_transport_is_a_lost_peer, handles),
         CASE(a_reader_that_dies_harms_nobody, handles),
         CASE(a_reader_that_dies_harms_nobody, shareable),
