@@ -28,6 +28,8 @@
 #define LISTEN 1u
 #define FIRST_READER 2u
 #define BACKLOG 128
+#define STRANGER_READERS \
+    64u             /* so many readers, and those who may not know anything are not heard */
 #define RETRY_MS 10 /* after a reader could not be let in: no descriptor is left, say */
 
 /* ---- where -----------------------------------------------------------------------------------*/
@@ -140,7 +142,7 @@ static void let_in(cuda_ipc_transport *ipc)
             weir_sleep_ms(RETRY_MS);
         return;
     }
-    if (!grow(server)) {
+    if ((server->n_fds >= STRANGER_READERS && !may_know(socket)) || !grow(server)) {
         close(socket);
         return;
     }
