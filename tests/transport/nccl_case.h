@@ -121,7 +121,7 @@ static inline weir_status await_group(weir_group *group)
 
 static inline weir_group *join_group(weir_transport *transport)
 {
-    weir_group *group = open_group(transport, 1000);
+    weir_group *group = open_group(transport, 20000); /* a busy machine has time */
     if (await_group(group) != WEIR_OK)
         fail_msg("%s", weir_last_error());
     return group;
