@@ -111,7 +111,7 @@ static weir_status aim(weir_attendance *a, size_t source)
                              a->remote->shards[s].name, a->remote->who);
     }
     a->n_received = a->n_verified = a->n_passed = a->n_committed = 0;
-    a->passes = a->ended = a->exposed = false;
+    a->passes = a->ended = a->called = a->exposed = false;
     a->done_bytes = source > 0 ? schedule->participants[source - 1].attendance->done_bytes : 0;
     return WEIR_OK;
 }
@@ -209,6 +209,7 @@ static weir_status take_call(weir_attendance *a, const weir_round_round *called)
                          called->transport, a->remote->manifest.transport);
     a->largest_step_bytes = called->largest_step_bytes;
     a->n_members = called->n_members;
+    a->called = true;
     a->passes = called->next_worker_id[0] != '\0';
     if (a->passes) {
         char who[WEIR_NAME_BYTES + 16];
@@ -370,7 +371,8 @@ static void give_up(weir_attendance *a, weir_status why)
     weir_error_line cause;
     weir_error_save(&cause);
     weir_round_abort abort = { .status = why, .text = cause.text };
-    leave_group(a, true);
+    if (a->called) /* else the trainer counts on the group of the last round */
+        leave_group(a, true);
     weir_turns_end(a);
     weir_arena_reset(&a->scratch);
     if (a->remote->push != NULL &&

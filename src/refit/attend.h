@@ -43,8 +43,9 @@ typedef struct weir_attendance {
     weir_digest *digests;     /* of what was received and verified */
     weir_arena scratch;       /* of one message */
     uint64_t largest_step_bytes;
-    uint32_t n_members; /* of the round */
+    uint32_t n_members;                                     /* of the round */
     uint32_t n_received, n_verified, n_passed, n_committed; /* steps */
+    bool called;                                            /* the round has begun */
     bool exposed; /* bytes of the round may have been written here */
     bool ended;
     uint64_t done_bytes;

@@ -62,6 +62,7 @@ static weir_status accept_all(weir_push *push)
         }
         weir_arena_init(&member->arena, MEMBER_CAP_BYTES);
         member->link = link;
+        member->number = ++push->n_accepted;
         push->members[push->n_members++] = member;
     }
     return WEIR_OK;

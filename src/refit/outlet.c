@@ -35,7 +35,7 @@ struct weir_outlet {
     unsigned char *windows; /* broadcast: WEIR_STEPS_AHEAD of them */
     uint64_t windows_each;  /* as allocated */
     weir_group *group;
-    const weir_frame_link *group_links[WEIR_MAX_MEMBERS]; /* of its members, in order */
+    uint64_t group_numbers[WEIR_MAX_MEMBERS]; /* of its members, in order */
     size_t n_group;
     unsigned char group_key[WEIR_GROUP_KEY_BYTES];
     slot slots[WEIR_STEPS_AHEAD];
@@ -222,7 +222,7 @@ static bool group_stands(const weir_outlet *outlet, weir_member *const *members,
 {
     bool same = outlet->group != NULL && outlet->n_group == n;
     for (size_t i = 0; i < n && same; i++)
-        same = outlet->group_links[i] == members[i]->link;
+        same = outlet->group_numbers[i] == members[i]->number;
     return same;
 }
 
@@ -247,7 +247,7 @@ static weir_status begin_group(weir_outlet *outlet, weir_member *const *members,
     if (status != WEIR_OK)
         return status;
     for (size_t i = 0; i < n; i++)
-        outlet->group_links[i] = members[i]->link;
+        outlet->group_numbers[i] = members[i]->number;
     outlet->n_group = n;
     *out_group_key = outlet->group_key;
     return WEIR_OK;

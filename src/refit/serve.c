@@ -522,7 +522,6 @@ static void list_sources(const weir_piece *piece, weir_work_range *ranges, weir_
 
 weir_status weir_push_scan(weir_push *push, bool keep_masters)
 {
-    weir_digest unused = { 0, 0 };
     size_t n = 0;
     uint64_t limit =
         push->step_limit ? push->step_limit : weir_outlet_step_limit(push->outlet, NULL, 0);
@@ -537,7 +536,7 @@ weir_status weir_push_scan(weir_push *push, bool keep_masters)
     if (ranges == NULL)
         return WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < push->steps.n_pieces; i++)
-        list_sources(&push->steps.pieces[i], ranges, &unused, &n);
+        list_sources(&push->steps.pieces[i], ranges, &push->unused, &n);
     status = weir_task_digest(push->scan, WEIR_LANE_COMPUTE, ranges, n);
     if (status == WEIR_OK)
         status = weir_task_wait(push->scan, push->worker->timeout_ms);

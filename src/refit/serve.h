@@ -32,6 +32,7 @@ typedef enum weir_member_state {
 /* One replica, as the trainer sees it. */
 typedef struct weir_member {
     weir_frame_link *link;
+    uint64_t number; /* of all that ever connected: addresses of closed links come again */
     weir_member_state state;
     char worker_id[WEIR_NAME_BYTES];
     weir_arena arena; /* `ready` borrows from it */
@@ -52,6 +53,7 @@ typedef struct weir_push {
     weir_work *work;
     weir_member *members[WEIR_MAX_MEMBERS];
     size_t n_members;
+    uint64_t n_accepted;
     weir_arena scratch; /* of one message */
 
     weir_arena steps_arena; /* steps and what is as long as them */
@@ -60,6 +62,7 @@ typedef struct weir_push {
     uint64_t n_cuts;      /* so far */
     uint64_t bound_at;    /* binding that they were cut from */
     weir_digest *digests; /* WEIR_MAX_OUTPUTS per piece */
+    weir_digest unused;   /* of what is only looked through */
     weir_task *scan;
     weir_outlet *outlet;
 
@@ -90,9 +93,9 @@ typedef struct weir_push_version {
     bool keep_masters;
 } weir_push_version;
 
-/* Sends a version to all replicas that want it, once `n_members` do or hold it from an earlier call;
- * returns when all of them have said that they hold it. ERR_TIMED_OUT names who is missing; any other error ended the round, and
- * names the replica or the weight. */
+/* Sends a version to all replicas that want it, once `n_members` do or hold it from an earlier
+ * call; returns when all of them have said that they hold it. ERR_TIMED_OUT names who is missing;
+ * any other error ended the round, and names the replica or the weight. */
 weir_status weir_push_serve(weir_push *push, const weir_push_version *version, size_t n_members,
                             unsigned timeout_ms);
 /* Reads every weight once: ERR_NONFINITE names the first that is not finite. */
@@ -110,8 +113,8 @@ void weir_members_announce(weir_push *push, const weir_push_version *version);
 void weir_members_refuse_others(weir_push *push, const weir_push_version *version);
 /* Whether a member has a part in the round that runs. */
 bool weir_member_in_round(const weir_member *member);
-/* Tells those who have a part in the round that it is off, with the calling thread's last error, and
- * whether not a byte of it was on its way; afterwards nobody has one. */
+/* Tells those who have a part in the round that it is off, with the calling thread's last error,
+ * and whether not a byte of it was on its way; afterwards nobody has one. */
 void weir_members_abort(weir_push *push, weir_status status, bool nothing_sent);
 void weir_members_close(weir_push *push);
 
