@@ -408,15 +408,43 @@ weir_status weir_outlet_sent(weir_outlet *outlet, uint32_t step)
     return weir_task_test(outlet->slots[step % WEIR_STEPS_AHEAD].sent);
 }
 
-void weir_outlet_abort(weir_outlet *outlet)
+/* Whether a task still runs after wait_ms: one that does is enough, the others are not waited for.
+ * How they ended matters to nobody. */
+static bool still_runs(weir_outlet *outlet, unsigned wait_ms)
 {
-    leave_group(outlet, true);
-    for (size_t i = 0; i < outlet->n_converts; i++)
-        weir_task_wait(outlet->converts[i], ABORT_MS);
+    bool runs = false;
+    for (size_t i = 0; i < outlet->n_converts; i++) {
+        weir_task_wait(outlet->converts[i], runs ? 0 : wait_ms);
+        runs |= weir_task_test(outlet->converts[i]) == WEIR_IN_PROGRESS;
+    }
     for (size_t i = 0; i < WEIR_STEPS_AHEAD; i++) {
         const slot *at = &outlet->slots[i];
         weir_task *const tasks[] = { at->digest, at->copy, at->sent };
-        for (size_t k = 0; k < sizeof(tasks) / sizeof(tasks[0]); k++)
-            weir_task_wait(tasks[k], ABORT_MS);
+        for (size_t k = 0; k < sizeof(tasks) / sizeof(tasks[0]); k++) {
+            weir_task_wait(tasks[k], runs ? 0 : wait_ms);
+            runs |= weir_task_test(tasks[k]) == WEIR_IN_PROGRESS;
+        }
     }
+    return runs;
+}
+
+weir_status weir_outlet_rest(weir_outlet *outlet)
+{
+    weir_error_line line;
+    weir_error_save(&line);
+    bool runs = still_runs(outlet, 0);
+    weir_error_restore(&line);
+    if (runs)
+        return weir_fail(
+            WEIR_ERR_BUSY,
+            "work of the last push, which failed, still runs on GPU %u: nothing can be "
+            "pushed until it ends",
+            weir_work_device(outlet->push->work));
+    return WEIR_OK;
+}
+
+void weir_outlet_abort(weir_outlet *outlet)
+{
+    leave_group(outlet, true);
+    still_runs(outlet, ABORT_MS);
 }

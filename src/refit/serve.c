@@ -288,7 +288,9 @@ static weir_status prepare(round *r)
     weir_push *push = r->push;
     const void *group_key = NULL;
     uint64_t limit = weir_outlet_step_limit(push->outlet, r->members, r->n_members);
-    weir_status status = cut_steps(push, limit, r->version->keep_masters);
+    weir_status status = weir_outlet_rest(push->outlet);
+    if (status == WEIR_OK)
+        status = cut_steps(push, limit, r->version->keep_masters);
     if (status == WEIR_OK)
         status = check_windows(r);
     if (status == WEIR_OK)
@@ -525,7 +527,9 @@ weir_status weir_push_scan(weir_push *push, bool keep_masters)
     size_t n = 0;
     uint64_t limit =
         push->step_limit ? push->step_limit : weir_outlet_step_limit(push->outlet, NULL, 0);
-    weir_status status = cut_steps(push, limit, keep_masters);
+    weir_status status = weir_outlet_rest(push->outlet);
+    if (status == WEIR_OK)
+        status = cut_steps(push, limit, keep_masters);
     if (status == WEIR_OK && push->scan == NULL)
         status = weir_task_open(push->work, &push->scan);
     if (status != WEIR_OK)

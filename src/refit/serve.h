@@ -142,7 +142,10 @@ weir_status weir_outlet_made(weir_outlet *outlet, uint32_t step);
 weir_status weir_outlet_send(weir_outlet *outlet, uint32_t step);
 /* IN_PROGRESS until the step's slot may be started again. */
 weir_status weir_outlet_sent(weir_outlet *outlet, uint32_t step);
-/* After a round that failed: whatever runs is ended, a group is left. */
+/* ERR_BUSY while something of a round that failed runs on: it uses steps, digests and mapped
+ * memory, so none of them may change. */
+weir_status weir_outlet_rest(weir_outlet *outlet);
+/* After a round that failed: a group is left, and whatever runs is waited for, with a bound. */
 void weir_outlet_abort(weir_outlet *outlet);
 
 #endif
