@@ -12,6 +12,7 @@
 /* clang-format off */
 static const weir_family *const families[] = {
     &weir_family_bert,
+    &weir_family_deepseek_v3,
     &weir_family_gemma2,
     &weir_family_gemma3_text,
     &weir_family_glm_moe_dsa,

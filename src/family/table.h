@@ -114,6 +114,7 @@ extern const weir_family_row weir_rows_gated_mlp[];
 extern const weir_family_row weir_rows_causal_lm[]; /* embeddings, last norm, head */
 
 extern const weir_family weir_family_bert;
+extern const weir_family weir_family_deepseek_v3;
 extern const weir_family weir_family_gemma2;
 extern const weir_family weir_family_gemma3_text;
 extern const weir_family weir_family_glm_moe_dsa;

@@ -4,6 +4,7 @@
 /* clang-format off */
 static const char *const names[] = {
     "bert",
+    "deepseek_v3",
     "gemma2",
     "gemma3_text",
     "glm_moe_dsa",
