@@ -192,6 +192,31 @@ static weir_status never(const weir_tile *tile)
     return WEIR_ERR_INTERNAL;
 }
 
+/* Tensors of more than 2^32 elements are numbered in 64 bits; a row under one scale is walked
+ * in 32.
+ */
+static void large_tensors_are_cut_and_too_long_rows_refused(void **state)
+{
+    (void)state;
+    planned p;
+    weir_tensor large = { "large", WEIR_BF16, { 3, { 8, 40960, 131072 } }, memory };
+    weir_convert_args args = args_of("fp8_128x128", &large, 1);
+    plan(&p, &args, 1);
+    assert_int_equal(p.plan.groups[0].n_tiles, 8 * 320 * 1024);
+    assert_int_equal(p.jobs[0].scale_rows, 8 * 320);
+    args = args_of("bf16_cast", &large, 1);
+    plan(&p, &args, 1);
+    assert_int_equal(p.plan.groups[0].n_tiles, 8 * 40960 * 8);
+    weir_tensor longest = tensor_2d("longest", WEIR_F32, 1, ((size_t)1 << 29) - 8, memory);
+    args = args_of("cutlass_fp8_e4m3_per_channel", &longest, 1);
+    plan(&p, &args, 1);
+    assert_int_equal(p.plan.groups[0].n_tiles, 1);
+    weir_tensor too_long = tensor_2d("too_long", WEIR_F32, 1, (size_t)1 << 29, memory);
+    args = args_of("cutlass_fp8_e4m3_per_channel", &too_long, 1);
+    assert_int_equal(plan_status(&p, &args, 1), WEIR_ERR_UNSUPPORTED);
+    assert_memory_equal(weir_last_error(), "too_long: a row of 536870912 elements", 37);
+}
+
 static void bad_args_are_refused_with_their_tensor(void **state)
 {
     (void)state;
@@ -234,6 +259,7 @@ int main(void)
         cmocka_unit_test(rows_of_every_length_fit_their_tile),
         cmocka_unit_test(a_cast_of_one_source_is_one_long_row),
         cmocka_unit_test(equal_batches_have_equal_images),
+        cmocka_unit_test(large_tensors_are_cut_and_too_long_rows_refused),
         cmocka_unit_test(bad_args_are_refused_with_their_tensor),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

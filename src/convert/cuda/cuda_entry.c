@@ -144,6 +144,10 @@ weir_status weir_cuda_entry_init(weir_cuda_entry *entry, const weir_convert_args
         fused->n_matrices >= MAX_EXTENT)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: an extent of 2^31 is too large for the GPU",
                          name_of(entry));
+    if (entry->kind == WEIR_CUDA_FP8_LONG_ROW && fused->n_cols >= MAX_EXTENT / 4)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s: a row of %llu elements under one scale is too long for the GPU",
+                         name_of(entry), (unsigned long long)fused->n_cols);
     entry->rounds = args->round_masters && args->conversion->outputs[0].dtype != WEIR_F32;
     flatten_cast(entry);
     entry->from = choose_from(entry);
