@@ -15,6 +15,7 @@ static const weir_family *const families[] = {
     &weir_family_deepseek_v3,
     &weir_family_gemma2,
     &weir_family_gemma3_text,
+    &weir_family_glm4_moe,
     &weir_family_glm_moe_dsa,
     &weir_family_llama,
     &weir_family_mistral,

@@ -7,6 +7,7 @@ static const char *const names[] = {
     "deepseek_v3",
     "gemma2",
     "gemma3_text",
+    "glm4_moe",
     "glm_moe_dsa",
     "llama",
     "mistral",
