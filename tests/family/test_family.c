@@ -10,6 +10,7 @@ static const char *const names[] = {
     "glm4_moe",
     "glm_moe_dsa",
     "llama",
+    "minimax_m2",
     "mistral",
     "mixtral",
     "qwen2",
