@@ -12,6 +12,8 @@
 #define MEMBER_CAP_BYTES ((size_t)256 << 20)
 /* Replicas read while they wait; one that does not for this long is stuck. */
 #define SEND_MS 5000u
+/* A connection says who it is, or loses its place. */
+#define JOIN_MS 10000u
 
 bool weir_member_in_round(const weir_member *member)
 {
@@ -62,6 +64,7 @@ static weir_status accept_all(weir_push *push)
         }
         weir_arena_init(&member->arena, MEMBER_CAP_BYTES);
         member->link = link;
+        member->join_by = weir_deadline_in(JOIN_MS);
         member->number = ++push->n_accepted;
         push->members[push->n_members++] = member;
     }
@@ -194,7 +197,8 @@ weir_status weir_members_hear(weir_push *push, unsigned wait_ms)
         links[i] = is_heard(push->members[i]) ? push->members[i]->link : NULL;
     weir_status status = WEIR_OK, result = WEIR_OK;
     if (wait_ms > 0)
-        status = weir_frame_wait(push->listener, links, push->n_members, wait_ms);
+        status = weir_frame_wait(push->n_members < WEIR_MAX_MEMBERS ? push->listener : NULL, links,
+                                 push->n_members, wait_ms);
     if (status == WEIR_OK)
         status = accept_all(push);
     if (status != WEIR_OK)
@@ -204,6 +208,9 @@ weir_status weir_members_hear(weir_push *push, unsigned wait_ms)
         weir_member *member = push->members[i];
         bool counted = weir_member_in_round(member);
         status = hear_member(push, member);
+        if (status == WEIR_IN_PROGRESS && member->state == WEIR_MEMBER_NEW &&
+            weir_deadline_passed(member->join_by))
+            status = weir_fail(WEIR_ERR_TIMED_OUT, "it has not said who it is");
         if (status == WEIR_IN_PROGRESS) {
             i++;
             continue;

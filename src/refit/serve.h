@@ -2,6 +2,7 @@
 /* serve.h - the trainer's half of stop 6 where bytes are pushed: replicas join, say which version
  * they want and where its bytes go, and get it in one round, all at once.
  *
+ *   push.c      what is kept from version to version: members, steps, the outlet
  *   members.c   who has joined, what they said last
  *   serve.c     one round: gather, prepare, steps, end
  *   outlet.c    where a step's bytes go: mapped memory of the first member, or windows that are
@@ -13,6 +14,7 @@
 #ifndef WEIR_REFIT_SERVE_H
 #define WEIR_REFIT_SERVE_H
 
+#include "base/clock.h"
 #include "refit/pieces.h"
 #include "refit/places.h"
 #include "refit/work.h"
@@ -34,6 +36,7 @@ typedef struct weir_member {
     weir_frame_link *link;
     uint64_t number; /* of all that ever connected: addresses of closed links come again */
     weir_member_state state;
+    weir_deadline join_by; /* of one that has not said who it is */
     char worker_id[WEIR_NAME_BYTES];
     weir_arena arena; /* `ready` borrows from it */
     weir_round_ready ready;
@@ -79,12 +82,15 @@ typedef struct weir_push_options {
     uint64_t window_bytes; /* broadcasts; 0: the default */
 } weir_push_options;
 
-/* serve.c. `worker` and `source` must outlive it. Gives *out. */
+/* push.c. `worker` and `source` must outlive it. Gives *out. */
 weir_status weir_push_open(weir_worker *worker, const weir_source *source,
                            const weir_push_options *options, weir_push **out);
 void weir_push_close(weir_push *push); /* accepts NULL */
 /* "HOST:PORT" to join at. */
 const char *weir_push_address(const weir_push *push);
+
+/* Cuts the steps, unless they stand: the binding and the limit are the same. */
+weir_status weir_push_cut(weir_push *push, uint64_t step_limit, bool keep_masters);
 
 /* What a round sends. */
 typedef struct weir_push_version {

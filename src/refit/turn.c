@@ -138,6 +138,9 @@ weir_status weir_turn_begin(weir_attendance *a, const weir_round_step *step)
         return weir_fail(WEIR_ERR_CORRUPT, "%s: step %u came, step %u is next", a->remote->who,
                          step->number, a->n_received);
     turn->step = *step;
+    if (is_staged(a) && step->number >= a->n_committed + WEIR_REPLICA_WINDOWS)
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: step %u came before its window was free",
+                         a->remote->who, step->number);
     weir_status status = check_next(a, step);
     if (status == WEIR_OK)
         status = take_parts(a, turn, &ranges);
