@@ -11,6 +11,7 @@
 
 /* clang-format off */
 static const weir_family *const families[] = {
+    &weir_family_afmoe,
     &weir_family_bert,
     &weir_family_deepseek_v3,
     &weir_family_gemma2,

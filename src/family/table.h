@@ -113,6 +113,7 @@ extern const weir_family_row weir_rows_llama_mlp[]; /* gated, biases by mlp_bias
 extern const weir_family_row weir_rows_gated_mlp[];
 extern const weir_family_row weir_rows_causal_lm[]; /* embeddings, last norm, head */
 
+extern const weir_family weir_family_afmoe;
 extern const weir_family weir_family_bert;
 extern const weir_family weir_family_deepseek_v3;
 extern const weir_family weir_family_gemma2;
