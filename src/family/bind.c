@@ -394,7 +394,7 @@ static weir_status bind_row(binder *b, const weir_family_row *row, int layer,
         return row->tied_with != NULL && b->model->tied ? skip_tied(b, row) : WEIR_OK;
     char dst[WEIR_MODEL_NAME_BYTES];
     row_site site = { .row = row, .layer = layer, .dst = dst };
-    if (!weir_model_name(b->model, layer, row->dst, 0, dst))
+    if (!weir_model_dst(b->model, layer, row->dst, dst))
         return weir_fail(WEIR_ERR_LAYOUT, "%s: its name in layer %d is too long", row->dst, layer);
     if (experts != NULL) {
         /* n sources cannot be more than n experts: one further look finds the gap. */
@@ -407,7 +407,7 @@ static weir_status bind_row(binder *b, const weir_family_row *row, int layer,
 
 static weir_status bind_layer(binder *b, int layer, const weir_source_layer *experts)
 {
-    const weir_family_row *tables[3];
+    const weir_family_row *tables[WEIR_MODEL_TABLES];
     size_t n_tables = weir_model_tables(b->model, layer, tables);
     for (size_t t = 0; t < n_tables; t++) {
         for (const weir_family_row *row = tables[t]; row->dst != NULL; row++) {
@@ -421,17 +421,19 @@ static weir_status bind_layer(binder *b, int layer, const weir_source_layer *exp
 
 /* ---- what is left over -----------------------------------------------------------------------*/
 
-static void complain_left_over(binder *b, const weir_tensor *source)
+static void complain_left_over(binder *b, size_t at)
 {
     const weir_model *model = b->model;
-    const char *suffix = source->name;
+    const weir_tensor *source = &b->index.sources[at];
+    const char *name = b->index.names[at], *suffix = name;
     uint64_t expert;
-    int layer = weir_model_layer_of(model, source->name, &suffix);
+    int layer = weir_model_layer_of(model, name, &suffix);
     if (model->config != NULL && layer >= 0 && (uint64_t)layer >= model->n_layers) {
         problem(b,
                 "source %s is of layer %d, but config.json has num_hidden_layers %" PRIu64
                 " (--ignore '%.*s*' leaves it out)",
-                source->name, layer, model->n_layers, (int)(suffix - source->name), source->name);
+                source->name, layer, model->n_layers, (int)(strlen(source->name) - strlen(suffix)),
+                source->name);
         return;
     }
     const weir_family_row *rows = model->parts->sparse;
@@ -446,10 +448,13 @@ static void complain_left_over(binder *b, const weir_tensor *source)
         }
     }
     bool known = layer >= 0 && model->config != NULL && model->parts->sparse != NULL;
-    problem(b, "source %s: no row of family %s takes it%s", source->name, model->family->name,
+    bool of_kind = layer >= 0 && model->config != NULL && model->family->layer_kinds.key != NULL;
+    problem(b, "source %s: no row of family %s takes it%s%s%s", source->name, model->family->name,
             !known                ? ""
             : model->dense[layer] ? " (config.json makes its layer dense)"
-                                  : " (config.json gives its layer experts)");
+                                  : " (config.json gives its layer experts)",
+            of_kind ? "; its layer is of kind " : "",
+            of_kind ? model->family->layer_kinds.names[model->kind[layer]] : "");
 }
 
 static weir_status finish(binder *b)
@@ -457,7 +462,7 @@ static weir_status finish(binder *b)
     for (size_t i = 0; i < b->index.n_sources; i++) {
         size_t at = b->index.sorted[i];
         if (b->index.states[at] == WEIR_SOURCE_FREE)
-            complain_left_over(b, &b->index.sources[at]);
+            complain_left_over(b, at);
     }
     if (b->n_problems == 0 && b->mapping->n_entries == 0)
         problem(b, "no source is of family %s", b->model->family->name);

@@ -90,7 +90,7 @@ static weir_status add_derived(weir_mapping *m, const weir_model *model, size_t 
         status = weir_conversion_get("bf16_cast", &cast);
     if (status != WEIR_OK)
         return status;
-    if (!weir_model_name(model, e->layer, uv ? mla->w_uv : mla->w_uk_t, 0, name))
+    if (!weir_model_dst(model, e->layer, uv ? mla->w_uv : mla->w_uk_t, name))
         return weir_fail(WEIR_ERR_LAYOUT, "%s: too long a name", e->name);
     d->kind = kind;
     d->parameter = m->n_parameters;

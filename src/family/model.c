@@ -290,6 +290,41 @@ static weir_status find_dense_layers(weir_model *model)
     return status;
 }
 
+static int kind_named(const weir_layer_kinds *kinds, const char *name)
+{
+    for (int k = 0; k < WEIR_LAYER_KINDS; k++) {
+        if (name != NULL && kinds->names[k] != NULL && strcmp(kinds->names[k], name) == 0)
+            return k;
+    }
+    return -1;
+}
+
+static weir_status find_layer_kinds(weir_model *model)
+{
+    const weir_layer_kinds *kinds = &model->family->layer_kinds;
+    if (kinds->key == NULL)
+        return WEIR_OK;
+    const weir_config *holder = holder_of(model->config, kinds->key);
+    bool listed = weir_config_has(holder, kinds->key);
+    uint64_t interval = 1;
+    weir_status status = WEIR_OK;
+    if (!listed)
+        status = weir_model_number(model, kinds->interval, "the choice of layers", &interval);
+    if (status == WEIR_OK && interval == 0)
+        status = weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is 0", kinds->interval);
+    for (uint64_t i = 0; i < model->n_layers && status == WEIR_OK; i++) {
+        const char *name = weir_config_string_at(holder, kinds->key, (int)i);
+        int kind = listed ? kind_named(kinds, name) : (i + 1) % interval != 0;
+        if (kind < 0)
+            status = weir_fail(WEIR_ERR_LAYOUT,
+                               "config.json: %s says '%s' of layer %" PRIu64 ", expected %s or %s",
+                               kinds->key, name != NULL ? name : "", i, kinds->names[0],
+                               kinds->names[1]);
+        model->kind[i] = (uint8_t)kind;
+    }
+    return status;
+}
+
 static weir_status read_counts(weir_model *model)
 {
     weir_status status =
@@ -310,6 +345,18 @@ static weir_status read_counts(weir_model *model)
     return WEIR_OK;
 }
 
+/* The layout that fits the config best; NULL: the family's default. */
+static const char *layout_of(const weir_family *family, const weir_config *config)
+{
+    if (config == NULL || weir_config_object(config, "text_config") == NULL)
+        return NULL;
+    for (int i = 0; family->layouts[i] != NULL; i++) {
+        if (family->parts[i].dst_prefix != NULL)
+            return family->layouts[i];
+    }
+    return NULL;
+}
+
 weir_status weir_model_init(weir_model *model, const char *family, const char *layout,
                             const weir_config *config)
 {
@@ -322,16 +369,21 @@ weir_status weir_model_init(weir_model *model, const char *family, const char *l
         status = weir_family_of_config(config, &family);
     if (status == WEIR_OK)
         status = weir_family_find(family, &model->family);
+    if (status == WEIR_OK && layout == NULL)
+        layout = layout_of(model->family, config);
     if (status == WEIR_OK)
         status = weir_family_find_parts(model->family, layout, &model->parts);
     if (status != WEIR_OK || config == NULL)
         return status;
     model->tied = config_true(model, "tie_word_embeddings");
     status = read_counts(model);
-    return status == WEIR_OK ? find_dense_layers(model) : status;
+    if (status == WEIR_OK)
+        status = find_dense_layers(model);
+    return status == WEIR_OK ? find_layer_kinds(model) : status;
 }
 
-size_t weir_model_tables(const weir_model *model, int layer, const weir_family_row *tables[3])
+size_t weir_model_tables(const weir_model *model, int layer,
+                         const weir_family_row *tables[WEIR_MODEL_TABLES])
 {
     const weir_family_parts *parts = model->parts;
     bool dense = true, sparse = true;
@@ -347,6 +399,10 @@ size_t weir_model_tables(const weir_model *model, int layer, const weir_family_r
     }
     if (parts->base != NULL)
         tables[n++] = parts->base;
+    for (int k = 0; k < WEIR_LAYER_KINDS; k++) {
+        if (parts->kinds[k] != NULL && (model->config == NULL || model->kind[layer] == k))
+            tables[n++] = parts->kinds[k];
+    }
     if (dense && parts->dense != NULL)
         tables[n++] = parts->dense;
     if (sparse && parts->sparse != NULL)
@@ -415,6 +471,16 @@ bool weir_model_name(const weir_model *model, int layer, const char *suffix, uin
             return false;
     }
     return fill_in(suffix, "{e}", expert, buffer + n, WEIR_MODEL_NAME_BYTES - n) != 0;
+}
+
+bool weir_model_dst(const weir_model *model, int layer, const char *suffix, char *buffer)
+{
+    const char *prefix = model->parts->dst_prefix != NULL ? model->parts->dst_prefix : "";
+    char name[WEIR_MODEL_NAME_BYTES];
+    if (!weir_model_name(model, layer, suffix, 0, name))
+        return false;
+    int n = snprintf(buffer, WEIR_MODEL_NAME_BYTES, "%s%s", prefix, name);
+    return n > 0 && n < WEIR_MODEL_NAME_BYTES;
 }
 
 /* Reads a number as tables write it (no sign, no leading zero); NULL when there is none. */

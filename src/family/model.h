@@ -11,6 +11,7 @@
 #define WEIR_MODEL_MAX_LAYERS 4096
 #define WEIR_MODEL_MAX_EXPERTS 65536
 #define WEIR_MODEL_NAME_BYTES 512 /* the longest tensor name that a table can make */
+#define WEIR_MODEL_TABLES (3 + WEIR_LAYER_KINDS)
 
 typedef struct weir_model {
     const weir_family *family;
@@ -20,6 +21,7 @@ typedef struct weir_model {
     uint64_t n_experts;                   /* 0 without a config, or without experts */
     bool tied;                            /* tie_word_embeddings */
     uint8_t dense[WEIR_MODEL_MAX_LAYERS]; /* by layer: true when it has no experts */
+    uint8_t kind[WEIR_MODEL_MAX_LAYERS];  /* by layer: an index of the family's kinds */
 } weir_model;
 
 /* family NULL: from the config's model_type. ERR_LAYOUT when the config lacks what is needed. */
@@ -27,8 +29,9 @@ weir_status weir_model_init(weir_model *model, const char *family, const char *l
                             const weir_config *config);
 
 /* The tables of a layer in order (-1: of the non-layer part), and how many. Without a config a
- * layer has both its dense and its sparse part. */
-size_t weir_model_tables(const weir_model *model, int layer, const weir_family_row *tables[3]);
+ * layer is dense and sparse and of every kind. */
+size_t weir_model_tables(const weir_model *model, int layer,
+                         const weir_family_row *tables[WEIR_MODEL_TABLES]);
 
 /* False when a row's condition does not hold, or its parameter is tied to another. Without a config
  * a plain condition holds, one with a '!' in front or an '=' does not. */
@@ -57,6 +60,8 @@ weir_status weir_model_dtype(const weir_model *model, weir_dtype *out);
  * the WEIR_MODEL_NAME_BYTES of buffer. */
 bool weir_model_name(const weir_model *model, int layer, const char *suffix, uint64_t expert,
                      char *buffer);
+/* The same for a name of the engine's, which may have a prefix. */
+bool weir_model_dst(const weir_model *model, int layer, const char *suffix, char *buffer);
 /* The layer that a full name belongs to and what follows the prefix; -1 when it has no prefix. */
 int weir_model_layer_of(const weir_model *model, const char *name, const char **out_suffix);
 /* True when `suffix` is `pattern` with a number for its "{e}". */

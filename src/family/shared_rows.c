@@ -86,3 +86,54 @@ const weir_family_row weir_rows_causal_lm[] = {
       WEIR_HF({ "lm_head.weight", "vocab_size, hidden_size" }) },
     WEIR_ROWS_END,
 };
+
+const weir_family_row weir_rows_qwen3_5_layer[] = {
+    { "input_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "input_layernorm.weight", "hidden_size" }) },
+    { "post_attention_layernorm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "post_attention_layernorm.weight", "hidden_size" }) },
+    WEIR_ROWS_END,
+};
+
+/* Each head of q_proj holds its gate behind its query. */
+const weir_family_row weir_rows_qwen3_5_full[] = {
+    { "self_attn.q_norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "self_attn.q_norm.weight", "head_dim" }) },
+    { "self_attn.k_norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "self_attn.k_norm.weight", "head_dim" }) },
+    { "self_attn.qkv_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,
+      .units = { "num_attention_heads", "num_key_value_heads", "num_key_value_heads" },
+      WEIR_HF({ "self_attn.q_proj.weight", "num_attention_heads*head_dim*2, hidden_size" },
+              { "self_attn.k_proj.weight", "num_key_value_heads*head_dim, hidden_size" },
+              { "self_attn.v_proj.weight", "num_key_value_heads*head_dim, hidden_size" }) },
+    { "self_attn.o_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_ROW,
+      WEIR_HF({ "self_attn.o_proj.weight", "hidden_size, num_attention_heads*head_dim" }) },
+    WEIR_ROWS_END,
+};
+
+#define KEY_DIM "linear_num_key_heads*linear_key_head_dim"
+#define VALUE_DIM "linear_num_value_heads*linear_value_head_dim"
+#define CONV_DIM "2*" KEY_DIM "+" VALUE_DIM
+
+/* A_log is fp32 in checkpoints and engines; norm is in many checkpoints, but in no engine. The rows
+ * of in_proj_ba are too few for a grid of scales. */
+const weir_family_row weir_rows_qwen3_5_linear[] = {
+    { "linear_attn.in_proj_qkvz.weight", WEIR_ROW_LINEAR,
+      WEIR_HF({ "linear_attn.in_proj_qkv.weight", CONV_DIM ", hidden_size" },
+              { "linear_attn.in_proj_z.weight", VALUE_DIM ", hidden_size" }) },
+    { "linear_attn.in_proj_ba.weight", WEIR_ROW_LINEAR, .conversion = "bf16_cast",
+      .cut = WEIR_CUT_COLUMN,
+      WEIR_HF({ "linear_attn.in_proj_b.weight", "linear_num_value_heads, hidden_size" },
+              { "linear_attn.in_proj_a.weight", "linear_num_value_heads, hidden_size" }) },
+    { "linear_attn.conv1d.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "linear_attn.conv1d.weight", CONV_DIM ", 1, linear_conv_kernel_dim" }) },
+    { "linear_attn.dt_bias", .conversion = "bf16_cast", .cut = WEIR_CUT_COLUMN,
+      WEIR_HF({ "linear_attn.dt_bias", "linear_num_value_heads" }) },
+    { "linear_attn.A_log", .conversion = "fp32_cast", .cut = WEIR_CUT_COLUMN,
+      WEIR_HF({ "linear_attn.A_log", "linear_num_value_heads" }) },
+    { "linear_attn.norm.weight", .conversion = "bf16_cast",
+      WEIR_HF({ "linear_attn.norm.weight", "linear_value_head_dim" }) },
+    { "linear_attn.out_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_ROW,
+      WEIR_HF({ "linear_attn.out_proj.weight", "hidden_size, " VALUE_DIM }) },
+    WEIR_ROWS_END,
+};

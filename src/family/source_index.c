@@ -12,8 +12,8 @@
 
 static int compare_names(const void *a, const void *b, void *context)
 {
-    const weir_tensor *sources = context;
-    return strcmp(sources[*(const size_t *)a].name, sources[*(const size_t *)b].name);
+    const char *const *names = context;
+    return strcmp(names[*(const size_t *)a], names[*(const size_t *)b]);
 }
 
 size_t weir_source_index_find(const weir_source_index *index, const char *name)
@@ -22,7 +22,7 @@ size_t weir_source_index_find(const weir_source_index *index, const char *name)
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         size_t i = index->sorted[middle];
-        int order = strcmp(index->sources[i].name, name);
+        int order = strcmp(index->names[i], name);
         if (order == 0)
             return index->states[i] == WEIR_SOURCE_LEFT_OUT ? SIZE_MAX : i;
         if (order < 0)
@@ -33,7 +33,27 @@ size_t weir_source_index_find(const weir_source_index *index, const char *name)
     return SIZE_MAX;
 }
 
-static weir_status sort_sources(weir_source_index *index)
+/* Gives a source the name that the tables have for it: its own unless it bears the alias. */
+static weir_status name_source(weir_source_index *index, size_t i, weir_arena *arena,
+                               const weir_family *family)
+{
+    const char *name = index->sources[i].name;
+    size_t n_alias = family->alias[0] != NULL ? strlen(family->alias[0]) : 0;
+    index->names[i] = name;
+    if (n_alias == 0 || strncmp(name, family->alias[0], n_alias) != 0)
+        return WEIR_OK;
+    size_t n_front = strlen(family->alias[1]), n_rest = strlen(name + n_alias) + 1;
+    char *known = weir_arena_zeroed(arena, n_front + n_rest, 1);
+    if (known == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    memcpy(known, family->alias[1], n_front);
+    memcpy(known + n_front, name + n_alias, n_rest);
+    index->names[i] = known;
+    return WEIR_OK;
+}
+
+static weir_status sort_sources(weir_source_index *index, weir_arena *arena,
+                                const weir_family *family)
 {
     for (size_t i = 0; i < index->n_sources; i++) {
         const weir_tensor *source = &index->sources[i];
@@ -41,13 +61,15 @@ static weir_status sort_sources(weir_source_index *index)
             weir_dtype_bits(source->dtype) == 0)
             return weir_fail(WEIR_ERR_INVALID, "source %zu (%s) is no tensor view", i,
                              source->name != NULL ? source->name : "without a name");
+        weir_status status = name_source(index, i, arena, family);
+        if (status != WEIR_OK)
+            return status;
         index->sorted[i] = i;
     }
-    qsort_r(index->sorted, index->n_sources, sizeof(size_t), compare_names,
-            (void *)(uintptr_t)index->sources);
+    qsort_r(index->sorted, index->n_sources, sizeof(size_t), compare_names, (void *)index->names);
     for (size_t i = 1; i < index->n_sources; i++) {
-        const char *name = index->sources[index->sorted[i]].name;
-        if (strcmp(name, index->sources[index->sorted[i - 1]].name) == 0)
+        const char *name = index->names[index->sorted[i]];
+        if (strcmp(name, index->names[index->sorted[i - 1]]) == 0)
             return weir_fail(WEIR_ERR_LAYOUT, "source %s is there twice", name);
     }
     return WEIR_OK;
@@ -85,7 +107,7 @@ static void list_layers(weir_source_index *index, const weir_model *model)
         return;
     }
     for (size_t i = 0; i < index->n_sources; i++) {
-        int layer = weir_model_layer_of(model, index->sources[i].name, &suffix);
+        int layer = weir_model_layer_of(model, index->names[i], &suffix);
         if (index->states[i] == WEIR_SOURCE_FREE && layer >= 0)
             index->layers[n++].layer = layer;
     }
@@ -115,8 +137,7 @@ static void count_experts(weir_source_index *index, const weir_model *model)
     for (size_t i = 0; i < index->n_sources; i++) {
         const char *suffix;
         uint64_t expert;
-        weir_source_layer key = { .layer =
-                                      weir_model_layer_of(model, index->sources[i].name, &suffix) };
+        weir_source_layer key = { .layer = weir_model_layer_of(model, index->names[i], &suffix) };
         if (index->states[i] != WEIR_SOURCE_FREE || key.layer < 0 ||
             !names_expert(model->parts->sparse, suffix, &expert))
             continue;
@@ -136,12 +157,14 @@ weir_status weir_source_index_init(weir_source_index *index, weir_arena *arena,
 {
     size_t n_layers = model->config != NULL ? model->n_layers : n_sources;
     *index = (weir_source_index){ .sources = sources, .n_sources = n_sources };
+    index->names = weir_arena_zeroed(arena, n_sources, sizeof(index->names[0]));
     index->sorted = weir_arena_zeroed(arena, n_sources, sizeof(size_t));
     index->states = weir_arena_zeroed(arena, n_sources, 1);
     index->layers = weir_arena_zeroed(arena, n_layers, sizeof(index->layers[0]));
-    if (index->sorted == NULL || index->states == NULL || index->layers == NULL)
+    if (index->names == NULL || index->sorted == NULL || index->states == NULL ||
+        index->layers == NULL)
         return WEIR_ERR_NO_MEMORY;
-    weir_status status = sort_sources(index);
+    weir_status status = sort_sources(index, arena, model->family);
     if (status != WEIR_OK)
         return status;
     for (size_t i = 0; i < n_sources; i++) {

@@ -22,7 +22,8 @@ typedef struct weir_source_layer {
 typedef struct weir_source_index {
     const weir_tensor *sources;
     size_t n_sources;
-    size_t *sorted; /* indices by name */
+    const char **names; /* of the sources, as the family's tables have them */
+    size_t *sorted;     /* indices by name */
     unsigned char *states;
     weir_source_layer *layers; /* ascending; all of the config's, or those that names mention */
     size_t n_layers;

@@ -71,7 +71,7 @@ static weir_status add_row(collector *c, const weir_family_row *row, int layer)
 
 static weir_status add_layer(collector *c, int layer)
 {
-    const weir_family_row *tables[3];
+    const weir_family_row *tables[WEIR_MODEL_TABLES];
     size_t n_tables = weir_model_tables(c->model, layer, tables);
     for (size_t t = 0; t < n_tables; t++) {
         for (const weir_family_row *row = tables[t]; row->dst != NULL; row++) {

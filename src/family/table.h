@@ -56,13 +56,28 @@ typedef struct weir_family_row {
     weir_row_source sources[WEIR_N_NAMINGS][WEIR_ROW_SOURCES + 1];
 } weir_family_row;
 
+#define WEIR_LAYER_KINDS 2
+
 /* One engine layout. Rows end with one whose dst is NULL. NULL: the part is empty. */
 typedef struct weir_family_parts {
-    const weir_family_row *base;   /* every layer */
-    const weir_family_row *dense;  /* layers without experts */
-    const weir_family_row *sparse; /* layers with experts */
-    const weir_family_row *rest;   /* outside the layers */
+    const weir_family_row *base;                    /* every layer */
+    const weir_family_row *dense;                   /* layers without experts */
+    const weir_family_row *sparse;                  /* layers with experts */
+    const weir_family_row *rest;                    /* outside the layers */
+    const weir_family_row *kinds[WEIR_LAYER_KINDS]; /* layers of each kind, see below */
+    /* In front of the engine's names, which hold the language model as one tower of several: the
+     * default layout where config.json has a text_config. NULL: nothing. */
+    const char *dst_prefix;
 } weir_family_parts;
+
+/* Layers of several kinds, besides dense and sparse, in an order that config.json spells out. */
+typedef struct weir_layer_kinds {
+    const char *key; /* a list with the name of each layer's kind; NULL: layers are of one kind */
+    const char *names[WEIR_LAYER_KINDS];
+    /* An expression: without the list each so-manieth layer is of the first kind, the others of the
+     * second. */
+    const char *interval;
+} weir_layer_kinds;
 
 /* Which layers are dense. */
 typedef enum weir_dense_rule {
@@ -96,10 +111,12 @@ typedef struct weir_family {
     const char *layer_prefix; /* "model.layers.{i}." */
     const char *n_experts;    /* key of config.json; NULL: no experts */
     weir_dense_rule dense_rule;
+    weir_layer_kinds layer_kinds;
     const char *model_types[WEIR_FAMILY_MAX];
     const char *layouts[WEIR_FAMILY_MAX];     /* names; the first is the default */
     weir_family_parts parts[WEIR_FAMILY_MAX]; /* of the layouts, in their order */
     const char *drop[WEIR_FAMILY_MAX];        /* globs of source names that engines do not hold */
+    const char *alias[2];                     /* sources named [0]… count as named [1]… */
     weir_config_default defaults[WEIR_FAMILY_DEFAULTS];
     weir_family_mla mla;
     const char *presets[WEIR_FAMILY_PRESETS]; /* names */
@@ -111,7 +128,10 @@ extern const weir_family_row weir_rows_qwen3_layer[]; /* norms and attention */
 extern const weir_family_row weir_rows_llama_layer[];
 extern const weir_family_row weir_rows_llama_mlp[]; /* gated, biases by mlp_bias */
 extern const weir_family_row weir_rows_gated_mlp[];
-extern const weir_family_row weir_rows_causal_lm[]; /* embeddings, last norm, head */
+extern const weir_family_row weir_rows_causal_lm[];     /* embeddings, last norm, head */
+extern const weir_family_row weir_rows_qwen3_5_layer[]; /* norms */
+extern const weir_family_row weir_rows_qwen3_5_full[];
+extern const weir_family_row weir_rows_qwen3_5_linear[];
 
 extern const weir_family weir_family_afmoe;
 extern const weir_family weir_family_bert;
@@ -126,6 +146,7 @@ extern const weir_family weir_family_mistral;
 extern const weir_family weir_family_mixtral;
 extern const weir_family weir_family_qwen2;
 extern const weir_family weir_family_qwen3;
+extern const weir_family weir_family_qwen3_5;
 extern const weir_family weir_family_qwen3_moe;
 
 /* The table of that name, and one layout of it (NULL: the default). ERR_NOT_FOUND lists what there

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+
 #include "family/source_set.h"
 
 #define LAYER "model.layers.3."
@@ -96,6 +98,49 @@ static void ignored_sources_are_as_if_they_were_not_there(void **state)
     options.n_ignore = 1;
     assert_int_equal(weir_mapping_open(&options, set->tensors, set->n, &mapping), WEIR_ERR_LAYOUT);
     assert_error_has("source some.extra: no row of family llama takes it");
+    set_free(set);
+}
+
+static void sources_may_be_named_as_in_a_model_of_several_towers(void **state)
+{
+    (void)state;
+    source_set *set = set_of_preset("qwen3_5", "tiny", WEIR_NAMING_HF);
+    weir_mapping *mapping = NULL;
+    for (size_t i = 0; i < set->n; i++) {
+        char name[256];
+        if (strncmp(set->tensors[i].name, "model.", 6) != 0)
+            continue;
+        snprintf(name, sizeof(name), "model.language_model.%s", set->tensors[i].name + 6);
+        set_rename(set, set->tensors[i].name, name);
+    }
+    set_add(set, "mtp.norm.weight", WEIR_BF16, SHAPE(256));
+    assert_int_equal(set_open(set, NULL, "composite", "fp8_128x128", &mapping), WEIR_OK);
+    assert_non_null(
+        find_entry(mapping, "language_model.model.layers.0.linear_attn.in_proj_qkvz.weight"));
+    assert_non_null(find_entry(mapping, "language_model.lm_head.weight"));
+    assert_string_equal(
+        find_entry(mapping, "language_model.model.embed_tokens.weight")->sources->name,
+        "model.language_model.embed_tokens.weight");
+    weir_mapping_close(mapping);
+    set_add(set, "model.visual.patch_embed.proj.weight", WEIR_BF16, SHAPE(8, 8));
+    assert_refused(set, NULL, "source model.visual.patch_embed.proj.weight: no row of family");
+    set_remove(set, "model.visual.patch_embed.proj.weight");
+    set_add(set, "model.language_model.layers.2.x.weight", WEIR_BF16, SHAPE(8, 8));
+    assert_refused(set, NULL, "(--ignore 'model.language_model.layers.2.*' leaves it out)");
+    set_remove(set, "model.language_model.layers.2.x.weight");
+    set_add(set, "model.norm.weight", WEIR_BF16, SHAPE(256));
+    assert_refused(set, NULL, "source model.norm.weight is there twice");
+    set_free(set);
+}
+
+static void a_source_of_another_kind_of_layer_is_refused(void **state)
+{
+    (void)state;
+    source_set *set = set_of_preset("qwen3_5", "tiny", WEIR_NAMING_HF);
+    set_add(set, "model.layers.0.self_attn.o_proj.weight", WEIR_BF16, SHAPE(256, 288));
+    assert_refused(set, NULL,
+                   "source model.layers.0.self_attn.o_proj.weight: no row of family qwen3_5 takes "
+                   "it; its layer is of kind linear_attention");
     set_free(set);
 }
 
@@ -458,6 +503,8 @@ int main(void)
         cmocka_unit_test(one_checkpoint_may_mix_namings_row_by_row),
         cmocka_unit_test(what_engines_do_not_hold_is_dropped_by_declaration),
         cmocka_unit_test(ignored_sources_are_as_if_they_were_not_there),
+        cmocka_unit_test(sources_may_be_named_as_in_a_model_of_several_towers),
+        cmocka_unit_test(a_source_of_another_kind_of_layer_is_refused),
         cmocka_unit_test(half_a_fused_row_is_refused_by_name),
         cmocka_unit_test(a_parameter_that_nobody_fills_is_refused),
         cmocka_unit_test(a_missing_expert_is_named),

@@ -16,6 +16,7 @@ static const char *const names[] = {
     "mixtral",
     "qwen2",
     "qwen3",
+    "qwen3_5",
     "qwen3_moe",
 };
 /* clang-format on */

@@ -4,6 +4,8 @@
 #include "family/source_set.h"
 
 #define QWEN "\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":6,\"num_experts\":4"
+#define HYBRID "\"model_type\":\"qwen3_5_text\",\"num_hidden_layers\":5"
+#define GEMMA "\"model_type\":\"gemma2\",\"num_hidden_layers\":2"
 
 static weir_config *parse(const char *text)
 {
@@ -181,6 +183,70 @@ static void dense_layers_follow_each_familys_rule(void **state)
     check_dense("{\"model_type\":\"llama\",\"num_hidden_layers\":2}", "dd");
 }
 
+static void check_kinds(const char *text, const char *expected)
+{
+    weir_model model;
+    weir_config *config;
+    const weir_family_row *tables[WEIR_MODEL_TABLES];
+    assert_int_equal(init(&model, text, &config), WEIR_OK);
+    for (int i = 0; expected[i] != '\0'; i++) {
+        assert_int_equal(model.kind[i], expected[i] == 'l');
+        assert_int_equal(weir_model_tables(&model, i, tables), 3);
+        assert_ptr_equal(tables[1], model.parts->kinds[expected[i] == 'l']);
+    }
+    weir_config_close(config);
+}
+
+static void kinds_of_layers_follow_the_list_or_the_interval(void **state)
+{
+    (void)state;
+    check_kinds("{" HYBRID "}", "lllfl");
+    check_kinds("{" HYBRID ",\"full_attention_interval\":2}", "lflfl");
+    check_kinds("{" HYBRID ",\"layer_types\":[\"full_attention\",\"linear_attention\","
+                "\"linear_attention\",\"full_attention\",\"full_attention\"]}",
+                "fllff");
+}
+
+static void a_text_config_chooses_the_layout_with_a_prefix(void **state)
+{
+    (void)state;
+    weir_model model;
+    char name[WEIR_MODEL_NAME_BYTES];
+    weir_config *config = parse("{\"text_config\":{" HYBRID "}}");
+    assert_int_equal(weir_model_init(&model, NULL, NULL, config), WEIR_OK);
+    assert_true(weir_model_dst(&model, 2, "mlp.x", name));
+    assert_string_equal(name, "language_model.model.layers.2.mlp.x");
+    assert_true(weir_model_dst(&model, -1, "lm_head.weight", name));
+    assert_string_equal(name, "language_model.lm_head.weight");
+    assert_int_equal(weir_model_init(&model, NULL, "text", config), WEIR_OK);
+    assert_true(weir_model_dst(&model, 2, "mlp.x", name));
+    assert_string_equal(name, "model.layers.2.mlp.x");
+    weir_config_close(config);
+    config = parse("{\"text_config\":{" QWEN "}}");
+    assert_int_equal(weir_model_init(&model, NULL, NULL, config), WEIR_OK);
+    assert_true(weir_model_dst(&model, 2, "mlp.x", name));
+    assert_string_equal(name, "model.layers.2.mlp.x");
+    weir_config_close(config);
+}
+
+static void what_a_config_leaves_out_may_be_true(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool tied;
+    } cases[] = { { "{" GEMMA "}", true },
+                  { "{" GEMMA ",\"tie_word_embeddings\":false}", false },
+                  { "{" QWEN "}", false } };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        weir_model model;
+        weir_config *config;
+        assert_int_equal(init(&model, cases[i].text, &config), WEIR_OK);
+        assert_int_equal(model.tied, cases[i].tied);
+        weir_config_close(config);
+    }
+}
+
 static void hostile_configs_are_refused(void **state)
 {
     (void)state;
@@ -194,6 +260,11 @@ static void hostile_configs_are_refused(void **state)
           "100000 experts, at most" },
         { "{" QWEN ",\"decoder_sparse_step\":0}", "decoder_sparse_step is 0" },
         { "{" QWEN ",\"mlp_only_layers\":\"all\"}", "mlp_only_layers is no list" },
+        { "{" HYBRID ",\"full_attention_interval\":0}", "full_attention_interval is 0" },
+        { "{" HYBRID ",\"layer_types\":[\"linear_attention\",\"mamba\"]}",
+          "layer_types says 'mamba' of layer 1, expected full_attention or linear_attention" },
+        { "{" HYBRID ",\"layer_types\":[\"linear_attention\"]}", "layer_types says '' of layer 1" },
+        { "{" HYBRID ",\"layer_types\":\"LLLF\"}", "layer_types says '' of layer 0" },
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         weir_model model;
@@ -210,7 +281,7 @@ static void without_a_config_a_layer_has_both_parts(void **state)
 {
     (void)state;
     weir_model model;
-    const weir_family_row *tables[3];
+    const weir_family_row *tables[WEIR_MODEL_TABLES];
     assert_int_equal(weir_model_init(&model, "glm_moe_dsa", NULL, NULL), WEIR_OK);
     assert_int_equal(weir_model_tables(&model, 3, tables), 3);
     assert_int_equal(weir_model_tables(&model, -1, tables), 1);
@@ -279,6 +350,9 @@ int main(void)
         cmocka_unit_test(keys_are_looked_for_in_text_config_too),
         cmocka_unit_test(overflow_is_refused),
         cmocka_unit_test(dense_layers_follow_each_familys_rule),
+        cmocka_unit_test(kinds_of_layers_follow_the_list_or_the_interval),
+        cmocka_unit_test(a_text_config_chooses_the_layout_with_a_prefix),
+        cmocka_unit_test(what_a_config_leaves_out_may_be_true),
         cmocka_unit_test(hostile_configs_are_refused),
         cmocka_unit_test(without_a_config_a_layer_has_both_parts),
         cmocka_unit_test(torch_dtype_names_the_dtype_and_bf16_is_the_default),
