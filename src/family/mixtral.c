@@ -10,12 +10,12 @@ static const weir_family_row sparse[] = {
     { "block_sparse_moe.gate.weight", .conversion = "bf16_cast",
       WEIR_HF({ "block_sparse_moe.gate.weight", "num_local_experts, hidden_size" }),
       WEIR_HF_FUSED({ "mlp.gate.weight", "num_local_experts, hidden_size" }) },
-    { "block_sparse_moe.experts.w13_weight", WEIR_ROW_EXPERT, .axis = 1,
+    { "block_sparse_moe.experts.w13_weight", WEIR_ROW_EXPERT, .cut = WEIR_CUT_COLUMN, .axis = 1,
       WEIR_HF({ "block_sparse_moe.experts.{e}.w1.weight", "intermediate_size, hidden_size" },
               { "block_sparse_moe.experts.{e}.w3.weight", "intermediate_size, hidden_size" }),
       WEIR_HF_FUSED(
           { "mlp.experts.gate_up_proj", "num_local_experts, 2*intermediate_size, hidden_size" }) },
-    { "block_sparse_moe.experts.w2_weight", WEIR_ROW_EXPERT, .axis = 1,
+    { "block_sparse_moe.experts.w2_weight", WEIR_ROW_EXPERT, .cut = WEIR_CUT_ROW, .axis = 1,
       WEIR_HF({ "block_sparse_moe.experts.{e}.w2.weight", "hidden_size, intermediate_size" }),
       WEIR_HF_FUSED(
           { "mlp.experts.down_proj", "num_local_experts, hidden_size, intermediate_size" }) },
