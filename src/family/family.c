@@ -25,6 +25,7 @@ static const weir_family *const families[] = {
     &weir_family_qwen2,
     &weir_family_qwen3,
     &weir_family_qwen3_5,
+    &weir_family_qwen3_5_moe,
     &weir_family_qwen3_moe,
 };
 /* clang-format on */

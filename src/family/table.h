@@ -147,6 +147,7 @@ extern const weir_family weir_family_mixtral;
 extern const weir_family weir_family_qwen2;
 extern const weir_family weir_family_qwen3;
 extern const weir_family weir_family_qwen3_5;
+extern const weir_family weir_family_qwen3_5_moe;
 extern const weir_family weir_family_qwen3_moe;
 
 /* The table of that name, and one layout of it (NULL: the default). ERR_NOT_FOUND lists what there

@@ -17,6 +17,7 @@ static const char *const names[] = {
     "qwen2",
     "qwen3",
     "qwen3_5",
+    "qwen3_5_moe",
     "qwen3_moe",
 };
 /* clang-format on */

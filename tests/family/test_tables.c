@@ -178,6 +178,20 @@ static const layer_case cases[] = {
         "model.layers.1.self_attn.o_proj.weight [256, 288] fp8_128x128",
         "model.layers.1.mlp.gate_up_proj.weight [1344, 256] fp8_128x128",
         "model.layers.1.mlp.down_proj.weight [256, 672] fp8_128x128" } },
+    { "qwen3_5_moe",
+      1,
+      { "model.layers.1.input_layernorm.weight [256] bf16_cast",
+        "model.layers.1.post_attention_layernorm.weight [256] bf16_cast",
+        "model.layers.1.self_attn.q_norm.weight [72] bf16_cast",
+        "model.layers.1.self_attn.k_norm.weight [72] bf16_cast",
+        "model.layers.1.self_attn.qkv_proj.weight [720, 256] fp8_128x128",
+        "model.layers.1.self_attn.o_proj.weight [256, 288] fp8_128x128",
+        "model.layers.1.mlp.gate.weight [8, 256] bf16_cast",
+        "model.layers.1.mlp.experts.w13_weight [8, 192, 256] fp8_128x128",
+        "model.layers.1.mlp.experts.w2_weight [8, 256, 96] fp8_128x128",
+        "model.layers.1.mlp.shared_expert_gate.weight [1, 256] bf16_cast",
+        "model.layers.1.mlp.shared_expert.gate_up_proj.weight [144, 256] fp8_128x128",
+        "model.layers.1.mlp.shared_expert.down_proj.weight [256, 72] fp8_128x128" } },
 };
 
 static void check_layer(const layer_case *c, weir_naming naming)

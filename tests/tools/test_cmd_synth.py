@@ -11,7 +11,7 @@ import numpy
 from cli_case import CliCase, bf16_values, read_file
 
 FAMILIES = ("bert", "gemma2", "gemma3_text", "glm_moe_dsa", "llama", "mistral", "mixtral", "qwen2",
-            "qwen3", "qwen3_5", "qwen3_moe")
+            "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe")
 
 
 def limit_file_size():
