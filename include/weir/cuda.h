@@ -3,13 +3,15 @@
  *
  * Everything here needs libweir_cuda.so and a driver at run time; without them calls return
  * ERR_UNSUPPORTED with the reason, and nothing else of Weir changes. Devices are used through their
- * primary context, the one that PyTorch uses; no call waits for a whole device.
+ * primary context, the one that PyTorch uses. No call waits for a whole device, but CUDA itself
+ * does before it takes memory back (weir_cuda_free(), and what closes a batch).
  *
  * Threads    a batch or timer belongs to one thread at a time; the rest may be called from any. The
  *            calling thread's current device is put back.
  * Ownership  streams are the caller's cudaStream_t (or CUstream), or made here; NULL is the default
  *            stream. Memory is freed by whoever allocated it.
  * Errors     ERR_UNSUPPORTED, ERR_NO_MEMORY, ERR_DEVICE with CUDA's text, and those of convert.h.
+ *            What blocks returns ERR_TIMED_OUT after ten minutes; the work runs on.
  */
 #ifndef WEIR_CUDA_H
 #define WEIR_CUDA_H
@@ -90,7 +92,8 @@ WEIR_API weir_status weir_cuda_timer_seconds(weir_cuda_timer *timer, double *out
 typedef struct weir_cuda_batch weir_cuda_batch;
 
 WEIR_API weir_status weir_cuda_batch_open(unsigned device, weir_cuda_batch **out);
-/* Waits for what it started. Accepts NULL. */
+/* Waits for what it started, 30 s at most: what runs on then keeps its memory, which is logged.
+ * Accepts NULL. */
 WEIR_API void weir_cuda_batch_close(weir_cuda_batch *batch);
 
 /* Checks everything and queues the work in `stream`. Borrows the args, sources, names and digests
@@ -107,8 +110,8 @@ WEIR_API weir_status weir_cuda_batch_wait(weir_cuda_batch *batch);
 /* Rows of GPU memory to digest (weir/tensor.h): n_rows rows of row_bytes, dense, the first word of
  * the first row having the number first_word. */
 typedef struct weir_cuda_range {
-    const char *name;    /* for errors */
-    const void *data;    /* on 8 bytes when row_bytes is a multiple of 8, else anywhere */
+    const char *name; /* for errors */
+    const void *data; /* on 8 bytes when row_bytes is a multiple of 8, else anywhere */
     uint64_t n_rows, row_bytes;
     uint64_t first_word;
     weir_dtype dtype;    /* looked at only by `check` */
