@@ -51,8 +51,15 @@ static int describe(int device, weir_cuda_description *out)
     return 0;
 }
 
-/* Such a thread counts as one of GPU 0, but putting it back there would make a context on GPU 0:
+/* A thread without a context counts as one of GPU 0, but putting it back there would make one there:
  * half a gigabyte of a GPU that it may never use. It gets none again. */
+static int leave(int previous)
+{
+    if (previous == NO_CONTEXT)
+        return DRIVER(cuCtxSetCurrent, static_cast<CUcontext>(nullptr));
+    return taken(cudaSetDevice(previous));
+}
+
 static int enter(int device, int *out_previous)
 {
     CUcontext context = nullptr;
@@ -60,16 +67,12 @@ static int enter(int device, int *out_previous)
     int asked = DRIVER(cuCtxGetCurrent, &context);
     if (asked == CUDA_ERROR_NOT_INITIALIZED || (asked == 0 && context == nullptr))
         *out_previous = NO_CONTEXT;
-    if (error == cudaSuccess && *out_previous != device)
-        error = cudaSetDevice(device);
+    if (error != cudaSuccess || *out_previous == device)
+        return taken(error);
+    error = cudaSetDevice(device);
+    if (error != cudaSuccess) /* it may have changed the device nevertheless */
+        leave(*out_previous);
     return taken(error);
-}
-
-static int leave(int previous)
-{
-    if (previous == NO_CONTEXT)
-        return DRIVER(cuCtxSetCurrent, static_cast<CUcontext>(nullptr));
-    return taken(cudaSetDevice(previous));
 }
 
 static int current_device(int *out)
