@@ -10,6 +10,7 @@ static const char *const names[] = {
     "gemma3_text",
     "glm4_moe",
     "glm_moe_dsa",
+    "laguna",
     "llama",
     "minimax_m2",
     "mistral",
