@@ -351,7 +351,7 @@ static const char *layout_of(const weir_family *family, const weir_config *confi
     if (config == NULL || weir_config_object(config, "text_config") == NULL)
         return NULL;
     for (int i = 0; family->layouts[i] != NULL; i++) {
-        if (family->parts[i].dst_prefix != NULL)
+        if (family->dst_prefix[i] != NULL)
             return family->layouts[i];
     }
     return NULL;
@@ -386,6 +386,7 @@ size_t weir_model_tables(const weir_model *model, int layer,
                          const weir_family_row *tables[WEIR_MODEL_TABLES])
 {
     const weir_family_parts *parts = model->parts;
+    const weir_layer_kinds *kinds = &model->family->layer_kinds;
     bool dense = true, sparse = true;
     size_t n = 0;
     if (layer < 0) {
@@ -400,8 +401,8 @@ size_t weir_model_tables(const weir_model *model, int layer,
     if (parts->base != NULL)
         tables[n++] = parts->base;
     for (int k = 0; k < WEIR_LAYER_KINDS; k++) {
-        if (parts->kinds[k] != NULL && (model->config == NULL || model->kind[layer] == k))
-            tables[n++] = parts->kinds[k];
+        if (kinds->rows[k] != NULL && (model->config == NULL || model->kind[layer] == k))
+            tables[n++] = kinds->rows[k];
     }
     if (dense && parts->dense != NULL)
         tables[n++] = parts->dense;
@@ -475,11 +476,11 @@ bool weir_model_name(const weir_model *model, int layer, const char *suffix, uin
 
 bool weir_model_dst(const weir_model *model, int layer, const char *suffix, char *buffer)
 {
-    const char *prefix = model->parts->dst_prefix != NULL ? model->parts->dst_prefix : "";
+    const char *prefix = model->family->dst_prefix[model->parts - model->family->parts];
     char name[WEIR_MODEL_NAME_BYTES];
     if (!weir_model_name(model, layer, suffix, 0, name))
         return false;
-    int n = snprintf(buffer, WEIR_MODEL_NAME_BYTES, "%s%s", prefix, name);
+    int n = snprintf(buffer, WEIR_MODEL_NAME_BYTES, "%s%s", prefix != NULL ? prefix : "", name);
     return n > 0 && n < WEIR_MODEL_NAME_BYTES;
 }
 

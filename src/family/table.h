@@ -56,25 +56,22 @@ typedef struct weir_family_row {
     weir_row_source sources[WEIR_N_NAMINGS][WEIR_ROW_SOURCES + 1];
 } weir_family_row;
 
-#define WEIR_LAYER_KINDS 2
-
 /* One engine layout. Rows end with one whose dst is NULL. NULL: the part is empty. */
 typedef struct weir_family_parts {
-    const weir_family_row *base;                    /* every layer */
-    const weir_family_row *dense;                   /* layers without experts */
-    const weir_family_row *sparse;                  /* layers with experts */
-    const weir_family_row *rest;                    /* outside the layers */
-    const weir_family_row *kinds[WEIR_LAYER_KINDS]; /* layers of each kind, see below */
-    /* In front of the engine's names, which hold the language model as one tower of several: the
-     * default layout where config.json has a text_config. NULL: nothing. */
-    const char *dst_prefix;
+    const weir_family_row *base;   /* every layer */
+    const weir_family_row *dense;  /* layers without experts */
+    const weir_family_row *sparse; /* layers with experts */
+    const weir_family_row *rest;   /* outside the layers */
 } weir_family_parts;
+
+#define WEIR_LAYER_KINDS 2
 
 /* Layers of several kinds, besides dense and sparse, in an order that config.json spells out. */
 typedef struct weir_layer_kinds {
     const char *key; /* a list with the name of each layer's kind; NULL: layers are of one kind */
     const char *names[WEIR_LAYER_KINDS];
-    /* An expression: without the list each so-manieth layer is of the first kind, the others of the
+    const weir_family_row *rows[WEIR_LAYER_KINDS]; /* besides those of the parts */
+    /* An expression for n: without the list each n-th layer is of the first kind, the others of the
      * second. */
     const char *interval;
 } weir_layer_kinds;
@@ -115,8 +112,11 @@ typedef struct weir_family {
     const char *model_types[WEIR_FAMILY_MAX];
     const char *layouts[WEIR_FAMILY_MAX];     /* names; the first is the default */
     weir_family_parts parts[WEIR_FAMILY_MAX]; /* of the layouts, in their order */
-    const char *drop[WEIR_FAMILY_MAX];        /* globs of source names that engines do not hold */
-    const char *alias[2];                     /* sources named [0]… count as named [1]… */
+    /* In front of the engine's names, by layout, where the engine holds the language model as one
+     * tower of several; the default layout where config.json has a text_config. */
+    const char *dst_prefix[WEIR_FAMILY_MAX];
+    const char *drop[WEIR_FAMILY_MAX]; /* globs of source names that engines do not hold */
+    const char *alias[2];              /* sources named [0]… count as named [1]… */
     weir_config_default defaults[WEIR_FAMILY_DEFAULTS];
     weir_family_mla mla;
     const char *presets[WEIR_FAMILY_PRESETS]; /* names */

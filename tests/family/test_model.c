@@ -192,7 +192,7 @@ static void check_kinds(const char *text, const char *expected)
     for (int i = 0; expected[i] != '\0'; i++) {
         assert_int_equal(model.kind[i], expected[i] == 'l');
         assert_int_equal(weir_model_tables(&model, i, tables), 3);
-        assert_ptr_equal(tables[1], model.parts->kinds[expected[i] == 'l']);
+        assert_ptr_equal(tables[1], model.family->layer_kinds.rows[expected[i] == 'l']);
     }
     weir_config_close(config);
 }
