@@ -18,6 +18,7 @@ static const weir_family *const families[] = {
     &weir_family_gemma3_text,
     &weir_family_glm4_moe,
     &weir_family_glm_moe_dsa,
+    &weir_family_gpt_oss,
     &weir_family_laguna,
     &weir_family_llama,
     &weir_family_minimax_m2,

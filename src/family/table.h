@@ -140,6 +140,7 @@ extern const weir_family weir_family_gemma2;
 extern const weir_family weir_family_gemma3_text;
 extern const weir_family weir_family_glm4_moe;
 extern const weir_family weir_family_glm_moe_dsa;
+extern const weir_family weir_family_gpt_oss;
 extern const weir_family weir_family_laguna;
 extern const weir_family weir_family_llama;
 extern const weir_family weir_family_minimax_m2;

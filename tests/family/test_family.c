@@ -10,6 +10,7 @@ static const char *const names[] = {
     "gemma3_text",
     "glm4_moe",
     "glm_moe_dsa",
+    "gpt_oss",
     "laguna",
     "llama",
     "minimax_m2",
