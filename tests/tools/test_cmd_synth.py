@@ -10,8 +10,9 @@ import numpy
 
 from cli_case import CliCase, bf16_values, read_file
 
-FAMILIES = ("bert", "gemma2", "gemma3_text", "glm_moe_dsa", "llama", "mistral", "mixtral", "qwen2",
-            "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe")
+FAMILIES = ("afmoe", "bert", "deepseek_v3", "gemma2", "gemma3_text", "glm4_moe", "glm_moe_dsa",
+            "gpt_oss", "laguna", "llama", "minimax_m2", "mistral", "mixtral", "qwen2", "qwen3",
+            "qwen3_5", "qwen3_5_moe", "qwen3_moe")
 
 
 def limit_file_size():
