@@ -5,11 +5,10 @@
  * Two engine layouts. fused_indexer: wk and weights_proj of the indexer are one parameter that is
  * never quantised. split_indexer, of older engines: they are two, and wk is quantised.
  */
-#include "family/table.h"
+#include "family/expert_rows.h"
 
 #define Q_DIM "num_attention_heads*qk_nope_head_dim+num_attention_heads*qk_rope_head_dim"
 #define KV_DIM "num_attention_heads*qk_nope_head_dim+num_attention_heads*v_head_dim"
-#define SHARED_DIM "n_shared_experts*moe_intermediate_size"
 
 /* Everything but the indexer's rows is one text for both layouts; `cast` is how the unquantised
  * weights are pinned, `bias_cast` the router's bias, which is what the layouts differ in besides.
@@ -41,44 +40,14 @@
                 { "self_attn.indexer.wq_b.weight", "index_n_heads*index_head_dim, q_lora_rank" })  \
     }
 
-#define SPARSE_ROWS(cast, bias_cast)                                                             \
-    { "mlp.gate.weight", .conversion = cast,                                                     \
-      WEIR_HF({ "mlp.gate.weight", "n_routed_experts, hidden_size" }),                           \
-      WEIR_STACKED({ "mlp.router.gate.weight", "n_routed_experts, hidden_size" }) },             \
-        { "mlp.gate.e_score_correction_bias", .conversion = bias_cast,                           \
-          WEIR_HF({ "mlp.gate.e_score_correction_bias", "n_routed_experts" }),                   \
-          WEIR_STACKED({ "mlp.expert_bias", "n_routed_experts" }) },                             \
-        { "mlp.experts.w13_weight",                                                              \
-          WEIR_ROW_EXPERT,                                                                       \
-          .cut = WEIR_CUT_COLUMN,                                                                \
-          .axis = 1,                                                                             \
-          WEIR_HF({ "mlp.experts.{e}.gate_proj.weight", "moe_intermediate_size, hidden_size" },  \
-                  { "mlp.experts.{e}.up_proj.weight", "moe_intermediate_size, hidden_size" }),   \
-          WEIR_HF_FUSED({ "mlp.experts.gate_up_proj",                                            \
-                          "n_routed_experts, 2*moe_intermediate_size, hidden_size" }),           \
-          WEIR_STACKED(                                                                          \
-              { "mlp.experts.w1", "n_routed_experts, moe_intermediate_size, hidden_size" },      \
-              { "mlp.experts.w3", "n_routed_experts, moe_intermediate_size, hidden_size" }) },   \
-        { "mlp.experts.w2_weight",                                                               \
-          WEIR_ROW_EXPERT,                                                                       \
-          .cut = WEIR_CUT_ROW,                                                                   \
-          .axis = 1,                                                                             \
-          WEIR_HF({ "mlp.experts.{e}.down_proj.weight", "hidden_size, moe_intermediate_size" }), \
-          WEIR_HF_FUSED({ "mlp.experts.down_proj",                                               \
-                          "n_routed_experts, hidden_size, moe_intermediate_size" }),             \
-          WEIR_STACKED(                                                                          \
-              { "mlp.experts.w2", "n_routed_experts, hidden_size, moe_intermediate_size" }) },   \
-        { "mlp.shared_experts.gate_up_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,     \
-          WEIR_HF({ "mlp.shared_experts.gate_proj.weight", SHARED_DIM ", hidden_size" },         \
-                  { "mlp.shared_experts.up_proj.weight", SHARED_DIM ", hidden_size" }),          \
-          WEIR_STACKED({ "mlp.shared_expert.w1", "1, " SHARED_DIM ", hidden_size" },             \
-                       { "mlp.shared_expert.w3", "1, " SHARED_DIM ", hidden_size" }) },          \
-    {                                                                                            \
-        "mlp.shared_experts.down_proj.weight", WEIR_ROW_LINEAR,                                  \
-            .cut = WEIR_CUT_ROW,                                                                 \
-            WEIR_HF({ "mlp.shared_experts.down_proj.weight", "hidden_size, " SHARED_DIM }),      \
-            WEIR_STACKED({ "mlp.shared_expert.w2", "1, hidden_size, " SHARED_DIM })              \
-    }
+#define SPARSE_ROWS(cast, bias_cast)                                                 \
+    { "mlp.gate.weight", .conversion = cast,                                         \
+      WEIR_HF({ "mlp.gate.weight", "n_routed_experts, hidden_size" }),               \
+      WEIR_STACKED({ "mlp.router.gate.weight", "n_routed_experts, hidden_size" }) }, \
+        { "mlp.gate.e_score_correction_bias", .conversion = bias_cast,               \
+          WEIR_HF({ "mlp.gate.e_score_correction_bias", "n_routed_experts" }),       \
+          WEIR_STACKED({ "mlp.expert_bias", "n_routed_experts" }) },                 \
+        WEIR_EXPERT_ROWS("n_routed_experts"), WEIR_SHARED_EXPERT_ROWS("n_shared_experts")
 
 #define REST_ROWS(cast)                                                            \
     { "model.embed_tokens.weight", .conversion = cast, .cut = WEIR_CUT_VOCABULARY, \

@@ -1,22 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* qwen3_moe.c - Qwen3 with experts, as vLLM's Qwen3MoeForCausalLM holds it. */
-#include "family/table.h"
+#include "family/expert_rows.h"
 
 static const weir_family_row sparse[] = {
     { "mlp.gate.weight", .conversion = "bf16_cast",
       WEIR_HF({ "mlp.gate.weight", "num_experts, hidden_size" }),
       WEIR_STACKED({ "mlp.router.gate.weight", "num_experts, hidden_size" }) },
-    { "mlp.experts.w13_weight", WEIR_ROW_EXPERT, .cut = WEIR_CUT_COLUMN, .axis = 1,
-      WEIR_HF({ "mlp.experts.{e}.gate_proj.weight", "moe_intermediate_size, hidden_size" },
-              { "mlp.experts.{e}.up_proj.weight", "moe_intermediate_size, hidden_size" }),
-      WEIR_HF_FUSED(
-          { "mlp.experts.gate_up_proj", "num_experts, 2*moe_intermediate_size, hidden_size" }),
-      WEIR_STACKED({ "mlp.experts.w1", "num_experts, moe_intermediate_size, hidden_size" },
-                   { "mlp.experts.w3", "num_experts, moe_intermediate_size, hidden_size" }) },
-    { "mlp.experts.w2_weight", WEIR_ROW_EXPERT, .cut = WEIR_CUT_ROW, .axis = 1,
-      WEIR_HF({ "mlp.experts.{e}.down_proj.weight", "hidden_size, moe_intermediate_size" }),
-      WEIR_HF_FUSED({ "mlp.experts.down_proj", "num_experts, hidden_size, moe_intermediate_size" }),
-      WEIR_STACKED({ "mlp.experts.w2", "num_experts, hidden_size, moe_intermediate_size" }) },
+    WEIR_EXPERT_ROWS("num_experts"),
     WEIR_ROWS_END,
 };
 
