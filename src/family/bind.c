@@ -134,7 +134,8 @@ static bool choose_naming(binder *b, row_site *site)
     }
     if (chosen < 0 && b->model->config == NULL)
         return false;
-    bool several = site->row->sources[WEIR_NAMING_STACKED][0].name != NULL;
+    bool several = site->row->sources[WEIR_NAMING_STACKED][0].name != NULL ||
+                   site->row->sources[WEIR_NAMING_HF_FUSED][0].name != NULL;
     if (chosen >= 0 && several)
         b->naming = (weir_naming)chosen;
     look_up(b, site, chosen >= 0 ? (weir_naming)chosen : b->naming);

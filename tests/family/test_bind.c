@@ -215,6 +215,12 @@ static void what_is_missing_is_worded_in_the_naming_that_is_there(void **state)
     set_remove(set, "model.layers.2.mlp.experts.w2");
     assert_refused(set, NULL, "needs model.layers.2.mlp.experts.w2 (missing)");
     set_free(set);
+    set = set_of_preset("mixtral", "tiny", WEIR_NAMING_HF_FUSED);
+    set_remove(set, "model.layers.1.mlp.experts.down_proj");
+    assert_refused(set, NULL,
+                   "model.layers.1.block_sparse_moe.experts.w2_weight needs "
+                   "model.layers.1.mlp.experts.down_proj (missing)");
+    set_free(set);
 }
 
 /* ---- too many sources ------------------------------------------------------------------------*/
