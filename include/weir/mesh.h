@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mesh.h - sharded trainers, parallel replicas, and who sends what to whom: pure data in, pure data
+ * out, no I/O.
+ *
+ * A plan is kept as rules: tensors of one shape share one list of copies, layers and workers that
+ * want the same slice share it too, so a fleet of hundreds of ranks takes a few megabytes. What one
+ * worker needs is written out when it is asked for, and depends on no other worker: replicas join
+ * and leave without changing the others' parts.
+ *
+ * Threads    pure functions; a fleet plan is immutable once made.
+ * Ownership  a fleet plan copies all it was made from, but keeps the tensors' names and
+ * conversions. Errors     ERR_INVALID for a text or mesh that makes no sense, naming the token;
+ * ERR_LAYOUT for a tensor that cannot be cut that way, naming it, or that nobody holds;
+ * ERR_UNSUPPORTED for what the engine itself could not run.
+ */
+#ifndef WEIR_MESH_H
+#define WEIR_MESH_H
+
+#include "weir/family.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- meshes ----------------------------------------------------------------------------------*/
+
+#define WEIR_MESH_MAX_RANKS 65536
+
+/* The trainer's ranks. 0 means 1. A rank's number, slowest axis first:
+ *     rank = (((stage * hsdp + group) * fsdp + f) * ep + e) * tp + t
+ * Layers      stage s has layers [s * n_layers / pp, (s + 1) * n_layers / pp); what stands before
+ *             the layers (embeddings) is of stage 0, what stands behind them of the last.
+ * Matrices    cut by tp first: columns, rows or vocabulary in chunks as torch cuts them
+ *             (ceil(n / tp), the last ones short or empty), or whole heads where the family names
+ *             them and tp divides them; heads fewer than tp are repeated on tp / heads neighbours.
+ *             Then rows (axis 0) are cut by fsdp * ep in the same chunks; rank's index f * ep + e.
+ * Experts     expert x is of e = x / ceil(n_experts / ep), or expert_owners[x]. One tensor per
+ *             expert: cut by tp as above, its rows then by fsdp. Stacked: e's experts in ascending
+ *             order are cut into fsdp chunks; each expert's matrix by tp.
+ * hsdp        groups hold the same; the one numbered `sender` sends. */
+typedef struct weir_trainer_mesh {
+    uint32_t pp, hsdp, fsdp, ep, tp;
+    uint32_t sender;
+    const uint32_t *expert_owners; /* by expert id; NULL: contiguous */
+    uint32_t n_expert_owners;
+} weir_trainer_mesh;
+
+/* One engine's workers, times replicas. 0 means 1. A worker's number:
+ *     worker = ((replica * dp + d) * pp + stage) * tp + t
+ * Layers      as vLLM cuts them: n_layers / pp each, one more for the last stages but one where
+ *             that leaves some over; embeddings on the first stage, norm and head on the last.
+ * Matrices    each part of a fused parameter cut by tp, parts side by side per worker: [q;k;v] and
+ *             [gate;up]. Heads of any part but the first are repeated where tp exceeds them. Rows
+ *             of a vocabulary are padded to a multiple of vocabulary_pad, then cut.
+ * Experts     by m = d * tp + t: ep must divide dp * tp; expert rank m / (dp * tp / ep), and each
+ *             expert's width is cut by the dp * tp / ep workers of that rank. An expert rank has
+ *             n_experts / ep experts, one more on the first ones where that leaves some over; or
+ *             ids expert_ids[expert_first[rank] … expert_first[rank + 1]), in slot order, any id
+ *             as often as the engine likes as long as each is somewhere. */
+typedef struct weir_replica_mesh {
+    uint32_t tp, ep, dp, pp, replicas;
+    uint32_t vocabulary_pad;      /* 0: 64 */
+    const uint32_t *expert_ids;   /* NULL: contiguous */
+    const uint32_t *expert_first; /* ep + 1 numbers */
+} weir_replica_mesh;
+
+/* Reads "fsdp=8,tp=2,ep=4,pp=2,hsdp=2" and "tp=4,ep=8,dp=2,pp=2,replicas=2" (besides them
+ * "sender=" and "pad="): any order, each at most once, what is left out is 1. ERR_INVALID names the
+ * token that is wrong. */
+WEIR_API weir_status weir_trainer_mesh_parse(const char *text, weir_trainer_mesh *out);
+WEIR_API weir_status weir_replica_mesh_parse(const char *text, weir_replica_mesh *out);
+/* How many there are: of all stages and groups; of all replicas. */
+WEIR_API uint32_t weir_trainer_mesh_ranks(const weir_trainer_mesh *mesh);
+WEIR_API uint32_t weir_replica_mesh_workers(const weir_replica_mesh *mesh);
+
+/* ---- what is moved ---------------------------------------------------------------------------*/
+
+/* Rows of a fused matrix that engines cut as one. */
+typedef struct weir_fleet_part {
+    uint32_t source;    /* which of the sources holds them */
+    uint32_t units;     /* heads, which a cut keeps whole; 0: none */
+    uint64_t first_row; /* within that source */
+    uint64_t n_rows;
+} weir_fleet_part;
+
+#define WEIR_LAYER_BEFORE (-1)
+#define WEIR_LAYER_BEHIND INT32_MAX
+
+/* One entry of a mapping, as a planner sees it: parts stacked as rows of one matrix, or of one
+ * matrix per expert. A bias is a matrix of one column. */
+typedef struct weir_fleet_tensor {
+    const char *name;
+    const weir_conversion *conversion;
+    weir_cut cut;
+    int32_t layer;
+    uint32_t n_experts;   /* 0: no experts */
+    bool stacked;         /* the trainer keeps all experts of a source in one tensor */
+    uint32_t source_bits; /* per element */
+    uint64_t n_cols;
+    uint32_t n_sources, n_parts;
+    uint64_t source_rows[WEIR_MAX_PARTS]; /* per expert */
+    weir_fleet_part parts[WEIR_MAX_PARTS];
+} weir_fleet_tensor;
+
+/* One per entry of the mapping, in its order. Gives an array: free with
+ * weir_fleet_tensors_free(). */
+WEIR_API weir_status weir_fleet_tensors_of(const weir_mapping *mapping, weir_fleet_tensor **out,
+                                           size_t *out_n);
+WEIR_API void weir_fleet_tensors_free(weir_fleet_tensor *tensors); /* accepts NULL */
+
+/* A box of one source that a rank holds, for trainers that no mesh describes. */
+typedef struct weir_held {
+    uint32_t rank;
+    uint32_t tensor, source;
+    uint32_t expert_lo, expert_hi; /* 0, 1 without experts */
+    uint64_t row_lo, row_hi, col_lo, col_hi;
+} weir_held;
+
+/* The box that {global shape, axis, range} describes; `shape` is the source's: (rows), (rows, cols)
+ * or, of stacked experts, (experts, rows, cols). ERR_INVALID when it does not fit. `expert` is the
+ * id of a source that holds one expert alone, and ignored otherwise. */
+WEIR_API weir_status weir_held_of_range(const weir_fleet_tensor *tensor, uint32_t expert,
+                                        const weir_shape *shape, uint32_t axis, uint64_t lo,
+                                        uint64_t hi, weir_held *out);
+
+/* ---- the plan --------------------------------------------------------------------------------*/
+
+typedef struct weir_fleet_args {
+    size_t size; /* sizeof(weir_fleet_args) */
+    const weir_fleet_tensor *tensors;
+    size_t n_tensors;
+    const weir_trainer_mesh *trainer; /* NULL: `held` says who holds what */
+    const weir_held *held;
+    size_t n_held;
+    const weir_replica_mesh *replica;
+} weir_fleet_args;
+#define WEIR_FLEET_ARGS_INIT WEIR_SIZED(weir_fleet_args)
+
+#define WEIR_FLEET_MIXED UINT32_MAX
+
+/* One box of a worker's part of a tensor, sent by one rank: rows and columns of the worker's own
+ * matrix (of one expert slot), converted, with the scales of its blocks. Boxes keep to the grid of
+ * the conversion's blocks, so each block and its scale comes from one rank. */
+typedef struct weir_fleet_copy {
+    uint32_t tensor, rank;
+    uint32_t slot, expert; /* where it goes and which one it is; 0, 0 without experts */
+    uint32_t row, n_rows, col, n_cols;
+    uint32_t source;                 /* WEIR_FLEET_MIXED: a border, gathered from n_pieces pieces */
+    uint32_t source_row, source_col; /* within that source (and expert); 0 of a border */
+    uint32_t first_piece, n_pieces;
+} weir_fleet_copy;
+
+/* Unconverted rows of a border: rank `rank` holds them, rank `owner` converts the border. No bytes
+ * move where they are the same. Places as in the copy that the piece belongs to. */
+typedef struct weir_fleet_piece {
+    uint32_t rank, owner;
+    uint32_t row, n_rows, col, n_cols;
+    uint32_t source, source_row, source_col;
+} weir_fleet_piece;
+
+/* A worker's part of one tensor. Without experts n_slots is 1; n_rows counts padding,
+ * n_filled_rows does not. n_slots 0: another stage's, or no expert is here. */
+typedef struct weir_fleet_slice {
+    uint32_t n_slots;
+    uint64_t n_rows, n_filled_rows, n_cols;
+    uint64_t n_bytes; /* of all outputs, as they are filled */
+} weir_fleet_slice;
+
+typedef struct weir_fleet weir_fleet;
+
+/* Every byte of every worker's parameters comes from one rank. Where several ranks hold a box they
+ * take turns, tensor by tensor and worker by worker. A block of scales whose rows or columns lie on
+ * several ranks has one owner, the rank that holds most of it (of equals they take turns). Gives
+ * *out. */
+WEIR_API weir_status weir_fleet_open(const weir_fleet_args *args, weir_fleet **out);
+WEIR_API void weir_fleet_close(weir_fleet *fleet); /* accepts NULL */
+WEIR_API uint32_t weir_fleet_ranks(const weir_fleet *fleet);
+WEIR_API uint32_t weir_fleet_workers(const weir_fleet *fleet);
+
+WEIR_API weir_status weir_fleet_slice_of(const weir_fleet *fleet, uint32_t worker, uint32_t tensor,
+                                         weir_fleet_slice *out);
+/* How many copies a worker's part has, and the copies: by tensor, slot, then row. Writes at most
+ * n_copies and returns how many there are. */
+WEIR_API size_t weir_fleet_copies(const weir_fleet *fleet, uint32_t worker, weir_fleet_copy *copies,
+                                  size_t n_copies);
+/* Piece `index` of a border, which is `copy`; every worker's copy of it has the same pieces. */
+WEIR_API weir_fleet_piece weir_fleet_piece_of(const weir_fleet *fleet, const weir_fleet_copy *copy,
+                                              uint32_t index);
+/* Bytes of a copy: the weights, and the scales of its blocks. */
+WEIR_API uint64_t weir_fleet_copy_bytes(const weir_fleet *fleet, const weir_fleet_copy *copy);
+
+/* What all of it comes to. */
+typedef struct weir_fleet_summary {
+    uint64_t n_copies, n_rules; /* copies of all workers; copies that the plan keeps */
+    uint64_t bytes, largest_copy_bytes;
+    uint64_t n_border_pieces, border_bytes; /* between trainer ranks, once for all workers */
+    uint64_t plan_bytes;                    /* memory that the plan takes */
+} weir_fleet_summary;
+/* sent, bordered: bytes that each rank sends to workers, and to other ranks; received: bytes of
+ * each worker. NULL: not wanted. */
+WEIR_API weir_status weir_fleet_summarise(const weir_fleet *fleet, weir_fleet_summary *out,
+                                          uint64_t *sent, uint64_t *bordered, uint64_t *received);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fleet.h - what a weir_fleet is made of, for the files of this folder. */
+#ifndef WEIR_PLAN_FLEET_H
+#define WEIR_PLAN_FLEET_H
+
+#include "plan/cells.h"
+#include "plan/held.h"
+#include "plan/slice.h"
+
+/* What one worker's part of a tensor of some pattern is made of. */
+typedef struct weir_pattern_slice {
+    size_t first_rule, n_rules;
+    weir_fleet_slice shape;
+} weir_pattern_slice;
+
+/* Tensors that are alike but for name and layer: their copies are the same but for the first rank
+ * of the trainer's stage. `like` is one of them, name and layer left out. */
+typedef struct weir_pattern {
+    weir_fleet_tensor like;
+    size_t first_slice, n_slices; /* one per worker of a replica's stage that holds another part */
+    uint32_t n_tensors;
+} weir_pattern;
+
+typedef struct weir_fleet_entry {
+    weir_fleet_tensor tensor;
+    uint32_t pattern;
+    uint32_t turn;       /* the how manieth of its pattern: whose turn it is among equals */
+    uint32_t first_rank; /* of the trainer's stage that has it */
+    uint32_t stage;      /* of the replicas */
+} weir_fleet_entry;
+
+struct weir_fleet {
+    weir_trainer_mesh
+        trainer; /* every field at least 1; its pointers are the caller's and unused */
+    weir_replica_mesh replica; /* the same */
+    uint32_t n_ranks;
+    weir_fleet_entry *entries;
+    size_t n_entries;
+    weir_pattern *patterns;
+    size_t n_patterns;
+    weir_pattern_slice *slices;
+    size_t n_slices, slices_room;
+    weir_cells cells; /* the rules */
+};
+
+/* Where a worker stands. */
+typedef struct weir_worker_place {
+    uint32_t replica, d, stage, t;
+} weir_worker_place;
+weir_worker_place weir_fleet_place(const weir_fleet *fleet, uint32_t worker);
+/* The slice of an entry that a worker holds; NULL: another stage's. */
+const weir_pattern_slice *weir_fleet_find_slice(const weir_fleet *fleet,
+                                                const weir_fleet_entry *entry,
+                                                const weir_worker_place *place);
+/* Bytes of a box of converted weights, and of the scales of its blocks. */
+uint64_t weir_fleet_box_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols);
+
+#endif

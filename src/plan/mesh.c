@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mesh.c - meshes as text, and how many ranks they have. What ranks hold stands in holding.c and
+ * slice.c.
+ */
+#include "weir/mesh.h"
+
+#include <string.h>
+
+#include "base/error.h"
+
+typedef struct mesh_key {
+    const char *name;
+    uint32_t *value;
+    uint32_t least;
+    bool counts; /* among the factors of the number of ranks */
+    bool seen;
+} mesh_key;
+
+static weir_status read_number(const char *what, mesh_key *key, const char *token, size_t length)
+{
+    const char *digits = token + strlen(key->name) + 1;
+    uint64_t number = 0;
+    size_t n = length - strlen(key->name) - 1;
+    for (size_t i = 0; i < n && number <= WEIR_MESH_MAX_RANKS; i++) {
+        if (digits[i] < '0' || digits[i] > '9')
+            n = 0;
+        else
+            number = number * 10 + (uint64_t)(digits[i] - '0');
+    }
+    if (n == 0 || number < key->least || number > WEIR_MESH_MAX_RANKS)
+        return weir_fail(WEIR_ERR_INVALID, "%s mesh: '%.*s': expected a number from %u to %u", what,
+                         (int)length, token, key->least, WEIR_MESH_MAX_RANKS);
+    if (key->seen)
+        return weir_fail(WEIR_ERR_INVALID, "%s mesh: '%.*s': %s is given twice", what, (int)length,
+                         token, key->name);
+    key->seen = true;
+    *key->value = (uint32_t)number;
+    return WEIR_OK;
+}
+
+static weir_status read_token(const char *what, mesh_key *keys, size_t n_keys, const char *token,
+                              size_t length)
+{
+    char known[128] = "";
+    for (size_t k = 0; k < n_keys; k++) {
+        size_t n = strlen(keys[k].name);
+        if (length > n && strncmp(token, keys[k].name, n) == 0 && token[n] == '=')
+            return read_number(what, &keys[k], token, length);
+        strncat(known, k > 0 ? ", " : "", sizeof(known) - strlen(known) - 1);
+        strncat(known, keys[k].name, sizeof(known) - strlen(known) - 1);
+    }
+    return weir_fail(WEIR_ERR_INVALID, "%s mesh: '%.*s': expected KEY=NUMBER with one of %s", what,
+                     (int)(length < 64 ? length : 64), token, known);
+}
+
+static weir_status read_mesh(const char *what, const char *text, mesh_key *keys, size_t n_keys)
+{
+    if (text == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "%s mesh: no text", what);
+    uint64_t n_ranks = 1;
+    while (*text != '\0') {
+        size_t length = strcspn(text, ",");
+        weir_status status = read_token(what, keys, n_keys, text, length);
+        if (status != WEIR_OK)
+            return status;
+        text += length;
+        if (*text == ',' && *++text == '\0')
+            return weir_fail(WEIR_ERR_INVALID, "%s mesh: nothing stands behind the last ','", what);
+    }
+    for (size_t k = 0; k < n_keys; k++) {
+        if (keys[k].counts && n_ranks <= WEIR_MESH_MAX_RANKS)
+            n_ranks *= *keys[k].value > 0 ? *keys[k].value : 1;
+    }
+    if (n_ranks > WEIR_MESH_MAX_RANKS)
+        return weir_fail(WEIR_ERR_INVALID, "%s mesh: more than %u ranks", what,
+                         WEIR_MESH_MAX_RANKS);
+    return WEIR_OK;
+}
+
+weir_status weir_trainer_mesh_parse(const char *text, weir_trainer_mesh *out)
+{
+    weir_trainer_mesh mesh = { 1, 1, 1, 1, 1, 0, NULL, 0 };
+    mesh_key keys[] = {
+        { "fsdp", &mesh.fsdp, 1, true, false }, { "tp", &mesh.tp, 1, true, false },
+        { "ep", &mesh.ep, 1, true, false },     { "pp", &mesh.pp, 1, true, false },
+        { "hsdp", &mesh.hsdp, 1, true, false }, { "sender", &mesh.sender, 0, false, false }
+    };
+    weir_status status = read_mesh("trainer", text, keys, sizeof(keys) / sizeof(keys[0]));
+    if (status != WEIR_OK)
+        return status;
+    if (mesh.sender >= mesh.hsdp)
+        return weir_fail(WEIR_ERR_INVALID, "trainer mesh: 'sender=%u': hsdp=%u has no such group",
+                         mesh.sender, mesh.hsdp);
+    *out = mesh;
+    return WEIR_OK;
+}
+
+weir_status weir_replica_mesh_parse(const char *text, weir_replica_mesh *out)
+{
+    weir_replica_mesh mesh = { 1, 1, 1, 1, 1, 0, NULL, NULL };
+    /* ep says how the dp * tp workers are grouped: it adds none. */
+    mesh_key keys[] = { { "tp", &mesh.tp, 1, true, false },
+                        { "ep", &mesh.ep, 1, false, false },
+                        { "dp", &mesh.dp, 1, true, false },
+                        { "pp", &mesh.pp, 1, true, false },
+                        { "replicas", &mesh.replicas, 1, true, false },
+                        { "pad", &mesh.vocabulary_pad, 1, false, false } };
+    weir_status status = read_mesh("replica", text, keys, sizeof(keys) / sizeof(keys[0]));
+    if (status != WEIR_OK)
+        return status;
+    if (mesh.dp * mesh.tp % mesh.ep != 0)
+        return weir_fail(WEIR_ERR_INVALID, "replica mesh: 'ep=%u' does not divide dp*tp = %u",
+                         mesh.ep, mesh.dp * mesh.tp);
+    *out = mesh;
+    return WEIR_OK;
+}
+
+static uint32_t at_least_one(uint32_t n)
+{
+    return n > 0 ? n : 1;
+}
+
+uint32_t weir_trainer_mesh_ranks(const weir_trainer_mesh *mesh)
+{
+    return at_least_one(mesh->pp) * at_least_one(mesh->hsdp) * at_least_one(mesh->fsdp) *
+           at_least_one(mesh->ep) * at_least_one(mesh->tp);
+}
+
+uint32_t weir_replica_mesh_workers(const weir_replica_mesh *mesh)
+{
+    return at_least_one(mesh->tp) * at_least_one(mesh->dp) * at_least_one(mesh->pp) *
+           at_least_one(mesh->replicas);
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "weir/mesh.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void a_mesh_is_read_in_any_order(void **state)
+{
+    (void)state;
+    weir_trainer_mesh t;
+    weir_replica_mesh r;
+    assert_int_equal(weir_trainer_mesh_parse("fsdp=8,tp=2,ep=4,pp=3,hsdp=2", &t), WEIR_OK);
+    assert_int_equal(t.fsdp, 8);
+    assert_int_equal(t.tp, 2);
+    assert_int_equal(t.ep, 4);
+    assert_int_equal(t.pp, 3);
+    assert_int_equal(t.hsdp, 2);
+    assert_int_equal(t.sender, 0);
+    assert_int_equal(weir_trainer_mesh_ranks(&t), 8 * 2 * 4 * 3 * 2);
+    assert_int_equal(weir_replica_mesh_parse("replicas=2,ep=8,tp=4,dp=2,pp=2,pad=128", &r),
+                     WEIR_OK);
+    assert_int_equal(r.tp, 4);
+    assert_int_equal(r.ep, 8);
+    assert_int_equal(r.dp, 2);
+    assert_int_equal(r.pp, 2);
+    assert_int_equal(r.replicas, 2);
+    assert_int_equal(r.vocabulary_pad, 128);
+    assert_int_equal(weir_replica_mesh_workers(&r), 32);
+    assert_int_equal(weir_trainer_mesh_parse("", &t), WEIR_OK);
+    assert_int_equal(weir_trainer_mesh_ranks(&t), 1);
+}
+
+static void a_wrong_token_is_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *line;
+    } cases[] = {
+        { "fsdp=8,xp=2", "trainer mesh: 'xp=2': expected KEY=NUMBER with one of fsdp, tp, ep, pp, "
+                         "hsdp, sender" },
+        { "fsdp", "trainer mesh: 'fsdp': expected KEY=NUMBER with one of fsdp, tp, ep, pp, hsdp, "
+                  "sender" },
+        { "fsdp=", "trainer mesh: 'fsdp=': expected a number from 1 to 65536" },
+        { "fsdp=0", "trainer mesh: 'fsdp=0': expected a number from 1 to 65536" },
+        { "fsdp=-1", "trainer mesh: 'fsdp=-1': expected a number from 1 to 65536" },
+        { "tp=2x", "trainer mesh: 'tp=2x': expected a number from 1 to 65536" },
+        { "tp=99999999999999999999999", "trainer mesh: 'tp=99999999999999999999999': expected a "
+                                        "number from 1 to 65536" },
+        { "tp=2,tp=2", "trainer mesh: 'tp=2': tp is given twice" },
+        { "tp=2,", "trainer mesh: nothing stands behind the last ','" },
+        { "tp=65536,fsdp=65536,ep=65536,pp=65536", "trainer mesh: more than 65536 ranks" },
+        { "hsdp=2,sender=2", "trainer mesh: 'sender=2': hsdp=2 has no such group" },
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        weir_trainer_mesh t = { .tp = 77 };
+        assert_int_equal(weir_trainer_mesh_parse(cases[i].text, &t), WEIR_ERR_INVALID);
+        assert_string_equal(weir_last_error(), cases[i].line);
+        assert_int_equal(t.tp, 77);
+    }
+    weir_replica_mesh r;
+    assert_int_equal(weir_replica_mesh_parse("tp=4,ep=8", &r), WEIR_ERR_INVALID);
+    assert_string_equal(weir_last_error(), "replica mesh: 'ep=8' does not divide dp*tp = 4");
+    assert_int_equal(weir_replica_mesh_parse(NULL, &r), WEIR_ERR_INVALID);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_mesh_is_read_in_any_order),
+        cmocka_unit_test(a_wrong_token_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
