@@ -170,6 +170,19 @@ bool weir_cli_byte_count(const char *verb, const char *option, const char *text,
     return true;
 }
 
+bool weir_cli_naming(const char *verb, const char *text, weir_naming *out)
+{
+    static const char *const names[] = { "hf", "hf_fused", "stacked" };
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (weir_naming)i;
+            return true;
+        }
+    }
+    weir_cli_usage_error(verb, "--naming takes hf, hf_fused or stacked, got '%s'", text);
+    return false;
+}
+
 bool weir_cli_read_device(const char *verb, const char *text, weir_cli_device *out)
 {
     static const char begin[] = "cuda:";

@@ -43,6 +43,7 @@ WEIR_VERB_DECLARE(resolve)
 WEIR_VERB_DECLARE(inspect)
 WEIR_VERB_DECLARE(info)
 WEIR_VERB_DECLARE(synth)
+WEIR_VERB_DECLARE(plan)
 WEIR_VERB_DECLARE(serve)
 WEIR_VERB_DECLARE(publish)
 WEIR_VERB_DECLARE(receive)
@@ -94,6 +95,9 @@ bool weir_cli_number(const char *verb, const char *option, const char *text, uin
 /* Reads a number of bytes from 1, with K, M, G or nothing behind it. False after having printed the
  * usage error. */
 bool weir_cli_byte_count(const char *verb, const char *option, const char *text, uint64_t *out);
+
+/* Reads "hf", "hf_fused" or "stacked". False after having printed the usage error. */
+bool weir_cli_naming(const char *verb, const char *text, weir_naming *out);
 
 /* Where memory lies. */
 typedef struct weir_cli_device {

@@ -71,19 +71,6 @@ static const struct option long_options[] = { { "family", required_argument, NUL
                                               { "json", no_argument, NULL, OPT_JSON },
                                               WEIR_CLI_OPTIONS_END };
 
-static bool read_naming(const char *verb, const char *text, weir_naming *out)
-{
-    static const char *const names[] = { "hf", "hf_fused", "stacked" };
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(text, names[i]) == 0) {
-            *out = (weir_naming)i;
-            return true;
-        }
-    }
-    weir_cli_usage_error(verb, "--naming takes hf, hf_fused or stacked, got '%s'", text);
-    return false;
-}
-
 static bool read_dtype(const char *verb, const char *text, bool *out_masters)
 {
     *out_masters = strcmp(text, "f32") == 0;
@@ -113,7 +100,7 @@ static bool read_option(const char *verb, int option, synth_options *options)
     case OPT_STEP:
         return weir_cli_number(verb, "--step", optarg, 0, UINT32_MAX, &options->step);
     case OPT_NAMING:
-        return read_naming(verb, optarg, &options->naming);
+        return weir_cli_naming(verb, optarg, &options->naming);
     case OPT_DTYPE:
         return read_dtype(verb, optarg, &options->masters);
     case OPT_SHARD_BYTES:

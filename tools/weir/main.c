@@ -32,6 +32,7 @@ static const weir_verb verbs[] = {
       weir_cmd_inspect },
     { "info", "show what this build and this machine offer", weir_usage_info, weir_cmd_info },
     { "synth", "write a synthetic checkpoint", weir_usage_synth, weir_cmd_synth },
+    { "plan", "say who would send what between two meshes", weir_usage_plan, weir_cmd_plan },
     { "serve", "run a directory", weir_usage_serve, weir_cmd_serve },
     { "publish", "publish a checkpoint as one trainer rank", weir_usage_publish, weir_cmd_publish },
     { "receive", "hold parameters as one replica and install what arrives", weir_usage_receive,
