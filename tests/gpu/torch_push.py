@@ -45,7 +45,8 @@ class MapEntry(C.Structure):
     _fields_ = [("name", C.c_char_p), ("conversion", C.c_void_p), ("sources", C.POINTER(Tensor)),
                 ("n_sources", C.c_size_t), ("n_experts", C.c_size_t), ("axis", C.c_uint32),
                 ("keep", C.c_bool), ("layer", C.c_int), ("shape", Shape),
-                ("first_parameter", C.c_size_t)]
+                ("first_parameter", C.c_size_t), ("cut", C.c_int), ("n_parts", C.c_size_t),
+                ("units", C.c_uint32 * 3)]
 
 
 class MappingOptions(C.Structure):

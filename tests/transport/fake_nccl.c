@@ -119,6 +119,7 @@ int ncclGroupEnd(void)
     if (!fake->in_group)
         fake->n_misused++;
     fake->in_group = false;
+    fake->n_groups++;
     return begin(fake->broadcast_polls);
 }
 

@@ -188,6 +188,24 @@ static void a_broadcast_returns_once_it_is_queued(void **state)
     ops->close(transport);
 }
 
+static void many_parts_are_queued_as_few_pieces_of_work(void **state)
+{
+    (void)state;
+    static char data[100][16];
+    weir_group_part parts[100];
+    weir_transport *transport = open_nccl(1);
+    weir_group *group = join_group(transport);
+    for (size_t i = 0; i < 100; i++)
+        parts[i] = (weir_group_part){ data[i], i == 7 ? 0 : 16 };
+    int before = fake->n_broadcasts;
+    assert_int_equal(ops->group_broadcast(group, 0, parts, 100, NULL), WEIR_OK);
+    assert_int_equal(fake->n_broadcasts, before + 99); /* an empty part needs none */
+    assert_int_equal(fake->n_groups, 4);
+    assert_ptr_equal(fake->data, data[99]);
+    ops->group_close(group, false);
+    ops->close(transport);
+}
+
 static void a_broadcast_that_makes_no_sense_is_refused(void **state)
 {
     (void)state;
@@ -339,6 +357,7 @@ int main(void)
         CASE(a_rank_that_dies_later_is_a_lost_peer),
         CASE(what_cannot_be_joined_is_refused_and_leaves_nothing),
         CASE(a_broadcast_returns_once_it_is_queued),
+        CASE(many_parts_are_queued_as_few_pieces_of_work),
         CASE(a_broadcast_that_makes_no_sense_is_refused),
         CASE(a_broadcast_that_is_never_queued_is_an_error),
         CASE(a_broadcast_that_fails_breaks_the_group),
