@@ -3,11 +3,11 @@
 BUILD ?= build
 JOBS  ?= $(shell nproc)
 
-.PHONY: help setup configure build everything demo demo-real check gpu-check test bench clean format
+.PHONY: help setup configure cli build everything demo demo-real check gpu-check test bench clean format
 help:
 	@echo "make demo       install what is missing, build, run the main job"
 	@echo "make check      the same, then all tests, sanitizers and fuzzers"
-	@echo "make build      $(BUILD)/bin/weir"
+	@echo "make build      $(BUILD)/bin/weir; where nvcc is, $(BUILD)/lib/libweir_cuda.so too"
 	@echo "make test       the tests of the plain build alone"
 	@echo "make demo-real  the main job on a published model"
 	@echo "make bench      measure conversions and transports beside their limits"
@@ -21,16 +21,20 @@ configure: setup
 	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIR_UCX=ON -DWEIR_GRPC=ON \
 	       -DWEIR_WERROR=ON >$(BUILD)/cmake.log 2>&1 || { cat $(BUILD)/cmake.log; exit 1; }
 
-build: configure
+cli: configure
 	@ninja -C $(BUILD) -j $(JOBS) weir_cli
+
+build: cli
+	@! ninja -C $(BUILD) -t query weir_cuda >/dev/null 2>&1 || \
+		ninja -C $(BUILD) -j $(JOBS) weir_cuda
 
 everything: configure
 	@ninja -C $(BUILD) -j $(JOBS)
 
-demo: build
+demo: cli
 	@$(BUILD)/bin/weir demo
 
-demo-real: build
+demo-real: cli
 	@scripts/demo-real $(BUILD)
 
 test: everything
