@@ -134,9 +134,9 @@ typedef struct weir_transport_ops {
 
     /* --- WEIR_CAP_MAP --- */
     /* Where this process, or the GPU of this transport, reads and writes the remote region: valid
-     * until `forget`, or until the owner dies. What is written becomes visible to the owner by
-     * the order of whatever the two tell each other. */
-    weir_status (*map)(weir_remote_region *remote, void **out);
+     * until `forget`, or until the owner dies; *out_n_bytes of it are there. What is written becomes
+     * visible to the owner by the order of whatever the two tell each other. */
+    weir_status (*map)(weir_remote_region *remote, void **out, uint64_t *out_n_bytes);
 
     /* --- WEIR_CAP_MATCHED --- */
     /* Makes the key of a new group: WEIR_GROUP_KEY_BYTES bytes that its ranks are told. */

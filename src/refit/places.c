@@ -62,6 +62,26 @@ static weir_status check_targets(const weir_places *places, const weir_shard *sh
     return WEIR_OK;
 }
 
+/* What is written must lie within what is mapped, whatever was told. */
+static weir_status map_region(weir_places *places, size_t i, const char *who)
+{
+    const weir_transport_ops *ops = places->link.ops;
+    const weir_manifest_region *told = &places->told.regions[i];
+    void *mapped = NULL;
+    uint64_t n_bytes = 0;
+    weir_status status = ops->import(places->peer, told->key, told->key_bytes, &places->remotes[i]);
+    if (status != WEIR_OK)
+        return status;
+    places->n_mapped = i + 1;
+    status = ops->map(places->remotes[i], &mapped, &n_bytes);
+    if (status == WEIR_OK && n_bytes < told->n_bytes)
+        status = weir_fail(WEIR_ERR_CORRUPT,
+                           "%s: region %zu has %" PRIu64 " bytes, %" PRIu64 " are told", who, i,
+                           n_bytes, told->n_bytes);
+    places->mapped[i] = mapped;
+    return status;
+}
+
 static weir_status map_regions(weir_places *places, weir_worker *worker, const char *who)
 {
     const weir_round_places *told = &places->told;
@@ -75,16 +95,8 @@ static weir_status map_regions(weir_places *places, weir_worker *worker, const c
     places->mapped = weir_arena_zeroed(&places->arena, told->n_regions, sizeof(*places->mapped));
     if (status == WEIR_OK && (places->remotes == NULL || places->mapped == NULL))
         status = WEIR_ERR_NO_MEMORY;
-    for (size_t i = 0; i < told->n_regions && status == WEIR_OK; i++) {
-        void *mapped = NULL;
-        status = places->link.ops->import(places->peer, told->regions[i].key,
-                                          told->regions[i].key_bytes, &places->remotes[i]);
-        if (status != WEIR_OK)
-            break;
-        places->n_mapped = i + 1;
-        status = places->link.ops->map(places->remotes[i], &mapped);
-        places->mapped[i] = mapped;
-    }
+    for (size_t i = 0; i < told->n_regions && status == WEIR_OK; i++)
+        status = map_region(places, i, who);
     return status;
 }
 

@@ -121,7 +121,7 @@ void weir_cuda_ipc_disconnect(weir_peer *peer);
 weir_status weir_cuda_ipc_import(weir_peer *peer, const void *key, size_t n_bytes,
                                  weir_remote_region **out);
 void weir_cuda_ipc_forget(weir_remote_region *remote);
-weir_status weir_cuda_ipc_map(weir_remote_region *remote, void **out);
+weir_status weir_cuda_ipc_map(weir_remote_region *remote, void **out, uint64_t *out_n_bytes);
 /* Notes that a peer is gone; the first reason stays. */
 void weir_cuda_ipc_peer_lost(cuda_ipc_peer *peer, weir_status status, const char *why);
 /* OK, or records why the peer is gone: looks whether the owner has closed its end. */

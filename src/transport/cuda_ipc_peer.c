@@ -320,10 +320,13 @@ void weir_cuda_ipc_forget(weir_remote_region *base)
     weir_free(remote);
 }
 
-weir_status weir_cuda_ipc_map(weir_remote_region *base, void **out)
+weir_status weir_cuda_ipc_map(weir_remote_region *base, void **out, uint64_t *out_n_bytes)
 {
+    const cuda_ipc_remote *remote = (const cuda_ipc_remote *)base;
     weir_status status = weir_cuda_ipc_peer_check((cuda_ipc_peer *)base->peer);
-    if (status == WEIR_OK)
-        *out = ((cuda_ipc_remote *)base)->data;
-    return status;
+    if (status != WEIR_OK)
+        return status;
+    *out = remote->data;
+    *out_n_bytes = remote->n_bytes;
+    return WEIR_OK;
 }

@@ -98,9 +98,9 @@ void weir_transport_lacks_finish(weir_transfer *transfer)
     (void)transfer;
 }
 
-weir_status weir_transport_lacks_map(weir_remote_region *remote, void **out)
+weir_status weir_transport_lacks_map(weir_remote_region *remote, void **out, uint64_t *out_n_bytes)
 {
-    (void)out;
+    (void)out, (void)out_n_bytes;
     return lacks(remote->peer->transport, "map another process's memory");
 }
 

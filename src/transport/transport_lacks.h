@@ -44,7 +44,7 @@ weir_status weir_transport_lacks_post(weir_peer *peer, const weir_copy *copies, 
                                       weir_transfer **out);
 weir_status weir_transport_lacks_test(weir_transfer *transfer, uint64_t *out_done);
 void weir_transport_lacks_finish(weir_transfer *transfer);
-weir_status weir_transport_lacks_map(weir_remote_region *remote, void **out);
+weir_status weir_transport_lacks_map(weir_remote_region *remote, void **out, uint64_t *out_n_bytes);
 weir_status weir_transport_lacks_group_key(weir_transport *transport, void *out_key);
 weir_status weir_transport_lacks_group_open(weir_transport *transport,
                                             const weir_group_options *options, weir_group **out);

@@ -120,7 +120,7 @@ void weir_ucx_disconnect(weir_peer *peer);
 weir_status weir_ucx_import(weir_peer *peer, const void *key, size_t n_bytes,
                             weir_remote_region **out);
 void weir_ucx_forget(weir_remote_region *remote);
-weir_status weir_ucx_map(weir_remote_region *base, void **out);
+weir_status weir_ucx_map(weir_remote_region *base, void **out, uint64_t *out_n_bytes);
 /* Notes that a peer is gone; the first reason stays. */
 void weir_ucx_peer_lost(ucx_peer *peer, weir_status status, const char *why);
 /* Looks whether the peer's process is still there, where that can be seen. */

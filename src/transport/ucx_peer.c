@@ -297,7 +297,7 @@ void weir_ucx_forget(weir_remote_region *base)
     weir_free(remote);
 }
 
-weir_status weir_ucx_map(weir_remote_region *base, void **out)
+weir_status weir_ucx_map(weir_remote_region *base, void **out, uint64_t *out_n_bytes)
 {
     const ucx_remote *remote = (const ucx_remote *)base;
     if (remote->mapped == NULL)
@@ -305,5 +305,6 @@ weir_status weir_ucx_map(weir_remote_region *base, void **out)
                          "%s: a region of %llu bytes is not in memory that this process can map",
                          base->peer->who, (unsigned long long)remote->n_bytes);
     *out = remote->mapped;
+    *out_n_bytes = remote->n_bytes;
     return WEIR_OK;
 }

@@ -152,7 +152,9 @@ static void write_through_a_map(bench *b, uint64_t n_bytes, uint32_t seed)
 {
     memory_place here = place_of((b->ops->memory & WEIR_MEMORY_CUDA) != 0 ? "malloc 0" : "host");
     void *mapped = NULL;
-    assert_ok(b->ops->map(b->remote, &mapped));
+    uint64_t mapped_bytes = 0;
+    assert_ok(b->ops->map(b->remote, &mapped, &mapped_bytes));
+    assert_true(mapped_bytes >= n_bytes);
     assert_ok(place_copy(&here, b->data, mapped, n_bytes));
     assert_int_equal(owner_compare(b->data, 0, n_bytes, seed), n_bytes);
     owner_fill(b->data, n_bytes, seed + 1);
@@ -167,7 +169,8 @@ static void what_is_written_through_a_map_is_the_owners(void **state)
     share(b, OWNER_ALLOCATE, 20 * MIB + 5, 21);
     if (b->setting->owner_answers) {
         void *mapped = NULL;
-        assert_int_equal(b->ops->map(b->remote, &mapped), WEIR_ERR_UNSUPPORTED);
+        uint64_t mapped_bytes = 0;
+        assert_int_equal(b->ops->map(b->remote, &mapped, &mapped_bytes), WEIR_ERR_UNSUPPORTED);
         assert_non_null(strstr(weir_last_error(), "owner 0"));
         return;
     }

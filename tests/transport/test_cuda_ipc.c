@@ -74,9 +74,10 @@ static weir_remote_region *import_region(bench *b, uint32_t region, uint32_t see
 {
     weir_remote_region *remote = NULL;
     void *mapped = NULL;
+    uint64_t mapped_bytes = 0;
     owner_must(b, OWNER_SEAL, region, 0, seed, "v1");
     assert_ok(b->ops->import(b->peer, b->owner->reply.blob, b->owner->reply.blob_bytes, &remote));
-    assert_ok(b->ops->map(remote, &mapped));
+    assert_ok(b->ops->map(remote, &mapped, &mapped_bytes));
     *out_mapped = mapped;
     return remote;
 }
@@ -181,6 +182,7 @@ static void read_own_region(bench *b, const char *how, unsigned device)
     weir_remote_region *remote = NULL;
     weir_peer *peer = NULL;
     void *data = NULL, *mapped = NULL;
+    uint64_t mapped_bytes = 0;
     const void *bytes;
     size_t n_bytes;
     options.device = device;
@@ -194,8 +196,9 @@ static void read_own_region(bench *b, const char *how, unsigned device)
     assert_ok(b->ops->connect(own, bytes, n_bytes, "ourselves", 1000, &peer));
     assert_ok(b->ops->region_key(region, &bytes, &n_bytes));
     assert_ok(b->ops->import(peer, bytes, n_bytes, &remote));
-    assert_ok(b->ops->map(remote, &mapped));
+    assert_ok(b->ops->map(remote, &mapped, &mapped_bytes));
     assert_ptr_equal(mapped, data);
+    assert_int_equal(mapped_bytes, MIB);
     memset(b->data, 0, MIB);
     weir_copy copy = { remote, 0, b->data, MIB };
     weir_transfer *transfer = NULL;
@@ -281,9 +284,10 @@ static void a_dead_owner_leaves_nothing_that_cannot_be_closed(void **state)
     bench *b = bench_of(state);
     share(b, OWNER_EXPOSE, 8 * MIB, 1);
     void *mapped = NULL;
+    uint64_t mapped_bytes = 0;
     owner_kill(b->owner);
     owner_reap(b->owner);
-    assert_int_equal(b->ops->map(b->remote, &mapped), WEIR_ERR_PEER_LOST);
+    assert_int_equal(b->ops->map(b->remote, &mapped, &mapped_bytes), WEIR_ERR_PEER_LOST);
     weir_copy copy = { b->remote, 0, b->local, MIB };
     assert_int_equal(read_copies(b, &copy, 1, WAIT_MS), WEIR_ERR_PEER_LOST);
     weir_remote_region *again = NULL;
@@ -300,12 +304,13 @@ static void a_child_of_the_owner_does_not_hide_its_death(void **state)
     bench *b = bench_of(state);
     pid_t child;
     void *mapped = NULL;
+    uint64_t mapped_bytes = 0;
     share(b, OWNER_EXPOSE, 5000, 1);
     owner_must(b, OWNER_FORK, 0, 0, 0, "");
     memcpy(&child, b->owner->reply.blob, sizeof(child));
     owner_kill(b->owner);
     owner_reap(b->owner);
-    weir_status status = b->ops->map(b->remote, &mapped);
+    weir_status status = b->ops->map(b->remote, &mapped, &mapped_bytes);
     kill(child, SIGKILL);
     assert_int_equal(status, WEIR_ERR_PEER_LOST);
 }
