@@ -238,7 +238,13 @@ weir_status weir_stop_install(weir_replica *replica)
     if (status != WEIR_OK || replica->mode == WEIR_INSTALL_DIRECT)
         return status;
     status = weir_live_begin(replica);
-    return status == WEIR_OK ? exchange(replica) : status;
+    if (status != WEIR_OK)
+        return status;
+    status = exchange(replica);
+    if (status == WEIR_OK)
+        return WEIR_OK;
+    weir_error_prefix("the parameters of replica %s were exchanged half way", replica->worker.id);
+    return WEIR_ERR_PARTIAL;
 }
 
 weir_status weir_install_undo(weir_replica *replica)

@@ -109,6 +109,8 @@ static weir_status install_staged(weir_replica *replica, weir_stopwatch *watch,
         return status;
     weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
     status = weir_stop_install(replica);
+    if (status == WEIR_ERR_PARTIAL)
+        mark_unusable(replica, discovery->version);
     if (status != WEIR_OK)
         return status;
     weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);

@@ -139,7 +139,8 @@ void weir_attend_tell(weir_replica *replica, const weir_report *report, weir_sta
 weir_status weir_live_begin(weir_replica *replica);
 /* They hold one whole version again: the engine resumes. */
 void weir_live_end(weir_replica *replica);
-/* Stop 7: verifies what landed, then (staged) swaps it in. */
+/* Stop 7: verifies what landed, then (staged) swaps it in. ERR_PARTIAL when a GPU failed half way:
+ * the live parameters hold a mixture. */
 weir_status weir_stop_install(weir_replica *replica);
 /* Undoes a staged install: the old bytes are back at their addresses. Host memory cannot fail. */
 weir_status weir_install_undo(weir_replica *replica);
