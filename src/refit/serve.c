@@ -206,13 +206,16 @@ static weir_status wait_paused(round *r)
     for (;;) {
         const weir_member *slow = NULL;
         weir_status status = weir_members_hear(r->push, 0);
-        weir_status joined = status == WEIR_OK ? weir_outlet_ready(r->push->outlet) : status;
-        if (joined < WEIR_OK)
-            return joined;
+        if (status != WEIR_OK)
+            return status;
         for (size_t i = 0; i < r->n_members && slow == NULL; i++)
             slow = r->members[i]->state == WEIR_MEMBER_CALLED ? r->members[i] : NULL;
-        if (slow == NULL && joined == WEIR_OK)
-            return WEIR_OK;
+        weir_status joined = weir_outlet_ready(r->push->outlet);
+        if (joined < WEIR_OK && slow != NULL) /* a group does not know who is missing */
+            weir_error_prefix("replica %s is not ready to take version %" PRIu64, slow->worker_id,
+                              r->version->version);
+        if (joined < WEIR_OK || (slow == NULL && joined == WEIR_OK))
+            return joined;
         if (weir_deadline_passed(r->deadline))
             return weir_fail(WEIR_ERR_TIMED_OUT,
                              "timed out after %.1f s: replica %s did not get ready to take version "
