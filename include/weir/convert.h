@@ -64,18 +64,18 @@ typedef struct weir_tile_output {
  * respect the conversion's border, so no cell is shared with another tile. Source rows come as
  * pointers because a fused destination has rows from several sources. */
 typedef struct weir_tile {
-    weir_dtype dtype;        /* of every source row */
-    const void *const *rows; /* n_rows pointers to the tile's first column, naturally aligned */
+    weir_dtype dtype;         /* of every source row */
+    const void *const *rows;  /* n_rows pointers to the tile's first column, naturally aligned */
     size_t n_rows, n_cols;
     weir_tile_output out[WEIR_MAX_OUTPUTS];
     const void *const *next_rows; /* what the same thread converts next, to prefetch; may be NULL */
     size_t n_next_rows;
     /* Digest of out[0], made in the same pass by kernels that say so (kernel_digests); the word
      * number of the tile's first byte, and the words from one row of out[0] to the next. */
-    weir_digest *digest; /* NULL: not wanted */
+    weir_digest *digest;      /* NULL: not wanted */
     uint64_t digest_word;
     uint64_t digest_words_per_row;
-    bool propagate; /* false: return ERR_NONFINITE when a source element is not finite */
+    bool propagate;           /* false: return ERR_NONFINITE when a source element is not finite */
 } weir_tile;
 
 /* Fills every output of the tile. Returns OK, or ERR_NONFINITE (the outputs are then unspecified);
@@ -86,20 +86,18 @@ typedef weir_status (*weir_convert_fn)(const weir_tile *tile);
 typedef struct weir_conversion {
     size_t size; /* sizeof(weir_conversion) */
     const char *name;
-    const char *summary;        /* one line for `weir formats` */
-    const char *compile_target; /* which kernels read these bytes: WEIR_TARGET_… or your own */
-    const char
-        *compile_metadata;  /* the byte-affecting choices: a JSON object, keys in fixed order */
-    weir_dtype_set sources; /* source dtypes that the kernels take */
-    uint32_t min_rank,
-        max_rank;           /* of the source, 0 meaning 1 and WEIR_MAX_RANK; 3: leading experts */
-    const char *rank_error; /* message for another rank, with one %s for the shape; or NULL */
+    const char *summary;          /* one line for `weir formats` */
+    const char *compile_target;   /* which kernels read these bytes: WEIR_TARGET_… or your own */
+    const char *compile_metadata; /* the byte-affecting choices: a JSON object, keys in fixed order */
+    weir_dtype_set sources;       /* source dtypes that the kernels take */
+    uint32_t min_rank, max_rank;  /* of the source, 0 meaning 1 and WEIR_MAX_RANK; 3: leading experts */
+    const char *rank_error;       /* message for another rank, with one %s for the shape; or NULL */
     size_t border_rows, border_cols; /* the block that a cut must respect; WEIR_WHOLE: do not cut */
     size_t n_outputs;
     weir_conversion_output outputs[WEIR_MAX_OUTPUTS];
-    weir_convert_fn reference; /* the specification, portable C */
-    weir_convert_fn kernel;    /* the fastest one of this CPU, NULL: use the reference */
-    bool kernel_digests;       /* kernel fills tile->digest itself */
+    weir_convert_fn reference;    /* the specification, portable C */
+    weir_convert_fn kernel;       /* the fastest one of this CPU, NULL: use the reference */
+    bool kernel_digests;          /* kernel fills tile->digest itself */
 } weir_conversion;
 
 /* Copies the row; keeps what it points to, for ever. ERR_EXISTS "conversion 'NAME' is already
@@ -137,7 +135,8 @@ WEIR_API weir_status weir_default_rule_register(weir_default_rule_fn matches, vo
  * null; looked for in text_config too), else the first rule that matches. ERR_UNSUPPORTED
  * "unsupported inference quantization: {...}; registered conversions: [...]; register a new rule
  * via weir_default_rule_register". */
-WEIR_API weir_status weir_conversion_select(const weir_config *config, const weir_conversion **out);
+WEIR_API weir_status weir_conversion_select(const weir_config *config,
+                                            const weir_conversion **out);
 
 /* `name` if it is not NULL and not empty, else `default_name`; then as weir_conversion_get(). */
 WEIR_API weir_status weir_conversion_resolve(const char *name, const char *default_name,
@@ -173,12 +172,12 @@ typedef struct weir_convert_args {
     size_t n_experts;
     uint32_t axis;
     void *outputs[WEIR_MAX_OUTPUTS]; /* n_outputs buffers, contiguous, of the shape rule's size */
-    weir_digest *digests;            /* n_outputs digests to fill, or NULL */
-    bool propagate;                  /* non-finite input: false refuses it with tensor and index */
-    bool round_masters;              /* F32 sources are rounded to bf16 once before conversion;
-                                        ignored by conversions whose first output is F32 */
-    bool reference;                  /* use the reference kernel, whatever the CPU has */
-    weir_pool *pool;                 /* NULL: this thread alone */
+    weir_digest *digests;       /* n_outputs digests to fill, or NULL */
+    bool propagate;             /* non-finite input: false refuses it with tensor and index */
+    bool round_masters;         /* F32 sources are rounded to bf16 once before conversion;
+                                   ignored by conversions whose first output is F32 */
+    bool reference;             /* use the reference kernel, whatever the CPU has */
+    weir_pool *pool;            /* NULL: this thread alone */
     uint64_t first_words[WEIR_MAX_OUTPUTS]; /* number of each output's first digest word: 0 for a
                                    whole tensor. Of a part, as its place in the whole demands: the
                                    digests of all parts then add up to the whole's */
