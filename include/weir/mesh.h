@@ -16,7 +16,7 @@
 #ifndef WEIR_MESH_H
 #define WEIR_MESH_H
 
-#include "weir/family.h"
+#include "weir/plan.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -72,6 +72,34 @@ WEIR_API weir_status weir_replica_mesh_parse(const char *text, weir_replica_mesh
 /* How many there are: of all stages and groups; of all replicas. */
 WEIR_API uint32_t weir_trainer_mesh_ranks(const weir_trainer_mesh *mesh);
 WEIR_API uint32_t weir_replica_mesh_workers(const weir_replica_mesh *mesh);
+
+/* Where a worker stands in its replica. */
+WEIR_API weir_mesh_place weir_replica_mesh_place(const weir_replica_mesh *mesh, uint32_t worker);
+/* The mesh of one replica as text, every field in one order, its expert map as a digest: equal
+ * texts, equal parts. Writes at most WEIR_MESH_TEXT bytes and returns the buffer. */
+#define WEIR_MESH_TEXT 160
+WEIR_API const char *weir_replica_mesh_text(const weir_replica_mesh *mesh,
+                                            char buffer[WEIR_MESH_TEXT]);
+
+/* Expert maps as text: JSON. Of a replica one array of expert ids per expert rank, in slot order:
+ * "[[0,1,2,3],[4,5,6,7,0]]"; of a trainer the owner of each expert: "[0,0,1,1]". Fill the mesh's
+ * fields with one block that weir_expert_map_free() takes back. ERR_INVALID names what is wrong;
+ * that every expert is somewhere is checked with the tensors. */
+WEIR_API weir_status weir_replica_mesh_set_experts(weir_replica_mesh *mesh, const char *json);
+WEIR_API weir_status weir_trainer_mesh_set_owners(weir_trainer_mesh *mesh, const char *json);
+WEIR_API void weir_expert_map_free(const uint32_t *map); /* expert_ids or expert_owners; or NULL */
+
+/* A box of a source that a rank holds. */
+typedef struct weir_mesh_box {
+    const weir_tensor *source; /* of the mapping: the whole tensor's name, dtype, shape, data */
+    weir_box box;
+} weir_mesh_box;
+/* Everything that a rank holds, source by source in the mapping's order, experts that follow each
+ * other in one box; none of them empty. Gives an array: free with weir_mesh_boxes_free(). */
+WEIR_API weir_status weir_trainer_mesh_boxes(const weir_trainer_mesh *mesh,
+                                             const weir_mapping *mapping, uint32_t rank,
+                                             weir_mesh_box **out, size_t *out_n);
+WEIR_API void weir_mesh_boxes_free(weir_mesh_box *boxes); /* accepts NULL */
 
 /* ---- what is moved ---------------------------------------------------------------------------*/
 
@@ -200,6 +228,60 @@ typedef struct weir_fleet_summary {
  * each worker. NULL: not wanted. */
 WEIR_API weir_status weir_fleet_summarise(const weir_fleet *fleet, weir_fleet_summary *out,
                                           uint64_t *sent, uint64_t *bordered, uint64_t *received);
+
+/* ---- one rank's share ------------------------------------------------------------------------*/
+
+/* What a rank publishes: one box of one output of the part that some workers hold. Copies that
+ * continue each other are one shard, so that bytes travel in long runs: rows below rows, experts
+ * in slots that follow each other. */
+typedef struct weir_share_shard {
+    uint32_t tensor, output;
+    weir_mesh_place place; /* of the workers; every replica has such */
+    weir_shape shape;      /* of that output, as they have it */
+    weir_box box;
+    uint64_t n_padding_rows; /* as in weir_shard */
+    uint64_t n_bytes;
+} weir_share_shard;
+
+/* Unconverted rows of one source (and expert), places as in weir_fleet_piece. */
+typedef struct weir_share_piece {
+    uint32_t tensor, source, expert;
+    uint32_t source_row, source_col, n_rows, n_cols; /* within the source */
+    uint32_t row, col;  /* within the worker's matrix; of what is lent, unused */
+    uint32_t loan;      /* of a border: index into `borrows`, WEIR_ANY: held by this rank itself */
+    uint64_t offset;    /* in what the loan hands over, 16-byte aligned, rows without gaps */
+} weir_share_piece;
+
+/* One conversion: a box of a worker's matrix, made from rows of one source, or from the pieces of a
+ * border (copy.source is WEIR_FLEET_MIXED, copy.first_piece counts in `pieces`). */
+typedef struct weir_share_job {
+    weir_fleet_copy copy;
+    uint32_t shards[WEIR_MAX_OUTPUTS];      /* one per output of the conversion: where it goes */
+    uint64_t offsets[WEIR_MAX_OUTPUTS];     /* bytes within the shard; contiguous from there */
+    uint64_t first_words[WEIR_MAX_OUTPUTS]; /* of the digest, within the shard */
+} weir_share_job;
+
+/* What this rank and another hand each other before they convert. */
+typedef struct weir_share_loan {
+    uint32_t rank; /* the other */
+    uint64_t n_bytes;
+    size_t first_piece, n_pieces; /* of `lent`; of borrows 0 */
+} weir_share_loan;
+
+/* What one rank does in every refit, whatever the number of replicas. All of it in one block. */
+typedef struct weir_share {
+    weir_share_shard *shards;
+    weir_share_job *jobs; /* by tensor, place, slot, row, column */
+    weir_share_piece *pieces;
+    weir_share_loan *borrows, *lends; /* by rank; what A lends B has the bytes that B borrows of A */
+    weir_share_piece *lent;
+    size_t n_shards, n_jobs, n_pieces, n_borrows, n_lends, n_lent;
+} weir_share;
+
+/* Parts that several ranks could make are made by one of them, the same for every replica. Gives
+ * *out. */
+WEIR_API weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share **out);
+WEIR_API void weir_share_free(weir_share *share); /* accepts NULL */
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* plan.h - who sends which box to whom: pure data in, pure data out, no I/O.
+/* plan.h - which bytes of which source fill which parameter: pure data in, pure data out, no I/O.
  *
- * The simplest form: a source publishes whole rows of a parameter (a box that is whole on every
- * axis but the first), a replica wants whole parameters.
+ * A source publishes boxes of parameters, a worker of a replica wants its parameters filled. Where
+ * the engine is parallel, workers hold different parts of one name: a box then says whose part it
+ * belongs to. Who makes which box, of sharded trainers, is mesh.h.
  *
  * Threads    pure functions; a plan is immutable once made.
  * Ownership  a plan borrows nothing: it holds indices into the arrays it was made from.
@@ -17,12 +18,28 @@
 extern "C" {
 #endif
 
+#define WEIR_ANY UINT32_MAX
+
+/* The workers of a replica that hold the same part of a parameter: those of one pipeline stage, of
+ * this data parallel and this tensor parallel rank; WEIR_ANY: of every. Of one worker, none is ANY.
+ * An engine of one worker is all zero. */
+typedef struct weir_mesh_place {
+    uint32_t stage, d, t;
+} weir_mesh_place;
+
+/* Whether a worker is one of those. */
+WEIR_API bool weir_mesh_place_matches(const weir_mesh_place *part, const weir_mesh_place *worker);
+
 /* What one source holds of one parameter. */
 typedef struct weir_shard {
     const char *name;
     weir_dtype dtype;
-    weir_shape global_shape;
+    weir_shape global_shape;      /* of the whole parameter, as the workers of `place` have it */
     weir_box box;                 /* the part that is here, contiguous */
+    weir_mesh_place place;        /* whose parameter */
+    uint64_t n_padding_rows;      /* the last of the parameter's axis 0, which nobody fills: vocabulary
+                                     that the engine pads. Of a parameter that is all padding one
+                                     shard has an empty box */
     const char *compile_target;
     const char *compile_metadata;
     uint32_t region;              /* which region of the source */
@@ -38,27 +55,33 @@ typedef struct weir_plan_source {
     size_t n_shards;
 } weir_plan_source;
 
-/* One contiguous copy, and the digest that its bytes must have. */
+/* One shard's bytes: contiguous at the source, at the parameter n_bytes / run_bytes runs. */
 typedef struct weir_plan_copy {
     uint32_t source, shard;       /* indices into the sources and their shards */
     uint32_t region;
     uint64_t source_offset;       /* bytes within the source's region */
     uint32_t parameter;           /* index into the wanted parameters */
-    uint64_t parameter_offset;    /* bytes within the parameter */
+    uint64_t parameter_offset;    /* bytes within the parameter, of the first run */
     uint64_t n_bytes;
+    uint64_t run_bytes;           /* of each run; n_bytes when there is one */
+    uint64_t pitch_bytes;         /* from one run to the next */
+    uint64_t packed_offset;       /* where it begins when a parameter's copies are laid one behind
+                                     the other, in the order of their first bytes: together they
+                                     take the parameter's bytes */
 } weir_plan_copy;
 
 typedef struct weir_plan weir_plan;
 
-/* Plans how `wanted` is filled from `sources`. Checked before anything else happens: every wanted
- * parameter is covered exactly once, of the same dtype, global shape, compile target and metadata;
- * no source holds a parameter that is not wanted. Duplicated ranges are taken once, from the
- * source that has been given the fewest bytes so far. Copies come sorted by source, region and
- * offset; touching ones stay apart when they belong to different parameters. Derived parameters
- * (entry == SIZE_MAX) are not wanted from anyone. Gives *out. */
+/* Plans how `wanted`, the parameters of the worker at `place`, are filled from `sources`. Checked
+ * before anything else happens: every wanted parameter is covered exactly once, of the same dtype,
+ * global shape, compile target and metadata; no source holds a parameter for that place that is not
+ * wanted. Shards of other places are passed over. Duplicated boxes are taken once, from the source
+ * that has been given the fewest bytes so far; others that overlap are refused. Copies come sorted
+ * by source, region and offset, one per shard. Derived parameters (entry == SIZE_MAX) are not
+ * wanted from anyone. Gives *out. */
 WEIR_API weir_status weir_plan_open(const weir_parameter *wanted, size_t n_wanted,
-                                    const weir_plan_source *sources, size_t n_sources,
-                                    weir_plan **out);
+                                    const weir_mesh_place *place, const weir_plan_source *sources,
+                                    size_t n_sources, weir_plan **out);
 WEIR_API void weir_plan_close(weir_plan *plan); /* accepts NULL */
 WEIR_API const weir_plan_copy *weir_plan_copies(const weir_plan *plan, size_t *out_n_copies);
 WEIR_API uint64_t weir_plan_bytes(const weir_plan *plan);

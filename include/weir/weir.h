@@ -14,6 +14,7 @@
 #include "weir/checkpoint.h"
 #include "weir/convert.h"
 #include "weir/family.h"
+#include "weir/mesh.h"
 #include "weir/plan.h"
 #include "weir/status.h"
 #include "weir/tensor.h"
@@ -155,6 +156,13 @@ typedef struct weir_trainer_options {
                                   replica has changed already */
     void *stream;              /* tensors on a GPU: the cudaStream_t whose queued work writes them;
                                   they are read behind it. NULL: the default stream */
+    const char *mesh;          /* how the ranks shard the model, "fsdp=8,ep=4": mesh.h. Needs
+                                  weir_trainer_register_shards(); n_ranks is then the mesh's. Sharded
+                                  versions are delivered by PULL */
+    const char *expert_owners; /* JSON: the expert rank of each expert; NULL: contiguous */
+    const char *replica_mesh;  /* the engines that versions are made for, "tp=4,ep=8"; NULL: of one
+                                  worker. With it, or with `mesh`, config is required */
+    const char *replica_experts; /* JSON: the experts of each of their expert ranks; NULL: contiguous */
 } weir_trainer_options;
 #define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 
@@ -168,6 +176,21 @@ WEIR_API const char *weir_trainer_directory(const weir_trainer *trainer);
  * it only takes the new pointers; another layout is planned afresh, once nobody reads the old one. */
 WEIR_API weir_status weir_trainer_register(weir_trainer *trainer, const weir_tensor *tensors,
                                            size_t n_tensors);
+
+/* A part of a tensor: `local` is contiguous memory of the box's shape. */
+typedef struct weir_tensor_shard {
+    weir_tensor local;
+    weir_shape global_shape;
+    weir_box box;
+} weir_tensor_shard;
+
+/* The same for a rank of a mesh: everything that the mesh says this rank holds, in boxes as the
+ * trainer has them (of one tensor one or several; rows that another rank holds too may be among
+ * them). What the whole model has comes from the config. ERR_LAYOUT names the first rows that are
+ * missing, or whose tensor the model does not have. Collective: where blocks of scales lie on
+ * several ranks, publishing waits for the ranks that hold the other rows, at most timeout_ms. */
+WEIR_API weir_status weir_trainer_register_shards(weir_trainer *trainer,
+                                                  const weir_tensor_shard *shards, size_t n_shards);
 
 /* Stops 1-4: converts what this rank owns, seals and publishes it as `version`, which must be
  * greater than the last. Blocks until this rank's shard is in (not until the version is READY).
@@ -233,6 +256,10 @@ typedef struct weir_replica_options {
     const char *device;        /* where weir_replica_allocate() allocates: NULL or "host", "cuda:1" */
     uint64_t window_bytes;     /* staged, of a version that is pushed: memory beside the parameters
                                   that bytes pass through before they are written; 0: 128 MiB */
+    const char *mesh;          /* of the engine that this is a worker of, "tp=4,ep=8": mesh.h, and the
+                                  replica_mesh of the trainer. NULL: it is the only one */
+    uint32_t worker;           /* its number within one replica */
+    const char *experts;       /* JSON: the experts of each expert rank; NULL: contiguous */
 } weir_replica_options;
 #define WEIR_REPLICA_OPTIONS_INIT WEIR_SIZED(weir_replica_options)
 
@@ -277,6 +304,9 @@ typedef struct weir_verify_options {
     unsigned n_threads, timeout_ms;
     weir_progress_fn progress; /* reported as stop TRANSFER */
     void *progress_context;
+    const char *mesh;          /* as for the replica: `sources` are the whole model's all the same */
+    uint32_t worker;
+    const char *experts;
 } weir_verify_options;
 #define WEIR_VERIFY_OPTIONS_INIT WEIR_SIZED(weir_verify_options)
 

@@ -233,6 +233,8 @@ static void add_copy(planner *p, uint32_t parameter, const piece *at)
         .parameter = parameter,
         .parameter_offset = at->lo == 0 ? 0 : offset,
         .n_bytes = shard->n_bytes,
+        .run_bytes = shard->n_bytes,
+        .packed_offset = at->lo == 0 ? 0 : offset,
     };
 }
 
@@ -337,9 +339,18 @@ static weir_status check_counts(size_t n_wanted, const weir_plan_source *sources
     return fits ? WEIR_OK : weir_fail(WEIR_ERR_INVALID, "a plan takes less than 2^32 of anything");
 }
 
-weir_status weir_plan_open(const weir_parameter *wanted, size_t n_wanted,
-                           const weir_plan_source *sources, size_t n_sources, weir_plan **out)
+bool weir_mesh_place_matches(const weir_mesh_place *part, const weir_mesh_place *worker)
 {
+    return (part->stage == WEIR_ANY || part->stage == worker->stage) &&
+           (part->d == WEIR_ANY || part->d == worker->d) &&
+           (part->t == WEIR_ANY || part->t == worker->t);
+}
+
+weir_status weir_plan_open(const weir_parameter *wanted, size_t n_wanted,
+                           const weir_mesh_place *place, const weir_plan_source *sources,
+                           size_t n_sources, weir_plan **out)
+{
+    (void)place;
     weir_status status = check_counts(n_wanted, sources, n_sources);
     if (status != WEIR_OK)
         return status;

@@ -438,7 +438,8 @@ static weir_status make_plan(weir_replica *replica)
     }
     replica->worker.counters.plans++;
     weir_status status =
-        weir_plan_open(replica->wanted, replica->n_parameters, sources, n, &schedule->plan);
+        weir_plan_open(replica->wanted, replica->n_parameters, &replica->place, sources, n,
+                       &schedule->plan);
     weir_free(sources);
     if (status != WEIR_OK) {
         schedule->plan = NULL;

@@ -33,6 +33,8 @@ typedef struct weir_manifest {
     const char *model, *run, *worker_id, *transport, *layout_signature;
     const char *push_address; /* NULL or "": its regions can be read; else they are none, and bytes
                                  are pushed to those who join there */
+    const char *engine_mesh;  /* weir_replica_mesh_text() of the engines that it is for; NULL or "":
+                                 of one worker */
     uint64_t version;
     uint32_t rank, n_ranks;
     const void *address;
@@ -45,7 +47,7 @@ typedef struct weir_manifest {
     size_t n_digests;
 } weir_manifest;
 
-/* Packs names, boxes and tags of the shards (not their digests). `arena` is scratch. */
+/* Packs names, boxes, places, padding and tags of the shards (not their digests). `arena` is scratch. */
 weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
                                weir_buffer *out);
 /* The shards of a layout, digests zero, allocated in `arena`. regions bound their offsets. */

@@ -57,6 +57,9 @@ struct weir_replica {
     weir_engine_hooks hooks;
     weir_settings settings;
     char *listen;
+    weir_replica_mesh mesh; /* of the engine; every field 1 of one that has one worker */
+    weir_mesh_place place;  /* of this worker */
+    char mesh_text[WEIR_MESH_TEXT];
 
     /* The engine's memory. */
     uint32_t asked_memory; /* for weir_replica_allocate() */

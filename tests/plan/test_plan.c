@@ -17,6 +17,8 @@
 
 #define assert_error_is(text) assert_string_equal(weir_last_error(), text)
 
+static const weir_mesh_place lone = { 0, 0, 0 };
+
 /* Two parameters and a derived one. */
 static const weir_parameter wanted[] = {
     { "a.weight", WEIR_BF16, { 2, { 8, 4 } }, "hf_raw", "{}", 0, 0, false },
@@ -60,7 +62,7 @@ static fixture *make_fixture(void)
 
 static weir_status open_fixture(const fixture *f, weir_plan **out)
 {
-    return weir_plan_open(wanted, 3, f->sources, 2, out);
+    return weir_plan_open(wanted, 3, &lone, f->sources, 2, out);
 }
 
 static void assert_refused(fixture *f, const char *line)
@@ -83,8 +85,8 @@ static void every_row_is_copied_once_in_order_of_source_and_offset(void **state)
     assert_int_equal(open_fixture(f, &plan), WEIR_OK);
     const weir_plan_copy *copies = weir_plan_copies(plan, &n);
     const weir_plan_copy expected[] = { { 0, 1, 0, 0, 1, 0, 20 },
-                                        { 0, 0, 0, 100, 0, 0, 64 },
-                                        { 1, 0, 0, 32, 1, 20, 40 } };
+                                        { 0, 0, 0, 100, 0, 0, 64, 64, 0, 0 },
+                                        { 1, 0, 0, 32, 1, 20, 40, 40, 0, 20 } };
     assert_int_equal(n, 3);
     for (size_t i = 0; i < n; i++) {
         assert_int_equal(copies[i].source, expected[i].source);
@@ -163,7 +165,7 @@ static void a_scalar_is_one_row(void **state)
                          .n_bytes = 4 };
     weir_plan_source source = { "w", &shard, 1 };
     weir_plan *plan = NULL;
-    assert_int_equal(weir_plan_open(&scalar, 1, &source, 1, &plan), WEIR_OK);
+    assert_int_equal(weir_plan_open(&scalar, 1, &lone, &source, 1, &plan), WEIR_OK);
     assert_int_equal(weir_plan_bytes(plan), 4);
     weir_plan_close(plan);
 }
@@ -325,7 +327,7 @@ static void wanting_a_parameter_twice_is_refused(void **state)
     (void)state;
     const weir_parameter twice[] = { wanted[0], wanted[0] };
     weir_plan *plan = NULL;
-    assert_int_equal(weir_plan_open(twice, 2, NULL, 0, &plan), WEIR_ERR_INVALID);
+    assert_int_equal(weir_plan_open(twice, 2, &lone, NULL, 0, &plan), WEIR_ERR_INVALID);
     assert_error_is("parameter a.weight is wanted twice");
 }
 
@@ -374,7 +376,7 @@ static void a_thousand_ranks_with_a_thousand_parameters_each_are_planned(void **
     weir_plan *plan = NULL;
     size_t n;
     double begun = weir_now_s();
-    assert_int_equal(weir_plan_open(many, PARAMETERS, sources, RANKS, &plan), WEIR_OK);
+    assert_int_equal(weir_plan_open(many, PARAMETERS, &lone, sources, RANKS, &plan), WEIR_OK);
     print_message("planned %d shards in %.3f s\n", RANKS * PARAMETERS, weir_now_s() - begun);
     weir_plan_copies(plan, &n);
     assert_int_equal(n, RANKS * PARAMETERS);
