@@ -84,7 +84,7 @@ static void every_row_is_copied_once_in_order_of_source_and_offset(void **state)
     size_t n;
     assert_int_equal(open_fixture(f, &plan), WEIR_OK);
     const weir_plan_copy *copies = weir_plan_copies(plan, &n);
-    const weir_plan_copy expected[] = { { 0, 1, 0, 0, 1, 0, 20 },
+    const weir_plan_copy expected[] = { { 0, 1, 0, 0, 1, 0, 20, 20, 0, 0 },
                                         { 0, 0, 0, 100, 0, 0, 64, 64, 0, 0 },
                                         { 1, 0, 0, 32, 1, 20, 40, 40, 0, 20 } };
     assert_int_equal(n, 3);
