@@ -52,6 +52,9 @@ static weir_status check_sources(const weir_convert_args *args, const weir_fused
             return status;
         if (source->data == NULL && n_elements != 0)
             return weir_fail(WEIR_ERR_INVALID, "%s has no data", name);
+        status = weir_fused_check_pitch(fused, source);
+        if (status != WEIR_OK)
+            return status;
     }
     return WEIR_OK;
 }

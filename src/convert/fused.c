@@ -2,6 +2,8 @@
 /* fused.c - the arithmetic of "fuse first, then quantise" without a fused copy. */
 #include "convert/fused.h"
 
+#include <inttypes.h>
+
 #include "base/error.h"
 
 static const char *name_of(const weir_tensor *tensor)
@@ -90,7 +92,9 @@ static void see_as_matrices(weir_fused *fused)
 
 weir_status weir_fused_init(weir_fused *fused, const weir_convert_args *args)
 {
-    *fused = (weir_fused){ .sources = args->sources, .n_sources = args->n_sources };
+    *fused = (weir_fused){ .sources = args->sources,
+                           .pitches = args->source_pitches,
+                           .n_sources = args->n_sources };
     if (args->sources == NULL || args->n_sources == 0)
         return weir_fail(WEIR_ERR_INVALID, "conversion '%s' was given no source",
                          args->conversion->name);
@@ -104,6 +108,48 @@ weir_status weir_fused_init(weir_fused *fused, const weir_convert_args *args)
     if (status == WEIR_OK)
         see_as_matrices(fused);
     return status;
+}
+
+static uint64_t pitch_of(const weir_fused *fused, const weir_tensor *source)
+{
+    return fused->pitches != NULL ? fused->pitches[source - fused->sources] : 0;
+}
+
+static uint64_t element_bytes_of(const weir_tensor *source)
+{
+    return weir_dtype_bits(source->dtype) / 8;
+}
+
+weir_status weir_fused_check_pitch(const weir_fused *fused, const weir_tensor *source)
+{
+    uint64_t pitch = pitch_of(fused, source), element_bytes = element_bytes_of(source);
+    uint64_t row_bytes, last;
+    char text[WEIR_SHAPE_TEXT];
+    if (pitch == 0)
+        return WEIR_OK;
+    weir_shape_text(&source->shape, text, sizeof(text));
+    if (source->shape.rank != 2)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "%s %s has a pitch of %" PRIu64 " bytes, only a matrix can have one",
+                         name_of(source), text, pitch);
+    if (__builtin_mul_overflow(source->shape.dim[1], element_bytes, &row_bytes) ||
+        pitch < row_bytes || pitch % element_bytes != 0)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "%s %s has a pitch of %" PRIu64 " bytes, expected a multiple of %" PRIu64
+                         " of at least %" PRIu64,
+                         name_of(source), text, pitch, element_bytes, row_bytes);
+    if (__builtin_mul_overflow(source->shape.dim[0], pitch, &last))
+        return weir_fail(WEIR_ERR_INVALID,
+                         "%s %s has a pitch of %" PRIu64 " bytes: more than 2^64 bytes in all",
+                         name_of(source), text, pitch);
+    return WEIR_OK;
+}
+
+uint64_t weir_fused_row_step(const weir_fused *fused, const weir_tensor *source)
+{
+    uint64_t pitch = pitch_of(fused, source);
+    return pitch != 0 ? pitch
+                      : source->shape.dim[source->shape.rank - 1] * element_bytes_of(source);
 }
 
 size_t weir_fused_n_tensors(const weir_fused *fused)
@@ -123,14 +169,14 @@ weir_fused_run weir_fused_at(const weir_fused *fused, uint64_t matrix, uint64_t 
             break;
         within -= extent;
     }
-    uint64_t element =
-        vector ? within
-               : ((fused->separate ? 0 : matrix * extent) + within) * fused->n_cols + column;
+    uint64_t row_step = weir_fused_row_step(fused, source);
+    uint64_t rows_before = vector ? 0 : (fused->separate ? 0 : matrix * extent) + within;
     return (weir_fused_run){
         .source = source,
-        .data =
-            (const unsigned char *)source->data + element * (weir_dtype_bits(source->dtype) / 8),
+        .data = (const unsigned char *)source->data + rows_before * row_step +
+                (vector ? within : column) * element_bytes_of(source),
         .n_elements = vector ? extent - within : fused->n_cols - column,
         .n_more_rows = vector ? 0 : extent - within - 1,
+        .row_step = row_step,
     };
 }

@@ -55,17 +55,32 @@ static const char *index_text(const weir_shape *shape, uint64_t element, char *b
     return buffer;
 }
 
-/* The first refused element of one source, or its number of elements. */
-static uint64_t first_refused(const weir_tensor *source, uint64_t n_elements, bool rounds)
+/* A source as rows that lie row_step bytes apart. */
+typedef struct searched {
+    const weir_tensor *source;
+    unsigned element_bytes;
+    uint64_t n_rows, n_cols, row_step;
+} searched;
+
+static uint32_t bits_of(const searched *s, uint64_t element)
 {
-    unsigned element_bytes = weir_dtype_bits(source->dtype) / 8;
-    uint32_t magnitude = element_bytes == 2 ? 0x7FFFu : 0x7FFFFFFFu;
-    uint32_t least = weir_nonfinite_least(source->dtype, rounds);
-    for (uint64_t i = 0; i < n_elements; i++) {
-        if ((bits_at(source->data, element_bytes, i) & magnitude) >= least)
-            return i;
+    const unsigned char *data = s->source->data;
+    return bits_at(data + element / s->n_cols * s->row_step, s->element_bytes, element % s->n_cols);
+}
+
+/* The first refused element, counted within the view, or the number of elements. */
+static uint64_t first_refused(const searched *s, bool rounds)
+{
+    uint32_t magnitude = s->element_bytes == 2 ? 0x7FFFu : 0x7FFFFFFFu;
+    uint32_t least = weir_nonfinite_least(s->source->dtype, rounds);
+    const unsigned char *row = s->source->data;
+    for (uint64_t r = 0; r < s->n_rows; r++, row += s->row_step) {
+        for (uint64_t c = 0; c < s->n_cols; c++) {
+            if ((bits_at(row, s->element_bytes, c) & magnitude) >= least)
+                return r * s->n_cols + c;
+        }
     }
-    return n_elements;
+    return s->n_rows * s->n_cols;
 }
 
 static bool is_searchable(weir_dtype dtype)
@@ -89,13 +104,16 @@ weir_status weir_nonfinite_report(const weir_conversion *conversion, const weir_
         const weir_tensor *source = &fused->sources[i];
         uint64_t n_elements = 0;
         if (!is_searchable(source->dtype) ||
-            weir_shape_elements(&source->shape, &n_elements) != WEIR_OK)
+            weir_shape_elements(&source->shape, &n_elements) != WEIR_OK || n_elements == 0)
             continue;
-        uint64_t element = first_refused(source, n_elements, rounds);
-        if (element == n_elements)
-            continue;
-        unsigned element_bytes = weir_dtype_bits(source->dtype) / 8;
-        return weir_nonfinite_fail(source, element, bits_at(source->data, element_bytes, element));
+        searched s = { .source = source,
+                       .element_bytes = weir_dtype_bits(source->dtype) / 8,
+                       .n_cols = source->shape.dim[source->shape.rank - 1],
+                       .row_step = weir_fused_row_step(fused, source) };
+        s.n_rows = n_elements / s.n_cols;
+        uint64_t element = first_refused(&s, rounds);
+        if (element < n_elements)
+            return weir_nonfinite_fail(source, element, bits_of(&s, element));
     }
     return weir_fail(WEIR_ERR_NONFINITE, "conversion '%s' refused a weight of %s that is finite",
                      conversion->name,

@@ -187,9 +187,8 @@ static bool point_at_rows(const weir_tile_loop *loop, const place *at, const voi
         if (run.source->dtype != *out_dtype || dtype_of(loop, run.source) != *out_dtype ||
             !is_aligned(run.source) || run.n_elements < at->n_cols)
             return false;
-        size_t row_bytes = loop->fused->n_cols * (weir_dtype_bits(*out_dtype) / 8);
         for (uint64_t i = 0; i <= run.n_more_rows && r < at->n_rows; i++, r++)
-            rows[r] = run.data + i * row_bytes;
+            rows[r] = run.data + i * run.row_step;
     }
     return true;
 }
