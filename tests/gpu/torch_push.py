@@ -5,7 +5,8 @@
 A trainer process holds bf16 weights as torch tensors and writes them on a stream of its own, which it
 never waits for; an engine process holds its parameters as torch tensors. Weir is called through ctypes
 inside both, beside PyTorch's own context. Checked after every version: the engine's tensors hold the
-new weights at their old addresses, PyTorch's current device is what it was.
+new weights at their old addresses, PyTorch's current device is what it was. Before the first: memory
+lies in expandable segments where PYTORCH_CUDA_ALLOC_CONF asks for them, and only there.
 
     torch_push.py [TRAINER_DEVICE ENGINE_DEVICE]      cuda:0 cuda:1 by default; cpu cpu needs no GPU
 
@@ -134,6 +135,21 @@ def weights(tensors, n, version, device):
     return made
 
 
+def check_segments(tensors, device):
+    """A setting that PyTorch ignores would have this run prove the same as without it."""
+    if not device.startswith("cuda"):
+        return
+    asked = "expandable_segments:True" in os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+    segments = torch.cuda.memory_snapshot()
+    for tensor in tensors:
+        address = tensor.data_ptr()
+        found = [s["is_expandable"] for s in segments
+                 if s["address"] <= address < s["address"] + s["total_size"]]
+        if found != [asked]:
+            raise RuntimeError(f"{device}: expandable segments: asked {asked}, found {found}")
+    print(f"{device}: expandable segments: {asked}", flush=True)
+
+
 def train(address, config_path, device, installed, done):
     weir = load()
     on_gpu = device.startswith("cuda")
@@ -146,6 +162,7 @@ def train(address, config_path, device, installed, done):
                    stream=stream.cuda_stream if on_gpu else None)
     must(weir, weir.weir_trainer_open(C.byref(wish), C.byref(trainer)))
     live = [torch.empty_like(t) for t in weights(tensors, n, 0, device)]
+    check_segments(live, device)
     for i in range(n):
         tensors[i].data = live[i].data_ptr()
     for version in range(1, VERSIONS + 1):
@@ -190,6 +207,7 @@ def serve(address, config_path, device, installed, done):
     kinds = {BF16: torch.bfloat16, F32: torch.float32}
     live = [torch.full(wanted[i].shape.sizes(), float("nan"), dtype=kinds[wanted[i].dtype],
                        device=device) for i in range(n_parameters.value)]
+    check_segments(live, device)
     engine = (Tensor * len(live))()
     for i, tensor in enumerate(live):
         engine[i] = Tensor(wanted[i].name, wanted[i].dtype, wanted[i].shape, tensor.data_ptr())
