@@ -26,6 +26,8 @@ void weir_delivery_close(weir_trainer *trainer)
 static bool will_push(const weir_trainer *trainer, uint32_t memory)
 {
     const char *transport = trainer->settings.transport;
+    if (trainer->is_sharded)
+        return false;
     if (trainer->asked_delivery != WEIR_DELIVERY_DEFAULT)
         return trainer->asked_delivery == WEIR_DELIVERY_PUSH;
     if (memory != WEIR_MEMORY_CUDA)

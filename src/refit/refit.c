@@ -20,6 +20,7 @@
 
 static weir_status publish_slot(weir_trainer *trainer, weir_stopwatch *watch, weir_slot *slot)
 {
+    slot->version = watch->report->version;
     weir_stopwatch_enter(watch, WEIR_STOP_STAGE);
     weir_status status = weir_stop_stage(trainer, slot);
     if (status != WEIR_OK)

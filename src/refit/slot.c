@@ -255,6 +255,7 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
                                .run = trainer->worker.run,
                                .worker_id = trainer->worker.id,
                                .layout_signature = source->signature,
+                               .engine_mesh = trainer->mesh_text,
                                .version = slot->version,
                                .rank = trainer->rank,
                                .n_ranks = trainer->n_ranks,

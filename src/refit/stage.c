@@ -1,67 +1,112 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stage.c - stop 2 of 9: converts what this rank owns straight into a slot.
+/* stage.c - stop 2 of 9: converts what this rank makes straight into a slot.
  *
- * Takes   the bound entries of source.c and a slot that is FILLING.
+ * Takes   the jobs of source.c and a slot that is FILLING.
  * Gives   the slot's bytes and the digest of every shard, made in the same pass.
  * Before  source.c        After  slot.c
- * Breaks  a weight that is not finite, named with its index: the slot is dropped, nothing was
- *         published, the next publish starts afresh.
+ * Breaks  a weight that is not finite, named with its index; a rank of the mesh that does not hand
+ *         over its rows in time: the slot is dropped, nothing was published, the next publish
+ *         starts afresh.
  *
+ * Ranks of a mesh lend each other rows first; what needs none of them is converted while they come.
  * Of a version that is pushed there are no bytes yet; its weights are looked through when that was
  * asked for.
  */
-#include "base/error.h"
-#include "family/mapping.h"
-#include "refit/serve.h"
-#include "refit/trainer.h"
+#include <string.h>
 
-static weir_status stage_on_host(weir_trainer *trainer, weir_slot *slot)
+#include "base/digest.h"
+#include "base/error.h"
+#include "refit/serve.h"
+#include "refit/sharded.h"
+
+/* A job's conversion into a slot. Where shards come whole from one job, as most do, its digests are
+ * theirs; all are added up in the end. */
+static weir_convert_args args_of(const weir_trainer *trainer, const weir_slot *slot, size_t i)
 {
     const weir_source *source = &trainer->source;
-    uint64_t done_bytes = 0;
-    for (size_t i = 0; i < source->n_owned; i++) {
-        const weir_owned_entry *owned = &source->owned[i];
-        const weir_shard *shards = &source->shards[owned->first_shard];
-        weir_entry_convert_args args = WEIR_ENTRY_CONVERT_ARGS_INIT;
-        args.digests = &slot->digests[owned->first_shard];
-        args.keep_masters = trainer->keep_masters;
+    const weir_stage_job *job = &source->jobs[i];
+    weir_convert_args args = job->args;
+    args.digests = &source->job_digests[i * WEIR_MAX_OUTPUTS];
+    args.round_masters = !trainer->keep_masters;
+    for (size_t o = 0; o < args.conversion->n_outputs; o++)
+        args.outputs[o] = slot->data + source->shards[job->shards[o]].offset + job->offsets[o];
+    return args;
+}
+
+static uint64_t bytes_of(const weir_source *source, const weir_stage_job *job)
+{
+    uint64_t n_bytes = 0;
+    for (size_t o = 0; o < job->args.conversion->n_outputs; o++)
+        n_bytes += source->shards[job->shards[o]].n_bytes;
+    return n_bytes;
+}
+
+static weir_status stage_on_host(weir_trainer *trainer, weir_slot *slot, bool borrow,
+                                 uint64_t *done_bytes)
+{
+    const weir_source *source = &trainer->source;
+    for (size_t i = 0; i < source->n_jobs; i++) {
+        if (source->jobs[i].borrows != borrow)
+            continue;
+        weir_convert_args args = args_of(trainer, slot, i);
         args.pool = trainer->worker.pool;
-        for (size_t o = 0; o < owned->entry->conversion->n_outputs; o++) {
-            args.outputs[o] = slot->data + shards[o].offset;
-            done_bytes += shards[o].n_bytes;
-        }
-        weir_status status = weir_map_entry_convert(owned->entry, &args);
+        weir_status status = weir_convert(&args);
         if (status != WEIR_OK)
             return status;
-        weir_worker_progress(&trainer->worker, WEIR_STOP_STAGE, slot->version, done_bytes,
+        *done_bytes += bytes_of(source, &source->jobs[i]);
+        weir_worker_progress(&trainer->worker, WEIR_STOP_STAGE, slot->version,
+                             *done_bytes < source->n_bytes ? *done_bytes : source->n_bytes,
                              source->n_bytes);
     }
     return WEIR_OK;
 }
 
-/* All entries as one piece of work. */
+/* All jobs as one piece of work. */
 static weir_status stage_on_gpu(weir_trainer *trainer, weir_slot *slot)
 {
     const weir_source *source = &trainer->source;
     weir_arena_reset(&trainer->scratch);
-    weir_convert_args *args = weir_arena_zeroed(&trainer->scratch, source->n_owned, sizeof(*args));
+    weir_convert_args *args = weir_arena_zeroed(&trainer->scratch, source->n_jobs, sizeof(*args));
     if (args == NULL)
         return WEIR_ERR_NO_MEMORY;
-    for (size_t i = 0; i < source->n_owned; i++) {
-        const weir_owned_entry *owned = &source->owned[i];
-        args[i] = weir_map_entry_args(owned->entry);
-        args[i].digests = &slot->digests[owned->first_shard];
-        args[i].round_masters = !trainer->keep_masters;
-        for (size_t o = 0; o < args[i].conversion->n_outputs; o++)
-            args[i].outputs[o] = slot->data + source->shards[owned->first_shard + o].offset;
-    }
+    for (size_t i = 0; i < source->n_jobs; i++)
+        args[i] = args_of(trainer, slot, i);
     weir_status status = WEIR_OK;
     if (trainer->stage == NULL)
         status = weir_task_open(trainer->work, &trainer->stage);
     if (status == WEIR_OK)
-        status = weir_task_convert(trainer->stage, WEIR_LANE_COMPUTE, args, source->n_owned);
+        status = weir_task_convert(trainer->stage, WEIR_LANE_COMPUTE, args, source->n_jobs);
     if (status == WEIR_OK)
         status = weir_task_wait(trainer->stage, trainer->worker.timeout_ms);
+    return status;
+}
+
+static void add_digests(const weir_source *source, weir_slot *slot)
+{
+    memset(slot->digests, 0, source->n_shards * sizeof(*slot->digests));
+    for (size_t i = 0; i < source->n_jobs; i++) {
+        const weir_stage_job *job = &source->jobs[i];
+        for (size_t o = 0; o < job->args.conversion->n_outputs; o++)
+            weir_digest_merge(&slot->digests[job->shards[o]],
+                              &source->job_digests[i * WEIR_MAX_OUTPUTS + o]);
+    }
+}
+
+static weir_status convert_jobs(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_sharded *sharded = trainer->source.sharded;
+    bool on_gpu = trainer->memory == WEIR_MEMORY_CUDA;
+    uint64_t done_bytes = 0;
+    weir_status status = sharded != NULL ? weir_sharded_lend(sharded, slot->version) : WEIR_OK;
+    if (status == WEIR_OK && !on_gpu)
+        status = stage_on_host(trainer, slot, false, &done_bytes);
+    if (status == WEIR_OK && sharded != NULL)
+        status = weir_sharded_borrow(sharded, slot->version);
+    if (status == WEIR_OK)
+        status =
+            on_gpu ? stage_on_gpu(trainer, slot) : stage_on_host(trainer, slot, true, &done_bytes);
+    if (status == WEIR_OK)
+        add_digests(&trainer->source, slot);
     return status;
 }
 
@@ -69,8 +114,7 @@ weir_status weir_stop_stage(weir_trainer *trainer, weir_slot *slot)
 {
     weir_status status = WEIR_OK;
     if (!trainer->pushes)
-        status = trainer->memory == WEIR_MEMORY_CUDA ? stage_on_gpu(trainer, slot)
-                                                     : stage_on_host(trainer, slot);
+        status = convert_jobs(trainer, slot);
     else if (trainer->scan_first)
         status = weir_push_scan(trainer->push, trainer->keep_masters);
     if (status != WEIR_OK)

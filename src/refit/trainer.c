@@ -65,10 +65,43 @@ static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_optio
     return status;
 }
 
+/* A rank of a mesh, or of a trainer whose engines are parallel. */
+static weir_status read_meshes(weir_trainer *trainer, const weir_trainer_options *options)
+{
+    trainer->is_sharded = options->mesh != NULL || options->replica_mesh != NULL;
+    if (!trainer->is_sharded)
+        return WEIR_OK;
+    weir_status status =
+        weir_trainer_mesh_parse(options->mesh ? options->mesh : "", &trainer->mesh);
+    if (status == WEIR_OK && options->expert_owners != NULL)
+        status = weir_trainer_mesh_set_owners(&trainer->mesh, options->expert_owners);
+    if (status == WEIR_OK)
+        status = weir_replica_mesh_parse(options->replica_mesh ? options->replica_mesh : "",
+                                         &trainer->replica_mesh);
+    if (status == WEIR_OK && options->replica_experts != NULL)
+        status = weir_replica_mesh_set_experts(&trainer->replica_mesh, options->replica_experts);
+    if (status != WEIR_OK)
+        return status;
+    trainer->replica_mesh.replicas = 1;
+    if (weir_replica_mesh_workers(&trainer->replica_mesh) > 1)
+        weir_replica_mesh_text(&trainer->replica_mesh, trainer->mesh_text);
+    uint32_t n_ranks = weir_trainer_mesh_ranks(&trainer->mesh);
+    if (options->n_ranks != 0 && options->n_ranks != n_ranks)
+        return weir_fail(WEIR_ERR_INVALID, "%u trainer ranks, but the mesh %s has %u",
+                         options->n_ranks, options->mesh ? options->mesh : "(none)", n_ranks);
+    trainer->n_ranks = n_ranks;
+    if (options->delivery == WEIR_DELIVERY_PUSH)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "trainer rank %u: a sharded version is read by the replicas, not pushed",
+                         options->rank);
+    return WEIR_OK;
+}
+
 static weir_status name_slots(weir_trainer *trainer, const weir_trainer_options *options)
 {
     trainer->rank = options->rank;
-    trainer->n_ranks = options->n_ranks ? options->n_ranks : 1;
+    if (!trainer->is_sharded)
+        trainer->n_ranks = options->n_ranks ? options->n_ranks : 1;
     trainer->n_slots = options->n_slots ? options->n_slots : DEFAULT_SLOTS;
     if (trainer->n_ranks > WEIR_MAX_RANKS)
         return weir_fail(WEIR_ERR_INVALID, "%u trainer ranks, at most %d are possible",
@@ -142,6 +175,8 @@ weir_status weir_trainer_open(const weir_trainer_options *given, weir_trainer **
     weir_arena_init(&trainer->scratch, 0);
     status = copy_settings(trainer, options);
     if (status == WEIR_OK)
+        status = read_meshes(trainer, options);
+    if (status == WEIR_OK)
         status = name_slots(trainer, options);
     if (status == WEIR_OK)
         status = find_directory(trainer, options->directory);
@@ -171,6 +206,8 @@ void weir_trainer_close(weir_trainer *trainer)
         weir_free(trainer->slot_names[i]);
     for (size_t i = 0; i < trainer->n_ignore; i++)
         weir_free(trainer->ignore[i]);
+    weir_expert_map_free(trainer->mesh.expert_owners);
+    weir_expert_map_free(trainer->replica_mesh.expert_ids);
     weir_free(trainer->slot_names);
     weir_free(trainer->ignore);
     weir_free(trainer->listen);
@@ -185,10 +222,36 @@ const char *weir_trainer_directory(const weir_trainer *trainer)
     return trainer->directory;
 }
 
+/* Whole tensors are shards that are whole: whatever a rank holds besides its own is not used. */
+static weir_status register_whole(weir_trainer *trainer, const weir_tensor *tensors,
+                                  size_t n_tensors)
+{
+    weir_tensor_shard *shards = weir_alloc_zeroed(n_tensors, sizeof(*shards));
+    if (shards == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n_tensors; i++)
+        shards[i] =
+            (weir_tensor_shard){ tensors[i], tensors[i].shape, weir_box_whole(&tensors[i].shape) };
+    weir_status status = weir_source_bind_shards(trainer, shards, n_tensors);
+    weir_free(shards);
+    return status;
+}
+
 weir_status weir_trainer_register(weir_trainer *trainer, const weir_tensor *tensors,
                                   size_t n_tensors)
 {
-    return weir_source_bind(trainer, tensors, n_tensors);
+    return trainer->is_sharded ? register_whole(trainer, tensors, n_tensors)
+                               : weir_source_bind(trainer, tensors, n_tensors);
+}
+
+weir_status weir_trainer_register_shards(weir_trainer *trainer, const weir_tensor_shard *shards,
+                                         size_t n_shards)
+{
+    if (!trainer->is_sharded)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "trainer rank %u was opened without a mesh: register whole tensors",
+                         trainer->rank);
+    return weir_source_bind_shards(trainer, shards, n_shards);
 }
 
 void weir_trainer_cancel(weir_trainer *trainer)

@@ -23,13 +23,25 @@ typedef struct weir_owned_entry {
     size_t first_shard;          /* its outputs are shards first_shard … */
 } weir_owned_entry;
 
+/* One conversion of this rank: where its outputs go. */
+typedef struct weir_stage_job {
+    weir_convert_args args; /* sources bound; outputs, digests and choices are stage.c's to set */
+    uint32_t shards[WEIR_MAX_OUTPUTS];
+    uint64_t offsets[WEIR_MAX_OUTPUTS]; /* bytes within the shard */
+    bool borrows;                       /* its rows are whole only once other ranks' have come */
+} weir_stage_job;
+
 /* What stop 1 gives: this rank's part of the model. Planned once per layout. */
 typedef struct weir_source {
     weir_arena arena;
     weir_mapping *mapping;
-    weir_owned_entry *owned;
+    struct weir_sharded *sharded; /* NULL of a rank that has whole tensors */
+    weir_owned_entry *owned;      /* whole entries; none of a rank of a mesh */
     size_t n_owned;
-    weir_shard *shards; /* the slot's layout: offsets within region 0 */
+    weir_stage_job *jobs;
+    size_t n_jobs;
+    weir_digest *job_digests; /* n_jobs * WEIR_MAX_OUTPUTS */
+    weir_shard *shards;       /* the slot's layout: offsets within region 0 */
     size_t n_shards;
     uint64_t slot_bytes; /* with the alignment between shards */
     uint64_t n_bytes;    /* of the shards alone */
@@ -71,6 +83,10 @@ struct weir_trainer {
     char slot_name[32];            /* "rank-0": this rank's name among the expected slots */
     char **slot_names;             /* of all ranks */
     weir_settings settings;
+    bool is_sharded; /* mesh or replica_mesh was given: */
+    weir_trainer_mesh mesh;
+    weir_replica_mesh replica_mesh;
+    char mesh_text[WEIR_MESH_TEXT]; /* of one replica; "" of a trainer that is not */
     weir_delivery asked_delivery;
     uint32_t memory; /* where the tensors lie; 0: none were registered yet */
     bool pushes;     /* slots are empty: weir_trainer_wait() sends */
@@ -85,7 +101,8 @@ struct weir_trainer {
     size_t n_ignore;
     bool keep_masters;
     weir_source source;
-    weir_arena scratch; /* of one publish */
+    struct weir_border *border; /* rows that ranks of a mesh lend each other; NULL: none */
+    weir_arena scratch;         /* of one publish */
     weir_slot slots[WEIR_MAX_SLOTS];
     unsigned n_slots;
     bool has_published;
@@ -97,6 +114,11 @@ struct weir_trainer {
 /* source.c: binds tensors to the family's rows; a layout that is bound already only takes new
  * pointers. On failure the old binding is gone. */
 weir_status weir_source_bind(weir_trainer *trainer, const weir_tensor *tensors, size_t n_tensors);
+/* The same of a rank of a mesh. */
+weir_status weir_source_bind_shards(weir_trainer *trainer, const weir_tensor_shard *shards,
+                                    size_t n_shards);
+/* Bytes of shard `i` are laid out behind those before it. */
+weir_status weir_source_lay_out(weir_source *source, weir_shard *shard);
 void weir_source_release(weir_source *source);
 /* Stop 1: this rank's tensors, checked to be there. */
 weir_status weir_stop_source(weir_trainer *trainer);

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sharded.h - the source of a trainer rank of a mesh: the plan of its fleet, what this rank makes
+ * of it, and the registered rows that it is made from.
+ *
+ * Belongs to source.c, which asks it to bind; stage.c runs the jobs that it makes.
+ */
+#ifndef WEIR_REFIT_SHARDED_H
+#define WEIR_REFIT_SHARDED_H
+
+#include "refit/border.h"
+#include "refit/shards.h"
+#include "refit/trainer.h"
+
+typedef struct weir_sharded weir_sharded;
+
+/* Fills source->mapping, shards and jobs, and opens the border. On failure source.c releases all
+ * of it. */
+weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *shards,
+                              size_t n_shards);
+/* Takes new pointers for shards of the same layout; ERR_LAYOUT when it is another. */
+weir_status weir_sharded_rebind(weir_trainer *trainer, const weir_tensor_shard *shards,
+                                size_t n_shards);
+void weir_sharded_close(weir_sharded *sharded); /* accepts NULL; before the mapping goes */
+
+/* Lets other ranks read the rows of `version` that they need of this one. */
+weir_status weir_sharded_lend(weir_sharded *sharded, uint64_t version);
+/* Waits for the rows that this rank needs of others: jobs that borrow are whole then. */
+weir_status weir_sharded_borrow(weir_sharded *sharded, uint64_t version);
+
+#endif
