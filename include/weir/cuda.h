@@ -85,7 +85,9 @@ WEIR_API weir_status weir_cuda_timer_seconds(weir_cuda_timer *timer, double *out
  * however many tensors and experts there are. The same bytes, digests and errors as weir_convert(),
  * whose args it takes, with these differences: sources[].data and outputs[] are addresses that the
  * device can reach (its own memory, a peer's, pinned host memory), naturally aligned; `reference`
- * and `pool` are ignored; digests lie in host memory and are filled when the work has ended.
+ * and `pool` are ignored; digests lie in host memory and are filled when the work has ended. Rows
+ * that do not all begin on 16 bytes, whether for where they begin or for their pitch, are read
+ * element by element, which is slow.
  *
  * A batch that is started again with the same tensors sends nothing but the launches; with other
  * addresses it sends those; it allocates only when it gets more tensors than ever before. */
@@ -96,9 +98,9 @@ WEIR_API weir_status weir_cuda_batch_open(unsigned device, weir_cuda_batch **out
  * Accepts NULL. */
 WEIR_API void weir_cuda_batch_close(weir_cuda_batch *batch);
 
-/* Checks everything and queues the work in `stream`. Borrows the args, sources, names and digests
- * until the work has ended. ERR_BUSY while an earlier start has not been seen to end. On an error
- * nothing runs any more. */
+/* Checks everything and queues the work in `stream`. Borrows the args, sources, pitches, names and
+ * digests until the work has ended. ERR_BUSY while an earlier start has not been seen to end. On an
+ * error nothing runs any more. */
 WEIR_API weir_status weir_cuda_batch_start(weir_cuda_batch *batch, const weir_convert_args *args,
                                            size_t n_args, void *stream);
 /* IN_PROGRESS while it runs, then once its status: OK with the digests filled, ERR_NONFINITE naming

@@ -3,6 +3,7 @@
  */
 #include "base/alloc.h"
 #include "convert/cuda_case.h"
+#include "convert/view_case.h"
 
 static const char *const conversions[] = { "fp8_128x128", "cutlass_fp8_e4m3_per_channel",
                                            "bf16_cast", "fp32_cast" };
@@ -77,6 +78,87 @@ static void random_shapes_in_one_batch_equal_the_reference(void **state)
         rig_clear(rig);
     }
     rig_close(rig);
+}
+
+/* The GPU has the views, the reference their contiguous copies. */
+static cuda_case *add_views(cuda_rig *rig, const views *v, weir_convert_args args, size_t offset)
+{
+    cuda_case *c = rig_add(rig, args, offset);
+    for (size_t i = 0; i < v->n; i++) {
+        unsigned char *block = rig_device(rig, v->block_bytes[i] + 1);
+        must(weir_cuda_copy(0, block, v->blocks[i], v->block_bytes[i], rig->stream));
+        c->device_sources[i].data = block + ((unsigned char *)v->wide[i].data - v->blocks[i]);
+    }
+    c->device.source_pitches = v->pitches;
+    return c;
+}
+
+/* Half of them lie on 16 bytes, so that they are read as contiguous ones are. */
+static void add_random_views(cuda_rig *rig, views *v, uint64_t *seed)
+{
+    size_t n_sources = 1 + random_below(seed, 3), n_experts = random_below(seed, 4), heights[3];
+    bool whole = random_below(seed, 2) == 0, mixed = random_below(seed, 8) == 0;
+    size_t n_cols = random_shape(seed, 2, whole).dim[1];
+    weir_dtype dtype = dtypes[random_below(seed, 3)];
+    for (size_t i = 0; i < n_sources; i++)
+        heights[i] = random_shape(seed, 2, true).dim[0];
+    for (size_t i = 0; i < n_sources * (n_experts != 0 ? n_experts : 1); i++) {
+        weir_dtype own = mixed ? dtypes[random_below(seed, 3)] : dtype;
+        size_t element_bytes = weir_dtype_bits(own) / 8, row_bytes = n_cols * element_bytes;
+        view_placing at = { 16 * random_below(seed, 9), row_bytes + 16 * random_below(seed, 99) };
+        if (!whole)
+            at = (view_placing){ element_bytes * random_below(seed, 30),
+                                 random_pitch(row_bytes, element_bytes, seed) };
+        views_add(v, "w", own, heights[i % n_sources], n_cols, at, NORMAL, seed);
+    }
+    weir_convert_args args = args_for(conversions[random_below(seed, 4)], v->dense, n_sources);
+    args.n_experts = n_experts;
+    args.axis = n_experts != 0;
+    args.round_masters = random_below(seed, 2) == 1;
+    args.propagate = random_below(seed, 2) == 1;
+    add_views(rig, v, args, random_below(seed, 6) == 0 ? 4 : 0);
+}
+
+static void views_of_wider_matrices_equal_contiguous_copies(void **state)
+{
+    (void)state;
+    if (!have_gpu())
+        skip();
+    static views all[60];
+    cuda_rig *rig = rig_open();
+    uint64_t seed = 13;
+    for (int round = 0; round < 6; round++) {
+        for (int i = 0; i < 60; i++)
+            add_random_views(rig, &all[i], &seed);
+        rig_check(rig);
+        rig_clear(rig);
+        for (int i = 0; i < 60; i++)
+            views_free(&all[i]);
+    }
+    rig_close(rig);
+}
+
+/* A row that no tile holds, read twice; and one that several tiles share. */
+static void views_with_long_rows_equal_contiguous_copies(void **state)
+{
+    (void)state;
+    if (!have_gpu())
+        skip();
+    static views all[2 * 3 * 4];
+    cuda_rig *rig = rig_open();
+    uint64_t seed = 14;
+    const size_t cols[] = { 16392, 32769 };
+    for (size_t i = 0; i < 24; i++) {
+        weir_dtype dtype = dtypes[i / 2 % 3];
+        size_t element_bytes = weir_dtype_bits(dtype) / 8, n_cols = cols[i % 2];
+        views_add(&all[i], "w", dtype, 9, n_cols,
+                  (view_placing){ 32, (n_cols + 8) * element_bytes }, NORMAL, &seed);
+        add_views(rig, &all[i], args_for(conversions[i / 6], all[i].dense, 1), 0);
+    }
+    rig_check(rig);
+    rig_close(rig);
+    for (size_t i = 0; i < 24; i++)
+        views_free(&all[i]);
 }
 
 static void casts_of_any_rank_and_joined_vectors_equal_the_reference(void **state)
@@ -233,6 +315,38 @@ static void a_refused_weight_is_named_as_on_the_cpu(void **state)
                     assert_string_equal(weir_last_error(), line);
                 rig_clear(rig);
             }
+        }
+    }
+    rig_close(rig);
+}
+
+static void a_refused_weight_of_a_view_is_counted_within_it(void **state)
+{
+    (void)state;
+    if (!have_gpu())
+        skip();
+    cuda_rig *rig = rig_open();
+    uint64_t seed = 15;
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        for (size_t k = 0; k < 8; k++) {
+            size_t element_bytes = weir_dtype_bits(refused[i].dtype) / 8;
+            views v = { 0 };
+            views_add(&v, "gate", refused[i].dtype, 100, 304, (view_placing){ 0, 0 }, NORMAL,
+                      &seed);
+            views_add(&v, "up", refused[i].dtype, 100, 304,
+                      (view_placing){ 48, (k % 2 ? 320 : 333) * element_bytes }, NORMAL, &seed);
+            views_put(&v, 1, 93, 33, refused[i].bits);
+            views_put(&v, 1, 99, 303, refused[i].bits);
+            weir_convert_args args = args_for(conversions[k / 2], v.dense, 2);
+            args.round_masters = true;
+            weir_status want = add_views(rig, &v, args, 0)->want_status;
+            char line[512];
+            snprintf(line, sizeof(line), "%s", want == WEIR_OK ? "" : weir_last_error());
+            assert_int_equal(rig_run(rig), want);
+            if (want != WEIR_OK)
+                assert_string_equal(weir_last_error(), line);
+            rig_clear(rig);
+            views_free(&v);
         }
     }
     rig_close(rig);
@@ -403,11 +517,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_shapes_in_one_batch_equal_the_reference),
+        cmocka_unit_test(views_of_wider_matrices_equal_contiguous_copies),
+        cmocka_unit_test(views_with_long_rows_equal_contiguous_copies),
         cmocka_unit_test(casts_of_any_rank_and_joined_vectors_equal_the_reference),
         cmocka_unit_test(rows_of_every_length_equal_the_reference),
         cmocka_unit_test(every_bf16_under_every_scale_has_its_code),
         cmocka_unit_test(every_fp16_and_many_fp32_have_their_codes),
         cmocka_unit_test(a_refused_weight_is_named_as_on_the_cpu),
+        cmocka_unit_test(a_refused_weight_of_a_view_is_counted_within_it),
         cmocka_unit_test(propagated_weights_have_the_bytes_of_the_reference),
         cmocka_unit_test(golden_sources_give_golden_bytes),
         cmocka_unit_test(a_second_start_allocates_nothing_and_follows_new_addresses),

@@ -118,8 +118,16 @@ static void what_does_not_move_in_vectors_goes_element_by_element(void **state)
         plan(&p, &args, 1);
         assert_int_equal(p.plan.groups[0].from, rows[i].from);
     }
+    const uint64_t narrow = 64 * 2 + 8, wide = 64 * 2 + 16;
+    weir_convert_args args = args_of("fp8_128x128", &rows[0].source, 1);
+    args.source_pitches = &narrow;
+    plan(&p, &args, 1);
+    assert_int_equal(p.plan.groups[0].from, WEIR_CUDA_FROM_ANY);
+    args.source_pitches = &wide;
+    plan(&p, &args, 1);
+    assert_int_equal(p.plan.groups[0].from, WEIR_CUDA_FROM_BF16);
     weir_tensor mixed[] = { rows[0].source, rows[2].source };
-    weir_convert_args args = args_of("fp8_128x128", mixed, 2);
+    args = args_of("fp8_128x128", mixed, 2);
     plan(&p, &args, 1);
     assert_int_equal(p.plan.groups[0].from, WEIR_CUDA_FROM_ANY);
     args = args_of("fp8_128x128", &rows[2].source, 1);
@@ -169,6 +177,31 @@ static void a_cast_of_one_source_is_one_long_row(void **state)
     plan(&p, &args, 1);
     assert_int_equal(p.jobs[0].n_cols, 3);
     assert_int_equal(p.plan.groups[0].n_tiles, 5000);
+}
+
+static void rows_a_pitch_apart_stay_rows(void **state)
+{
+    (void)state;
+    planned p;
+    weir_tensor views[2] = { tensor_2d("a", WEIR_BF16, 300, 64, memory),
+                             tensor_2d("b", WEIR_BF16, 20, 64, memory + 1024) };
+    const uint64_t pitches[2] = { 1024, 0 }, dense = 128;
+    weir_convert_args args = args_of("bf16_cast", views, 2);
+    args.source_pitches = pitches;
+    plan(&p, &args, 1);
+    assert_int_equal(p.segments[0].row_step, 1024);
+    assert_int_equal(p.segments[1].row_step, 128);
+    args.n_sources = 1;
+    plan(&p, &args, 1);
+    assert_int_equal(p.jobs[0].n_rows, 300);
+    assert_int_equal(p.plan.groups[0].from, WEIR_CUDA_FROM_BF16);
+    args.source_pitches = &dense;
+    plan(&p, &args, 1);
+    assert_int_equal(p.jobs[0].n_rows, 1);
+    const uint64_t odd = 129;
+    args.source_pitches = &odd;
+    assert_int_equal(plan_status(&p, &args, 1), WEIR_ERR_INVALID);
+    assert_non_null(strstr(weir_last_error(), "a [300, 64] has a pitch of 129 bytes"));
 }
 
 static void equal_batches_have_equal_images(void **state)
@@ -258,6 +291,7 @@ int main(void)
         cmocka_unit_test(what_does_not_move_in_vectors_goes_element_by_element),
         cmocka_unit_test(rows_of_every_length_fit_their_tile),
         cmocka_unit_test(a_cast_of_one_source_is_one_long_row),
+        cmocka_unit_test(rows_a_pitch_apart_stay_rows),
         cmocka_unit_test(equal_batches_have_equal_images),
         cmocka_unit_test(large_tensors_are_cut_and_too_long_rows_refused),
         cmocka_unit_test(bad_args_are_refused_with_their_tensor),

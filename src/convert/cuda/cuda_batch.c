@@ -144,6 +144,7 @@ static weir_status report_refused(weir_cuda_batch *batch, const weir_cuda_entry 
     for (size_t i = 0; i < weir_fused_n_tensors(&entry->fused); i++) {
         const weir_tensor *source = &entry->fused.sources[i];
         weir_status status = weir_cuda_name_refused(&batch->tables, batch->converter, source,
+                                                    weir_fused_row_step(&entry->fused, source),
                                                     weir_nonfinite_least(source->dtype, rounds));
         if (status != WEIR_OK)
             return status;

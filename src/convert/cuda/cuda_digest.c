@@ -204,9 +204,12 @@ static int search(weir_cuda_tables *tables, const weir_cuda_converter *converter
         return error;
     *out_element = *word;
     *word = 0;
-    if (*out_element < wanted->n_elements)
-        error = cuda->copy(word, (const char *)wanted->source + *out_element * n_bytes, n_bytes,
-                           stream);
+    if (*out_element < wanted->n_elements) {
+        uint64_t row = *out_element / wanted->n_cols, column = *out_element % wanted->n_cols;
+        error = cuda->copy(word,
+                           (const char *)wanted->source + row * wanted->row_step + column * n_bytes,
+                           n_bytes, stream);
+    }
     if (error == 0)
         error = weir_cuda_wait_stream(cuda, stream, WEIR_CUDA_DRAIN_MS);
     *out_bits = (uint32_t)*word;
@@ -215,10 +218,13 @@ static int search(weir_cuda_tables *tables, const weir_cuda_converter *converter
 
 /* In a stream of its own: the default one would wait for whatever else the process computes. */
 weir_status weir_cuda_name_refused(weir_cuda_tables *tables, const weir_cuda_converter *converter,
-                                   const weir_tensor *source, uint32_t least_refused)
+                                   const weir_tensor *source, uint64_t row_step,
+                                   uint32_t least_refused)
 {
     weir_cuda_search wanted = { .source = source->data,
                                 .first = &tables->device_results->product,
+                                .n_cols = source->shape.dim[source->shape.rank - 1],
+                                .row_step = row_step,
                                 .element_bytes = (uint32_t)bytes_of(source),
                                 .least_refused = least_refused };
     uint64_t element = 0;
@@ -244,7 +250,7 @@ static weir_status report_refused(weir_cuda_digests *digests, const weir_cuda_co
     uint64_t n_elements = range->n_rows * range->row_bytes / (weir_dtype_bits(range->dtype) / 8);
     weir_tensor seen = { name_of(range), range->dtype, { 1, { n_elements } }, NULL };
     memcpy(&seen.data, &range->data, sizeof(seen.data)); /* only read */
-    weir_status status = weir_cuda_name_refused(&digests->tables, converter, &seen,
+    weir_status status = weir_cuda_name_refused(&digests->tables, converter, &seen, 0,
                                                 weir_nonfinite_least(range->dtype, false));
     if (status != WEIR_OK)
         return status;

@@ -30,9 +30,10 @@ weir_status weir_cuda_digests_take(weir_cuda_digests *digests,
                                    const weir_cuda_converter *converter);
 void weir_cuda_digests_drop(weir_cuda_digests *digests);
 
-/* Names the first refused element of a source that may have one: OK when it has none. For what has
- * ended: its results in `tables` are lost. */
+/* Names the first refused element of a source that may have one, its rows row_step bytes apart: OK
+ * when it has none. For what has ended: its results in `tables` are lost. */
 weir_status weir_cuda_name_refused(weir_cuda_tables *tables, const weir_cuda_converter *converter,
-                                   const weir_tensor *source, uint32_t least_refused);
+                                   const weir_tensor *source, uint64_t row_step,
+                                   uint32_t least_refused);
 
 #endif

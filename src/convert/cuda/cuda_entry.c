@@ -50,7 +50,7 @@ static weir_status check_source(const weir_cuda_entry *entry, const weir_tensor 
     if ((uintptr_t)source->data % element_bytes != 0)
         return weir_fail(WEIR_ERR_INVALID, "%s is not aligned to %u bytes, as a GPU needs it", name,
                          element_bytes);
-    return WEIR_OK;
+    return weir_fused_check_pitch(&entry->fused, source);
 }
 
 static weir_status check_outputs(weir_cuda_entry *entry)
@@ -78,6 +78,12 @@ static weir_status check_outputs(weir_cuda_entry *entry)
     return WEIR_OK;
 }
 
+static bool rows_touch(const weir_fused *fused, const weir_tensor *source)
+{
+    return weir_fused_row_step(fused, source) ==
+           fused->n_cols * (weir_dtype_bits(source->dtype) / 8);
+}
+
 /* Whether every row can be read, and every chunk be written, in whole vectors. */
 static bool moves_whole(const weir_cuda_entry *entry)
 {
@@ -88,6 +94,7 @@ static bool moves_whole(const weir_cuda_entry *entry)
                  (uintptr_t)entry->args.outputs[0] % out_bytes == 0;
     for (size_t i = 0; i < n && whole; i++)
         whole = (uintptr_t)fused->sources[i].data % 16 == 0 &&
+                (fused->n_rows == 1 || weir_fused_row_step(fused, &fused->sources[i]) % 16 == 0) &&
                 fused->sources[i].dtype == fused->sources[0].dtype;
     return whole;
 }
@@ -107,8 +114,8 @@ static uint32_t choose_from(const weir_cuda_entry *entry)
     }
 }
 
-/* A cast does not care for rows, except for the digest when they end within a word: one source is
- * one long row then, however narrow its matrices. */
+/* A cast does not care for rows, except for the digest when they end within a word: one source
+ * whose rows touch is one long row then, however narrow its matrices. */
 static void flatten_cast(weir_cuda_entry *entry)
 {
     weir_fused *fused = &entry->fused;
@@ -116,7 +123,7 @@ static void flatten_cast(weir_cuda_entry *entry)
     uint64_t element_bytes = entry->kind == WEIR_CUDA_TO_BF16 ? 2 : 4;
     uint64_t n = fused->n_matrices * fused->n_rows * fused->n_cols;
     if (!cast || fused->separate || fused->n_sources != 1 || n >= MAX_EXTENT ||
-        fused->n_cols * element_bytes % 8 != 0)
+        fused->n_cols * element_bytes % 8 != 0 || !rows_touch(fused, fused->sources))
         return;
     fused->n_matrices = fused->n_rows = 1;
     fused->n_cols = n;

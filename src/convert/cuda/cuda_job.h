@@ -43,6 +43,7 @@ typedef enum weir_cuda_from {
 /* One source: the rows that it gives to a matrix (of a vector: the columns). */
 typedef struct weir_cuda_segment {
     uint64_t data;
+    uint64_t row_step; /* bytes from one row to the next */
     uint32_t first, n;
     uint32_t dtype;  /* weir_dtype */
     uint32_t rounds; /* F32 that is rounded to bf16 first */
@@ -94,11 +95,12 @@ typedef struct weir_cuda_finish {
 } weir_cuda_finish;
 
 /* Where the first element at or beyond a magnitude lies: *first, on the device, is the least of
- * what it was and that position. */
+ * what it was and that position, counted without what lies between two rows. */
 typedef struct weir_cuda_search {
     const void *source;
     uint64_t *first;
     uint64_t n_elements;
+    uint64_t n_cols, row_step; /* elements of a row; bytes from one to the next */
     uint32_t element_bytes, least_refused;
 } weir_cuda_search;
 

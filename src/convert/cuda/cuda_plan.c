@@ -118,6 +118,7 @@ static size_t write_segments(const weir_cuda_entry *entry, weir_cuda_segment *ou
         if (fused->separate && i % fused->n_sources == 0)
             first = 0;
         out[i] = (weir_cuda_segment){ .data = (uintptr_t)source->data,
+                                      .row_step = weir_fused_row_step(fused, source),
                                       .first = first,
                                       .n = (uint32_t)extent,
                                       .dtype = (uint32_t)source->dtype,

@@ -15,7 +15,7 @@
 /* One destination of the batch, checked. */
 typedef struct weir_cuda_entry {
     weir_convert_args args; /* at this version's size */
-    weir_fused fused;       /* points to the caller's sources */
+    weir_fused fused;       /* points to the caller's sources and pitches */
     bool empty;             /* writes nothing */
     bool rounds;            /* F32 sources become bf16 first */
     uint32_t kind, from;

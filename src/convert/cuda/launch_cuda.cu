@@ -105,11 +105,13 @@ template <class Word>
 static __global__ void find_refused(const __grid_constant__ weir_cuda_search search)
 {
     const uint32_t magnitude = sizeof(Word) == 2 ? 0x7FFFu : 0x7FFFFFFFu;
-    const Word *source = static_cast<const Word *>(search.source);
+    const char *source = static_cast<const char *>(search.source);
     await_previous();
     for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
          i < search.n_elements; i += static_cast<uint64_t>(gridDim.x) * blockDim.x) {
-        if ((source[i] & magnitude) >= search.least_refused) {
+        const uint64_t row = i / search.n_cols, column = i - row * search.n_cols;
+        const Word *at = reinterpret_cast<const Word *>(source + row * search.row_step) + column;
+        if ((*at & magnitude) >= search.least_refused) {
             atomicMin(reinterpret_cast<unsigned long long *>(search.first),
                       static_cast<unsigned long long>(i));
             return;

@@ -61,8 +61,7 @@ __device__ __forceinline__ const char *row_address(const weir_cuda_launch &launc
     uint64_t within = row - __ldg(&s->first);
     if (!job.separate)
         within += static_cast<uint64_t>(matrix) * __ldg(&s->n);
-    uint32_t element_bytes = __ldg(&s->dtype) == WEIR_F32 ? 4 : 2;
-    return reinterpret_cast<const char *>(__ldg(&s->data) + within * job.n_cols * element_bytes);
+    return reinterpret_cast<const char *>(__ldg(&s->data) + within * __ldg(&s->row_step));
 }
 
 #define LINE_BYTES 128u
