@@ -10,6 +10,7 @@ extern const weir_conversion weir_bf16_cast;
 extern const weir_conversion weir_fp32_cast;
 extern const weir_conversion weir_fp8_128x128;
 extern const weir_conversion weir_fp8_channel;
+extern const weir_conversion weir_neg_exp_row;
 
 /* Rounds n fp32 to bf16, as weir_bf16_from_float(). */
 typedef void (*weir_round_fn)(uint16_t *out, const float *in, size_t n);
@@ -30,6 +31,7 @@ weir_status weir_bf16_cast_c(const weir_tile *tile);
 weir_status weir_fp32_cast_c(const weir_tile *tile);
 weir_status weir_fp8_128x128_c(const weir_tile *tile);
 weir_status weir_fp8_channel_c(const weir_tile *tile);
+weir_status weir_neg_exp_c(const weir_tile *tile);
 void weir_round_to_bf16_c(uint16_t *out, const float *in, size_t n);
 
 weir_status weir_bf16_cast_avx2(const weir_tile *tile);

@@ -13,7 +13,7 @@
 #include "base/options.h"
 #include "convert/kernels.h"
 
-#define N_BUILT_IN 4
+#define N_BUILT_IN 5
 
 static weir_conversion built_in[N_BUILT_IN];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -60,9 +60,10 @@ static void add_built_in(void)
 {
     const weir_kernel_table *kernels = weir_kernels();
     const weir_conversion *written[N_BUILT_IN] = { &weir_bf16_cast, &weir_fp32_cast,
-                                                   &weir_fp8_128x128, &weir_fp8_channel };
+                                                   &weir_fp8_128x128, &weir_fp8_channel,
+                                                   &weir_neg_exp_row };
     weir_convert_fn fastest[N_BUILT_IN] = { kernels->bf16_cast, kernels->fp32_cast,
-                                            kernels->fp8_128x128, kernels->fp8_channel };
+                                            kernels->fp8_128x128, kernels->fp8_channel, NULL };
     for (size_t i = 0; i < N_BUILT_IN; i++) {
         built_in[i] = *written[i];
         built_in[i].kernel = fastest[i];

@@ -110,7 +110,7 @@ static void other_configs_are_unsupported(void **state)
     assert_string_equal(weir_last_error(),
                         "unsupported inference quantization: {\"quant_method\":\"gptq\"}; "
                         "registered conversions: [bf16_cast, cutlass_fp8_e4m3_per_channel, "
-                        "fp32_cast, fp8_128x128]; register a new rule via "
+                        "fp32_cast, fp8_128x128, neg_exp]; register a new rule via "
                         "weir_default_rule_register");
     assert_null(selected("\"fp8\""));
     assert_non_null(strstr(weir_last_error(), "registered conversions: [bf16_cast"));
@@ -124,7 +124,7 @@ static void a_long_config_leaves_room_for_the_conversions(void **state)
         strcat(config, ",\"model.layers\"");
     strcat(config, "]}");
     assert_null(selected(config));
-    assert_non_null(strstr(weir_last_error(), "fp8_128x128]; register a new rule"));
+    assert_non_null(strstr(weir_last_error(), "neg_exp]; register a new rule"));
 }
 
 /* B10 */

@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/cpu.h"
+#include "convert/kernels.h"
 #include "convert/registry.h"
 
 static weir_status do_nothing(const weir_tile *tile)
@@ -44,17 +45,19 @@ static void built_in_rows_carry_their_tags(void **state)
         { "fp32_cast", "hf_raw", "{\"dtype\":\"float32\"}", 1 },
         { "fp8_128x128", "deep_gemm_fp8",
           "{\"dtype\":\"e4m3\",\"scale_layout\":\"blockwise\",\"block_size\":[128,128]}", 2 },
+        { "neg_exp", "vllm_fused", "{\"dtype\":\"float32\",\"function\":\"neg_exp\"}", 1 },
     };
     const char *names[8];
-    assert_int_equal(weir_conversion_names(names, 8), 4);
-    for (size_t i = 0; i < 4; i++) {
+    assert_int_equal(weir_conversion_names(names, 8), 5);
+    for (size_t i = 0; i < 5; i++) {
         const weir_conversion *row = conversion_named(rows[i].name);
         assert_string_equal(names[i], rows[i].name);
         assert_string_equal(row->compile_target, rows[i].target);
         assert_string_equal(row->compile_metadata, rows[i].metadata);
         assert_int_equal(row->n_outputs, rows[i].n_outputs);
         assert_non_null(row->reference);
-        assert_int_equal(row->kernel != NULL, weir_cpu_has(WEIR_CPU_AVX2));
+        bool faster = row->reference != weir_neg_exp_c && weir_cpu_has(WEIR_CPU_AVX2);
+        assert_int_equal(row->kernel != NULL, faster);
         assert_int_equal(row->kernel_digests, row->kernel != NULL);
     }
 }
@@ -65,8 +68,9 @@ static void unknown_names_list_what_there_is(void **state)
     (void)state;
     const weir_conversion *row = NULL;
     assert_int_equal(weir_conversion_get("nope", &row), WEIR_ERR_NOT_FOUND);
-    assert_string_equal(weir_last_error(), "unknown conversion 'nope'; registered: [bf16_cast, "
-                                           "cutlass_fp8_e4m3_per_channel, fp32_cast, fp8_128x128]");
+    assert_string_equal(weir_last_error(),
+                        "unknown conversion 'nope'; registered: [bf16_cast, "
+                        "cutlass_fp8_e4m3_per_channel, fp32_cast, fp8_128x128, neg_exp]");
     assert_null(row);
     assert_int_equal(weir_conversion_get(NULL, &row), WEIR_ERR_NOT_FOUND);
 }

@@ -71,6 +71,7 @@ class Formats(CliCase):
         rows = {row["name"]: row for row in self.weir_json("formats")["conversions"]}
         expected = {"bf16_cast": ("hf_raw", {"dtype": "bfloat16"}),
                     "fp32_cast": ("hf_raw", {"dtype": "float32"}),
+                    "neg_exp": ("vllm_fused", {"dtype": "float32", "function": "neg_exp"}),
                     "fp8_128x128": ("deep_gemm_fp8", {"dtype": "e4m3", "scale_layout": "blockwise",
                                                       "block_size": [128, 128]}),
                     "cutlass_fp8_e4m3_per_channel":
