@@ -71,9 +71,11 @@ typedef enum weir_cut {
     WEIR_CUT_COLUMN = 1,     /* output features: rows of (out_features, in_features), or a bias */
     WEIR_CUT_ROW = 2,        /* input features: columns */
     WEIR_CUT_VOCABULARY = 3, /* rows, which engines pad */
+    WEIR_CUT_ONE_RANK = 4,   /* one rank holds all of it, the others zeros, which no plan gives them:
+                                ERR_UNSUPPORTED where several ranks divide what it belongs to */
 } weir_cut;
 
-#define WEIR_MAX_PARTS 3 /* the most that any row fuses */
+#define WEIR_MAX_PARTS 5 /* the most that engines cut one by one within one parameter */
 
 /* One destination: the sources, in order, and the conversion that turns them into parameters. */
 typedef struct weir_map_entry {
@@ -88,8 +90,9 @@ typedef struct weir_map_entry {
     weir_shape shape;                 /* of the fused source */
     size_t first_parameter;           /* its outputs are parameters first … first + n_outputs - 1 */
     weir_cut cut;                     /* of each part: engines cut [q;k;v] part by part */
-    size_t n_parts;                   /* n_sources, or more where one source holds equal parts */
+    size_t n_parts;                   /* n_sources, or more where one source holds several */
     uint32_t units[WEIR_MAX_PARTS];   /* heads of each part, which a cut keeps whole; 0: none */
+    uint64_t part_rows[WEIR_MAX_PARTS]; /* all 0: the sources hold equal parts */
 } weir_map_entry;
 
 /* A parameter that the replica computes from another after each install. */

@@ -31,9 +31,10 @@ typedef struct row_site {
     uint64_t n_experts; /* of this layer, as far as they are worth looking for */
     const char *dst;    /* full name, in the mapping's arena once it is an entry */
     const weir_row_source *sources;
-    size_t n_sources; /* per expert when `each` */
-    size_t n_found;   /* entries of binder.found: all experts' */
-    bool each;        /* one source per expert */
+    size_t n_sources;   /* per expert when `each` */
+    size_t n_found;     /* entries of binder.found: all experts' */
+    weir_naming naming; /* of the sources */
+    bool each;          /* one source per expert */
 } row_site;
 
 static void problem(binder *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -55,6 +56,7 @@ static size_t look_up(binder *b, row_site *site, weir_naming naming)
 {
     char name[WEIR_MODEL_NAME_BYTES];
     size_t n = 0, n_present = 0;
+    site->naming = naming;
     site->sources = weir_row_sources(site->row, naming);
     site->each = strstr(site->sources[0].name, "{e}") != NULL;
     for (site->n_sources = 0; site->sources[site->n_sources].name != NULL;)
@@ -99,7 +101,8 @@ static void complain_partial(binder *b, const row_site *site)
     for (size_t s = 0; s < site->n_sources && used < sizeof(text); s++) {
         size_t at = expert * site->n_sources + s;
         bool there = at < site->n_found && b->found[at] != SIZE_MAX;
-        weir_model_name(b->model, site->layer, site->sources[s].name, expert, name);
+        weir_model_source_name(b->model, site->layer, site->sources[s].name, expert, site->naming,
+                               name);
         int n = snprintf(text + used, sizeof(text) - used, "%s%s (%s)", s > 0 ? " and " : "", name,
                          there ? "there" : "missing");
         used += n > 0 ? (size_t)n : 0;
@@ -282,20 +285,33 @@ static bool join_shapes(const row_site *site, const weir_tensor *views, weir_sha
     return weir_tensor_bytes(WEIR_F64, &shape, &n_bytes) == WEIR_OK;
 }
 
-/* The parts are the sources as Hugging Face has them, whatever this trainer stacks. */
+/* One number of a part; 0 where the table gives no expression. */
+static weir_status part_number(const binder *b, const row_site *site, const char *expression,
+                               uint64_t *out)
+{
+    *out = 0;
+    return expression != NULL
+               ? weir_model_layer_number(b->model, site->layer, expression, site->row->dst, out)
+               : WEIR_OK;
+}
+
+/* The parts are what the row says, else the sources as Hugging Face has them, whatever this trainer
+ * stacks. Without a config parts of the row's own have no size, and nothing can be cut. */
 static weir_status describe_cut(const binder *b, const row_site *site, weir_map_entry *entry)
 {
     const weir_family_row *row = site->row;
-    const weir_row_source *parts = weir_row_sources(row, WEIR_NAMING_HF);
-    entry->cut = row->cut;
-    while (entry->n_parts < WEIR_MAX_PARTS && parts[entry->n_parts].name != NULL)
+    const weir_row_source *sources = weir_row_sources(row, WEIR_NAMING_HF);
+    bool counted = row->parts[0] != NULL;
+    entry->cut = counted && b->model->config == NULL ? WEIR_CUT_NONE : row->cut;
+    counted &= b->model->config != NULL;
+    while (entry->n_parts < WEIR_MAX_PARTS &&
+           (counted ? row->parts[entry->n_parts] != NULL : sources[entry->n_parts].name != NULL))
         entry->n_parts++;
     for (size_t p = 0; p < entry->n_parts && b->model->config != NULL; p++) {
         uint64_t units = 0;
-        weir_status status = WEIR_OK;
-        if (row->units[p] != NULL)
-            status = weir_model_layer_number(b->model, site->layer, row->units[p], parts[p].name,
-                                             &units);
+        weir_status status = part_number(b, site, row->units[p], &units);
+        if (status == WEIR_OK)
+            status = part_number(b, site, row->parts[p], &entry->part_rows[p]);
         if (status != WEIR_OK)
             return status;
         if (units > UINT32_MAX)

@@ -24,6 +24,7 @@ static const weir_family *const families[] = {
     &weir_family_minimax_m2,
     &weir_family_mistral,
     &weir_family_mixtral,
+    &weir_family_nemotron_h,
     &weir_family_qwen2,
     &weir_family_qwen3,
     &weir_family_qwen3_5,

@@ -6,33 +6,6 @@
  */
 #include "family/table.h"
 
-static const weir_family_row base[] = {
-    { "input_layernorm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "input_layernorm.weight", "hidden_size" }) },
-    { "post_attention_layernorm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "post_attention_layernorm.weight", "hidden_size" }) },
-    { "pre_feedforward_layernorm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "pre_feedforward_layernorm.weight", "hidden_size" }) },
-    { "post_feedforward_layernorm.weight", .conversion = "bf16_cast",
-      WEIR_HF({ "post_feedforward_layernorm.weight", "hidden_size" }) },
-    { "self_attn.qkv_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_COLUMN,
-      .units = { "num_attention_heads", "num_key_value_heads", "num_key_value_heads" },
-      WEIR_HF({ "self_attn.q_proj.weight", "num_attention_heads*head_dim, hidden_size" },
-              { "self_attn.k_proj.weight", "num_key_value_heads*head_dim, hidden_size" },
-              { "self_attn.v_proj.weight", "num_key_value_heads*head_dim, hidden_size" }) },
-    { "self_attn.qkv_proj.bias", .cut = WEIR_CUT_COLUMN,
-      .units = { "num_attention_heads", "num_key_value_heads", "num_key_value_heads" },
-      .conversion = "bf16_cast", .when = "attention_bias",
-      WEIR_HF({ "self_attn.q_proj.bias", "num_attention_heads*head_dim" },
-              { "self_attn.k_proj.bias", "num_key_value_heads*head_dim" },
-              { "self_attn.v_proj.bias", "num_key_value_heads*head_dim" }) },
-    { "self_attn.o_proj.weight", WEIR_ROW_LINEAR, .cut = WEIR_CUT_ROW,
-      WEIR_HF({ "self_attn.o_proj.weight", "hidden_size, num_attention_heads*head_dim" }) },
-    { "self_attn.o_proj.bias", .conversion = "bf16_cast", .when = "attention_bias",
-      WEIR_HF({ "self_attn.o_proj.bias", "hidden_size" }) },
-    WEIR_ROWS_END,
-};
-
 #define COMMON                                                                      \
     "\"architectures\": [\"Gemma2ForCausalLM\"], \"model_type\": \"gemma2\", "      \
     "\"torch_dtype\": \"bfloat16\", \"hidden_activation\": \"gelu_pytorch_tanh\", " \
@@ -45,7 +18,7 @@ const weir_family weir_family_gemma2 = {
     .dense_rule = WEIR_DENSE_ALL,
     .model_types = { "gemma2" },
     .layouts = { "default" },
-    .parts = { { base, weir_rows_gated_mlp, NULL, weir_rows_causal_lm } },
+    .parts = { { weir_rows_gemma_layer, weir_rows_gated_mlp, NULL, weir_rows_causal_lm } },
     .drop = { "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "tie_word_embeddings", "1" },
                   { "head_dim", "256" },

@@ -6,7 +6,11 @@
  * are pinned: attention and router stay unquantised in every format of this model, and no engine
  * reads quantised experts in this layout.
  *
- * Biases of the down projection belong to one tensor-parallel rank: the others hold zeros.
+ * Ranks that divide an expert's width add up their results, so one of them alone holds the bias of
+ * the down projection and the others zeros. No plan writes zeros: such replicas are refused.
+ *
+ * Not here: vLLM's layout, which turns each expert's matrices; MXFP4, because no conversion makes
+ * it and its kernels disagree on the order of its bytes.
  */
 #include "family/table.h"
 
@@ -53,7 +57,8 @@ static const weir_family_row sparse[] = {
     { "mlp.experts.w2_weight", WEIR_ROW_EXPERT, .cut = WEIR_CUT_COLUMN, .axis = 1,
       .conversion = "bf16_cast",
       WEIR_HF({ "mlp.experts.down_proj", "num_local_experts, intermediate_size, hidden_size" }) },
-    { "mlp.experts.w2_weight_bias", WEIR_ROW_EXPERT, .axis = 1, .conversion = "fp32_cast",
+    { "mlp.experts.w2_weight_bias", WEIR_ROW_EXPERT, .cut = WEIR_CUT_ONE_RANK, .axis = 1,
+      .conversion = "fp32_cast",
       WEIR_HF({ "mlp.experts.down_proj_bias", "num_local_experts, hidden_size" }) },
     WEIR_ROWS_END,
 };

@@ -269,6 +269,13 @@ static weir_status find_typed_layers(weir_model *model)
     return WEIR_OK;
 }
 
+static void find_dense_kinds(weir_model *model)
+{
+    const weir_layer_kinds *kinds = &model->family->layer_kinds;
+    for (uint64_t i = 0; i < model->n_layers; i++)
+        model->dense[i] = strcmp(kinds->names[model->kind[i]], kinds->experts) != 0;
+}
+
 static weir_status find_dense_layers(weir_model *model)
 {
     weir_dense_rule rule = model->family->dense_rule;
@@ -279,6 +286,8 @@ static weir_status find_dense_layers(weir_model *model)
                                    &first_k);
     for (uint64_t i = 0; i < model->n_layers; i++)
         model->dense[i] = model->n_experts == 0 || i < first_k;
+    if (rule == WEIR_DENSE_LAYER_KIND)
+        find_dense_kinds(model);
     const weir_config *holder = holder_of(model->config, "mlp_layer_types");
     if (rule == WEIR_DENSE_LAYER_TYPES && weir_config_has(holder, "mlp_layer_types"))
         return find_typed_layers(model);
@@ -299,36 +308,121 @@ static int kind_named(const weir_layer_kinds *kinds, const char *name)
     return -1;
 }
 
+static int kind_lettered(const weir_layer_kinds *kinds, char letter)
+{
+    const char *at = letter != '\0' ? strchr(kinds->letters, letter) : NULL;
+    return at != NULL ? (int)(at - kinds->letters) : -1;
+}
+
+/* "a, b or c" of the kinds' names, or of their letters. */
+static const char *known_kinds(const weir_layer_kinds *kinds, bool letters, char *buffer,
+                               size_t buffer_bytes)
+{
+    size_t used = 0, n_kinds = 0;
+    while (n_kinds < WEIR_LAYER_KINDS && kinds->names[n_kinds] != NULL)
+        n_kinds++;
+    for (size_t k = 0; k < n_kinds && used < buffer_bytes; k++) {
+        const char *between = k == 0 ? "" : k + 1 == n_kinds ? " or " : ", ";
+        int n =
+            letters
+                ? snprintf(buffer + used, buffer_bytes - used, "%s%c", between, kinds->letters[k])
+                : snprintf(buffer + used, buffer_bytes - used, "%s%s", between, kinds->names[k]);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return buffer;
+}
+
+static weir_status unknown_kind(const weir_layer_kinds *kinds, const char *key, const char *said,
+                                uint64_t layer)
+{
+    char known[128];
+    return weir_fail(WEIR_ERR_LAYOUT, "config.json: %s says '%s' of layer %" PRIu64 ", expected %s",
+                     key, said, layer,
+                     known_kinds(kinds, key == kinds->pattern, known, sizeof(known)));
+}
+
+static weir_status read_kind_list(weir_model *model, const weir_config *holder)
+{
+    const weir_layer_kinds *kinds = &model->family->layer_kinds;
+    for (uint64_t i = 0; i < model->n_layers; i++) {
+        const char *name = weir_config_string_at(holder, kinds->key, (int)i);
+        int kind = kind_named(kinds, name);
+        if (kind < 0)
+            return unknown_kind(kinds, kinds->key, name != NULL ? name : "", i);
+        model->kind[i] = (uint8_t)kind;
+    }
+    return WEIR_OK;
+}
+
+static weir_status read_kind_pattern(weir_model *model, const char *pattern)
+{
+    const weir_layer_kinds *kinds = &model->family->layer_kinds;
+    size_t n_letters = strlen(pattern);
+    for (uint64_t i = 0; i < model->n_layers && i < n_letters; i++) {
+        const char letter[2] = { pattern[i], '\0' };
+        int kind = kind_lettered(kinds, letter[0]);
+        if (kind < 0)
+            return unknown_kind(kinds, kinds->pattern, letter, i);
+        model->kind[i] = (uint8_t)kind;
+    }
+    if (n_letters == model->n_layers)
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_LAYOUT,
+                     "config.json: %s has %zu layers, num_hidden_layers is %" PRIu64,
+                     kinds->pattern, n_letters, model->n_layers);
+}
+
+static const char *kind_pattern(const weir_model *model)
+{
+    const char *key = model->family->layer_kinds.pattern;
+    return key != NULL ? weir_config_string(holder_of(model->config, key), key) : NULL;
+}
+
 static weir_status find_layer_kinds(weir_model *model)
 {
     const weir_layer_kinds *kinds = &model->family->layer_kinds;
+    uint64_t interval = 1;
     if (kinds->key == NULL)
         return WEIR_OK;
     const weir_config *holder = holder_of(model->config, kinds->key);
-    bool listed = weir_config_has(holder, kinds->key);
-    uint64_t interval = 1;
-    weir_status status = WEIR_OK;
-    if (!listed)
-        status = weir_model_number(model, kinds->interval, "the choice of layers", &interval);
+    if (weir_config_has(holder, kinds->key))
+        return read_kind_list(model, holder);
+    if (kind_pattern(model) != NULL)
+        return read_kind_pattern(model, kind_pattern(model));
+    if (kinds->interval == NULL)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "config.json: neither %s nor %s tells the kinds of layers", kinds->key,
+                         kinds->pattern);
+    weir_status status =
+        weir_model_number(model, kinds->interval, "the choice of layers", &interval);
     if (status == WEIR_OK && interval == 0)
         status = weir_fail(WEIR_ERR_LAYOUT, "config.json: %s is 0", kinds->interval);
-    for (uint64_t i = 0; i < model->n_layers && status == WEIR_OK; i++) {
-        const char *name = weir_config_string_at(holder, kinds->key, (int)i);
-        int kind = listed ? kind_named(kinds, name) : (i + 1) % interval != 0;
-        if (kind < 0)
-            status = weir_fail(WEIR_ERR_LAYOUT,
-                               "config.json: %s says '%s' of layer %" PRIu64 ", expected %s or %s",
-                               kinds->key, name != NULL ? name : "", i, kinds->names[0],
-                               kinds->names[1]);
-        model->kind[i] = (uint8_t)kind;
-    }
+    for (uint64_t i = 0; i < model->n_layers && status == WEIR_OK; i++)
+        model->kind[i] = (i + 1) % interval != 0;
     return status;
+}
+
+/* num_hidden_layers, or as many as kinds are spelled out. */
+static weir_status count_layers(weir_model *model)
+{
+    const weir_layer_kinds *kinds = &model->family->layer_kinds;
+    const char *key = "num_hidden_layers";
+    if (weir_config_has(holder_of(model->config, key), key) || kinds->key == NULL)
+        return weir_model_number(model, key, model->family->name, &model->n_layers);
+    const weir_config *holder = holder_of(model->config, kinds->key);
+    while (weir_config_string_at(holder, kinds->key, (int)model->n_layers) != NULL &&
+           model->n_layers <= WEIR_MODEL_MAX_LAYERS)
+        model->n_layers++;
+    if (model->n_layers == 0 && kind_pattern(model) != NULL)
+        model->n_layers = strlen(kind_pattern(model));
+    return model->n_layers > 0
+               ? WEIR_OK
+               : weir_model_number(model, key, model->family->name, &model->n_layers);
 }
 
 static weir_status read_counts(weir_model *model)
 {
-    weir_status status =
-        weir_model_number(model, "num_hidden_layers", model->family->name, &model->n_layers);
+    weir_status status = count_layers(model);
     if (status == WEIR_OK && model->family->n_experts != NULL)
         status = weir_model_number(model, model->family->n_experts, model->family->name,
                                    &model->n_experts);
@@ -378,8 +472,8 @@ weir_status weir_model_init(weir_model *model, const char *family, const char *l
     model->tied = config_true(model, "tie_word_embeddings");
     status = read_counts(model);
     if (status == WEIR_OK)
-        status = find_dense_layers(model);
-    return status == WEIR_OK ? find_layer_kinds(model) : status;
+        status = find_layer_kinds(model);
+    return status == WEIR_OK ? find_dense_layers(model) : status;
 }
 
 size_t weir_model_tables(const weir_model *model, int layer,
@@ -472,6 +566,22 @@ bool weir_model_name(const weir_model *model, int layer, const char *suffix, uin
             return false;
     }
     return fill_in(suffix, "{e}", expert, buffer + n, WEIR_MODEL_NAME_BYTES - n) != 0;
+}
+
+bool weir_model_source_name(const weir_model *model, int layer, const char *suffix, uint64_t expert,
+                            weir_naming naming, char *buffer)
+{
+    const weir_family *family = model->family;
+    char name[WEIR_MODEL_NAME_BYTES];
+    if (!family->hf_says_alias || naming == WEIR_NAMING_STACKED)
+        return weir_model_name(model, layer, suffix, expert, buffer);
+    if (!weir_model_name(model, layer, suffix, expert, name))
+        return false;
+    size_t n_known = strlen(family->alias[1]);
+    bool aliased = strncmp(name, family->alias[1], n_known) == 0;
+    int n = snprintf(buffer, WEIR_MODEL_NAME_BYTES, "%s%s", aliased ? family->alias[0] : "",
+                     name + (aliased ? n_known : 0));
+    return n > 0 && n < WEIR_MODEL_NAME_BYTES;
 }
 
 bool weir_model_dst(const weir_model *model, int layer, const char *suffix, char *buffer)

@@ -60,6 +60,9 @@ weir_status weir_model_dtype(const weir_model *model, weir_dtype *out);
  * the WEIR_MODEL_NAME_BYTES of buffer. */
 bool weir_model_name(const weir_model *model, int layer, const char *suffix, uint64_t expert,
                      char *buffer);
+/* The same as trainers of this naming spell it. */
+bool weir_model_source_name(const weir_model *model, int layer, const char *suffix, uint64_t expert,
+                            weir_naming naming, char *buffer);
 /* The same for a name of the engine's, which may have a prefix. */
 bool weir_model_dst(const weir_model *model, int layer, const char *suffix, char *buffer);
 /* The layer that a full name belongs to and what follows the prefix; -1 when it has no prefix. */

@@ -21,22 +21,31 @@ typedef struct collector {
     size_t n_tensors, name_bytes;
 } collector;
 
+/* What the engine keeps in fp32, checkpoints keep in fp32 too. */
+static weir_dtype dtype_of(const collector *c, const weir_family_row *row)
+{
+    const weir_conversion *pinned;
+    if (row->conversion == NULL || strcmp(row->conversion, WEIR_COPY) == 0)
+        return c->dtype;
+    bool full = strcmp(row->conversion, WEIR_COPY_F32) == 0 ||
+                (weir_conversion_get(row->conversion, &pinned) == WEIR_OK &&
+                 pinned->outputs[0].dtype == WEIR_F32);
+    return full ? WEIR_F32 : c->dtype;
+}
+
 static weir_status add_tensor(collector *c, const weir_family_row *row, int layer,
                               const weir_row_source *source, uint64_t expert,
                               const weir_shape *shape)
 {
     char name[WEIR_MODEL_NAME_BYTES];
-    if (!weir_model_name(c->model, layer, source->name, expert, name))
+    if (!weir_model_source_name(c->model, layer, source->name, expert, c->naming, name))
         return weir_fail(WEIR_ERR_LAYOUT, "%s: its name in layer %d is too long", source->name,
                          layer);
     size_t n_bytes = strlen(name) + 1;
     if (c->tensors != NULL) {
-        /* What the engine keeps in fp32, checkpoints keep in fp32 too. */
-        bool full = row->conversion != NULL && (strcmp(row->conversion, "fp32_cast") == 0 ||
-                                                strcmp(row->conversion, WEIR_COPY_F32) == 0);
         memcpy(c->names + c->name_bytes, name, n_bytes);
         c->tensors[c->n_tensors] =
-            (weir_tensor){ c->names + c->name_bytes, full ? WEIR_F32 : c->dtype, *shape, NULL };
+            (weir_tensor){ c->names + c->name_bytes, dtype_of(c, row), *shape, NULL };
     }
     c->n_tensors++;
     c->name_bytes += n_bytes;

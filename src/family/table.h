@@ -22,7 +22,7 @@
 #include "weir/family.h"
 
 #define WEIR_N_NAMINGS 3
-#define WEIR_ROW_SOURCES WEIR_MAX_PARTS /* the most that any row fuses */
+#define WEIR_ROW_SOURCES 3 /* the most that any row fuses */
 
 /* Pins a row to the dtype the engine keeps: the config's torch_dtype, or without a config that of
  * the source. No conversion of the registry has this name. */
@@ -49,9 +49,12 @@ typedef struct weir_family_row {
     const char *when;       /* a condition, see above; NULL: always */
     const char *tied_with;  /* source that stands for this one when tie_word_embeddings is true */
     weir_cut cut; /* how tensor parallelism divides it; of an expert: one expert's matrix */
-    /* By source of the Hugging Face naming: a number of config.json that says of how many units
-     * (heads) its rows are, which no cut divides. NULL: any row is a place to cut. */
-    const char *units[WEIR_ROW_SOURCES];
+    /* The parts that are cut one by one, where they are not the sources of the Hugging Face naming:
+     * how many rows each has, in their order. */
+    const char *parts[WEIR_MAX_PARTS];
+    /* By part: a number of config.json that says of how many units (heads) its rows are, which no
+     * cut divides. NULL: any row is a place to cut. */
+    const char *units[WEIR_MAX_PARTS];
     /* By naming. An empty list: named as in Hugging Face. */
     weir_row_source sources[WEIR_N_NAMINGS][WEIR_ROW_SOURCES + 1];
 } weir_family_row;
@@ -64,16 +67,19 @@ typedef struct weir_family_parts {
     const weir_family_row *rest;   /* outside the layers */
 } weir_family_parts;
 
-#define WEIR_LAYER_KINDS 2
+#define WEIR_LAYER_KINDS 4
 
 /* Layers of several kinds, besides dense and sparse, in an order that config.json spells out. */
 typedef struct weir_layer_kinds {
     const char *key; /* a list with the name of each layer's kind; NULL: layers are of one kind */
     const char *names[WEIR_LAYER_KINDS];
     const weir_family_row *rows[WEIR_LAYER_KINDS]; /* besides those of the parts */
-    /* An expression for n: without the list each n-th layer is of the first kind, the others of the
-     * second. */
+    const char *pattern; /* key of a text with one letter per layer; NULL: only the list tells */
+    const char *letters; /* of the kinds */
+    /* An expression for n: without list and text each n-th layer is of the first kind, the others
+     * of the second. NULL: one of them must be there. */
     const char *interval;
+    const char *experts; /* the kind that has experts: see WEIR_DENSE_LAYER_KIND */
 } weir_layer_kinds;
 
 /* Which layers are dense. */
@@ -83,6 +89,7 @@ typedef enum weir_dense_rule {
     WEIR_DENSE_QWEN3_MOE, /* i in mlp_only_layers, no experts, or off decoder_sparse_step */
     /* mlp_layer_types, else as QWEN3_MOE where there are mlp_only_layers, else the first layer. */
     WEIR_DENSE_LAYER_TYPES,
+    WEIR_DENSE_LAYER_KIND, /* of another kind than layer_kinds.experts */
 } weir_dense_rule;
 
 /* What a key of config.json is when the file leaves it out. */
@@ -117,6 +124,7 @@ typedef struct weir_family {
     const char *dst_prefix[WEIR_FAMILY_MAX];
     const char *drop[WEIR_FAMILY_MAX]; /* globs of source names that engines do not hold */
     const char *alias[2];              /* sources named [0]… count as named [1]… */
+    bool hf_says_alias;                /* and the Hugging Face namings do say [0]… */
     weir_config_default defaults[WEIR_FAMILY_DEFAULTS];
     weir_family_mla mla;
     const char *presets[WEIR_FAMILY_PRESETS]; /* names */
@@ -128,7 +136,8 @@ extern const weir_family_row weir_rows_qwen3_layer[]; /* norms and attention */
 extern const weir_family_row weir_rows_llama_layer[];
 extern const weir_family_row weir_rows_llama_mlp[]; /* gated, biases by mlp_bias */
 extern const weir_family_row weir_rows_gated_mlp[];
-extern const weir_family_row weir_rows_causal_lm[];     /* embeddings, last norm, head */
+extern const weir_family_row weir_rows_gemma_layer[]; /* norms of queries and keys by use_qk_norm */
+extern const weir_family_row weir_rows_causal_lm[];   /* embeddings, last norm, head */
 extern const weir_family_row weir_rows_qwen3_5_layer[]; /* norms */
 extern const weir_family_row weir_rows_qwen3_5_full[];
 extern const weir_family_row weir_rows_qwen3_5_linear[];
@@ -146,6 +155,7 @@ extern const weir_family weir_family_llama;
 extern const weir_family weir_family_minimax_m2;
 extern const weir_family weir_family_mistral;
 extern const weir_family weir_family_mixtral;
+extern const weir_family weir_family_nemotron_h;
 extern const weir_family weir_family_qwen2;
 extern const weir_family weir_family_qwen3;
 extern const weir_family weir_family_qwen3_5;

@@ -14,15 +14,36 @@ static uint64_t columns_of(const weir_shape *shape, uint32_t first)
     return n;
 }
 
+/* Parts that the family counts out, side by side over the sources. */
+static weir_status lay_parts(const weir_map_entry *entry, weir_fleet_tensor *t)
+{
+    uint32_t source = 0;
+    uint64_t row = 0;
+    for (uint32_t p = 0; p < t->n_parts; p++, row += entry->part_rows[p - 1]) {
+        if (row == t->source_rows[source]) {
+            source++;
+            row = 0;
+        }
+        if (source == t->n_sources || entry->part_rows[p] > t->source_rows[source] - row)
+            return weir_fail(WEIR_ERR_LAYOUT, "%s: its part %u does not lie within one source",
+                             t->name, p);
+        t->parts[p] = (weir_fleet_part){ source, entry->units[p], row, entry->part_rows[p] };
+    }
+    if (source + 1 != t->n_sources || row != t->source_rows[source])
+        return weir_fail(WEIR_ERR_LAYOUT, "%s: its parts do not fill its sources", t->name);
+    return WEIR_OK;
+}
+
 /* A source that holds several parts has them in equal shares, as [gate; up] is stacked. */
 static weir_status divide_sources(const weir_map_entry *entry, weir_fleet_tensor *t)
 {
-    uint32_t n_parts = (uint32_t)entry->n_parts;
+    uint32_t n_parts = t->n_parts = (uint32_t)entry->n_parts;
+    if (entry->part_rows[0] != 0)
+        return lay_parts(entry, t);
     uint32_t per_source = n_parts / t->n_sources;
     if (per_source == 0 || n_parts % t->n_sources != 0)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: %u sources for %u parts", t->name, t->n_sources,
                          n_parts);
-    t->n_parts = n_parts;
     for (uint32_t p = 0; p < n_parts; p++) {
         uint32_t source = p / per_source;
         uint64_t n_rows = t->source_rows[source] / per_source;

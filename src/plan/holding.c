@@ -58,7 +58,7 @@ typedef struct tp_cut {
 
 static tp_cut cut_of(const weir_trainer_mesh *mesh, const weir_fleet_tensor *t, uint32_t source)
 {
-    bool whole = t->cut == WEIR_CUT_NONE;
+    bool whole = t->cut == WEIR_CUT_NONE || t->cut == WEIR_CUT_ONE_RANK;
     tp_cut cut = { whole ? 1 : mesh->tp, t->source_rows[source], 1, t->cut == WEIR_CUT_ROW };
     if (cut.by_columns)
         cut.n = t->n_cols;

@@ -79,6 +79,11 @@ weir_status weir_slice_of(const weir_fleet_tensor *tensor, uint32_t n_ranks, uin
 {
     memset(out, 0, sizeof(*out));
     out->n_cols = tensor->n_cols;
+    if (tensor->cut == WEIR_CUT_ONE_RANK && n_ranks > 1)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s: one of %u workers holds it and the others zeros, which no plan gives "
+                         "them",
+                         tensor->name, n_ranks);
     if (tensor->cut == WEIR_CUT_VOCABULARY)
         return cut_vocabulary(tensor, n_ranks, rank, vocabulary_pad, out);
     if (tensor->cut == WEIR_CUT_ROW) {

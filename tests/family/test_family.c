@@ -16,6 +16,7 @@ static const char *const names[] = {
     "minimax_m2",
     "mistral",
     "mixtral",
+    "nemotron_h",
     "qwen2",
     "qwen3",
     "qwen3_5",
