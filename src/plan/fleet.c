@@ -40,13 +40,10 @@ static bool too_many(const uint32_t *factors, size_t n)
     return product > WEIR_MESH_MAX_RANKS;
 }
 
-static weir_status read_trainer(maker *m, const weir_trainer_mesh *mesh)
+weir_status weir_trainer_mesh_read(const weir_trainer_mesh *given, weir_trainer_mesh *out)
 {
-    m->explicit_holders = mesh == NULL;
-    if (mesh != NULL)
-        m->trainer = *mesh;
-    uint32_t *all[] = { &m->trainer.pp, &m->trainer.hsdp, &m->trainer.fsdp, &m->trainer.ep,
-                        &m->trainer.tp };
+    weir_trainer_mesh mesh = *given;
+    uint32_t *all[] = { &mesh.pp, &mesh.hsdp, &mesh.fsdp, &mesh.ep, &mesh.tp };
     uint32_t factors[5];
     for (size_t i = 0; i < 5; i++) {
         set_at_least_one(all[i]);
@@ -54,9 +51,20 @@ static weir_status read_trainer(maker *m, const weir_trainer_mesh *mesh)
     }
     if (too_many(factors, 5))
         return weir_fail(WEIR_ERR_INVALID, "trainer mesh: more than %u ranks", WEIR_MESH_MAX_RANKS);
-    if (m->trainer.sender >= m->trainer.hsdp)
-        return weir_fail(WEIR_ERR_INVALID, "trainer mesh: group %u of %u is to send",
-                         m->trainer.sender, m->trainer.hsdp);
+    if (mesh.sender >= mesh.hsdp)
+        return weir_fail(WEIR_ERR_INVALID, "trainer mesh: group %u of %u is to send", mesh.sender,
+                         mesh.hsdp);
+    *out = mesh;
+    return WEIR_OK;
+}
+
+static weir_status read_trainer(maker *m, const weir_trainer_mesh *mesh)
+{
+    static const weir_trainer_mesh none;
+    m->explicit_holders = mesh == NULL;
+    weir_status status = weir_trainer_mesh_read(mesh != NULL ? mesh : &none, &m->trainer);
+    if (status != WEIR_OK)
+        return status;
     m->holdings = weir_alloc_zeroed(weir_holdings_most(&m->trainer), sizeof(m->holdings[0]));
     m->fleet->trainer = m->trainer;
     m->fleet->n_ranks = weir_trainer_mesh_ranks(&m->trainer);
@@ -109,11 +117,11 @@ static weir_status check_tensor(const weir_fleet_tensor *t)
 
 /* ---- stages ----------------------------------------------------------------------------------*/
 
-static uint32_t count_layers(const weir_fleet *fleet)
+uint32_t weir_fleet_layers(const weir_fleet_tensor *tensors, size_t n_tensors)
 {
     uint32_t n = 0;
-    for (size_t i = 0; i < fleet->n_entries; i++) {
-        int32_t layer = fleet->entries[i].tensor.layer;
+    for (size_t i = 0; i < n_tensors; i++) {
+        int32_t layer = tensors[i].layer;
         if (layer >= 0 && layer != WEIR_LAYER_BEHIND && (uint32_t)layer >= n)
             n = (uint32_t)layer + 1;
     }
@@ -131,35 +139,32 @@ static uint32_t replica_stage(const maker *m, uint32_t layer, uint32_t n_layers)
     return m->replica.pp - 1;
 }
 
-static uint32_t trainer_stage(const maker *m, uint64_t layer, uint64_t n_layers)
+uint32_t weir_trainer_stage(const weir_trainer_mesh *mesh, int32_t layer, uint32_t n_layers)
 {
-    for (uint32_t s = 0; s + 1 < m->trainer.pp; s++) {
-        if (layer < (s + 1) * n_layers / m->trainer.pp)
+    if (layer < 0)
+        return 0;
+    for (uint32_t s = 0; s + 1 < mesh->pp && layer != WEIR_LAYER_BEHIND; s++) {
+        if ((uint64_t)layer < (s + (uint64_t)1) * n_layers / mesh->pp)
             return s;
     }
-    return m->trainer.pp - 1;
+    return mesh->pp - 1;
 }
 
-static weir_status find_stages(maker *m)
+static weir_status find_stages(maker *m, const weir_fleet_args *args)
 {
     weir_fleet *fleet = m->fleet;
-    uint32_t n_layers = count_layers(fleet), ranks_per_stage = fleet->n_ranks / m->trainer.pp;
+    uint32_t n_layers = weir_fleet_layers(args->tensors, args->n_tensors);
+    uint32_t ranks_per_stage = fleet->n_ranks / m->trainer.pp;
     if (n_layers > UINT16_MAX)
         return weir_fail(WEIR_ERR_INVALID, "a tensor is of layer %u", n_layers - 1);
     for (size_t i = 0; i < fleet->n_entries; i++) {
         weir_fleet_entry *entry = &fleet->entries[i];
         int32_t layer = entry->tensor.layer;
-        if (layer < 0) {
-            entry->first_rank = entry->stage = 0;
-        } else if (layer == WEIR_LAYER_BEHIND) {
-            entry->first_rank = (m->trainer.pp - 1) * ranks_per_stage;
-            entry->stage = m->replica.pp - 1;
-        } else {
-            entry->first_rank = trainer_stage(m, (uint32_t)layer, n_layers) * ranks_per_stage;
-            entry->stage = replica_stage(m, (uint32_t)layer, n_layers);
-        }
-        if (m->explicit_holders)
-            entry->first_rank = 0;
+        if (!m->explicit_holders)
+            entry->first_rank = weir_trainer_stage(&m->trainer, layer, n_layers) * ranks_per_stage;
+        entry->stage = m->replica.pp - 1;
+        if (layer != WEIR_LAYER_BEHIND)
+            entry->stage = layer < 0 ? 0 : replica_stage(m, (uint32_t)layer, n_layers);
     }
     return WEIR_OK;
 }
@@ -443,7 +448,7 @@ static weir_status make(maker *m, const weir_fleet_args *args)
         m->fleet->n_ranks = m->held.n_ranks;
     }
     if (status == WEIR_OK)
-        status = find_stages(m);
+        status = find_stages(m, args);
     return status == WEIR_OK ? make_patterns(m) : status;
 }
 

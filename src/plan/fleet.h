@@ -43,6 +43,13 @@ struct weir_fleet {
     weir_cells cells; /* the rules */
 };
 
+/* A trainer mesh with no 0 in it. ERR_INVALID for one of too many ranks, or without its sender. */
+weir_status weir_trainer_mesh_read(const weir_trainer_mesh *given, weir_trainer_mesh *out);
+/* One more than the highest layer that a tensor is of. */
+uint32_t weir_fleet_layers(const weir_fleet_tensor *tensors, size_t n_tensors);
+/* The trainer's stage that has what is of this layer. The mesh has no 0. */
+uint32_t weir_trainer_stage(const weir_trainer_mesh *mesh, int32_t layer, uint32_t n_layers);
+
 /* Where a worker stands. */
 typedef struct weir_worker_place {
     uint32_t replica, d, stage, t;

@@ -4,6 +4,8 @@
  */
 #include "weir/mesh.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -130,4 +132,39 @@ uint32_t weir_replica_mesh_workers(const weir_replica_mesh *mesh)
 {
     return at_least_one(mesh->tp) * at_least_one(mesh->dp) * at_least_one(mesh->pp) *
            at_least_one(mesh->replicas);
+}
+
+/* ---- one replica -----------------------------------------------------------------------------*/
+
+weir_mesh_place weir_replica_mesh_place(const weir_replica_mesh *mesh, uint32_t worker)
+{
+    uint32_t tp = at_least_one(mesh->tp), pp = at_least_one(mesh->pp);
+    return (weir_mesh_place){ .stage = worker / tp % pp,
+                              .d = worker / tp / pp % at_least_one(mesh->dp),
+                              .t = worker % tp };
+}
+
+/* Of the ids and of where each rank's begin. */
+static weir_digest digest_experts(const weir_replica_mesh *mesh)
+{
+    const uint32_t *first = mesh->expert_first;
+    uint32_t ep = at_least_one(mesh->ep);
+    weir_digest parts[2] = { { 0, 0 }, { 0, 0 } }, whole = { 0, 0 };
+    weir_digest_add(&parts[0], first, 1, (ep + (size_t)1) * sizeof(*first));
+    weir_digest_add(&parts[1], mesh->expert_ids, 1, first[ep] * sizeof(mesh->expert_ids[0]));
+    weir_digest_add(&whole, parts, 1, sizeof(parts));
+    return whole;
+}
+
+const char *weir_replica_mesh_text(const weir_replica_mesh *mesh, char buffer[WEIR_MESH_TEXT])
+{
+    char experts[33] = "contiguous";
+    if (mesh->expert_ids != NULL && mesh->expert_first != NULL) {
+        weir_digest digest = digest_experts(mesh);
+        snprintf(experts, sizeof(experts), "%016" PRIx64 "%016" PRIx64, digest.product, digest.sum);
+    }
+    snprintf(buffer, WEIR_MESH_TEXT, "tp=%u,ep=%u,dp=%u,pp=%u,pad=%u,experts=%s",
+             at_least_one(mesh->tp), at_least_one(mesh->ep), at_least_one(mesh->dp),
+             at_least_one(mesh->pp), mesh->vocabulary_pad > 0 ? mesh->vocabulary_pad : 64, experts);
+    return buffer;
 }

@@ -66,11 +66,43 @@ static void a_wrong_token_is_named(void **state)
     assert_int_equal(weir_replica_mesh_parse(NULL, &r), WEIR_ERR_INVALID);
 }
 
+static void a_worker_has_its_place(void **state)
+{
+    (void)state;
+    weir_replica_mesh mesh = { .tp = 4, .pp = 2, .dp = 3, .replicas = 2 };
+    for (uint32_t w = 0; w < 48; w++) {
+        weir_mesh_place place = weir_replica_mesh_place(&mesh, w);
+        assert_int_equal(w % 24, (place.d * 2 + place.stage) * 4 + place.t);
+    }
+}
+
+static void a_replica_is_told_by_its_text(void **state)
+{
+    (void)state;
+    const uint32_t ids[] = { 0, 1, 1, 2 }, first[] = { 0, 2, 4 }, other[] = { 0, 3, 4 };
+    weir_replica_mesh mesh = { .tp = 4, .ep = 2, .replicas = 7 };
+    char text[WEIR_MESH_TEXT], mapped[WEIR_MESH_TEXT], shifted[WEIR_MESH_TEXT];
+    assert_string_equal(weir_replica_mesh_text(&mesh, text),
+                        "tp=4,ep=2,dp=1,pp=1,pad=64,experts=contiguous");
+    mesh.expert_ids = ids;
+    mesh.expert_first = first;
+    weir_replica_mesh_text(&mesh, mapped);
+    mesh.expert_first = other;
+    weir_replica_mesh_text(&mesh, shifted);
+    assert_string_not_equal(text, mapped);
+    assert_string_not_equal(mapped, shifted);
+    mesh.expert_first = first;
+    mesh.replicas = 3;
+    assert_string_equal(weir_replica_mesh_text(&mesh, shifted), mapped);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_mesh_is_read_in_any_order),
         cmocka_unit_test(a_wrong_token_is_named),
+        cmocka_unit_test(a_worker_has_its_place),
+        cmocka_unit_test(a_replica_is_told_by_its_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
