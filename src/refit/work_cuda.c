@@ -304,6 +304,45 @@ static weir_status copy(weir_task *base, weir_lane lane, const weir_work_copy *c
     return status;
 }
 
+/* In one piece, unless there is one row alone or a pitch is beyond what CUDA takes. */
+static int queue_row_copies(const cuda_work *work, weir_lane lane, const weir_work_rows *rows)
+{
+    void *stream = work->streams[lane];
+    char *to = rows->to;
+    const char *from = rows->from;
+    int error = 0;
+    if (rows->row_bytes == 0)
+        return 0;
+    if (rows->n_rows > 1 && rows->to_pitch <= INT32_MAX && rows->from_pitch <= INT32_MAX)
+        return work->cuda->copy_rows(to, rows->to_pitch, from, rows->from_pitch, rows->row_bytes,
+                                     rows->n_rows, stream);
+    for (uint64_t r = 0; r < rows->n_rows && error == 0; r++)
+        error = work->cuda->copy(to + r * rows->to_pitch, from + r * rows->from_pitch,
+                                 rows->row_bytes, stream);
+    return error;
+}
+
+static weir_status copy_rows(weir_task *base, weir_lane lane, const weir_work_rows *rows,
+                             size_t n_rows)
+{
+    cuda_work *work = work_of(base);
+    int previous;
+    weir_status status = enter(work, &previous);
+    if (status != WEIR_OK)
+        return status;
+    for (size_t i = 0; i < n_rows && status == WEIR_OK; i++)
+        status = weir_cuda_check(queue_row_copies(work, lane, &rows[i]),
+                                 "cannot copy %llu rows of %llu bytes on GPU %u",
+                                 (unsigned long long)rows[i].n_rows,
+                                 (unsigned long long)rows[i].row_bytes, base->work->device);
+    work->cuda->leave(previous);
+    if (status == WEIR_OK)
+        status = mark(base, lane);
+    if (status != WEIR_OK)
+        drain(work, lane);
+    return status;
+}
+
 static weir_status derive(weir_task *base, weir_lane lane, const weir_work_derivation *derivations,
                           size_t n_derivations)
 {
@@ -350,6 +389,7 @@ static const weir_work_ops cuda_ops = {
     .convert = convert,
     .digest = digest,
     .copy = copy,
+    .copy_rows = copy_rows,
     .derive = derive,
     .mark = mark,
     .test = test,

@@ -129,6 +129,20 @@ static weir_status copy(weir_task *task, weir_lane lane, const weir_work_copy *c
     return keep(task, WEIR_OK);
 }
 
+static weir_status copy_rows(weir_task *task, weir_lane lane, const weir_work_rows *rows,
+                             size_t n_rows)
+{
+    (void)lane;
+    for (size_t i = 0; i < n_rows; i++) {
+        unsigned char *to = rows[i].to;
+        const unsigned char *from = rows[i].from;
+        for (uint64_t r = 0; r < rows[i].n_rows; r++)
+            weir_host_copy(task->work->pool, to + r * rows[i].to_pitch,
+                           from + r * rows[i].from_pitch, rows[i].row_bytes);
+    }
+    return keep(task, WEIR_OK);
+}
+
 static weir_status derive(weir_task *task, weir_lane lane, const weir_work_derivation *derivations,
                           size_t n_derivations)
 {
@@ -330,6 +344,7 @@ static const weir_work_ops host_ops = {
     .convert = convert,
     .digest = digest,
     .copy = copy,
+    .copy_rows = copy_rows,
     .derive = derive,
     .mark = mark,
     .test = test,

@@ -419,6 +419,31 @@ static void copies_follow_each_other(void **state)
     close_bench(&b);
 }
 
+/* 300 rows of 1,000 bytes leave their gaps alone; one row needs no pitch, no row no memory. */
+static void rows_are_copied_a_pitch_apart(void **state)
+{
+    bench b = open_bench(state);
+    unsigned char *bytes = random_bytes(MIB, 1), *wanted = random_bytes(MIB, 2);
+    unsigned char *from = put(&b, bytes, MIB), *to = put(&b, wanted, MIB);
+    const weir_work_rows rows[] = {
+        { to + 5, from, 1000, 300, 1003, 1000 },
+        { to + 400000, from + 7, 1000, 300, 1000, 3001 },
+        { to + 800000, from, 1000, 1, 0, 0 },
+        { NULL, NULL, 1000, 0, 1000, 1000 },
+    };
+    must(weir_task_copy_rows(b.task, WEIR_LANE_KEEP, rows, 4));
+    must(weir_task_wait(b.task, WAIT_MS));
+    for (size_t r = 0; r < 300; r++) {
+        memcpy(wanted + 5 + r * 1003, bytes + r * 1000, 1000);
+        memcpy(wanted + 400000 + r * 1000, bytes + 7 + r * 3001, 1000);
+    }
+    memcpy(wanted + 800000, bytes, 1000);
+    expect_bytes(&b, to, wanted, MIB);
+    free(bytes);
+    free(wanted);
+    close_bench(&b);
+}
+
 static void a_lane_that_was_told_to_wait_sees_what_was_made(void **state)
 {
     bench b = open_bench(state);
@@ -664,6 +689,7 @@ int main(void)
         ON_BOTH(digests_are_those_of_the_rows_at_their_places),
         ON_BOTH(what_is_not_finite_is_named_with_its_place),
         ON_BOTH(copies_follow_each_other),
+        ON_BOTH(rows_are_copied_a_pitch_apart),
         ON_BOTH(a_lane_that_was_told_to_wait_sees_what_was_made),
         ON_BOTH(a_task_without_work_has_ended),
         ON_BOTH(derived_parameters_are_those_of_weir_derived_compute),

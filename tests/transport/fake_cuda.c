@@ -250,6 +250,15 @@ static int copy(void *dst, const void *src, size_t n_bytes, void *stream)
     return 0;
 }
 
+static int copy_rows(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                     size_t row_bytes, size_t n_rows, void *stream)
+{
+    (void)stream;
+    for (size_t r = 0; r < n_rows; r++)
+        memcpy((char *)dst + r * dst_pitch, (const char *)src + r * src_pitch, row_bytes);
+    return 0;
+}
+
 static int fill(void *dst, int byte, size_t n_bytes, void *stream)
 {
     (void)stream;
@@ -475,6 +484,7 @@ static const weir_cuda_runtime runtime = {
     .address_grant = address_grant,
     .address_unmap = address_unmap,
     .address_free = address_free,
+    .copy_rows = copy_rows,
 };
 
 /* By the name that WEIR_CUDA_BACKEND_SYMBOL is. */

@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define WEIR_CUDA_BACKEND_VERSION 4u
+#define WEIR_CUDA_BACKEND_VERSION 5u
 #define WEIR_CUDA_BACKEND_SYMBOL "weir_cuda_backend_table"
 #define WEIR_CUDA_NOT_READY 600     /* cudaErrorNotReady: of an event or stream, no failure */
 #define WEIR_CUDA_NOT_SUPPORTED 801 /* cudaErrorNotSupported */
@@ -103,6 +103,9 @@ typedef struct weir_cuda_runtime {
     int (*address_grant)(int device, void *at, size_t n_bytes);
     int (*address_unmap)(void *at, size_t n_bytes); /* one whole piece */
     int (*address_free)(void *base, size_t n_bytes);
+    /* As copy: n_rows rows of row_bytes, a pitch apart at either end. */
+    int (*copy_rows)(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                     size_t row_bytes, size_t n_rows, void *stream);
 } weir_cuda_runtime;
 
 /* Both sides are built from one tree, so sizes and version must match. */

@@ -158,6 +158,13 @@ static int copy(void *dst, const void *src, size_t n_bytes, void *stream)
     return taken(cudaMemcpyAsync(dst, src, n_bytes, cudaMemcpyDefault, stream_of(stream)));
 }
 
+static int copy_rows(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                     size_t row_bytes, size_t n_rows, void *stream)
+{
+    return taken(cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, row_bytes, n_rows,
+                                   cudaMemcpyDefault, stream_of(stream)));
+}
+
 static int fill(void *dst, int byte, size_t n_bytes, void *stream)
 {
     return taken(cudaMemsetAsync(dst, byte, n_bytes, stream_of(stream)));
@@ -266,4 +273,5 @@ extern "C" const weir_cuda_runtime weir_cuda_runtime_table = {
     weir_cuda_address_grant,
     weir_cuda_address_unmap,
     weir_cuda_address_free,
+    copy_rows,
 };
