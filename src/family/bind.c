@@ -18,8 +18,8 @@ typedef struct binder {
     weir_mapping *mapping;
     const weir_model *model;
     weir_source_index index;
-    size_t *found;         /* sources of the row at hand, expert by expert */
-    weir_naming naming;    /* the one last seen, to word what is missing */
+    size_t *found; /* sources of the row at hand, expert by expert */
+    int naming; /* the one that most sources have, to word what is missing; -1: not asked for yet */
     weir_error_line first; /* problem */
     size_t n_problems;
 } binder;
@@ -114,6 +114,39 @@ static void complain_partial(binder *b, const row_site *site)
         problem(b, "%s needs %s", site->dst, text);
 }
 
+/* Sources of a layer (-1: outside the layers) that are there under one naming. Of experts it looks
+ * for the first alone. */
+static size_t count_named(binder *b, int layer, weir_naming naming)
+{
+    const weir_family_row *tables[WEIR_MODEL_TABLES];
+    size_t n_tables = weir_model_tables(b->model, layer, tables), n = 0;
+    for (size_t t = 0; t < n_tables; t++) {
+        for (const weir_family_row *row = tables[t]; row->dst != NULL; row++) {
+            row_site site = { .row = row, .layer = layer, .n_experts = 1 };
+            n += look_up(b, &site, naming);
+        }
+    }
+    return n;
+}
+
+/* Leaves nothing of what was looked up before. */
+static weir_naming usual_naming(binder *b)
+{
+    size_t most = 0;
+    int usual = b->naming;
+    for (int naming = 0; naming < WEIR_N_NAMINGS && b->naming < 0; naming++) {
+        size_t n = count_named(b, -1, (weir_naming)naming);
+        for (size_t i = 0; i < b->index.n_layers; i++)
+            n += count_named(b, b->index.layers[i].layer, (weir_naming)naming);
+        if (n > most || naming == 0) {
+            most = n;
+            usual = naming;
+        }
+    }
+    b->naming = usual;
+    return (weir_naming)usual;
+}
+
 /* Decides the naming of a row by what is there. False: the row makes no entry. */
 static bool choose_naming(binder *b, row_site *site)
 {
@@ -137,11 +170,7 @@ static bool choose_naming(binder *b, row_site *site)
     }
     if (chosen < 0 && b->model->config == NULL)
         return false;
-    bool several = site->row->sources[WEIR_NAMING_STACKED][0].name != NULL ||
-                   site->row->sources[WEIR_NAMING_HF_FUSED][0].name != NULL;
-    if (chosen >= 0 && several)
-        b->naming = (weir_naming)chosen;
-    look_up(b, site, chosen >= 0 ? (weir_naming)chosen : b->naming);
+    look_up(b, site, chosen >= 0 ? (weir_naming)chosen : usual_naming(b));
     uint64_t wanted =
         site->each && b->model->config != NULL ? b->model->n_experts : site->n_experts;
     if (chosen < 0 || n_present != site->n_sources * (site->each ? wanted : 1)) {
@@ -522,7 +551,7 @@ weir_status weir_mapping_bind(weir_mapping *mapping, const weir_model *model,
 {
     weir_arena scratch;
     weir_arena_init(&scratch, 0);
-    binder b = { .mapping = mapping, .model = model };
+    binder b = { .mapping = mapping, .model = model, .naming = -1 };
     mapping->tied[0] = mapping->tied[1] = SIZE_MAX;
     /* Every entry has a source of its own, so n_sources of everything is enough. */
     weir_status status = allocate(mapping, sources, n_sources);
