@@ -64,10 +64,10 @@ typedef struct weir_plan_copy {
     uint64_t parameter_offset;    /* bytes within the parameter, of the first run */
     uint64_t n_bytes;
     uint64_t run_bytes;           /* of each run; n_bytes when there is one */
-    uint64_t pitch_bytes;         /* from one run to the next */
+    uint64_t pitch_bytes;         /* from one run to the next; 0 when there is one */
     uint64_t packed_offset;       /* where it begins when a parameter's copies are laid one behind
                                      the other, in the order of their first bytes: together they
-                                     take the parameter's bytes */
+                                     take the parameter's bytes, padding left out */
 } weir_plan_copy;
 
 typedef struct weir_plan weir_plan;
@@ -75,7 +75,9 @@ typedef struct weir_plan weir_plan;
 /* Plans how `wanted`, the parameters of the worker at `place`, are filled from `sources`. Checked
  * before anything else happens: every wanted parameter is covered exactly once, of the same dtype,
  * global shape, compile target and metadata; no source holds a parameter for that place that is not
- * wanted. Shards of other places are passed over. Duplicated boxes are taken once, from the source
+ * wanted. Shards of other places are passed over. A box may be cut along any axes as long as its
+ * bytes are runs at equal distances, each a whole number of bytes: rows, columns, the same columns
+ * of experts that follow each other. Boxes that several sources have are taken once, from the one
  * that has been given the fewest bytes so far; others that overlap are refused. Copies come sorted
  * by source, region and offset, one per shard. Derived parameters (entry == SIZE_MAX) are not
  * wanted from anyone. Gives *out. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* plan.c - which bytes of which source fill which parameter, after everything has been compared.
  *
- * Shards are grouped by parameter with a counting sort, then a cursor walks each parameter's shards
- * from row 0 to its end: whatever it cannot step over is a gap or an overlap. Differences do not
- * stop the walk: the first one becomes the error line, the others are counted.
+ * Shards of the worker's place are grouped by parameter with a counting sort; then each parameter's
+ * are sorted by where they begin, one of equal boxes is chosen, and exact_cover.c looks at the
+ * boxes that are left. Differences do not stop the walk: the first one becomes the error line, the
+ * others are counted.
  */
 #include "weir/plan.h"
 
@@ -16,7 +17,9 @@
 #include "base/arena.h"
 #include "base/digest.h"
 #include "base/error.h"
-#include "plan/tag.h"
+#include "plan/box.h"
+#include "plan/exact_cover.h"
+#include "plan/shard_match.h"
 
 struct weir_plan {
     weir_plan_copy *copies;
@@ -24,21 +27,23 @@ struct weir_plan {
     uint64_t n_bytes;
 };
 
-/* One shard of the parameter at hand: where it stands, and its rows. */
+/* One shard of the parameter at hand. */
 typedef struct piece {
     uint32_t source, shard;
-    uint64_t lo, hi;
+    uint64_t first_byte; /* of the parameter */
 } piece;
 
 typedef struct planner {
     const weir_parameter *wanted;
     size_t n_wanted;
+    const weir_mesh_place *place;
     const weir_plan_source *sources;
     size_t n_sources;
     uint32_t *by_name;     /* wanted parameters, sorted by name */
     piece *pieces;         /* all shards, grouped by parameter */
     size_t *first;         /* of each parameter's pieces; n_wanted + 1 of them */
     uint64_t *given_bytes; /* by source: what it has been asked for */
+    weir_arena scratch;    /* of one parameter's cover */
     weir_plan *plan;
     weir_error_line line;
     size_t n_problems;
@@ -64,11 +69,14 @@ static int compare_names(const void *a, const void *b, void *context)
     return strcmp(wanted[*(const uint32_t *)a].name, wanted[*(const uint32_t *)b].name);
 }
 
-/* The wanted parameter of that name, looking first where the caller guesses; UINT32_MAX: none. */
-static uint32_t find_wanted(const planner *p, const char *name, uint32_t guess)
+/* The wanted parameter of that name, looking first at the one that the shard before was of, and at
+ * the next; UINT32_MAX: none. */
+static uint32_t find_wanted(const planner *p, const char *name, uint32_t before)
 {
-    if (guess < p->n_wanted && strcmp(p->wanted[guess].name, name) == 0)
-        return guess;
+    for (uint32_t guess = before; guess < p->n_wanted && guess < before + 2; guess++) {
+        if (strcmp(p->wanted[guess].name, name) == 0)
+            return guess;
+    }
     size_t low = 0, high = p->n_wanted;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -83,196 +91,223 @@ static uint32_t find_wanted(const planner *p, const char *name, uint32_t guess)
     return UINT32_MAX;
 }
 
-/* Bytes of `n_rows` rows of a parameter, one row being everything but the first axis. */
-static bool row_bytes(const weir_parameter *parameter, uint64_t n_rows, uint64_t *out_bytes)
+static weir_box_runs runs_of(const weir_shard *shard)
 {
-    weir_shape shape = parameter->shape;
-    if (shape.rank > 0)
-        shape.dim[0] = n_rows;
-    return weir_tensor_bytes(parameter->dtype, &shape, out_bytes) == WEIR_OK;
+    weir_box_runs runs = { 0 };
+    weir_box_runs_of(shard->dtype, &shard->global_shape, &shard->box, &runs);
+    return runs;
 }
 
-/* Whole rows, within the shape, of as many bytes as they say. */
-static bool check_box(planner *p, const weir_shard *shard, const weir_parameter *parameter,
-                      const char *worker)
+/* Looks at every shard of this worker's parameters. `next` NULL: complains, and counts those that
+ * fit; else: puts each where `next` says. */
+static void walk_shards(planner *p, size_t *next)
 {
-    const weir_box *box = &shard->box;
-    const weir_shape *shape = &parameter->shape;
-    bool fits = box->rank == shape->rank;
-    for (uint32_t d = 0; fits && d < shape->rank; d++) {
-        if (d == 0)
-            fits = box->lo[0] < box->hi[0] && box->hi[0] <= shape->dim[0];
-        else
-            fits = box->lo[d] == 0 && box->hi[d] == shape->dim[d];
-    }
-    if (!fits) {
-        problem(p, "%s: %s publishes a part that is no range of whole rows of it", shard->name,
-                worker);
-        return false;
-    }
-    uint64_t n_bytes, end;
-    uint64_t n_rows = shape->rank > 0 ? box->hi[0] - box->lo[0] : 1;
-    if (!row_bytes(parameter, n_rows, &n_bytes) || n_bytes != shard->n_bytes) {
-        problem(p, "%s: %s publishes %" PRIu64 " bytes for %" PRIu64 " rows", shard->name, worker,
-                shard->n_bytes, n_rows);
-        return false;
-    }
-    if (__builtin_add_overflow(shard->offset, shard->n_bytes, &end)) {
-        problem(p, "%s: %s publishes it at an impossible offset", shard->name, worker);
-        return false;
-    }
-    return true;
-}
-
-static bool check_shard(planner *p, const weir_shard *shard, const weir_parameter *parameter,
-                        const char *worker)
-{
-    char got[WEIR_SHAPE_TEXT], want[WEIR_SHAPE_TEXT], difference[WEIR_TAG_TEXT];
-    if (shard->dtype != parameter->dtype) {
-        problem(p, "%s: dtype is %s at %s, this replica needs %s", shard->name,
-                weir_dtype_name(shard->dtype), worker, weir_dtype_name(parameter->dtype));
-        return false;
-    }
-    if (shard->global_shape.rank > WEIR_MAX_RANK ||
-        !weir_shape_equal(&shard->global_shape, &parameter->shape)) {
-        problem(p, "%s: shape is %s at %s, this replica needs %s", shard->name,
-                weir_shape_text(&shard->global_shape, got, sizeof(got)), worker,
-                weir_shape_text(&parameter->shape, want, sizeof(want)));
-        return false;
-    }
-    if (strcmp(shard->compile_target, parameter->compile_target) != 0) {
-        problem(p, "%s: compile target is %s at %s, this replica needs %s", shard->name,
-                shard->compile_target, worker, parameter->compile_target);
-        return false;
-    }
-    if (!weir_tag_metadata_equal(shard->compile_metadata, parameter->compile_metadata, worker,
-                                 difference)) {
-        problem(p, "%s: compile metadata %s", shard->name, difference);
-        return false;
-    }
-    return check_box(p, shard, parameter, worker);
-}
-
-/* Calls for every shard that fits its parameter; NULL `place`: only counts, and complains. */
-static void walk_shards(planner *p, size_t *place)
-{
+    char why[WEIR_ERROR_TEXT];
     for (uint32_t s = 0; s < p->n_sources; s++) {
         const weir_plan_source *source = &p->sources[s];
-        uint32_t guess = 0;
-        for (uint32_t i = 0; i < source->n_shards; i++, guess++) {
+        uint32_t before = 0;
+        for (uint32_t i = 0; i < source->n_shards; i++) {
             const weir_shard *shard = &source->shards[i];
-            uint32_t at = find_wanted(p, shard->name, guess);
+            if (!weir_mesh_place_matches(&shard->place, p->place))
+                continue;
+            uint32_t at = find_wanted(p, shard->name, before);
             if (at == UINT32_MAX) {
-                if (place == NULL)
+                if (next == NULL)
                     problem(p, "%s: published by %s, this replica has no such parameter",
                             shard->name, source->worker);
                 continue;
             }
-            guess = at;
+            before = at;
             const weir_parameter *parameter = &p->wanted[at];
             if (parameter->entry == SIZE_MAX)
                 continue; /* the replica computes it */
-            if (place == NULL) {
-                if (check_shard(p, shard, parameter, source->worker))
-                    p->first[at + 1]++;
-            } else {
-                bool scalar = parameter->shape.rank == 0;
-                p->pieces[place[at]++] =
-                    (piece){ s, i, scalar ? 0 : shard->box.lo[0], scalar ? 1 : shard->box.hi[0] };
-            }
+            if (next != NULL)
+                p->pieces[next[at]++] = (piece){ s, i, runs_of(shard).offset };
+            else if (weir_shard_matches(shard, parameter, source->worker, why))
+                p->first[at + 1]++;
+            else
+                problem(p, "%s", why);
         }
     }
 }
 
-/* ---- a cursor over one parameter -------------------------------------------------------------*/
-
-static int compare_pieces(const void *a, const void *b)
-{
-    const piece *x = a, *y = b;
-    if (x->lo != y->lo)
-        return x->lo < y->lo ? -1 : 1;
-    if (x->hi != y->hi)
-        return x->hi < y->hi ? -1 : 1;
-    return (x->source > y->source) - (x->source < y->source);
-}
+/* ---- covering one parameter ------------------------------------------------------------------*/
 
 static const weir_shard *shard_of(const planner *p, const piece *at)
 {
     return &p->sources[at->source].shards[at->shard];
 }
 
-/* Of n_same pieces of the same rows, the one whose source has been asked for least. They must hold
+static const char *worker_of(const planner *p, const piece *at)
+{
+    return p->sources[at->source].worker;
+}
+
+/* By first byte; equal boxes stand together, by source. */
+static int compare_pieces(const void *a, const void *b, void *context)
+{
+    const planner *p = context;
+    const piece *x = a, *y = b;
+    if (x->first_byte != y->first_byte)
+        return x->first_byte < y->first_byte ? -1 : 1;
+    const weir_box *left = &shard_of(p, x)->box, *right = &shard_of(p, y)->box;
+    for (uint32_t d = 0; d < left->rank; d++) {
+        if (left->hi[d] != right->hi[d])
+            return left->hi[d] < right->hi[d] ? -1 : 1;
+    }
+    if (x->source != y->source)
+        return x->source < y->source ? -1 : 1;
+    return (x->shard > y->shard) - (x->shard < y->shard);
+}
+
+/* Of n_same pieces of the same box, the one whose source has been asked for least. They must hold
  * the same bytes, or the sources are not of one version. */
-static const piece *choose_piece(planner *p, const piece *same, size_t n_same)
+static piece choose_piece(planner *p, const piece *same, size_t n_same)
 {
     const piece *best = &same[0];
+    const weir_shard *a = shard_of(p, &same[0]);
+    char box[WEIR_BOX_TEXT];
     for (size_t i = 1; i < n_same; i++) {
-        const weir_shard *a = shard_of(p, &same[0]), *b = shard_of(p, &same[i]);
-        if (!weir_digest_equal(&a->digest, &b->digest))
-            problem(p, "%s: rows [%" PRIu64 ", %" PRIu64 ") differ between %s and %s", a->name,
-                    same->lo, same->hi, p->sources[same[0].source].worker,
-                    p->sources[same[i].source].worker);
+        const weir_shard *b = shard_of(p, &same[i]);
+        if (same[i].source == same[i - 1].source)
+            problem(p, "%s: %s publishes %s twice", a->name, worker_of(p, &same[i]),
+                    weir_box_text(&a->box, box));
+        else if (!weir_digest_equal(&a->digest, &b->digest))
+            problem(p, "%s: %s differs between %s and %s", a->name, weir_box_text(&a->box, box),
+                    worker_of(p, &same[0]), worker_of(p, &same[i]));
         if (p->given_bytes[same[i].source] < p->given_bytes[best->source])
             best = &same[i];
     }
-    return best;
+    p->given_bytes[best->source] += a->n_bytes;
+    return *best;
 }
 
-static void add_copy(planner *p, uint32_t parameter, const piece *at)
+/* Leaves one of equal boxes each, and returns how many. */
+static size_t choose_pieces(planner *p, piece *pieces, size_t n_pieces)
 {
-    const weir_shard *shard = shard_of(p, at);
-    uint64_t offset = 0;
-    row_bytes(&p->wanted[parameter], at->lo, &offset);
-    p->given_bytes[at->source] += shard->n_bytes;
-    p->plan->n_bytes += shard->n_bytes;
-    p->plan->copies[p->plan->n_copies++] = (weir_plan_copy){
-        .source = at->source,
-        .shard = at->shard,
-        .region = shard->region,
-        .source_offset = shard->offset,
-        .parameter = parameter,
-        .parameter_offset = at->lo == 0 ? 0 : offset,
-        .n_bytes = shard->n_bytes,
-        .run_bytes = shard->n_bytes,
-        .packed_offset = at->lo == 0 ? 0 : offset,
-    };
+    size_t n_chosen = 0, n_same;
+    for (size_t i = 0; i < n_pieces; i += n_same) {
+        const weir_box *box = &shard_of(p, &pieces[i])->box;
+        n_same = 1;
+        while (i + n_same < n_pieces && pieces[i + n_same].first_byte == pieces[i].first_byte &&
+               weir_box_equal(&shard_of(p, &pieces[i + n_same])->box, box))
+            n_same++;
+        pieces[n_chosen++] = choose_piece(p, &pieces[i], n_same);
+    }
+    return n_chosen;
 }
 
-static void cover_parameter(planner *p, uint32_t parameter)
+static bool padding_agrees(planner *p, const piece *pieces, size_t n_pieces)
+{
+    const weir_shard *a = shard_of(p, &pieces[0]);
+    for (size_t i = 1; i < n_pieces; i++) {
+        const weir_shard *b = shard_of(p, &pieces[i]);
+        if (a->n_padding_rows == b->n_padding_rows)
+            continue;
+        problem(p, "%s: %" PRIu64 " rows of padding at %s, %" PRIu64 " at %s", a->name,
+                a->n_padding_rows, worker_of(p, &pieces[0]), b->n_padding_rows,
+                worker_of(p, &pieces[i]));
+        return false;
+    }
+    return true;
+}
+
+static void report_cover(planner *p, const char *name, const piece *pieces, size_t n_pieces,
+                         const weir_cover *found)
+{
+    char text[2][WEIR_BOX_TEXT];
+    const piece *first = &pieces[found->first], *second = &pieces[found->second];
+    weir_shape before = { .rank = found->axis };
+    memcpy(before.dim, found->at, sizeof(before.dim));
+    switch (found->kind) {
+    case WEIR_COVER_EXACT:
+        break;
+    case WEIR_COVER_GAP:
+        problem(p, "%s: coverage gap at axis %u [%" PRIu64 ", %" PRIu64 ")%s%s", name, found->axis,
+                found->lo, found->hi, found->axis > 0 ? " of index " : "",
+                found->axis > 0 ? weir_shape_text(&before, text[0], sizeof(text[0])) : "");
+        break;
+    case WEIR_COVER_OVERLAP:
+        problem(p, "%s: %s of %s overlaps %s of %s", name,
+                weir_box_text(&shard_of(p, second)->box, text[0]), worker_of(p, second),
+                weir_box_text(&shard_of(p, first)->box, text[1]), worker_of(p, first));
+        break;
+    case WEIR_COVER_TOO_FINE:
+        problem(p, "%s: cut along %u axes into %zu boxes, more than can be compared", name,
+                found->n_cut_axes, n_pieces);
+        break;
+    }
+}
+
+static weir_status check_cover(planner *p, const weir_parameter *wanted, const weir_shape *filled,
+                               const piece *pieces, size_t n_pieces)
+{
+    weir_cover found;
+    weir_arena_reset(&p->scratch);
+    const weir_box **boxes = weir_arena_zeroed(&p->scratch, n_pieces, sizeof(const weir_box *));
+    if (boxes == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n_pieces; i++)
+        boxes[i] = &shard_of(p, &pieces[i])->box;
+    weir_status status = weir_cover_of(filled, boxes, n_pieces, &p->scratch, &found);
+    if (status == WEIR_OK)
+        report_cover(p, wanted->name, pieces, n_pieces, &found);
+    return status;
+}
+
+static void add_copies(planner *p, uint32_t parameter, const piece *pieces, size_t n_pieces)
+{
+    uint64_t packed = 0;
+    for (size_t i = 0; i < n_pieces; i++) {
+        const weir_shard *shard = shard_of(p, &pieces[i]);
+        weir_box_runs runs = runs_of(shard);
+        p->plan->copies[p->plan->n_copies++] = (weir_plan_copy){
+            .source = pieces[i].source,
+            .shard = pieces[i].shard,
+            .region = shard->region,
+            .source_offset = shard->offset,
+            .parameter = parameter,
+            .parameter_offset = runs.offset,
+            .n_bytes = runs.n_bytes,
+            .run_bytes = runs.run_bytes,
+            .pitch_bytes = runs.pitch_bytes,
+            .packed_offset = packed,
+        };
+        packed += runs.n_bytes;
+    }
+    p->plan->n_bytes += packed;
+}
+
+static weir_status cover_parameter(planner *p, uint32_t parameter)
 {
     const weir_parameter *wanted = &p->wanted[parameter];
-    const piece *at = p->pieces + p->first[parameter];
-    const piece *end = p->pieces + p->first[parameter + 1];
-    uint64_t cursor = 0, n_rows = wanted->shape.rank > 0 ? wanted->shape.dim[0] : 1;
-    qsort(p->pieces + p->first[parameter], (size_t)(end - at), sizeof(*at), compare_pieces);
-    while (at < end && at->lo == cursor) {
-        size_t n_same = 1;
-        while (at + n_same < end && at[n_same].lo == at->lo && at[n_same].hi == at->hi)
-            n_same++;
-        add_copy(p, parameter, choose_piece(p, at, n_same));
-        cursor = at->hi;
-        at += n_same;
-    }
-    if (at < end && at->lo < cursor)
-        problem(p,
-                "%s: rows [%" PRIu64 ", %" PRIu64 ") of %s overlap rows before %" PRIu64
-                " of another part",
-                wanted->name, at->lo, at->hi, p->sources[at->source].worker, cursor);
-    else if (cursor < n_rows)
-        problem(p, "%s: coverage gap at axis 0 [%" PRIu64 ", %" PRIu64 ")", wanted->name, cursor,
-                at < end ? at->lo : n_rows);
+    piece *pieces = p->pieces + p->first[parameter];
+    size_t n_pieces = p->first[parameter + 1] - p->first[parameter];
+    qsort_r(pieces, n_pieces, sizeof(*pieces), compare_pieces, p);
+    if (!padding_agrees(p, pieces, n_pieces))
+        return WEIR_OK;
+    size_t n_chosen = choose_pieces(p, pieces, n_pieces);
+    weir_shape filled = weir_shard_filled(shard_of(p, pieces));
+    if (weir_shape_empty(&filled))
+        return WEIR_OK; /* all padding: there is nothing to copy */
+    weir_status status = check_cover(p, wanted, &filled, pieces, n_chosen);
+    if (status == WEIR_OK)
+        add_copies(p, parameter, pieces, n_chosen);
+    return status;
 }
 
-static void cover_all(planner *p)
+static weir_status cover_all(planner *p)
 {
-    for (uint32_t i = 0; i < p->n_wanted; i++) {
+    weir_status status = WEIR_OK;
+    for (uint32_t i = 0; i < p->n_wanted && status == WEIR_OK; i++) {
         if (p->wanted[i].entry == SIZE_MAX)
             continue;
         if (p->first[i] == p->first[i + 1])
             problem(p, "%s: no source publishes it", p->wanted[i].name);
         else
-            cover_parameter(p, i);
+            status = cover_parameter(p, i);
     }
+    return status;
 }
 
 /* ---- opening ---------------------------------------------------------------------------------*/
@@ -310,7 +345,7 @@ static weir_status report(const planner *p)
     return weir_fail(WEIR_ERR_LAYOUT, "%s (and %zu more)", p->line.text, p->n_problems - 1);
 }
 
-static weir_status make_plan(planner *p, weir_arena *scratch)
+static weir_status make_plan(planner *p, weir_arena *tables)
 {
     walk_shards(p, NULL);
     /* What differs also leaves gaps: naming those too would bury the cause. */
@@ -319,14 +354,16 @@ static weir_status make_plan(planner *p, weir_arena *scratch)
     for (size_t i = 0; i < p->n_wanted; i++)
         p->first[i + 1] += p->first[i];
     size_t n_pieces = p->first[p->n_wanted];
-    size_t *place = weir_arena_alloc(scratch, (p->n_wanted + 1) * sizeof(*place));
-    p->pieces = weir_arena_zeroed(scratch, n_pieces, sizeof(piece));
+    size_t *next = weir_arena_alloc(tables, (p->n_wanted + 1) * sizeof(*next));
+    p->pieces = weir_arena_zeroed(tables, n_pieces, sizeof(piece));
     p->plan->copies = weir_alloc_zeroed(n_pieces, sizeof(weir_plan_copy));
-    if (place == NULL || p->pieces == NULL || p->plan->copies == NULL)
+    if (next == NULL || p->pieces == NULL || p->plan->copies == NULL)
         return WEIR_ERR_NO_MEMORY;
-    memcpy(place, p->first, (p->n_wanted + 1) * sizeof(*place));
-    walk_shards(p, place);
-    cover_all(p);
+    memcpy(next, p->first, (p->n_wanted + 1) * sizeof(*next));
+    walk_shards(p, next);
+    weir_status status = cover_all(p);
+    if (status != WEIR_OK)
+        return status;
     qsort(p->plan->copies, p->plan->n_copies, sizeof(weir_plan_copy), compare_copies);
     return report(p);
 }
@@ -350,26 +387,29 @@ weir_status weir_plan_open(const weir_parameter *wanted, size_t n_wanted,
                            const weir_mesh_place *place, const weir_plan_source *sources,
                            size_t n_sources, weir_plan **out)
 {
-    (void)place;
     weir_status status = check_counts(n_wanted, sources, n_sources);
     if (status != WEIR_OK)
         return status;
-    weir_arena scratch;
-    weir_arena_init(&scratch, 0);
-    planner p = {
-        .wanted = wanted, .n_wanted = n_wanted, .sources = sources, .n_sources = n_sources
-    };
-    p.by_name = weir_arena_zeroed(&scratch, n_wanted, sizeof(p.by_name[0]));
-    p.first = weir_arena_zeroed(&scratch, n_wanted + 1, sizeof(p.first[0]));
-    p.given_bytes = weir_arena_zeroed(&scratch, n_sources, sizeof(p.given_bytes[0]));
+    weir_arena tables;
+    weir_arena_init(&tables, 0);
+    planner p = { .wanted = wanted,
+                  .n_wanted = n_wanted,
+                  .place = place,
+                  .sources = sources,
+                  .n_sources = n_sources };
+    weir_arena_init(&p.scratch, 0);
+    p.by_name = weir_arena_zeroed(&tables, n_wanted, sizeof(p.by_name[0]));
+    p.first = weir_arena_zeroed(&tables, n_wanted + 1, sizeof(p.first[0]));
+    p.given_bytes = weir_arena_zeroed(&tables, n_sources, sizeof(p.given_bytes[0]));
     p.plan = weir_alloc_zeroed(1, sizeof(*p.plan));
     if (p.by_name == NULL || p.first == NULL || p.given_bytes == NULL || p.plan == NULL)
         status = WEIR_ERR_NO_MEMORY;
     if (status == WEIR_OK)
         status = sort_wanted(&p);
     if (status == WEIR_OK)
-        status = make_plan(&p, &scratch);
-    weir_arena_close(&scratch);
+        status = make_plan(&p, &tables);
+    weir_arena_close(&tables);
+    weir_arena_close(&p.scratch);
     if (status != WEIR_OK) {
         weir_plan_close(p.plan);
         return status;

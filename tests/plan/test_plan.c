@@ -207,13 +207,13 @@ static void a_parameter_nobody_publishes_is_named(void **state)
     assert_refused(f, "a.weight: no source publishes it");
 }
 
-static void overlapping_rows_are_refused_by_name(void **state)
+static void overlapping_boxes_are_refused_with_both_sides(void **state)
 {
     (void)state;
     fixture *f = make_fixture();
     f->shards[1][0] = shard_of(&wanted[1], 1, 6, 0);
-    assert_refused(f, "b.weight: rows [1, 6) of trainer rank 1 (worker bb) overlap rows before 2 "
-                      "of another part");
+    assert_refused(f, "b.weight: [1, 6) x [0, 10) of trainer rank 1 (worker bb) overlaps "
+                      "[0, 2) x [0, 10) of trainer rank 0 (worker aa)");
 }
 
 static void replicas_of_one_part_must_hold_the_same_bytes(void **state)
@@ -223,7 +223,7 @@ static void replicas_of_one_part_must_hold_the_same_bytes(void **state)
     f->shards[1][1] = shard_of(&wanted[0], 0, 8, 0);
     f->shards[1][1].digest.product = 1;
     f->sources[1].n_shards = 2;
-    assert_refused(f, "a.weight: rows [0, 8) differ between trainer rank 0 (worker aa) and "
+    assert_refused(f, "a.weight: [0, 8) x [0, 4) differs between trainer rank 0 (worker aa) and "
                       "trainer rank 1 (worker bb)");
 }
 
@@ -289,34 +289,47 @@ static void the_first_difference_counts_the_others(void **state)
                       "BF16 (and 2 more)");
 }
 
-static void boxes_that_are_no_whole_rows_are_refused(void **state)
+static void a_part_that_is_published_twice_is_refused(void **state)
 {
     (void)state;
-    const char *line = "b.weight: trainer rank 1 (worker bb) publishes a part that is no range of "
-                       "whole rows of it";
     fixture *f = make_fixture();
-    f->shards[1][0].box.hi[1] = 9;
-    assert_refused(f, line);
-    f = make_fixture();
-    f->shards[1][0].box.lo[1] = 1;
-    assert_refused(f, line);
-    f = make_fixture();
-    f->shards[1][0].box.hi[0] = 7;
-    assert_refused(f, line);
-    f = make_fixture();
-    f->shards[1][0].box.lo[0] = 6;
-    assert_refused(f, line);
-    f = make_fixture();
-    f->shards[1][0].box.rank = 3;
-    assert_refused(f, line);
+    f->shards[1][1] = f->shards[1][0];
+    f->sources[1].n_shards = 2;
+    assert_refused(f, "b.weight: trainer rank 1 (worker bb) publishes [2, 6) x [0, 10) twice");
 }
 
-static void sizes_that_do_not_match_the_rows_are_refused(void **state)
+static void boxes_outside_the_parameter_are_refused(void **state)
+{
+    (void)state;
+#define NO_PART(box) \
+    "b.weight: trainer rank 1 (worker bb) publishes " box ", which is no part of [6, 10]"
+    fixture *f = make_fixture();
+    f->shards[1][0].box.hi[1] = 11;
+    assert_refused(f, NO_PART("[2, 6) x [0, 11)"));
+    f = make_fixture();
+    f->shards[1][0].box.lo[1] = UINT64_MAX;
+    assert_refused(f, NO_PART("[2, 6) x [18446744073709551615, 10)"));
+    f = make_fixture();
+    f->shards[1][0].box.lo[0] = 6;
+    assert_refused(f, NO_PART("[6, 6) x [0, 10)"));
+    f = make_fixture();
+    f->shards[1][0].box.rank = 3;
+    f->shards[1][0].box.hi[2] = 1;
+    assert_refused(f, NO_PART("[2, 6) x [0, 10) x [0, 1)"));
+    f = make_fixture();
+    f->shards[1][0].box.rank = 4000000;
+    weir_plan *plan = NULL;
+    assert_int_equal(open_fixture(f, &plan), WEIR_ERR_LAYOUT);
+    free(f);
+}
+
+static void sizes_that_do_not_match_the_box_are_refused(void **state)
 {
     (void)state;
     fixture *f = make_fixture();
     f->shards[1][0].n_bytes = 41;
-    assert_refused(f, "b.weight: trainer rank 1 (worker bb) publishes 41 bytes for 4 rows");
+    assert_refused(f, "b.weight: trainer rank 1 (worker bb) publishes 41 bytes for "
+                      "[2, 6) x [0, 10), which has 40");
     f = make_fixture();
     f->shards[1][0].offset = UINT64_MAX - 3;
     assert_refused(f, "b.weight: trainer rank 1 (worker bb) publishes it at an impossible offset");
@@ -398,7 +411,7 @@ int main(void)
         cmocka_unit_test(metadata_with_other_spacing_and_order_is_the_same),
         cmocka_unit_test(a_gap_is_named_with_its_rows),
         cmocka_unit_test(a_parameter_nobody_publishes_is_named),
-        cmocka_unit_test(overlapping_rows_are_refused_by_name),
+        cmocka_unit_test(overlapping_boxes_are_refused_with_both_sides),
         cmocka_unit_test(replicas_of_one_part_must_hold_the_same_bytes),
         cmocka_unit_test(a_parameter_nobody_wants_is_refused),
         cmocka_unit_test(a_dtype_that_differs_is_named_with_both_sides),
@@ -406,8 +419,9 @@ int main(void)
         cmocka_unit_test(a_compile_target_that_differs_is_named_with_both_sides),
         cmocka_unit_test(metadata_that_differs_is_named_key_by_key),
         cmocka_unit_test(the_first_difference_counts_the_others),
-        cmocka_unit_test(boxes_that_are_no_whole_rows_are_refused),
-        cmocka_unit_test(sizes_that_do_not_match_the_rows_are_refused),
+        cmocka_unit_test(a_part_that_is_published_twice_is_refused),
+        cmocka_unit_test(boxes_outside_the_parameter_are_refused),
+        cmocka_unit_test(sizes_that_do_not_match_the_box_are_refused),
         cmocka_unit_test(wanting_a_parameter_twice_is_refused),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(a_thousand_ranks_with_a_thousand_parameters_each_are_planned),
