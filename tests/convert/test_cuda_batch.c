@@ -6,7 +6,7 @@
 #include "convert/view_case.h"
 
 static const char *const conversions[] = { "fp8_128x128", "cutlass_fp8_e4m3_per_channel",
-                                           "bf16_cast", "fp32_cast" };
+                                           "bf16_cast", "fp32_cast", "neg_exp" };
 static const weir_dtype dtypes[] = { WEIR_BF16, WEIR_F16, WEIR_F32 };
 
 /* ---- cases -----------------------------------------------------------------------------------*/
@@ -23,7 +23,7 @@ static void add_random(cuda_rig *rig, uint64_t *seed, weir_shape shape, size_t n
     uint64_t rows[8];
     for (size_t i = 0; i < n_sources; i++)
         rows[i] = shape.rank < 2 ? 0 : 1 + random_below(seed, shape.dim[shape.rank - 2]);
-    const char *conversion = conversions[random_below(seed, 4)];
+    const char *conversion = conversions[random_below(seed, 5)];
     for (size_t i = 0; i < n; i++) {
         weir_shape own = shape;
         if (n_sources > 1 && own.rank >= 2)
@@ -111,7 +111,7 @@ static void add_random_views(cuda_rig *rig, views *v, uint64_t *seed)
                                  random_pitch(row_bytes, element_bytes, seed) };
         views_add(v, "w", own, heights[i % n_sources], n_cols, at, NORMAL, seed);
     }
-    weir_convert_args args = args_for(conversions[random_below(seed, 4)], v->dense, n_sources);
+    weir_convert_args args = args_for(conversions[random_below(seed, 5)], v->dense, n_sources);
     args.n_experts = n_experts;
     args.axis = n_experts != 0;
     args.round_masters = random_below(seed, 2) == 1;

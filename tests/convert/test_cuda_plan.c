@@ -74,6 +74,22 @@ static void jobs_are_grouped_by_kernel_and_tiles_are_numbered_through(void **sta
     assert_int_equal(p.plan.groups[2].kind, WEIR_CUDA_TO_F32);
 }
 
+/* Its one kernel reads element by element, however well a source is aligned. */
+static void an_exponential_has_a_kernel_of_its_own(void **state)
+{
+    (void)state;
+    planned p;
+    weir_tensor a = { "A_log", WEIR_F32, { 1, { 128 } }, memory };
+    weir_convert_args args[] = { args_of("neg_exp", &a, 1), args_of("fp32_cast", &a, 1) };
+    args[0].round_masters = true; /* its output is fp32: never rounded */
+    plan(&p, args, 2);
+    assert_int_equal(p.plan.n_groups, 2);
+    assert_int_equal(p.plan.groups[0].kind, WEIR_CUDA_TO_F32);
+    assert_int_equal(p.plan.groups[1].kind, WEIR_CUDA_NEG_EXP);
+    assert_int_equal(p.plan.groups[1].from, WEIR_CUDA_FROM_ANY);
+    assert_int_equal(p.segments[p.jobs[1].first_segment].rounds, 0);
+}
+
 static void experts_have_segments_of_their_own(void **state)
 {
     (void)state;
@@ -287,6 +303,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(jobs_are_grouped_by_kernel_and_tiles_are_numbered_through),
+        cmocka_unit_test(an_exponential_has_a_kernel_of_its_own),
         cmocka_unit_test(experts_have_segments_of_their_own),
         cmocka_unit_test(what_does_not_move_in_vectors_goes_element_by_element),
         cmocka_unit_test(rows_of_every_length_fit_their_tile),

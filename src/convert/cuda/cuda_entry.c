@@ -26,6 +26,8 @@ static weir_status choose_kind(weir_cuda_entry *entry)
         entry->kind = WEIR_CUDA_TO_BF16;
     else if (reference == weir_fp32_cast_c)
         entry->kind = WEIR_CUDA_TO_F32;
+    else if (reference == weir_neg_exp_c)
+        entry->kind = WEIR_CUDA_NEG_EXP;
     else
         return weir_fail(WEIR_ERR_UNSUPPORTED, "conversion '%s' has no CUDA kernel",
                          entry->args.conversion->name);
@@ -101,7 +103,7 @@ static bool moves_whole(const weir_cuda_entry *entry)
 
 static uint32_t choose_from(const weir_cuda_entry *entry)
 {
-    if (!moves_whole(entry))
+    if (entry->kind == WEIR_CUDA_NEG_EXP || !moves_whole(entry))
         return WEIR_CUDA_FROM_ANY;
     switch (entry->fused.sources[0].dtype) {
     case WEIR_BF16:

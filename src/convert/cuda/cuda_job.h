@@ -26,6 +26,7 @@ typedef enum weir_cuda_kind {
     WEIR_CUDA_FP8_LONG_ROW = 2, /* a scale per row, any length: the row is read twice */
     WEIR_CUDA_TO_BF16 = 3,
     WEIR_CUDA_TO_F32 = 4,
+    WEIR_CUDA_NEG_EXP = 5, /* -exp(x), in fp32 */
     WEIR_CUDA_N_KINDS
 } weir_cuda_kind;
 

@@ -26,6 +26,7 @@ weir_cuda_kernel weir_fp8_channel_cuda(weir_cuda_from from);
 weir_cuda_kernel weir_fp8_long_row_cuda(weir_cuda_from from);
 weir_cuda_kernel weir_bf16_cast_cuda(weir_cuda_from from);
 weir_cuda_kernel weir_fp32_cast_cuda(weir_cuda_from from);
+weir_cuda_kernel weir_neg_exp_cuda(weir_cuda_from from); /* WEIR_CUDA_FROM_ANY alone */
 
 /* As weir_cuda_converter's. `stream` is a cudaStream_t; returns a
  * cudaError_t. */

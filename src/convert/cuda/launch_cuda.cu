@@ -21,6 +21,8 @@ static weir_cuda_kernel kernel_for(const weir_cuda_launch *launch)
         return weir_fp8_long_row_cuda(from);
     case WEIR_CUDA_TO_BF16:
         return weir_bf16_cast_cuda(from);
+    case WEIR_CUDA_NEG_EXP:
+        return weir_neg_exp_cuda(from);
     default:
         return weir_fp32_cast_cuda(from);
     }
