@@ -13,6 +13,14 @@
 
 #define BYTES_AHEAD 2048u /* of the source that are asked for; beyond its end that does no harm */
 
+/* What is asked for while a row is read: what comes BYTES_AHEAD later, where the rows of the tile
+ * and of the next one are read one after the other, however far apart they lie. With byte `x` of
+ * the row that is first + x, or then + x from `turn` on. */
+typedef struct cast_ahead {
+    uintptr_t first, then;
+    size_t turn;
+} cast_ahead;
+
 /* Reads the elements of one vector of output at `in`; keeps their largest magnitude. */
 typedef vector_bytes (*vector_fn)(const void *in, peak_lanes *peak);
 
@@ -23,9 +31,29 @@ typedef struct cast_ops {
     uint32_t (*top)(const peak_lanes *peak);
 } cast_ops;
 
-INLINE void cast_row(const cast_ops *ops, void *out, const void *in, size_t n, bool stream,
-                     peak_lanes *peak, digest_lanes *digest, uint64_t word)
+/* Row `r` of those that are known, or, as nothing is, what lies behind the present one. */
+INLINE uintptr_t known_row(const weir_tile *tile, size_t r, uintptr_t otherwise)
 {
+    if (r < tile->n_rows)
+        return (uintptr_t)tile->rows[r];
+    return r - tile->n_rows < tile->n_next_rows ? (uintptr_t)tile->next_rows[r - tile->n_rows]
+                                                : otherwise;
+}
+
+INLINE cast_ahead ahead_of(const weir_tile *tile, size_t r, size_t row_bytes, size_t rows_ahead)
+{
+    size_t rest = BYTES_AHEAD - rows_ahead * row_bytes;
+    uintptr_t behind = (uintptr_t)tile->rows[r] + rows_ahead * row_bytes;
+    return (cast_ahead){ .first = known_row(tile, r + rows_ahead, behind) + rest,
+                         .then = known_row(tile, r + rows_ahead + 1, behind + row_bytes) + rest -
+                                 row_bytes,
+                         .turn = row_bytes - rest };
+}
+
+INLINE void cast_row(const cast_ops *ops, void *out, const void *in, size_t n, bool stream,
+                     const cast_ahead *ahead, peak_lanes *peak, digest_lanes *digest, uint64_t word)
+{
+    const cast_ahead far = *ahead;
     const size_t n_bytes = n * ops->out_bytes;
     const char *from = in;
     /* Copies, because `out` may alias anything else as far as the compiler knows. */
@@ -34,9 +62,9 @@ INLINE void cast_row(const cast_ops *ops, void *out, const void *in, size_t n, b
     vector_bytes keys = digest_keys(word);
     size_t i = 0;
     for (; i + VECTOR_BYTES <= n_bytes; i += VECTOR_BYTES, keys = digest_next(keys)) {
-        const char *at = from + i / ops->out_bytes * ops->in_bytes;
-        _mm_prefetch((const char *)((uintptr_t)at + BYTES_AHEAD), _MM_HINT_T0);
-        vector_bytes y = ops->vector(at, &top);
+        size_t at = i / ops->out_bytes * ops->in_bytes;
+        _mm_prefetch((const char *)((at < far.turn ? far.first : far.then) + at), _MM_HINT_T0);
+        vector_bytes y = ops->vector(from + at, &top);
         store_vector((char *)out + i, y, stream);
         digest_add(&sums, y, keys);
     }
@@ -58,10 +86,14 @@ INLINE weir_status cast_tile(const weir_tile *tile, const cast_ops *ops, weir_co
     memset(&peak, 0, sizeof(peak));
     size_t pitch_bytes = tile->n_rows > 1 ? tile->out[0].pitch_bytes : 0;
     bool stream = (((uintptr_t)tile->out[0].data | pitch_bytes) & 63) == 0;
-    for (size_t r = 0; r < tile->n_rows; r++)
+    const size_t row_bytes = tile->n_cols * ops->in_bytes;
+    const size_t rows_ahead = row_bytes != 0 ? BYTES_AHEAD / row_bytes : 0;
+    for (size_t r = 0; r < tile->n_rows; r++) {
+        const cast_ahead ahead = ahead_of(tile, r, row_bytes, rows_ahead);
         cast_row(ops, (char *)tile->out[0].data + r * tile->out[0].pitch_bytes, tile->rows[r],
-                 tile->n_cols, stream, &peak, &digest,
+                 tile->n_cols, stream, &ahead, &peak, &digest,
                  tile->digest_word + r * tile->digest_words_per_row);
+    }
     _mm_sfence(); /* streaming stores become visible before the tile is reported done */
     if (ops->top(&peak) >= ops->limit)
         return weir_convert_nonfinite_tile(tile, reference, tile->n_cols * ops->out_bytes);

@@ -166,7 +166,8 @@ INLINE weir_status block_tile(const weir_tile *tile, const fp8_ops *ops)
 #define RUN 256u    /* elements of a row that are encoded before as many of the next are read */
 #define AHEAD 1024u /* elements beyond those being read that are asked for */
 
-/* Asks for the n elements that come AHEAD after (row, column), in this row or in the one after. */
+/* Asks for the n elements that come AHEAD after (row, column), in this row or in one after it: for
+ * those of them that lie in one row. */
 INLINE void channel_prefetch(const weir_tile *tile, const fp8_ops *ops, size_t row, size_t column,
                              size_t n)
 {
@@ -175,10 +176,15 @@ INLINE void channel_prefetch(const weir_tile *tile, const fp8_ops *ops, size_t r
         column -= tile->n_cols;
         row++;
     }
-    if (row < tile->n_rows && column < tile->n_cols)
+    if (column >= tile->n_cols) { /* rows shorter than AHEAD */
+        row += column / tile->n_cols;
+        column %= tile->n_cols;
+    }
+    if (row < tile->n_rows)
         prefetch(ops, tile->rows[row], column, at_most(tile->n_cols - column, n), true);
-    else if (row == tile->n_rows && tile->n_next_rows > 0 && column < tile->n_cols)
-        prefetch(ops, tile->next_rows[0], column, at_most(tile->n_cols - column, n), true);
+    else if (row - tile->n_rows < tile->n_next_rows)
+        prefetch(ops, tile->next_rows[row - tile->n_rows], column,
+                 at_most(tile->n_cols - column, n), true);
 }
 
 INLINE bool channel_row(const weir_tile *tile, const fp8_ops *ops, size_t r, peak_lanes *peak,
