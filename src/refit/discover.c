@@ -398,24 +398,11 @@ static weir_status fetch_sources(weir_replica *replica, const weir_discovery *di
 
 /* ---- the plan --------------------------------------------------------------------------------*/
 
-static void cut_by_participant(weir_schedule *schedule)
-{
-    size_t at = 0;
-    for (size_t p = 0; p < schedule->n_participants; p++) {
-        weir_participant *participant = &schedule->participants[p];
-        participant->first_copy = at;
-        while (at < schedule->n_copies && schedule->planned[at].source == p)
-            at++;
-        participant->n_copies = at - participant->first_copy;
-    }
-}
-
 static void drop_plan(weir_schedule *schedule)
 {
     weir_plan_close(schedule->plan);
-    weir_free(schedule->copies);
+    weir_landing_close(&schedule->landing);
     schedule->plan = NULL;
-    schedule->copies = NULL;
     schedule->n_copies = 0;
 }
 
@@ -437,9 +424,8 @@ static weir_status make_plan(weir_replica *replica)
         sources[p] = (weir_plan_source){ remote->who, remote->shards, remote->n_shards };
     }
     replica->worker.counters.plans++;
-    weir_status status =
-        weir_plan_open(replica->wanted, replica->n_parameters, &replica->place, sources, n,
-                       &schedule->plan);
+    weir_status status = weir_plan_open(replica->wanted, replica->n_parameters, &replica->place,
+                                        sources, n, &schedule->plan);
     weir_free(sources);
     if (status != WEIR_OK) {
         schedule->plan = NULL;
@@ -447,13 +433,11 @@ static weir_status make_plan(weir_replica *replica)
     }
     schedule->planned = weir_plan_copies(schedule->plan, &schedule->n_copies);
     schedule->n_bytes = weir_plan_bytes(schedule->plan);
-    schedule->copies = weir_alloc_zeroed(schedule->n_copies, sizeof(*schedule->copies));
-    if (schedule->copies == NULL) {
+    if (!schedule->pushed)
+        status = weir_landing_open(replica);
+    if (status != WEIR_OK)
         drop_plan(schedule);
-        return WEIR_ERR_NO_MEMORY;
-    }
-    cut_by_participant(schedule);
-    return WEIR_OK;
+    return status;
 }
 
 static bool takes_part(const weir_schedule *schedule, const weir_remote *remote)

@@ -162,7 +162,7 @@ void weir_replica_close(weir_replica *replica)
         weir_remote_close(replica->remotes[i]);
     weir_free(replica->remotes);
     weir_plan_close(replica->schedule.plan);
-    weir_free(replica->schedule.copies);
+    weir_landing_close(&replica->schedule.landing);
     weir_staging_close(replica);
     weir_task_close(replica->derive);
     if (replica->owned != NULL)

@@ -13,6 +13,7 @@
 #include "base/arena.h"
 #include "directory/service.h"
 #include "refit/attend.h"
+#include "refit/landing.h"
 #include "refit/remote.h"
 #include "refit/settings.h"
 #include "refit/worker.h"
@@ -25,13 +26,13 @@ typedef struct weir_discovery {
     double waited_s; /* until the version was READY */
 } weir_discovery;
 
-/* A source that takes part in a refit. */
+/* A source that takes part in a refit. Its reads are of the schedule's landing. */
 typedef struct weir_participant {
     char slot[WEIR_NAME_BYTES];
     weir_remote *remote;
     uint64_t layout_generation; /* of the layout that the plan was made from */
     weir_transfer *transfer;
-    size_t first_copy, n_copies;
+    size_t first_read, n_reads;
     weir_attendance *attendance; /* of a source that pushes */
 } weir_participant;
 
@@ -41,11 +42,11 @@ typedef struct weir_schedule {
     weir_participant *participants; /* one per expected slot */
     size_t n_participants;
     weir_plan *plan;
-    const weir_plan_copy *planned;
-    weir_copy *copies; /* parallel to `planned`, sorted by source */
+    const weir_plan_copy *planned; /* n_copies, sorted by source */
     size_t n_copies;
     uint64_t n_bytes;
-    bool pushed; /* the sources push: `copies` say where bytes go, nobody reads */
+    weir_landing landing; /* of sources that are read */
+    bool pushed;          /* the sources push: `planned` says where bytes go, nobody reads */
 } weir_schedule;
 
 /* Steps of a pushed version that may be on their way through a staged replica at once. */
@@ -57,9 +58,10 @@ struct weir_replica {
     weir_engine_hooks hooks;
     weir_settings settings;
     char *listen;
-    weir_replica_mesh mesh; /* of the engine; every field 1 of one that has one worker */
-    weir_mesh_place place;  /* of this worker */
-    char mesh_text[WEIR_MESH_TEXT];
+    weir_replica_mesh mesh;         /* of the engine; every field 1 of one that has one worker */
+    uint32_t mesh_worker;           /* which of its workers this is */
+    weir_mesh_place place;          /* of this worker */
+    char mesh_text[WEIR_MESH_TEXT]; /* "" of an engine of one worker */
 
     /* The engine's memory. */
     uint32_t asked_memory; /* for weir_replica_allocate() */
@@ -78,10 +80,8 @@ struct weir_replica {
     uint64_t *staging_offset; /* parallel to live */
     unsigned char *staging;   /* host memory; NULL until the first staged install; afterwards it
                                  holds the bytes that the last install replaced */
-    void *bounce;             /* between it and parameters on a GPU: STAGING_BOUNCE bytes there */
-    weir_work_copy *exchange; /* and the copies that change the two */
-    size_t n_exchange;
     uint64_t staging_bytes;
+    void *bounce; /* WEIR_BOUNCE_BYTES beside parameters on a GPU; NULL until they are needed */
     weir_region *windows;  /* of pushed versions, staged: WEIR_REPLICA_WINDOWS of them; NULL until
                               the first one */
     uint64_t window_bytes; /* each */
@@ -147,11 +147,19 @@ void weir_live_end(weir_replica *replica);
 weir_status weir_stop_install(weir_replica *replica);
 /* Undoes a staged install: the old bytes are back at their addresses. Host memory cannot fail. */
 weir_status weir_install_undo(weir_replica *replica);
-/* Memory for staged installs, taken once. */
+
+/* exchange.c: staging, and how it changes places with the live parameters. */
+/* Memory for staged installs, taken once, and what a plan that is not known yet asks for. */
 weir_status weir_staging_open(weir_replica *replica);
+/* Every byte that the plan fills changes places with the staged one; the other bytes of the
+ * parameters are not touched. Doing it twice is doing nothing. Host memory cannot fail. */
+weir_status weir_exchange(weir_replica *replica);
+/* The bounce buffer, taken once. */
+weir_status weir_bounce_open(weir_replica *replica);
 /* Windows and undo log for pushed versions, taken once; forgets what the log holds. */
 weir_status weir_windows_open(weir_replica *replica);
 unsigned char *weir_window_of(const weir_replica *replica, uint32_t step);
+/* All of these. */
 void weir_staging_close(weir_replica *replica);
 
 /* postprocess.c, stop 8: derived parameters, then the engine's hook. */

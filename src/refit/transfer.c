@@ -15,38 +15,16 @@
 #include "base/error.h"
 #include "refit/replica.h"
 
-static unsigned char *destination(const weir_replica *replica, const weir_plan_copy *planned)
-{
-    unsigned char *base = replica->mode == WEIR_INSTALL_DIRECT
-                              ? replica->live[planned->parameter].data
-                              : replica->staging + replica->staging_offset[planned->parameter];
-    return base + planned->parameter_offset;
-}
-
-/* Which of a trainer's slots holds the version changes from refit to refit; the plan does not. */
-static void aim_copies(weir_replica *replica)
-{
-    weir_schedule *schedule = &replica->schedule;
-    for (size_t i = 0; i < schedule->n_copies; i++) {
-        const weir_plan_copy *planned = &schedule->planned[i];
-        weir_remote *remote = schedule->participants[planned->source].remote;
-        schedule->copies[i] = (weir_copy){ .remote = remote->regions[planned->region],
-                                           .offset = planned->source_offset,
-                                           .local = destination(replica, planned),
-                                           .n_bytes = planned->n_bytes };
-    }
-}
-
 static weir_status post_all(weir_schedule *schedule, bool *out_landed)
 {
     for (size_t p = 0; p < schedule->n_participants; p++) {
         weir_participant *participant = &schedule->participants[p];
-        if (participant->n_copies == 0)
+        if (participant->n_reads == 0)
             continue;
         *out_landed = true;
         weir_status status = participant->remote->link.ops->post(
-            participant->remote->peer, schedule->copies + participant->first_copy,
-            participant->n_copies, &participant->transfer);
+            participant->remote->peer, schedule->landing.reads + participant->first_read,
+            participant->n_reads, &participant->transfer);
         if (status != WEIR_OK) {
             participant->transfer = NULL;
             return status;
@@ -144,7 +122,7 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
     weir_status status = check_reach(replica);
     if (status != WEIR_OK)
         return status;
-    aim_copies(replica);
+    weir_landing_aim(replica);
     status = post_all(schedule, out_landed);
     if (status == WEIR_OK)
         status = drive(replica, discovery->version);

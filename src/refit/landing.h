@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* landing.h - where the bytes of a plan land on a replica, and in what pieces they are read,
+ * verified and exchanged.
+ *
+ * Staged, a copy lands beside the live parameters, in one piece. Direct, it lands in its parameter:
+ * in several runs where it is a box of columns, or of the rows of several experts. Made with the
+ * plan and kept with it: later refits allocate nothing.
+ */
+#ifndef WEIR_REFIT_LANDING_H
+#define WEIR_REFIT_LANDING_H
+
+#include <stdatomic.h>
+
+#include "refit/work.h"
+#include "weir/plan.h"
+
+struct weir_replica;
+
+#define WEIR_BOUNCE_BYTES ((uint64_t)32 << 20)
+
+/* One copy's bytes where they landed, as its digest sees them. */
+typedef struct weir_landed {
+    uint64_t n_rows, row_bytes;
+    uint64_t rows_per_run;  /* that lie one behind the other */
+    uint64_t pitch_bytes;   /* from one run to the next */
+    uint64_t rows_per_task; /* 0: a row takes several */
+    size_t first_task;
+    atomic_uint_fast64_t product, sum;
+} weir_landed;
+
+/* Bytes of staging, in one piece, and their runs in a live parameter. */
+typedef struct weir_swap {
+    uint32_t parameter;
+    uint64_t staged_at, live_at; /* within the parameter's staging, and within it */
+    uint64_t n_bytes, run_bytes, pitch_bytes;
+    size_t first_task;
+} weir_swap;
+
+/* Zeroed is valid: of no plan. */
+typedef struct weir_landing {
+    weir_copy *reads; /* sorted by participant; neighbours on both sides are one */
+    size_t n_reads_room;
+    weir_landed *landed; /* parallel to the plan's copies */
+    size_t n_landed_tasks;
+    weir_swap *swaps; /* staged; sorted by parameter, neighbours on both sides are one */
+    size_t n_swaps, n_swap_tasks;
+    weir_work_rows *exchange; /* of parameters on a GPU: what the swaps come to */
+    size_t n_exchange;
+} weir_landing;
+
+/* What replica->schedule's plan needs. */
+weir_status weir_landing_open(struct weir_replica *replica);
+void weir_landing_close(weir_landing *landing);
+
+/* Lists what to read from every participant, into the places of this refit's versions. */
+void weir_landing_aim(struct weir_replica *replica);
+/* ERR_CORRUPT names the first copy whose digest is not the published one. */
+weir_status weir_landing_verify(struct weir_replica *replica);
+
+#endif
