@@ -128,6 +128,9 @@ typedef struct weir_fleet_tensor {
     uint32_t n_sources, n_parts;
     uint64_t source_rows[WEIR_MAX_PARTS]; /* per expert */
     weir_fleet_part parts[WEIR_MAX_PARTS];
+    weir_shape shape; /* of the fused source, experts in front; what lies behind its rows has n_cols
+                         elements. rank 0: a matrix (of each expert) */
+    bool tied;        /* the head is made of it too: the last stage of a replica has it as well */
 } weir_fleet_tensor;
 
 /* One per entry of the mapping, in its order. Gives an array: free with
@@ -197,9 +200,10 @@ typedef struct weir_fleet_slice {
 typedef struct weir_fleet weir_fleet;
 
 /* Every byte of every worker's parameters comes from one rank. Where several ranks hold a box they
- * take turns, tensor by tensor and worker by worker. A block of scales whose rows or columns lie on
- * several ranks has one owner, the rank that holds most of it (of equals they take turns). Gives
- * *out. */
+ * take turns, tensor by tensor and part by part; workers that hold the same part, in whatever
+ * replica, take it from the same rank. A block of scales whose rows or columns lie on several ranks
+ * has one owner, the rank that holds most of it (of equals they take turns, and divide what is many
+ * blocks high). Gives *out. */
 WEIR_API weir_status weir_fleet_open(const weir_fleet_args *args, weir_fleet **out);
 WEIR_API void weir_fleet_close(weir_fleet *fleet); /* accepts NULL */
 WEIR_API uint32_t weir_fleet_ranks(const weir_fleet *fleet);

@@ -4,7 +4,9 @@
  * Every line at which boxes end is widened to the blocks that it runs through. That divides the
  * matrix into cells: one lies in one box, and is a plain copy, or is a border, one block high or
  * wide, made of pieces of several. The owner is the holder of most of it, so that the fewest bytes
- * move between trainer ranks.
+ * move between trainer ranks. Where several hold as much and the border is many blocks high (a
+ * scale per row, under a trainer that cuts columns), each owns an equal share of its rows: no rank
+ * gathers a matrix.
  */
 #include "plan/cells.h"
 
@@ -198,6 +200,7 @@ static weir_status add_rule(weir_cells *cells, const weir_grid *grid, const cell
         rule->copy.first_piece = (uint32_t)first_piece;
         rule->copy.n_pieces = (uint32_t)n;
         rule->n_owners = mark_owners(pieces, n);
+        rule->turn = cells->n_borders++;
         return WEIR_OK;
     }
     rule->copy.rank = pieces->piece.rank;
@@ -209,10 +212,9 @@ static weir_status add_rule(weir_cells *cells, const weir_grid *grid, const cell
     return WEIR_OK;
 }
 
-/* boxes[first] is the first that reaches into the cell's rows. */
-static weir_status make_cell(weir_cells *cells, const weir_grid *grid, const cell *c, size_t first)
+/* Finds the cell's pieces. boxes[first] is the first that reaches into its rows. */
+static weir_status find_pieces(weir_cells *cells, const cell *c, size_t first)
 {
-    size_t first_piece = cells->n_pieces;
     uint64_t n_missing = (c->row_hi - c->row_lo) * (c->col_hi - c->col_lo);
     for (size_t i = first; i < cells->n_boxes && cells->boxes[i].row_lo < c->row_hi; i++) {
         cell at;
@@ -226,7 +228,46 @@ static weir_status make_cell(weir_cells *cells, const weir_grid *grid, const cel
     }
     if (n_missing != 0)
         return weir_fail(WEIR_ERR_INTERNAL, "boxes do not tile a matrix");
-    return add_rule(cells, grid, c, first_piece);
+    return WEIR_OK;
+}
+
+/* Into how many runs of whole blocks a cell divides, one for each that may own it. Several blocks
+ * high, it has no line across: all its pieces are as high, and so are those of each run. */
+static uint64_t count_runs(const weir_cells *cells, const weir_grid *grid, const cell *c,
+                           size_t first_piece)
+{
+    size_t n = cells->n_pieces - first_piece;
+    uint64_t n_blocks = (c->row_hi - c->row_lo + grid->block_rows - 1) / grid->block_rows;
+    if (n < 2 || n_blocks < 2)
+        return 1;
+    uint64_t n_owners = mark_owners(cells->pieces + first_piece, n);
+    return n_owners < n_blocks ? n_owners : n_blocks;
+}
+
+static weir_status make_cell(weir_cells *cells, const weir_grid *grid, const cell *c, size_t first,
+                             bool *divided)
+{
+    size_t first_piece = cells->n_pieces;
+    weir_status status = find_pieces(cells, c, first);
+    if (status != WEIR_OK)
+        return status;
+    uint64_t n_runs = count_runs(cells, grid, c, first_piece);
+    if (n_runs == 1)
+        return add_rule(cells, grid, c, first_piece);
+    uint64_t n_blocks = (c->row_hi - c->row_lo + grid->block_rows - 1) / grid->block_rows;
+    cells->n_pieces = first_piece;
+    *divided = true;
+    for (uint64_t i = 0; i < n_runs && status == WEIR_OK; i++) {
+        cell run = *c;
+        run.row_lo = c->row_lo + n_blocks * i / n_runs * grid->block_rows;
+        if (i + 1 < n_runs)
+            run.row_hi = c->row_lo + n_blocks * (i + 1) / n_runs * grid->block_rows;
+        first_piece = cells->n_pieces;
+        status = find_pieces(cells, &run, first);
+        if (status == WEIR_OK)
+            status = add_rule(cells, grid, &run, first_piece);
+    }
+    return status;
 }
 
 /* ---- rows of cells ---------------------------------------------------------------------------*/
@@ -268,22 +309,44 @@ static bool join_up(weir_cells *cells, size_t first, size_t second)
     return true;
 }
 
+static int compare_rules(const void *a, const void *b)
+{
+    const weir_fleet_copy *x = &((const weir_rule *)a)->copy, *y = &((const weir_rule *)b)->copy;
+    if (x->row != y->row)
+        return x->row < y->row ? -1 : 1;
+    return (x->col > y->col) - (x->col < y->col);
+}
+
+/* One row of cells, [row_lo, row_hi). */
+static weir_status make_row(weir_cells *cells, const weir_grid *grid, uint64_t row_lo,
+                            uint64_t row_hi, size_t first_box)
+{
+    size_t row_first = cells->n_rules;
+    cell c = { .row_lo = row_lo, .row_hi = row_hi };
+    bool divided = false;
+    weir_status status = WEIR_OK;
+    for (size_t k = 0; k + 1 < cells->n_col_lines && status == WEIR_OK; k++) {
+        c.col_lo = cells->col_lines[k];
+        c.col_hi = cells->col_lines[k + 1];
+        status = make_cell(cells, grid, &c, first_box, &divided);
+        if (status == WEIR_OK)
+            join_left(cells, row_first);
+    }
+    if (status == WEIR_OK && divided)
+        qsort(cells->rules + row_first, cells->n_rules - row_first, sizeof(weir_rule),
+              compare_rules);
+    return status;
+}
+
 weir_status weir_cells_make(weir_cells *cells, const weir_grid *grid)
 {
     weir_status status = find_lines(cells, grid);
     size_t above = cells->n_rules, first_box = 0;
     for (size_t r = 0; r + 1 < cells->n_row_lines && status == WEIR_OK; r++) {
         size_t row_first = cells->n_rules;
-        cell c = { .row_lo = cells->row_lines[r], .row_hi = cells->row_lines[r + 1] };
-        while (cells->boxes[first_box].row_hi <= c.row_lo)
+        while (cells->boxes[first_box].row_hi <= cells->row_lines[r])
             first_box++;
-        for (size_t k = 0; k + 1 < cells->n_col_lines && status == WEIR_OK; k++) {
-            c.col_lo = cells->col_lines[k];
-            c.col_hi = cells->col_lines[k + 1];
-            status = make_cell(cells, grid, &c, first_box);
-            if (status == WEIR_OK)
-                join_left(cells, row_first);
-        }
+        status = make_row(cells, grid, cells->row_lines[r], cells->row_lines[r + 1], first_box);
         if (status == WEIR_OK && !join_up(cells, above, row_first))
             above = row_first;
     }

@@ -18,6 +18,7 @@ typedef struct weir_cell_box {
 typedef struct weir_rule {
     weir_fleet_copy copy;
     uint32_t n_owners;
+    uint32_t turn; /* of a border: whose turn it is among its owners */
 } weir_rule;
 
 /* A piece of which the owner is open, and whose rank is the first of n_owners. */
@@ -41,6 +42,7 @@ typedef struct weir_cells {
     uint64_t *row_lines, *col_lines;
     size_t n_rules, n_pieces, n_boxes, n_row_lines, n_col_lines;
     size_t rules_room, pieces_room, boxes_room, row_room, col_room;
+    uint32_t n_borders;
 } weir_cells;
 
 void weir_cells_close(weir_cells *cells);

@@ -96,11 +96,25 @@ static weir_status read_replica(maker *m, const weir_replica_mesh *mesh)
     return WEIR_OK;
 }
 
+static bool fits_shape(const weir_fleet_tensor *t)
+{
+    uint32_t leading = t->n_experts > 0 ? 1 : 0;
+    uint64_t n_cols = 1;
+    if (t->shape.rank == 0)
+        return true;
+    for (uint32_t d = leading + 1; d < t->shape.rank && d < WEIR_MAX_RANK; d++) {
+        if (__builtin_mul_overflow(n_cols, t->shape.dim[d], &n_cols))
+            return false;
+    }
+    return t->shape.rank > leading && t->shape.rank <= WEIR_MAX_RANK && n_cols == t->n_cols;
+}
+
 static weir_status check_tensor(const weir_fleet_tensor *t)
 {
     bool good = t->name != NULL && t->conversion != NULL && t->n_sources > 0 &&
                 t->n_sources <= WEIR_MAX_PARTS && t->n_parts > 0 && t->n_parts <= WEIR_MAX_PARTS &&
-                t->n_cols > 0 && t->n_cols < UINT32_MAX && t->n_experts <= UINT16_MAX;
+                t->n_cols > 0 && t->n_cols < UINT32_MAX && t->n_experts <= UINT16_MAX &&
+                fits_shape(t);
     uint64_t n_rows = 0;
     for (uint32_t p = 0; good && p < t->n_parts; p++) {
         const weir_fleet_part *part = &t->parts[p];
@@ -367,7 +381,8 @@ static bool is_alike(const weir_fleet_tensor *a, const weir_fleet_tensor *b)
     bool alike = a->conversion == b->conversion && a->cut == b->cut &&
                  a->n_experts == b->n_experts && a->stacked == b->stacked &&
                  a->source_bits == b->source_bits && a->n_cols == b->n_cols &&
-                 a->n_sources == b->n_sources && a->n_parts == b->n_parts;
+                 a->n_sources == b->n_sources && a->n_parts == b->n_parts &&
+                 weir_shape_equal(&a->shape, &b->shape);
     for (uint32_t s = 0; alike && s < a->n_sources; s++)
         alike = a->source_rows[s] == b->source_rows[s];
     for (uint32_t p = 0; alike && p < a->n_parts; p++)

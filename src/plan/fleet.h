@@ -50,15 +50,25 @@ uint32_t weir_fleet_layers(const weir_fleet_tensor *tensors, size_t n_tensors);
 /* The trainer's stage that has what is of this layer. The mesh has no 0. */
 uint32_t weir_trainer_stage(const weir_trainer_mesh *mesh, int32_t layer, uint32_t n_layers);
 
-/* Where a worker stands. */
-typedef struct weir_worker_place {
-    uint32_t replica, d, stage, t;
-} weir_worker_place;
-weir_worker_place weir_fleet_place(const weir_fleet *fleet, uint32_t worker);
 /* The slice of an entry that a worker holds; NULL: another stage's. */
 const weir_pattern_slice *weir_fleet_find_slice(const weir_fleet *fleet,
                                                 const weir_fleet_entry *entry,
-                                                const weir_worker_place *place);
+                                                const weir_mesh_place *place);
+
+/* The workers that hold one slice of an entry. */
+typedef struct weir_fleet_part_place {
+    weir_mesh_place place;
+    uint64_t n_workers; /* of all replicas */
+} weir_fleet_part_place;
+/* False when nobody does: another stage's, or the same as a slice before it. */
+bool weir_fleet_part_at(const weir_fleet *fleet, const weir_fleet_entry *entry, uint32_t stage,
+                        size_t slice, weir_fleet_part_place *out);
+/* Who makes what a rule of that slice says. Where several hold it they take turns, entry by entry
+ * and slice by slice: all replicas ask the same one. */
+uint32_t weir_fleet_rank_of(const weir_fleet *fleet, const weir_fleet_entry *entry, size_t slice,
+                            const weir_rule *rule);
+weir_fleet_piece weir_fleet_border_piece(const weir_fleet_entry *entry, const weir_rule_piece *from,
+                                         uint32_t owner);
 /* Bytes of a box of converted weights, and of the scales of its blocks. */
 uint64_t weir_fleet_box_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols);
 

@@ -63,6 +63,7 @@ static weir_status describe(const weir_map_entry *entry, bool is_expert, weir_fl
                               .cut = entry->cut,
                               .layer = entry->layer,
                               .stacked = leading == 1,
+                              .shape = entry->shape,
                               .n_sources = (uint32_t)entry->n_sources };
     if (entry->layer < 0)
         t->layer = strstr(entry->name, "embed") != NULL ? WEIR_LAYER_BEFORE : WEIR_LAYER_BEHIND;

@@ -4,7 +4,6 @@
  */
 #include <string.h>
 
-#include "base/alloc.h"
 #include "base/error.h"
 #include "plan/fleet.h"
 
@@ -18,35 +17,56 @@ uint32_t weir_fleet_workers(const weir_fleet *fleet)
     return weir_replica_mesh_workers(&fleet->replica);
 }
 
-weir_worker_place weir_fleet_place(const weir_fleet *fleet, uint32_t worker)
+/* Whether workers of different data or tensor parallel ranks hold different slices. Experts that no
+ * worker cuts are the same on all workers of an expert rank. */
+typedef struct slice_axes {
+    bool by_d, by_t;
+} slice_axes;
+
+static slice_axes axes_of(const weir_fleet *fleet, const weir_pattern *pattern)
 {
     const weir_replica_mesh *r = &fleet->replica;
-    weir_worker_place place = { .t = worker % r->tp };
-    worker /= r->tp;
-    place.stage = worker % r->pp;
-    worker /= r->pp;
-    place.d = worker % r->dp;
-    place.replica = worker / r->dp;
-    return place;
+    if (pattern->like.n_experts == 0)
+        return (slice_axes){ false, pattern->n_slices > 1 };
+    if (pattern->like.cut != WEIR_CUT_NONE || r->dp * r->tp / r->ep % r->tp != 0)
+        return (slice_axes){ true, true };
+    return (slice_axes){ r->ep > 1, false };
 }
 
-/* Which of its pattern's slices a worker has. */
+/* Which of its pattern's slices a worker has: of equal ones the first. */
 static size_t slice_index(const weir_fleet *fleet, const weir_pattern *pattern,
-                          const weir_worker_place *place)
+                          const weir_mesh_place *place)
 {
-    if (pattern->like.n_experts > 0)
-        return (size_t)place->d * fleet->replica.tp + place->t;
-    return pattern->n_slices > 1 ? place->t : 0;
+    slice_axes axes = axes_of(fleet, pattern);
+    return (axes.by_d ? (size_t)place->d * fleet->replica.tp : 0) + (axes.by_t ? place->t : 0);
+}
+
+static bool has_stage(const weir_fleet *fleet, const weir_fleet_entry *entry, uint32_t stage)
+{
+    return entry->stage == stage || (entry->tensor.tied && stage + 1 == fleet->replica.pp);
 }
 
 const weir_pattern_slice *weir_fleet_find_slice(const weir_fleet *fleet,
                                                 const weir_fleet_entry *entry,
-                                                const weir_worker_place *place)
+                                                const weir_mesh_place *place)
 {
     const weir_pattern *pattern = &fleet->patterns[entry->pattern];
-    if (entry->stage != place->stage)
+    if (!has_stage(fleet, entry, place->stage))
         return NULL;
     return &fleet->slices[pattern->first_slice + slice_index(fleet, pattern, place)];
+}
+
+bool weir_fleet_part_at(const weir_fleet *fleet, const weir_fleet_entry *entry, uint32_t stage,
+                        size_t slice, weir_fleet_part_place *out)
+{
+    const weir_replica_mesh *r = &fleet->replica;
+    slice_axes axes = axes_of(fleet, &fleet->patterns[entry->pattern]);
+    uint32_t d = (uint32_t)(slice / r->tp), t = (uint32_t)(slice % r->tp);
+    if (!has_stage(fleet, entry, stage) || (d > 0 && !axes.by_d) || (t > 0 && !axes.by_t))
+        return false;
+    out->place = (weir_mesh_place){ stage, axes.by_d ? d : WEIR_ANY, axes.by_t ? t : WEIR_ANY };
+    out->n_workers = (uint64_t)r->replicas * (axes.by_d ? 1 : r->dp) * (axes.by_t ? 1 : r->tp);
+    return true;
 }
 
 uint64_t weir_fleet_box_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols)
@@ -73,7 +93,7 @@ weir_status weir_fleet_slice_of(const weir_fleet *fleet, uint32_t worker, uint32
     if (worker >= weir_fleet_workers(fleet) || tensor >= fleet->n_entries)
         return weir_fail(WEIR_ERR_INVALID, "tensor %u of worker %u: there are %zu and %u", tensor,
                          worker, fleet->n_entries, weir_fleet_workers(fleet));
-    weir_worker_place place = weir_fleet_place(fleet, worker);
+    weir_mesh_place place = weir_replica_mesh_place(&fleet->replica, worker);
     const weir_pattern_slice *slice = weir_fleet_find_slice(fleet, &fleet->entries[tensor], &place);
     memset(out, 0, sizeof(*out));
     if (slice != NULL)
@@ -81,32 +101,28 @@ weir_status weir_fleet_slice_of(const weir_fleet *fleet, uint32_t worker, uint32
     return WEIR_OK;
 }
 
-static uint32_t piece_rank(const weir_fleet_entry *entry, const weir_rule_piece *from)
+static uint32_t first_of(const weir_fleet_entry *entry, const weir_rule_piece *from)
 {
-    return entry->first_rank + from->piece.rank + entry->turn % from->n_owners;
+    return entry->first_rank + from->piece.rank;
 }
 
-/* Who makes a border: of those that hold most of it each in turn, from layer to layer. All workers
- * ask the same. */
+/* Who makes a border: of those that hold most of it each in turn, from layer to layer. */
 static uint32_t border_owner(const weir_fleet *fleet, const weir_fleet_entry *entry,
                              const weir_rule *rule)
 {
-    size_t turn = entry->turn + (size_t)(rule - fleet->cells.rules);
-    uint32_t left = (uint32_t)(turn % rule->n_owners);
+    uint32_t left = (entry->turn + rule->turn) % rule->n_owners;
     const weir_rule_piece *at = &fleet->cells.pieces[rule->copy.first_piece];
     while (!at->may_own || left-- > 0)
         at++;
-    return piece_rank(entry, at);
+    return first_of(entry, at) + entry->turn % at->n_owners;
 }
 
-/* Whom a worker asks, place by place in turn where several hold the same. */
-static uint32_t rank_of(const weir_fleet *fleet, const weir_fleet_entry *entry,
-                        const weir_worker_place *place, const weir_rule *rule)
+uint32_t weir_fleet_rank_of(const weir_fleet *fleet, const weir_fleet_entry *entry, size_t slice,
+                            const weir_rule *rule)
 {
     if (rule->copy.source == WEIR_FLEET_MIXED)
         return border_owner(fleet, entry, rule);
-    uint32_t turn = entry->turn + place->replica + place->d + place->t;
-    return entry->first_rank + rule->copy.rank + turn % rule->n_owners;
+    return entry->first_rank + rule->copy.rank + (uint32_t)((entry->turn + slice) % rule->n_owners);
 }
 
 size_t weir_fleet_copies(const weir_fleet *fleet, uint32_t worker, weir_fleet_copy *copies,
@@ -115,37 +131,45 @@ size_t weir_fleet_copies(const weir_fleet *fleet, uint32_t worker, weir_fleet_co
     size_t n = 0;
     if (worker >= weir_fleet_workers(fleet))
         return 0;
-    weir_worker_place place = weir_fleet_place(fleet, worker);
+    weir_mesh_place place = weir_replica_mesh_place(&fleet->replica, worker);
     for (uint32_t i = 0; i < fleet->n_entries; i++) {
         const weir_fleet_entry *entry = &fleet->entries[i];
         const weir_pattern_slice *slice = weir_fleet_find_slice(fleet, entry, &place);
-        size_t n_rules = slice != NULL ? slice->n_rules : 0;
-        for (size_t k = 0; k < n_rules && n + k < n_copies; k++) {
+        if (slice == NULL)
+            continue;
+        size_t index =
+            (size_t)(slice - fleet->slices) - fleet->patterns[entry->pattern].first_slice;
+        for (size_t k = 0; k < slice->n_rules && n + k < n_copies; k++) {
             const weir_rule *rule = &fleet->cells.rules[slice->first_rule + k];
             weir_fleet_copy *copy = &copies[n + k];
             *copy = rule->copy;
             copy->tensor = i;
-            copy->rank = rank_of(fleet, entry, &place, rule);
+            copy->rank = weir_fleet_rank_of(fleet, entry, index, rule);
         }
-        n += n_rules;
+        n += slice->n_rules;
     }
     return n;
 }
 
-static weir_fleet_piece piece_of(const weir_fleet_entry *entry, const weir_rule_piece *from,
-                                 uint32_t owner)
+/* The owner takes from itself what several hold, itself among them. */
+weir_fleet_piece weir_fleet_border_piece(const weir_fleet_entry *entry, const weir_rule_piece *from,
+                                         uint32_t owner)
 {
     weir_fleet_piece piece = from->piece;
-    piece.rank = piece_rank(entry, from);
+    uint32_t first = first_of(entry, from);
     piece.owner = owner;
+    piece.rank = first + entry->turn % from->n_owners;
+    if (first <= owner && owner - first < from->n_owners)
+        piece.rank = owner;
     return piece;
 }
 
 weir_fleet_piece weir_fleet_piece_of(const weir_fleet *fleet, const weir_fleet_copy *copy,
                                      uint32_t index)
 {
-    return piece_of(&fleet->entries[copy->tensor],
-                    &fleet->cells.pieces[(size_t)copy->first_piece + index], copy->rank);
+    return weir_fleet_border_piece(&fleet->entries[copy->tensor],
+                                   &fleet->cells.pieces[(size_t)copy->first_piece + index],
+                                   copy->rank);
 }
 
 uint64_t weir_fleet_copy_bytes(const weir_fleet *fleet, const weir_fleet_copy *copy)
@@ -161,37 +185,14 @@ typedef struct summer {
     const weir_fleet *fleet;
     weir_fleet_summary sum;
     uint64_t *sent, *bordered, *received;
-    uint64_t *by_turn; /* workers of the slice at hand by their turn; tp of the trainer numbers */
 } summer;
-
-/* Workers that hold slice `index` of an entry differ in replica, and in dp and tp where those do
- * not cut it. Returns how many there are, and counts them by whose turn each has. */
-static uint64_t count_turns(summer *s, const weir_fleet_entry *entry, size_t index,
-                            uint32_t n_owners)
-{
-    const weir_replica_mesh *r = &s->fleet->replica;
-    const weir_pattern *pattern = &s->fleet->patterns[entry->pattern];
-    uint64_t n = 0;
-    memset(s->by_turn, 0, n_owners * sizeof(s->by_turn[0]));
-    for (uint32_t k = 0; k < r->replicas * r->dp * r->tp; k++) {
-        weir_worker_place place = { .replica = k / (r->dp * r->tp),
-                                    .d = k / r->tp % r->dp,
-                                    .stage = entry->stage,
-                                    .t = k % r->tp };
-        if (slice_index(s->fleet, pattern, &place) != index)
-            continue;
-        s->by_turn[(entry->turn + place.replica + place.d + place.t) % n_owners]++;
-        n++;
-    }
-    return n;
-}
 
 static void sum_pieces(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
                        uint32_t owner)
 {
     for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
         const weir_rule_piece *from = &s->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
-        weir_fleet_piece piece = piece_of(entry, from, owner);
+        weir_fleet_piece piece = weir_fleet_border_piece(entry, from, owner);
         if (piece.rank == owner)
             continue;
         uint64_t n_bytes =
@@ -203,38 +204,34 @@ static void sum_pieces(summer *s, const weir_fleet_entry *entry, const weir_rule
     }
 }
 
-/* Adds what a rule makes its holders send; *by_turn_of: for how many owners by_turn stands. */
-static void sum_sent(summer *s, const weir_fleet_entry *entry, size_t index, const weir_rule *rule,
-                     uint64_t n_bytes, uint32_t *by_turn_of)
-{
-    if (rule->n_owners != *by_turn_of)
-        count_turns(s, entry, index, rule->n_owners);
-    *by_turn_of = rule->n_owners;
-    for (uint32_t j = 0; j < rule->n_owners; j++)
-        s->sent[entry->first_rank + rule->copy.rank + j] += s->by_turn[j] * n_bytes;
-}
-
-static void sum_slice(summer *s, const weir_fleet_entry *entry, size_t index)
+static void sum_slice(summer *s, const weir_fleet_entry *entry, size_t index, uint64_t n_workers)
 {
     const weir_pattern *pattern = &s->fleet->patterns[entry->pattern];
     const weir_pattern_slice *slice = &s->fleet->slices[pattern->first_slice + index];
-    uint32_t by_turn_of = 1;
-    uint64_t n_workers = count_turns(s, entry, index, by_turn_of);
     s->sum.n_copies += n_workers * slice->n_rules;
     s->sum.bytes += n_workers * slice->shape.n_bytes;
     for (size_t k = 0; k < slice->n_rules; k++) {
         const weir_rule *rule = &s->fleet->cells.rules[slice->first_rule + k];
         uint64_t n_bytes =
             weir_fleet_box_bytes(pattern->like.conversion, rule->copy.n_rows, rule->copy.n_cols);
+        uint32_t owner = weir_fleet_rank_of(s->fleet, entry, index, rule);
         if (n_bytes > s->sum.largest_copy_bytes)
             s->sum.largest_copy_bytes = n_bytes;
-        if (rule->copy.source == WEIR_FLEET_MIXED) {
-            uint32_t owner = border_owner(s->fleet, entry, rule);
+        if (rule->copy.source == WEIR_FLEET_MIXED)
             sum_pieces(s, entry, rule, owner);
-            if (s->sent != NULL)
-                s->sent[owner] += n_workers * n_bytes;
-        } else if (s->sent != NULL) {
-            sum_sent(s, entry, index, rule, n_bytes, &by_turn_of);
+        if (s->sent != NULL)
+            s->sent[owner] += n_workers * n_bytes;
+    }
+}
+
+static void sum_entry(summer *s, const weir_fleet_entry *entry)
+{
+    size_t n_slices = s->fleet->patterns[entry->pattern].n_slices;
+    for (uint32_t stage = 0; stage < s->fleet->replica.pp; stage++) {
+        for (size_t k = 0; k < n_slices; k++) {
+            weir_fleet_part_place part;
+            if (weir_fleet_part_at(s->fleet, entry, stage, k, &part))
+                sum_slice(s, entry, k, part.n_workers);
         }
     }
 }
@@ -242,7 +239,7 @@ static void sum_slice(summer *s, const weir_fleet_entry *entry, size_t index)
 static void sum_received(summer *s)
 {
     for (uint32_t w = 0; w < weir_fleet_workers(s->fleet); w++) {
-        weir_worker_place place = weir_fleet_place(s->fleet, w);
+        weir_mesh_place place = weir_replica_mesh_place(&s->fleet->replica, w);
         s->received[w] = 0;
         for (size_t i = 0; i < s->fleet->n_entries; i++) {
             const weir_pattern_slice *slice =
@@ -266,21 +263,14 @@ weir_status weir_fleet_summarise(const weir_fleet *fleet, weir_fleet_summary *ou
                                  uint64_t *bordered, uint64_t *received)
 {
     summer s = { .fleet = fleet, .sent = sent, .bordered = bordered, .received = received };
-    s.by_turn = weir_alloc_zeroed(fleet->trainer.tp, sizeof(s.by_turn[0]));
-    if (s.by_turn == NULL)
-        return WEIR_ERR_NO_MEMORY;
     if (sent != NULL)
         memset(sent, 0, fleet->n_ranks * sizeof(*sent));
     if (bordered != NULL)
         memset(bordered, 0, fleet->n_ranks * sizeof(*bordered));
-    for (size_t i = 0; i < fleet->n_entries; i++) {
-        const weir_fleet_entry *entry = &fleet->entries[i];
-        for (size_t k = 0; k < fleet->patterns[entry->pattern].n_slices; k++)
-            sum_slice(&s, entry, k);
-    }
+    for (size_t i = 0; i < fleet->n_entries; i++)
+        sum_entry(&s, &fleet->entries[i]);
     if (received != NULL)
         sum_received(&s);
-    weir_free(s.by_turn);
     s.sum.n_rules = fleet->cells.n_rules;
     s.sum.plan_bytes = plan_bytes(fleet);
     *out = s.sum;

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* share.c - one trainer rank's share of a fleet's plan: what it converts, publishes, lends and
+ * borrows.
+ *
+ * Every rank goes through all parts of its stage in the same order and picks what is its own. A
+ * part is made once, whoever and however many hold it.
+ */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "plan/share_loan.h"
+#include "plan/share_shard.h"
+
+typedef struct share_maker {
+    const weir_fleet *fleet;
+    uint32_t rank;
+    weir_share_shard *shards;
+    weir_share_job *jobs;
+    size_t n_shards, shards_room, n_jobs, jobs_room;
+    weir_loan_list borrowed, lent; /* what is borrowed has pieces of this rank's own among it */
+    weir_part_output outputs[WEIR_MAX_OUTPUTS]; /* of the part at hand */
+} share_maker;
+
+/* A part: one slice of one entry, for the workers of `place`. */
+typedef struct share_part {
+    const weir_fleet_entry *entry;
+    const weir_pattern_slice *slice;
+    uint32_t tensor;
+    size_t index; /* of the slice, in its pattern */
+    weir_mesh_place place;
+} share_part;
+
+static bool make_room(void *block, size_t *room, size_t n, size_t item_bytes)
+{
+    void **array = block; /* the address of the array's pointer */
+    if (n < *room)
+        return true;
+    size_t wanted = *room * 2 + 64;
+    void *grown = weir_realloc(*array, wanted * item_bytes);
+    if (grown == NULL)
+        return false;
+    *array = grown;
+    *room = wanted;
+    return true;
+}
+
+/* ---- jobs ------------------------------------------------------------------------------------*/
+
+static weir_status borrow_border(share_maker *m, const share_part *part, const weir_rule *rule,
+                                 weir_fleet_copy *copy)
+{
+    const weir_fleet_tensor *tensor = &part->entry->tensor;
+    weir_status status = WEIR_OK;
+    if (m->borrowed.n_pieces + copy->n_pieces > UINT32_MAX)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: more than 2^32 pieces of borders",
+                         tensor->name);
+    copy->first_piece = (uint32_t)m->borrowed.n_pieces;
+    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
+        const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
+        weir_fleet_piece piece = weir_fleet_border_piece(part->entry, from, m->rank);
+        uint32_t other = piece.rank != m->rank ? piece.rank : WEIR_ANY;
+        status = weir_loan_list_add(&m->borrowed, tensor, copy, &piece, other);
+    }
+    return status;
+}
+
+static weir_status lend_border(share_maker *m, const share_part *part, const weir_rule *rule,
+                               uint32_t owner)
+{
+    weir_fleet_copy copy = rule->copy;
+    weir_status status = WEIR_OK;
+    copy.tensor = part->tensor;
+    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
+        const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
+        weir_fleet_piece piece = weir_fleet_border_piece(part->entry, from, owner);
+        if (piece.rank == m->rank)
+            status = weir_loan_list_add(&m->lent, &part->entry->tensor, &copy, &piece, owner);
+    }
+    return status;
+}
+
+/* Shard `gone` of an output has become a part of the one before it: so have the slot's jobs. */
+static void move_jobs(share_maker *m, size_t first_job, size_t o, size_t gone)
+{
+    for (size_t i = m->n_jobs; i > first_job && m->jobs[i - 1].shards[o] == gone; i--)
+        m->jobs[i - 1].shards[o]--;
+}
+
+static weir_status add_job(share_maker *m, const share_part *part, const weir_rule *rule,
+                           size_t first_job)
+{
+    if (!make_room(&m->jobs, &m->jobs_room, m->n_jobs, sizeof(m->jobs[0])))
+        return WEIR_ERR_NO_MEMORY;
+    weir_share_job job = { .copy = rule->copy };
+    job.copy.tensor = part->tensor;
+    job.copy.rank = m->rank;
+    weir_status status = WEIR_OK;
+    if (rule->copy.source == WEIR_FLEET_MIXED)
+        status = borrow_border(m, part, rule, &job.copy);
+    for (size_t o = 0; o < part->entry->tensor.conversion->n_outputs && status == WEIR_OK; o++) {
+        size_t shard = 0, gone;
+        status = weir_part_output_put(&m->outputs[o], &job.copy, &shard, &gone);
+        if (status == WEIR_OK && gone != SIZE_MAX)
+            move_jobs(m, first_job, o, gone);
+        job.shards[o] = (uint32_t)shard;
+    }
+    if (status == WEIR_OK)
+        m->jobs[m->n_jobs++] = job;
+    return status;
+}
+
+/* ---- parts -----------------------------------------------------------------------------------*/
+
+static weir_status add_shards(share_maker *m, const share_part *part, size_t o)
+{
+    const weir_part_output *output = &m->outputs[o];
+    for (size_t i = 0; i < output->n_shards; i++) {
+        if (!make_room(&m->shards, &m->shards_room, m->n_shards, sizeof(m->shards[0])))
+            return WEIR_ERR_NO_MEMORY;
+        m->shards[m->n_shards++] = (weir_share_shard){
+            .tensor = part->tensor,
+            .output = (uint32_t)o,
+            .place = part->place,
+            .shape = output->shape,
+            .box = weir_part_output_box(output, &output->shards[i]),
+            .n_padding_rows = output->n_padding_rows,
+            .n_bytes = weir_part_output_bytes(output, &output->shards[i]),
+        };
+    }
+    return m->n_shards < UINT32_MAX ? WEIR_OK
+                                    : weir_fail(WEIR_ERR_UNSUPPORTED, "more than 2^32 shards");
+}
+
+/* Shards are numbered within the part until all of its copies are known. */
+static weir_status finish_part(share_maker *m, const share_part *part, size_t first_job)
+{
+    for (size_t o = 0; o < part->entry->tensor.conversion->n_outputs; o++) {
+        const weir_part_output *output = &m->outputs[o];
+        for (size_t i = first_job; i < m->n_jobs; i++) {
+            weir_share_job *job = &m->jobs[i];
+            weir_part_output_locate(output, &output->shards[job->shards[o]], &job->copy,
+                                    &job->offsets[o], &job->first_words[o]);
+            job->shards[o] += (uint32_t)m->n_shards;
+        }
+        weir_status status = add_shards(m, part, o);
+        if (status != WEIR_OK)
+            return status;
+    }
+    return WEIR_OK;
+}
+
+static weir_status start_part(share_maker *m, const share_part *part)
+{
+    const weir_fleet_tensor *tensor = &part->entry->tensor;
+    weir_status status = WEIR_OK;
+    for (size_t o = 0; o < tensor->conversion->n_outputs && status == WEIR_OK; o++)
+        status = weir_part_output_start(&m->outputs[o], tensor, &part->slice->shape, o);
+    return status;
+}
+
+/* A part that is all padding has one empty shard per output, of whoever makes the first rows that
+ * the tensor has. */
+static weir_status make_padding(share_maker *m, const share_part *part)
+{
+    const weir_pattern *pattern = &m->fleet->patterns[part->entry->pattern];
+    const weir_pattern_slice *first = &m->fleet->slices[pattern->first_slice];
+    const weir_rule *rule = &m->fleet->cells.rules[first->first_rule];
+    if (weir_fleet_rank_of(m->fleet, part->entry, 0, rule) != m->rank)
+        return WEIR_OK;
+    weir_status status = start_part(m, part);
+    for (size_t o = 0; o < part->entry->tensor.conversion->n_outputs && status == WEIR_OK; o++)
+        status = weir_part_output_put_none(&m->outputs[o]);
+    return status == WEIR_OK ? finish_part(m, part, m->n_jobs) : status;
+}
+
+static weir_status make_part(share_maker *m, const share_part *part)
+{
+    size_t first_job = m->n_jobs;
+    weir_status status = WEIR_OK;
+    if (part->slice->n_rules == 0 && part->slice->shape.n_slots > 0)
+        return make_padding(m, part);
+    for (size_t k = 0; k < part->slice->n_rules && status == WEIR_OK; k++) {
+        const weir_rule *rule = &m->fleet->cells.rules[part->slice->first_rule + k];
+        uint32_t owner = weir_fleet_rank_of(m->fleet, part->entry, part->index, rule);
+        if (owner == m->rank && m->n_jobs == first_job)
+            status = start_part(m, part);
+        if (owner == m->rank && status == WEIR_OK)
+            status = add_job(m, part, rule, first_job);
+        else if (rule->copy.source == WEIR_FLEET_MIXED && status == WEIR_OK)
+            status = lend_border(m, part, rule, owner);
+    }
+    if (status == WEIR_OK && m->n_jobs > first_job)
+        status = finish_part(m, part, first_job);
+    return status;
+}
+
+static weir_status make_entry(share_maker *m, uint32_t tensor)
+{
+    const weir_fleet *fleet = m->fleet;
+    const weir_fleet_entry *entry = &fleet->entries[tensor];
+    const weir_pattern *pattern = &fleet->patterns[entry->pattern];
+    uint32_t ranks_per_stage = fleet->n_ranks / fleet->trainer.pp;
+    weir_status status = WEIR_OK;
+    if (m->rank < entry->first_rank || m->rank - entry->first_rank >= ranks_per_stage)
+        return WEIR_OK;
+    for (uint32_t stage = entry->stage; stage < fleet->replica.pp; stage++) {
+        for (size_t k = 0; k < pattern->n_slices && status == WEIR_OK; k++) {
+            weir_fleet_part_place at;
+            share_part part = {
+                entry, &fleet->slices[pattern->first_slice + k], tensor, k, { 0, 0, 0 }
+            };
+            if (!weir_fleet_part_at(fleet, entry, stage, k, &at))
+                continue;
+            part.place = at.place;
+            status = make_part(m, &part);
+        }
+    }
+    return status;
+}
+
+/* ---- all of it in one block ------------------------------------------------------------------*/
+
+static size_t aligned(size_t n_bytes)
+{
+    return (n_bytes + 15) / 16 * 16;
+}
+
+static void *take(unsigned char **at, const void *from, size_t n_bytes)
+{
+    void *taken = *at;
+    if (from != NULL && n_bytes > 0)
+        memcpy(taken, from, n_bytes);
+    *at += aligned(n_bytes);
+    return taken;
+}
+
+static weir_status pack(share_maker *m, weir_share **out)
+{
+    size_t shards_bytes = m->n_shards * sizeof(m->shards[0]);
+    size_t jobs_bytes = m->n_jobs * sizeof(m->jobs[0]);
+    size_t pieces_bytes = m->borrowed.n_pieces * sizeof(weir_share_piece);
+    size_t lent_bytes = m->lent.n_pieces * sizeof(weir_share_piece);
+    size_t borrows_bytes = m->borrowed.n_loans * sizeof(weir_share_loan);
+    size_t lends_bytes = m->lent.n_loans * sizeof(weir_share_loan);
+    weir_share *share =
+        weir_alloc(aligned(sizeof(*share)) + aligned(shards_bytes) + aligned(jobs_bytes) +
+                   aligned(pieces_bytes) + aligned(lent_bytes) + aligned(borrows_bytes) +
+                   aligned(lends_bytes));
+    if (share == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    unsigned char *at = (unsigned char *)share + aligned(sizeof(*share));
+    share->shards = take(&at, m->shards, shards_bytes);
+    share->jobs = take(&at, m->jobs, jobs_bytes);
+    share->borrows = take(&at, NULL, borrows_bytes);
+    share->lends = take(&at, NULL, lends_bytes);
+    weir_status status = weir_loan_list_write(&m->borrowed, share->borrows);
+    if (status == WEIR_OK)
+        status = weir_loan_list_write(&m->lent, share->lends);
+    if (status != WEIR_OK) {
+        weir_free(share);
+        return status;
+    }
+    share->pieces = take(&at, m->borrowed.pieces, pieces_bytes);
+    share->lent = take(&at, NULL, lent_bytes);
+    weir_loan_list_group(&m->lent, share->lends, share->lent);
+    share->n_shards = m->n_shards;
+    share->n_jobs = m->n_jobs;
+    share->n_pieces = m->borrowed.n_pieces;
+    share->n_borrows = m->borrowed.n_loans;
+    share->n_lends = m->lent.n_loans;
+    share->n_lent = m->lent.n_pieces;
+    *out = share;
+    return WEIR_OK;
+}
+
+weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share **out)
+{
+    share_maker m = { .fleet = fleet, .rank = rank };
+    if (rank >= fleet->n_ranks)
+        return weir_fail(WEIR_ERR_INVALID, "share of rank %u: there are %u", rank, fleet->n_ranks);
+    weir_status status = weir_loan_list_open(&m.borrowed, fleet->n_ranks);
+    if (status == WEIR_OK)
+        status = weir_loan_list_open(&m.lent, fleet->n_ranks);
+    for (uint32_t i = 0; i < fleet->n_entries && status == WEIR_OK; i++)
+        status = make_entry(&m, i);
+    if (status == WEIR_OK)
+        status = pack(&m, out);
+    for (size_t o = 0; o < WEIR_MAX_OUTPUTS; o++)
+        weir_part_output_close(&m.outputs[o]);
+    weir_loan_list_close(&m.borrowed);
+    weir_loan_list_close(&m.lent);
+    weir_free(m.shards);
+    weir_free(m.jobs);
+    return status;
+}
+
+void weir_share_free(weir_share *share)
+{
+    weir_free(share);
+}
