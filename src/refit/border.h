@@ -11,9 +11,10 @@
  * is published; of several for one rank the newest counts, and one that does not answer is looked
  * up again.
  *
- * Threads    the trainer's; weir_border_manifest() also the manifest service's.
- * Errors     ERR_TIMED_OUT names the rank that has not lent the version, ERR_LAYOUT a rank that
- * lends something else than is borrowed, ERR_CORRUPT rows that changed on the way.
+ * Threads    the trainer's; weir_border_manifest() the manifest service's.
+ * Errors     ERR_TIMED_OUT names the rank that has not lent the version, ERR_NOT_FOUND one that has
+ *            gone two versions further, ERR_LAYOUT one that lends something else than is borrowed;
+ *            ERR_CORRUPT rows that changed on the way, ERR_UNSUPPORTED tensors on a GPU.
  */
 #ifndef WEIR_REFIT_BORDER_H
 #define WEIR_REFIT_BORDER_H
@@ -36,14 +37,15 @@ typedef struct weir_border_options {
     weir_trainer *trainer;
     const weir_share *share;
     const weir_border_rows *lent; /* share->n_lent, borrowed until close */
-    const weir_dtype *borrowed;   /* of each loan of share->borrows: the dtype of all its rows; NONE:
-                                     they differ, and are compared by size alone */
+    const weir_dtype *borrowed; /* of each loan of share->borrows: the dtype of all its rows; NONE:
+                                   they differ, and are compared by size alone */
 } weir_border_options;
 
 /* Exposes memory for what is lent, and this rank in the directory. `trainer` has its manifest
- * service by now. Gives *out. */
+ * service by now. Gives *out, which may be trainer->border: both take the trainer's lock. */
 weir_status weir_border_open(const weir_border_options *options, weir_border **out);
-void weir_border_close(weir_border *border); /* accepts NULL */
+/* Accepts NULL. Takes it out of trainer->border as well. */
+void weir_border_close(weir_border *border);
 
 /* Fills the older buffer and lets others read it. */
 weir_status weir_border_lend(weir_border *border, uint64_t version);
@@ -52,10 +54,9 @@ weir_status weir_border_borrow(weir_border *border, uint64_t version);
 /* What was borrowed: `offset` within loan `loan` of share->borrows. */
 const unsigned char *weir_border_at(const weir_border *border, uint32_t loan, uint64_t offset);
 
-/* For the trainer's manifest service: the manifest that `uid` asks for ("border-5"), kept from
- * changing until weir_border_release(). False when there is none. */
-bool weir_border_manifest(weir_border *border, const char *uid, const void **out_bytes,
+/* For the trainer's manifest service, which holds the trainer's lock while it uses what it is
+ * given: the manifest of "border-5", or of "border-newest". False when there is none. */
+bool weir_border_manifest(const weir_border *border, const char *uid, const void **out_bytes,
                           size_t *out_n_bytes, const char **out_digest);
-void weir_border_release(weir_border *border);
 
 #endif

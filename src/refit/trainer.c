@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/options.h"
+#include "refit/border.h"
 
 #define DEFAULT_SLOTS 2u
 
@@ -24,6 +25,9 @@ static bool manifest_find(void *context, const char *version_uid, const char *sl
     if (strcmp(slot_name, trainer->slot_name) != 0 || version_uid[0] == '\0')
         return false;
     pthread_mutex_lock(&trainer->lock);
+    if (trainer->border != NULL &&
+        weir_border_manifest(trainer->border, version_uid, out_bytes, out_n_bytes, out_digest))
+        return true;
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         const weir_slot *slot = &trainer->slots[i];
         if (strcmp(slot->uid, version_uid) != 0)
