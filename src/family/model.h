@@ -28,6 +28,10 @@ typedef struct weir_model {
 weir_status weir_model_init(weir_model *model, const char *family, const char *layout,
                             const weir_config *config);
 
+/* Where a key is looked for: models with several towers keep the language model's keys one level
+ * down. */
+const weir_config *weir_model_holder(const weir_config *config, const char *key);
+
 /* The tables of a layer in order (-1: of the non-layer part), and how many. Without a config a
  * layer is dense and sparse and of every kind. */
 size_t weir_model_tables(const weir_model *model, int layer,

@@ -12,62 +12,6 @@
 
 #define PATTERN(text) CONFIG(",\"hybrid_override_pattern\":\"" text "\"")
 
-/* ---- kinds of layers -------------------------------------------------------------------------*/
-
-/* A letter per layer, as in the pattern. */
-static void check_kinds(const char *text, const char *expected)
-{
-    weir_model model;
-    weir_config *config = NULL;
-    assert_int_equal(weir_config_parse(text, "test", &config), WEIR_OK);
-    assert_int_equal(weir_model_init(&model, NULL, NULL, config), WEIR_OK);
-    assert_int_equal(model.n_layers, strlen(expected));
-    for (size_t i = 0; expected[i] != '\0'; i++) {
-        assert_int_equal("M*-E"[model.kind[i]], expected[i]);
-        assert_int_equal(model.dense[i], expected[i] != 'E');
-    }
-    weir_config_close(config);
-}
-
-static void list_and_pattern_tell_the_kinds_of_layers(void **state)
-{
-    (void)state;
-    check_kinds(PATTERN("ME*-"), "ME*-");
-    check_kinds(CONFIG(",\"num_hidden_layers\":3,\"hybrid_override_pattern\":\"EEM\""), "EEM");
-    check_kinds(CONFIG(",\"layers_block_type\":[\"moe\",\"attention\",\"mamba\"]"), "E*M");
-    check_kinds(CONFIG(",\"layers_block_type\":[\"moe\"],\"hybrid_override_pattern\":\"M\""), "E");
-}
-
-static void layers_of_no_known_kind_or_number_are_refused(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *text, *error;
-    } cases[] = {
-        { PATTERN("MX"), "hybrid_override_pattern says 'X' of layer 1, expected M, *, - or E" },
-        { CONFIG(",\"layers_block_type\":[\"conv\"]"),
-          "layers_block_type says 'conv' of layer 0, expected mamba, attention, mlp or moe" },
-        { CONFIG(",\"num_hidden_layers\":2,\"hybrid_override_pattern\":\"MMM\""),
-          "hybrid_override_pattern has 3 layers, num_hidden_layers is 2" },
-        { CONFIG(",\"num_hidden_layers\":3,\"hybrid_override_pattern\":\"MM\""),
-          "hybrid_override_pattern has 2 layers, num_hidden_layers is 3" },
-        { CONFIG(",\"num_hidden_layers\":2,\"layers_block_type\":[\"mamba\"]"),
-          "layers_block_type says '' of layer 1" },
-        { CONFIG(",\"num_hidden_layers\":2"),
-          "neither layers_block_type nor hybrid_override_pattern tells the kinds of layers" },
-        { CONFIG(""), "num_hidden_layers is missing" },
-        { PATTERN(""), "num_hidden_layers is missing" },
-    };
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        weir_model model;
-        weir_config *config = NULL;
-        assert_int_equal(weir_config_parse(cases[i].text, "test", &config), WEIR_OK);
-        assert_int_equal(weir_model_init(&model, NULL, NULL, config), WEIR_ERR_LAYOUT);
-        assert_error_has(cases[i].error);
-        weir_config_close(config);
-    }
-}
-
 /* ---- names -----------------------------------------------------------------------------------*/
 
 static void checkpoints_say_backbone_and_trainers_model(void **state)
@@ -211,8 +155,6 @@ static void experts_work_in_the_latent_size_where_there_is_one(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(list_and_pattern_tell_the_kinds_of_layers),
-        cmocka_unit_test(layers_of_no_known_kind_or_number_are_refused),
         cmocka_unit_test(checkpoints_say_backbone_and_trainers_model),
         cmocka_unit_test(what_engines_do_not_hold_is_dropped),
         cmocka_unit_test(a_source_of_another_kind_of_layer_is_refused),
