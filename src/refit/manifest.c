@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* manifest.c - manifests to bytes and back, by protobuf-c, with every number checked.
  *
- * Tags repeat from shard to shard, so they travel once each and shards refer to them by index.
+ * Tags repeat from shard to shard, so they travel once each and shards refer to them by index; a
+ * name travels with the first of the shards in a row that have it. An encoding is a function of the
+ * shards and gives each of them back, so equal bytes are equal layouts and the other way round.
  */
 #include "refit/manifest.h"
 
@@ -10,6 +12,8 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "manifest.pb-c.h"
+#include "plan/box.h"
+#include "plan/shard_match.h"
 
 #define FORMAT 1u
 /* The next version's message may be a few bytes longer: numbers grow. */
@@ -77,10 +81,18 @@ static uint32_t tag_of(tag_table *table, Weir__Manifest__Tag *storage, const wei
     return (uint32_t)table->n_tags++;
 }
 
-static void fill_shard(Weir__Manifest__Shard *message, const weir_shard *shard, uint32_t tag)
+/* Small numbers take one byte, and so does WEIR_ANY. */
+static int32_t pack_place(uint32_t place)
+{
+    return place == WEIR_ANY ? -1 : (int32_t)place;
+}
+
+static void fill_shard(Weir__Manifest__Shard *message, const weir_shard *shard, const char *before,
+                       uint32_t tag)
 {
     weir__manifest__shard__init(message);
-    message->name = (char *)shard->name;
+    if (strcmp(shard->name, before) != 0)
+        message->name = (char *)shard->name;
     message->dtype = (uint32_t)shard->dtype;
     message->n_global_shape = message->n_lo = message->n_hi = shard->global_shape.rank;
     message->global_shape = (uint64_t *)shard->global_shape.dim;
@@ -90,6 +102,10 @@ static void fill_shard(Weir__Manifest__Shard *message, const weir_shard *shard, 
     message->region = shard->region;
     message->offset = shard->offset;
     message->n_bytes = shard->n_bytes;
+    message->stage = pack_place(shard->place.stage);
+    message->d = pack_place(shard->place.d);
+    message->t = pack_place(shard->place.t);
+    message->n_padding_rows = shard->n_padding_rows;
 }
 
 weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
@@ -103,7 +119,8 @@ weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_a
     if (storage == NULL || tags == NULL || table.tags == NULL || layout.shards == NULL)
         return WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < n_shards; i++) {
-        fill_shard(&storage[i], &shards[i], tag_of(&table, tags, &shards[i]));
+        fill_shard(&storage[i], &shards[i], i > 0 ? shards[i - 1].name : "",
+                   tag_of(&table, tags, &shards[i]));
         layout.shards[i] = &storage[i];
     }
     layout.n_shards = n_shards;
@@ -113,49 +130,44 @@ weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_a
 }
 
 static weir_status check_shard(const Weir__Manifest__Layout *layout,
-                               const Weir__Manifest__Shard *message,
-                               const weir_manifest_region *regions, size_t n_regions)
+                               const Weir__Manifest__Shard *message, const char *name,
+                               size_t n_regions)
 {
     size_t rank = message->n_global_shape;
-    if (message->name[0] == '\0' || rank > WEIR_MAX_RANK || message->n_lo != rank ||
-        message->n_hi != rank)
+    if (name[0] == '\0' || rank > WEIR_MAX_RANK || message->n_lo != rank || message->n_hi != rank)
         return weir_fail(WEIR_ERR_CORRUPT,
-                         "manifest: shard '%s' has %zu dims and a box of %zu, %zu", message->name,
-                         rank, message->n_lo, message->n_hi);
+                         "manifest: shard '%s' has %zu dims and a box of %zu, %zu", name, rank,
+                         message->n_lo, message->n_hi);
     if (weir_dtype_bits((weir_dtype)message->dtype) == 0)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: dtype number %u is unknown",
-                         message->name, message->dtype);
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: dtype number %u is unknown", name,
+                         message->dtype);
     if (message->tag >= layout->n_tags)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: tag %u of %zu", message->name,
-                         message->tag, layout->n_tags);
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: tag %u of %zu", name, message->tag,
+                         layout->n_tags);
     if (message->region >= n_regions)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: region %u of %zu", message->name,
-                         message->region, n_regions);
-    for (size_t d = 0; d < rank; d++) {
-        if (message->lo[d] > message->hi[d] || message->hi[d] > message->global_shape[d])
-            return weir_fail(WEIR_ERR_CORRUPT,
-                             "manifest: %s: range [%llu, %llu) of axis %zu, which has %llu",
-                             message->name, (unsigned long long)message->lo[d],
-                             (unsigned long long)message->hi[d], d,
-                             (unsigned long long)message->global_shape[d]);
-    }
-    uint64_t region_bytes = regions[message->region].n_bytes;
-    if (message->offset > region_bytes || message->n_bytes > region_bytes - message->offset)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: bytes %llu + %llu of a region of %llu",
-                         message->name, (unsigned long long)message->offset,
-                         (unsigned long long)message->n_bytes, (unsigned long long)region_bytes);
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: region %u of %zu", name, message->region,
+                         n_regions);
+    if (message->stage < -1 || message->d < -1 || message->t < -1)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: is of stage %d, d %d, t %d", name,
+                         message->stage, message->d, message->t);
     return WEIR_OK;
 }
 
-static weir_status read_shard(const Weir__Manifest__Layout *layout,
-                              const Weir__Manifest__Shard *message, weir_shard *out)
+/* -1 is WEIR_ANY. */
+_Static_assert((uint32_t)-1 == WEIR_ANY, "places travel as signed numbers");
+
+static void read_shard(const Weir__Manifest__Layout *layout, const Weir__Manifest__Shard *message,
+                       const char *name, weir_shard *out)
 {
     const Weir__Manifest__Tag *tag = layout->tags[message->tag];
     size_t rank = message->n_global_shape;
-    *out = (weir_shard){ .name = message->name,
+    *out = (weir_shard){ .name = name,
                          .dtype = (weir_dtype)message->dtype,
                          .global_shape.rank = (uint32_t)rank,
                          .box.rank = (uint32_t)rank,
+                         .place = { (uint32_t)message->stage, (uint32_t)message->d,
+                                    (uint32_t)message->t },
+                         .n_padding_rows = message->n_padding_rows,
                          .compile_target = tag->compile_target,
                          .compile_metadata = tag->compile_metadata,
                          .region = message->region,
@@ -166,12 +178,38 @@ static weir_status read_shard(const Weir__Manifest__Layout *layout,
         out->box.lo[d] = message->lo[d];
         out->box.hi[d] = message->hi[d];
     }
+}
+
+/* A box of what is filled of the parameter, and empty only where nothing is. */
+static weir_status check_box(const weir_shard *shard)
+{
+    const weir_shape *shape = &shard->global_shape;
+    char box[WEIR_BOX_TEXT], text[WEIR_SHAPE_TEXT];
     uint64_t whole_bytes, n_bytes;
-    weir_shape shape = weir_box_shape(&out->box);
-    if (weir_tensor_bytes(out->dtype, &out->global_shape, &whole_bytes) != WEIR_OK ||
-        weir_tensor_bytes(out->dtype, &shape, &n_bytes) != WEIR_OK || n_bytes != out->n_bytes)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %llu bytes do not fit its box", out->name,
-                         (unsigned long long)out->n_bytes);
+    if (shard->n_padding_rows > (shape->rank > 0 ? shape->dim[0] : 0))
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %llu rows of padding, of %s", shard->name,
+                         (unsigned long long)shard->n_padding_rows,
+                         weir_shape_text(shape, text, sizeof(text)));
+    weir_shape filled = weir_shard_filled(shard);
+    if (!weir_box_fits(&shard->box, &filled))
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %s is no part of %s", shard->name,
+                         weir_box_text(&shard->box, box),
+                         weir_shape_text(&filled, text, sizeof(text)));
+    weir_shape extent = weir_box_shape(&shard->box);
+    if (weir_tensor_bytes(shard->dtype, shape, &whole_bytes) != WEIR_OK ||
+        weir_tensor_bytes(shard->dtype, &extent, &n_bytes) != WEIR_OK || n_bytes != shard->n_bytes)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %llu bytes do not fit its box",
+                         shard->name, (unsigned long long)shard->n_bytes);
+    return WEIR_OK;
+}
+
+static weir_status check_region(const weir_shard *shard, const weir_manifest_region *regions)
+{
+    uint64_t region_bytes = regions[shard->region].n_bytes;
+    if (shard->offset > region_bytes || shard->n_bytes > region_bytes - shard->offset)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: bytes %llu + %llu of a region of %llu",
+                         shard->name, (unsigned long long)shard->offset,
+                         (unsigned long long)shard->n_bytes, (unsigned long long)region_bytes);
     return WEIR_OK;
 }
 
@@ -187,10 +225,17 @@ weir_status weir_layout_decode(const void *bytes, size_t n_bytes,
     weir_shard *shards = weir_arena_zeroed(arena, layout->n_shards, sizeof(*shards));
     if (shards == NULL)
         return WEIR_ERR_NO_MEMORY;
+    const char *name = "";
     for (size_t i = 0; i < layout->n_shards; i++) {
-        weir_status status = check_shard(layout, layout->shards[i], regions, n_regions);
+        const Weir__Manifest__Shard *message = layout->shards[i];
+        name = message->name[0] != '\0' ? message->name : name;
+        weir_status status = check_shard(layout, message, name, n_regions);
+        if (status != WEIR_OK)
+            return status;
+        read_shard(layout, message, name, &shards[i]);
+        status = check_box(&shards[i]);
         if (status == WEIR_OK)
-            status = read_shard(layout, layout->shards[i], &shards[i]);
+            status = check_region(&shards[i], regions);
         if (status != WEIR_OK)
             return status;
     }
@@ -230,6 +275,8 @@ weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *aren
     message.layout_signature = (char *)manifest->layout_signature;
     if (manifest->push_address != NULL)
         message.push_address = (char *)manifest->push_address;
+    if (manifest->engine_mesh != NULL)
+        message.engine_mesh = (char *)manifest->engine_mesh;
     message.address.data = (uint8_t *)manifest->address;
     message.address.len = manifest->address_bytes;
     message.layout.data = (uint8_t *)manifest->layout;
@@ -268,12 +315,16 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
     if (message->n_digests % 2 != 0)
         return weir_fail(WEIR_ERR_CORRUPT, "manifest has %zu halves of digests",
                          message->n_digests);
+    if (strlen(message->engine_mesh) >= WEIR_MESH_TEXT)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest has an engine mesh of %zu bytes",
+                         strlen(message->engine_mesh));
     *out = (weir_manifest){ .model = message->model,
                             .run = message->run,
                             .worker_id = message->worker_id,
                             .transport = message->transport,
                             .layout_signature = message->layout_signature,
                             .push_address = message->push_address,
+                            .engine_mesh = message->engine_mesh,
                             .version = message->version,
                             .rank = message->rank,
                             .n_ranks = message->n_ranks,

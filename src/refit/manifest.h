@@ -2,9 +2,9 @@
 /* manifest.h - what one source holds of one version, as structs and as bytes.
  *
  * The bytes come from another process: decoding checks every number before it is used (boxes within
- * shapes, shards within regions, sizes that agree). The layout is a packed message of its own:
- * equal bytes mean an equal layout, so a second refit compares them and decodes only keys and
- * digests.
+ * shapes less their padding, shards within regions, sizes that agree). The layout is a packed
+ * message of its own: equal bytes mean an equal layout, so a second refit compares them and decodes
+ * only keys and digests.
  *
  * Ownership  decoded manifests borrow from the arena; buffers are the caller's.
  * Errors     ERR_CORRUPT for bytes that do not decode, ERR_UNSUPPORTED for a newer format.
@@ -13,7 +13,7 @@
 #define WEIR_REFIT_MANIFEST_H
 
 #include "base/arena.h"
-#include "weir/plan.h"
+#include "weir/mesh.h"
 
 /* Bytes that grow and are kept: filling it again with as much allocates nothing. */
 typedef struct weir_buffer {
@@ -47,7 +47,7 @@ typedef struct weir_manifest {
     size_t n_digests;
 } weir_manifest;
 
-/* Packs names, boxes, places, padding and tags of the shards (not their digests). `arena` is scratch. */
+/* Packs all of the shards but their digests: equal bytes, equal layouts. `arena` is scratch. */
 weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
                                weir_buffer *out);
 /* The shards of a layout, digests zero, allocated in `arena`. regions bound their offsets. */

@@ -4,11 +4,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "manifest.pb-c.h"
 #include "refit/manifest.h"
 
@@ -51,6 +53,7 @@ static int set_up(void **state)
                                    .worker_id = "w",
                                    .transport = "ucx",
                                    .layout_signature = "s",
+                                   .engine_mesh = "tp=4,ep=2",
                                    .version = 7,
                                    .rank = 1,
                                    .n_ranks = 2,
@@ -88,6 +91,7 @@ static void a_manifest_comes_back_as_it_went(void **state)
     assert_string_equal(got.run, "r");
     assert_string_equal(got.worker_id, "w");
     assert_string_equal(got.transport, "ucx");
+    assert_string_equal(got.engine_mesh, "tp=4,ep=2");
     assert_int_equal(got.version, 7);
     assert_int_equal(got.rank, 1);
     assert_int_equal(got.n_regions, 1);
@@ -116,6 +120,142 @@ static void a_layout_comes_back_as_it_went(void **state)
         assert_int_equal(got[i].box.hi[0], f->shards[i].box.hi[0]);
         assert_true(weir_shape_equal(&got[i].global_shape, &f->shards[i].global_shape));
     }
+}
+
+static void assert_shards_equal(const weir_shard *a, const weir_shard *b)
+{
+    assert_string_equal(a->name, b->name);
+    assert_int_equal(a->dtype, b->dtype);
+    assert_true(weir_shape_equal(&a->global_shape, &b->global_shape));
+    assert_int_equal(a->box.rank, b->box.rank);
+    assert_memory_equal(a->box.lo, b->box.lo, a->box.rank * sizeof(a->box.lo[0]));
+    assert_memory_equal(a->box.hi, b->box.hi, a->box.rank * sizeof(a->box.hi[0]));
+    assert_memory_equal(&a->place, &b->place, sizeof(a->place));
+    assert_int_equal(a->n_padding_rows, b->n_padding_rows);
+    assert_string_equal(a->compile_target, b->compile_target);
+    assert_string_equal(a->compile_metadata, b->compile_metadata);
+    assert_int_equal(a->region, b->region);
+    assert_int_equal(a->offset, b->offset);
+    assert_int_equal(a->n_bytes, b->n_bytes);
+}
+
+static void expect_same_back(fixture *f)
+{
+    weir_buffer layout = { 0 };
+    weir_shard *got;
+    size_t n;
+    assert_int_equal(weir_layout_encode(f->shards, 2, &f->arena, &layout), WEIR_OK);
+    assert_int_equal(
+        weir_layout_decode(layout.data, layout.n_bytes, &f->region, 1, &f->arena, &got, &n),
+        WEIR_OK);
+    assert_int_equal(n, 2);
+    for (size_t i = 0; i < n; i++)
+        assert_shards_equal(&got[i], &f->shards[i]);
+    weir_buffer_free(&layout);
+}
+
+static void places_and_padding_come_back_as_they_went(void **state)
+{
+    fixture *f = *state;
+    f->shards[0].place = (weir_mesh_place){ 1, WEIR_ANY, 7 };
+    f->shards[1].place = (weir_mesh_place){ WEIR_ANY, 65535, WEIR_ANY };
+    f->shards[1].n_padding_rows = 2;
+    expect_same_back(f);
+    f->shards[1].box = (weir_box){ 2, { 0, 0 }, { 0, 16 } };
+    f->shards[1].n_padding_rows = 8;
+    f->shards[1].n_bytes = 0;
+    expect_same_back(f);
+}
+
+static void a_name_travels_once_for_shards_in_a_row(void **state)
+{
+    fixture *f = *state;
+    char copy[] = "a.weight";
+    f->shards[0].box.hi[0] = 4;
+    f->shards[0].n_bytes = 64;
+    f->shards[1] = f->shards[0];
+    f->shards[1].box = (weir_box){ 2, { 4, 0 }, { 8, 16 } };
+    f->shards[1].name = copy;
+    expect_same_back(f);
+    weir_buffer layout = { 0 };
+    assert_int_equal(weir_layout_encode(f->shards, 2, &f->arena, &layout), WEIR_OK);
+    const unsigned char *first = memmem(layout.data, layout.n_bytes, "a.weight", 8);
+    assert_non_null(first);
+    size_t n_left = layout.n_bytes - (size_t)(first + 8 - layout.data);
+    assert_null(memmem(first + 8, n_left, "a.weight", 8));
+    weir_buffer_free(&layout);
+}
+
+static void a_layout_without_a_first_name_is_refused(void **state)
+{
+    fixture *f = *state;
+    weir_buffer layout = { 0 };
+    weir_shard *got;
+    size_t n;
+    f->shards[0].name = "";
+    assert_int_equal(weir_layout_encode(f->shards, 2, &f->arena, &layout), WEIR_OK);
+    assert_int_equal(
+        weir_layout_decode(layout.data, layout.n_bytes, &f->region, 1, &f->arena, &got, &n),
+        WEIR_ERR_CORRUPT);
+    assert_string_equal(weir_last_error(), "manifest: shard '' has 2 dims and a box of 2, 2");
+    weir_buffer_free(&layout);
+}
+
+/* What was written before there were places: the fixture's layout. */
+static const char old_layout[] =
+    "\x0a\x21\x0a\x0d"
+    "deep_gemm_fp8"
+    "\x12\x10"
+    "{\"dtype\":\"e4m3\"}"
+    "\x12\x1b\x0a\x08"
+    "a.weight"
+    "\x10\x0f\x1a\x02\x08\x10\x22\x02\x00\x00\x2a\x02\x08\x10\x48\x80\x01"
+    "\x12\x1d\x0a\x08"
+    "b.weight"
+    "\x10\x0f\x1a\x02\x08\x10\x22\x02\x02\x00\x2a\x02\x06\x10\x40\x80\x02\x48\x40";
+
+static void layouts_of_one_worker_are_written_and_read_as_before(void **state)
+{
+    fixture *f = *state;
+    weir_shard *got;
+    size_t n;
+    assert_int_equal(f->layout.n_bytes, sizeof(old_layout) - 1);
+    assert_memory_equal(f->layout.data, old_layout, sizeof(old_layout) - 1);
+    assert_int_equal(
+        weir_layout_decode(old_layout, sizeof(old_layout) - 1, &f->region, 1, &f->arena, &got, &n),
+        WEIR_OK);
+    assert_int_equal(n, 2);
+    for (size_t i = 0; i < n; i++)
+        assert_shards_equal(&got[i], &f->shards[i]);
+}
+
+static void a_manifest_without_a_mesh_is_of_one_worker(void **state)
+{
+    fixture *f = *state;
+    weir_manifest got;
+    f->manifest.engine_mesh = NULL;
+    assert_int_equal(weir_manifest_encode(&f->manifest, &f->arena, &f->bytes), WEIR_OK);
+    assert_int_equal(weir_manifest_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, &got),
+                     WEIR_OK);
+    assert_string_equal(got.engine_mesh, "");
+}
+
+static void a_mesh_longer_than_any_is_refused(void **state)
+{
+    fixture *f = *state;
+    weir_manifest got;
+    char mesh[WEIR_MESH_TEXT + 1];
+    memset(mesh, 'x', sizeof(mesh));
+    mesh[WEIR_MESH_TEXT] = '\0';
+    f->manifest.engine_mesh = mesh;
+    assert_int_equal(weir_manifest_encode(&f->manifest, &f->arena, &f->bytes), WEIR_OK);
+    assert_int_equal(weir_manifest_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, &got),
+                     WEIR_ERR_CORRUPT);
+    assert_string_equal(weir_last_error(), "manifest has an engine mesh of 160 bytes");
+    f->manifest.engine_mesh = mesh + 1;
+    assert_int_equal(weir_manifest_encode(&f->manifest, &f->arena, &f->bytes), WEIR_OK);
+    assert_int_equal(weir_manifest_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, &got),
+                     WEIR_OK);
 }
 
 /* Encodes the fixture's shards after a change, and expects the reader to refuse with `line`. */
@@ -148,10 +288,90 @@ static void a_box_outside_its_shape_is_refused(void **state)
 {
     fixture *f = *state;
     f->shards[0].box.hi[0] = 9;
-    expect_refused(f, "a.weight: range [0, 9) of axis 0, which has 8");
+    expect_refused(f, "a.weight: [0, 9) x [0, 16) is no part of [8, 16]");
     f->shards[0].box.lo[0] = 5;
     f->shards[0].box.hi[0] = 4;
-    expect_refused(f, "a.weight: range [5, 4)");
+    expect_refused(f, "a.weight: [5, 4) x [0, 16) is no part of [8, 16]");
+}
+
+static void a_box_that_takes_padding_is_refused(void **state)
+{
+    fixture *f = *state;
+    f->shards[1].n_padding_rows = 3;
+    expect_refused(f, "b.weight: [2, 6) x [0, 16) is no part of [5, 16]");
+    f->shards[1].n_padding_rows = 9;
+    expect_refused(f, "b.weight: 9 rows of padding, of [8, 16]");
+    f->shards[1].global_shape.rank = f->shards[1].box.rank = 0;
+    expect_refused(f, "b.weight: 9 rows of padding, of []");
+}
+
+static void an_empty_box_is_for_parameters_that_are_all_padding(void **state)
+{
+    fixture *f = *state;
+    f->shards[1].box.hi[0] = 2;
+    f->shards[1].n_bytes = 0;
+    expect_refused(f, "b.weight: [2, 2) x [0, 16) is no part of [8, 16]");
+    f->shards[1].n_padding_rows = 7;
+    f->shards[1].box.lo[0] = f->shards[1].box.hi[0] = 0;
+    expect_refused(f, "b.weight: [0, 0) x [0, 16) is no part of [1, 16]");
+    f->shards[1].n_padding_rows = 8;
+    f->shards[1].n_bytes = 16;
+    expect_refused(f, "b.weight: 16 bytes do not fit its box");
+}
+
+static void a_place_that_no_worker_has_is_refused(void **state)
+{
+    fixture *f = *state;
+    f->shards[1].place.d = (uint32_t)INT32_MAX + 1;
+    expect_refused(f, "b.weight: is of stage 0, d -2147483648, t 0");
+    f->shards[1].place = (weir_mesh_place){ 0, 0, WEIR_ANY - 1 };
+    expect_refused(f, "b.weight: is of stage 0, d 0, t -2");
+}
+
+/* One rank of a large trainer: 61 layers, experts in 205 parts of each of four parameters. */
+static void fifty_thousand_shards_are_small_and_decode_fast(void **state)
+{
+    fixture *f = *state;
+    enum { LAYERS = 61, KINDS = 4, PARTS = 205, SHARDS = LAYERS * KINDS * PARTS };
+    static const char *const kinds[KINDS] = { "w13_weight", "w13_weight_scale_inv", "w2_weight",
+                                              "w2_weight_scale_inv" };
+    weir_shard *shards = weir_alloc_zeroed(SHARDS, sizeof(*shards));
+    char(*names)[80] = weir_alloc_zeroed(LAYERS * KINDS, sizeof(*names));
+    weir_manifest_region region = { "key", 3, 0 };
+    for (size_t i = 0; i < SHARDS; i++) {
+        size_t part = i % PARTS, named = i / PARTS;
+        snprintf(names[named], sizeof(names[named]), "model.layers.%zu.mlp.experts.%s",
+                 named / KINDS, kinds[named % KINDS]);
+        shards[i] = (weir_shard){ .name = names[named],
+                                  .dtype = WEIR_F8_E4M3,
+                                  .global_shape = { 3, { 8, 4096, 7168 } },
+                                  .box = { 3, { part % 8, 128, 0 }, { part % 8 + 1, 256, 7168 } },
+                                  .place = { 0, (uint32_t)(part / 8), WEIR_ANY },
+                                  .compile_target = WEIR_TARGET_DEEP_GEMM_FP8,
+                                  .compile_metadata = metadata,
+                                  .offset = region.n_bytes,
+                                  .n_bytes = 128 * 7168 };
+        region.n_bytes += shards[i].n_bytes;
+    }
+    weir_arena arena;
+    weir_shard *got;
+    size_t n;
+    weir_arena_init(&arena, 0);
+    assert_int_equal(weir_layout_encode(shards, SHARDS, &f->arena, &f->layout), WEIR_OK);
+    double begun = weir_now_s();
+    assert_int_equal(
+        weir_layout_decode(f->layout.data, f->layout.n_bytes, &region, 1, &arena, &got, &n),
+        WEIR_OK);
+    double took = weir_now_s() - begun;
+    print_message("%d shards: %.1f bytes each, decoded in %.3f s\n", SHARDS,
+                  (double)f->layout.n_bytes / SHARDS, took);
+    assert_int_equal(n, SHARDS);
+    for (size_t i = 0; i < SHARDS; i += 997)
+        assert_shards_equal(&got[i], &shards[i]);
+    assert_true(f->layout.n_bytes < 64 * (size_t)SHARDS);
+    weir_arena_close(&arena);
+    weir_free(names);
+    weir_free(shards);
 }
 
 static void sizes_that_disagree_are_refused(void **state)
@@ -227,6 +447,22 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_shard_outside_its_region_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_box_outside_its_shape_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(sizes_that_disagree_are_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(places_and_padding_come_back_as_they_went, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_name_travels_once_for_shards_in_a_row, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_layout_without_a_first_name_is_refused, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(layouts_of_one_worker_are_written_and_read_as_before,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_manifest_without_a_mesh_is_of_one_worker, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_mesh_longer_than_any_is_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_box_that_takes_padding_is_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_empty_box_is_for_parameters_that_are_all_padding, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_place_that_no_worker_has_is_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(fifty_thousand_shards_are_small_and_decode_fast, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(an_unknown_dtype_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_shape_that_overflows_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_newer_format_is_refused_by_number, set_up, tear_down),
