@@ -406,26 +406,45 @@ static void drop_plan(weir_schedule *schedule)
     schedule->n_copies = 0;
 }
 
+static const char *mesh_or_one(const char *text)
+{
+    return text[0] != '\0' ? text : "one worker";
+}
+
+/* What must hold of all sources before their shards are looked at. */
+static weir_status check_source(const weir_replica *replica, const weir_remote *remote)
+{
+    bool first = remote == replica->schedule.participants[0].remote;
+    if (strcmp(remote->engine_mesh, replica->mesh_text) != 0)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "%s publishes version %" PRIu64
+                         " for engines of %s, this replica is of %s",
+                         remote->who, remote->manifest.version, mesh_or_one(remote->engine_mesh),
+                         mesh_or_one(replica->mesh_text));
+    if (!first && replica->schedule.pushed != (remote->push != NULL))
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "%s %s, the ranks before it do not", remote->who,
+                         remote->push != NULL ? "pushes" : "waits to be read");
+    return WEIR_OK;
+}
+
 static weir_status make_plan(weir_replica *replica)
 {
     weir_schedule *schedule = &replica->schedule;
+    weir_status status = WEIR_OK;
     size_t n = schedule->n_participants;
     weir_plan_source *sources = weir_alloc(n * sizeof(*sources));
     if (sources == NULL)
         return WEIR_ERR_NO_MEMORY;
-    for (size_t p = 0; p < n; p++) {
+    for (size_t p = 0; p < n && status == WEIR_OK; p++) {
         const weir_remote *remote = schedule->participants[p].remote;
-        if (p > 0 && schedule->pushed != (remote->push != NULL)) {
-            weir_free(sources);
-            return weir_fail(WEIR_ERR_UNSUPPORTED, "%s %s, the ranks before it do not", remote->who,
-                             remote->push != NULL ? "pushes" : "waits to be read");
-        }
+        status = check_source(replica, remote);
         schedule->pushed = remote->push != NULL;
         sources[p] = (weir_plan_source){ remote->who, remote->shards, remote->n_shards };
     }
     replica->worker.counters.plans++;
-    weir_status status = weir_plan_open(replica->wanted, replica->n_parameters, &replica->place,
-                                        sources, n, &schedule->plan);
+    if (status == WEIR_OK)
+        status = weir_plan_open(replica->wanted, replica->n_parameters, &replica->place, sources, n,
+                                &schedule->plan);
     weir_free(sources);
     if (status != WEIR_OK) {
         schedule->plan = NULL;

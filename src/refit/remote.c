@@ -126,10 +126,12 @@ static weir_status decode_layout(weir_remote *remote)
 {
     const weir_manifest *manifest = &remote->manifest;
     if (remote->shards != NULL &&
-        buffer_equals(&remote->layout, manifest->layout, manifest->layout_bytes))
+        buffer_equals(&remote->layout, manifest->layout, manifest->layout_bytes) &&
+        strcmp(remote->engine_mesh, manifest->engine_mesh) == 0)
         return WEIR_OK;
     remote->shards = NULL;
     remote->layout_generation++;
+    snprintf(remote->engine_mesh, sizeof(remote->engine_mesh), "%s", manifest->engine_mesh);
     weir_arena_reset(&remote->layout_arena);
     weir_status status = buffer_set(&remote->layout, manifest->layout, manifest->layout_bytes);
     if (status != WEIR_OK)

@@ -30,7 +30,8 @@ typedef struct weir_remote {
     weir_imported *imported;
     size_t n_imported;
     uint64_t n_fetches;
-    weir_buffer layout; /* that shards were decoded from */
+    weir_buffer layout;               /* that shards were decoded from */
+    char engine_mesh[WEIR_MESH_TEXT]; /* that they are for; "": of one worker */
     weir_arena layout_arena;
     weir_shard *shards;
     size_t n_shards;
