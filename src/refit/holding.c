@@ -76,6 +76,7 @@ static weir_status describe_held(weir_replica *replica)
                               .dtype = wanted->dtype,
                               .global_shape = wanted->shape,
                               .box = weir_box_whole(&wanted->shape),
+                              .place = replica->place,
                               .compile_target = wanted->compile_target,
                               .compile_metadata = wanted->compile_metadata };
         weir_status status = weir_tensor_bytes(held->dtype, &held->global_shape, &held->n_bytes);
@@ -197,6 +198,7 @@ static weir_status encode_held(weir_replica *replica)
                                .worker_id = replica->worker.id,
                                .transport = replica->serving.ops->name,
                                .layout_signature = replica->signature,
+                               .engine_mesh = replica->mesh_text,
                                .version = replica->version,
                                .n_ranks = 1,
                                .layout = replica->held_layout.data,

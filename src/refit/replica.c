@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/options.h"
+#include "refit/engine_part.h"
 
 #define MAX_REFS 512u
 #define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
@@ -22,6 +23,23 @@
 #define DEFAULT_WINDOW_BYTES ((uint64_t)128 << 20)
 
 /* ---- open and close --------------------------------------------------------------------------*/
+
+/* Which worker of which engine this is. */
+static weir_status read_mesh(weir_replica *replica, const weir_replica_options *options)
+{
+    weir_replica_mesh *mesh = &replica->mesh;
+    weir_status status =
+        weir_engine_mesh_read(options->mesh, options->experts, mesh, replica->mesh_text);
+    if (status != WEIR_OK)
+        return status;
+    uint32_t n_workers = weir_replica_mesh_workers(mesh);
+    if (options->worker >= n_workers)
+        return weir_fail(WEIR_ERR_INVALID, "worker %u: an engine of '%s' has %u", options->worker,
+                         options->mesh != NULL ? options->mesh : "", n_workers);
+    replica->mesh_worker = options->worker;
+    replica->place = weir_replica_mesh_place(mesh, options->worker);
+    return WEIR_OK;
+}
 
 static weir_status copy_settings(weir_replica *replica, const weir_replica_options *options)
 {
@@ -39,6 +57,8 @@ static weir_status copy_settings(weir_replica *replica, const weir_replica_optio
                            options->window_bytes);
     if (status == WEIR_OK)
         status = weir_device_parse(options->device, &replica->asked_memory, &replica->asked_device);
+    if (status == WEIR_OK)
+        status = read_mesh(replica, options);
     return status;
 }
 
@@ -172,6 +192,7 @@ void weir_replica_close(weir_replica *replica)
     weir_mapping_close(replica->mapping);
     weir_family_sources_free(replica->described);
     weir_settings_close(&replica->settings);
+    weir_expert_map_free(replica->mesh.expert_ids);
     weir_free(replica->listen);
     weir_arena_close(&replica->scratch);
     weir_arena_close(&replica->arena);
@@ -324,13 +345,33 @@ static weir_status place_parameters(weir_replica *replica, const weir_parameter 
     return WEIR_OK;
 }
 
+/* All of the engine's parameters, or this worker's part of them. */
+static weir_status describe_part(weir_replica *replica, const weir_parameter **out, size_t *out_n)
+{
+    weir_engine_part part;
+    if (replica->mesh_text[0] == '\0') {
+        *out = weir_mapping_parameters(replica->mapping, out_n);
+        replica->derived = weir_mapping_derived(replica->mapping, &replica->n_derived);
+        return WEIR_OK;
+    }
+    weir_status status = weir_engine_part_of(replica->mapping, &replica->mesh, replica->mesh_worker,
+                                             &replica->arena, &part);
+    if (status != WEIR_OK)
+        return status;
+    *out = part.parameters;
+    *out_n = part.n_parameters;
+    replica->derived = part.derived;
+    replica->n_derived = part.n_derived;
+    return WEIR_OK;
+}
+
 weir_status weir_replica_allocate(weir_replica *replica)
 {
     size_t n = 0;
     const weir_parameter *parameters = NULL;
     weir_status status = replica->mapping == NULL ? describe_engine(replica) : WEIR_OK;
     if (status == WEIR_OK)
-        parameters = weir_mapping_parameters(replica->mapping, &n);
+        status = describe_part(replica, &parameters, &n);
     if (status == WEIR_OK)
         status = reserve_parameters(replica, n);
     if (status == WEIR_OK)
@@ -339,7 +380,6 @@ weir_status weir_replica_allocate(weir_replica *replica)
         status = place_parameters(replica, parameters, n);
     if (status != WEIR_OK)
         return status;
-    replica->derived = weir_mapping_derived(replica->mapping, &replica->n_derived);
     replica->n_parameters = n;
     status = weir_holding_open(replica);
     if (status != WEIR_OK)

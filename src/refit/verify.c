@@ -3,7 +3,9 @@
  *
  * Takes the long way round on purpose: sources are joined by plain copies, the C reference kernels
  * convert them whole, and the replica's live parameters are read over its transport as any reader
- * would. Nothing here is shared with stage.c but the specification.
+ * would. Nothing here is shared with stage.c but the specification. Of a worker of a parallel
+ * engine the whole model's sources are cut as the engine cuts them (gather.c), which owes nothing
+ * to the plan by which trainer ranks share the work.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -14,6 +16,8 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/options.h"
+#include "refit/engine_part.h"
+#include "refit/gather.h"
 #include "refit/remote.h"
 
 #define MAX_REFS 512u
@@ -24,8 +28,16 @@ typedef struct verification {
     weir_worker worker;
     weir_config *config;
     weir_mapping *mapping;
-    const weir_parameter *parameters;
+    const weir_map_entry *entries;
+    weir_replica_mesh mesh; /* of the engine */
+    char mesh_text[WEIR_MESH_TEXT];
+    weir_gather gather;
+    weir_fleet_tensor *tensors; /* parallel to the mapping's entries; NULL of one worker */
+    weir_arena arena;
+    const weir_parameter *parameters; /* of the worker; those of one entry side by side */
     size_t n_parameters;
+    const weir_derived *derived;
+    size_t n_derived;
     weir_remote *remote;
     const weir_shard **by_name; /* the replica's parameters, sorted */
     weir_source_record record;
@@ -78,6 +90,37 @@ static int compare_shards(const void *a, const void *b)
     return strcmp((*(const weir_shard *const *)a)->name, (*(const weir_shard *const *)b)->name);
 }
 
+static const char *mesh_name(const char *text)
+{
+    return text != NULL && text[0] != '\0' ? text : "one worker";
+}
+
+static bool is_at(const weir_mesh_place *a, const weir_mesh_place *b)
+{
+    return a->stage == b->stage && a->d == b->d && a->t == b->t;
+}
+
+/* Another engine's worker, or another worker, holds other bytes: each would seem to differ. */
+static weir_status check_worker(const verification *job)
+{
+    const weir_mesh_place *mine = &job->gather.place;
+    const char *text = job->remote->manifest.engine_mesh;
+    if (strcmp(text != NULL ? text : "", job->mesh_text) != 0)
+        return weir_fail(WEIR_ERR_LAYOUT, "%s is of an engine of %s, not of %s", job->remote->who,
+                         mesh_name(text), mesh_name(job->mesh_text));
+    for (size_t i = 0; i < job->remote->n_shards; i++) {
+        const weir_mesh_place *place = &job->remote->shards[i].place;
+        if (!is_at(place, mine))
+            return weir_fail(WEIR_ERR_LAYOUT,
+                             "%s is the worker of stage %u, dp %u, tp %u; worker %u of %s is of "
+                             "stage %u, dp %u, tp %u",
+                             job->remote->who, place->stage, place->d, place->t,
+                             job->options->worker, mesh_name(job->mesh_text), mine->stage, mine->d,
+                             mine->t);
+    }
+    return WEIR_OK;
+}
+
 static weir_status connect_replica(verification *job)
 {
     char who[WEIR_NAME_BYTES + 16];
@@ -88,6 +131,8 @@ static weir_status connect_replica(verification *job)
     status = weir_remote_open(&job->worker, job->options->replica, "replica", who, &job->remote);
     if (status == WEIR_OK)
         status = fetch_replica(job);
+    if (status == WEIR_OK)
+        status = check_worker(job);
     if (status != WEIR_OK)
         return status;
     job->by_name = weir_alloc(job->remote->n_shards * sizeof(weir_shard *));
@@ -139,8 +184,9 @@ static void note_difference(verification *job, const char *format, ...)
     va_end(args);
 }
 
+/* Compares the first n_expected bytes; what lies behind them nobody fills. */
 static weir_status compare_parameter(verification *job, const weir_parameter *parameter,
-                                     const unsigned char *expected)
+                                     const unsigned char *expected, uint64_t n_expected)
 {
     char mine[WEIR_SHAPE_TEXT], theirs[WEIR_SHAPE_TEXT];
     const weir_shard *shard = find_live(job, parameter->name);
@@ -162,7 +208,7 @@ static weir_status compare_parameter(verification *job, const weir_parameter *pa
     if (status != WEIR_OK)
         return status;
     job->report->n_bytes += shard->n_bytes;
-    if (memcmp(job->live.data, expected, shard->n_bytes) == 0)
+    if (memcmp(job->live.data, expected, n_expected) == 0)
         return WEIR_OK;
     uint64_t at = 0;
     while (job->live.data[at] == expected[at])
@@ -218,74 +264,130 @@ static bool one_dtype(const weir_map_entry *entry)
     return true;
 }
 
-static weir_status convert_entry(verification *job, const weir_map_entry *entry)
+/* The entry with sources that are copies. */
+static weir_status copy_sources(verification *job, const weir_map_entry *entry, weir_tensor *joined,
+                                weir_map_entry *out)
+{
+    size_t index = (size_t)(entry - job->entries);
+    if (job->tensors != NULL)
+        return weir_gather_entry(&job->gather, entry, &job->tensors[index], out);
+    *out = *entry;
+    if (!one_dtype(entry))
+        return WEIR_OK;
+    weir_status status = join_sources(job, entry, joined);
+    if (status != WEIR_OK)
+        return status;
+    out->sources = joined;
+    out->n_sources = 1;
+    out->n_experts = 0;
+    out->axis = 0;
+    return WEIR_OK;
+}
+
+/* *n_bytes: of each output. */
+static weir_status convert_entry(verification *job, const weir_map_entry *entry, uint64_t *n_bytes)
 {
     weir_tensor joined;
-    weir_map_entry independent = *entry;
+    weir_map_entry independent;
     weir_entry_convert_args args = WEIR_ENTRY_CONVERT_ARGS_INIT;
     args.keep_masters = job->options->keep_masters;
     args.reference = true;
     args.pool = job->worker.pool;
-    for (size_t o = 0; o < entry->conversion->n_outputs; o++) {
-        const weir_parameter *parameter = &job->parameters[entry->first_parameter + o];
-        uint64_t n_bytes;
-        weir_status status = weir_tensor_bytes(parameter->dtype, &parameter->shape, &n_bytes);
+    weir_status status = copy_sources(job, entry, &joined, &independent);
+    for (size_t o = 0; o < entry->conversion->n_outputs && status == WEIR_OK; o++) {
+        weir_shape shape;
+        n_bytes[o] = 0;
+        if (independent.n_sources > 0)
+            status = weir_conversion_output_shape(entry->conversion, o, &independent.shape, &shape);
+        if (independent.n_sources > 0 && status == WEIR_OK)
+            status = weir_tensor_bytes(entry->conversion->outputs[o].dtype, &shape, &n_bytes[o]);
         if (status == WEIR_OK)
-            status = weir_buffer_reserve(&job->expected[o], n_bytes ? n_bytes : 1);
-        if (status != WEIR_OK)
-            return status;
+            status = weir_buffer_reserve(&job->expected[o], n_bytes[o] ? n_bytes[o] : 1);
         args.outputs[o] = job->expected[o].data;
     }
-    if (one_dtype(entry)) {
-        weir_status status = join_sources(job, entry, &joined);
-        if (status != WEIR_OK)
-            return status;
-        independent.sources = &joined;
-        independent.n_sources = 1;
-        independent.n_experts = 0;
-        independent.axis = 0;
-    }
+    if (status != WEIR_OK || independent.n_sources == 0) /* all of it is padding */
+        return status;
     return weir_map_entry_convert(&independent, &args);
 }
 
 static weir_status compare_derived(verification *job, size_t parameter)
 {
-    size_t n_derived;
-    const weir_derived *derived = weir_mapping_derived(job->mapping, &n_derived);
-    for (size_t i = 0; i < n_derived; i++) {
-        if (derived[i].from != parameter)
+    for (size_t i = 0; i < job->n_derived; i++) {
+        const weir_derived *derived = &job->derived[i];
+        if (derived->from != parameter)
             continue;
-        const weir_parameter *made = &job->parameters[derived[i].parameter];
-        bool scaled = derived[i].from_scale != SIZE_MAX;
+        const weir_parameter *made = &job->parameters[derived->parameter];
+        bool scaled = derived->from_scale != SIZE_MAX;
         uint64_t n_bytes;
         weir_status status = weir_tensor_bytes(made->dtype, &made->shape, &n_bytes);
         if (status == WEIR_OK)
             status = weir_buffer_reserve(&job->fused, n_bytes);
         if (status == WEIR_OK)
             status = weir_derived_compute(
-                &derived[i], job->parameters[parameter].dtype, job->expected[0].data,
+                derived, job->parameters[parameter].dtype, job->expected[0].data,
                 scaled ? (const float *)(const void *)job->expected[1].data : NULL,
-                scaled ? &job->parameters[derived[i].from_scale].shape : NULL, job->fused.data);
+                scaled ? &job->parameters[derived->from_scale].shape : NULL, job->fused.data);
         if (status == WEIR_OK)
-            status = compare_parameter(job, made, job->fused.data);
+            status = compare_parameter(job, made, job->fused.data, n_bytes);
         if (status != WEIR_OK)
             return status;
     }
     return WEIR_OK;
 }
 
-static weir_status compare_entry(verification *job, const weir_map_entry *entry)
+/* The parameters of one entry, of which `first` is the first. */
+static weir_status compare_entry(verification *job, size_t first, const weir_map_entry *entry)
 {
-    weir_status status = convert_entry(job, entry);
+    uint64_t n_bytes[WEIR_MAX_OUTPUTS];
+    weir_status status = convert_entry(job, entry, n_bytes);
     for (size_t o = 0; o < entry->conversion->n_outputs && status == WEIR_OK; o++)
-        status = compare_parameter(job, &job->parameters[entry->first_parameter + o],
-                                   job->expected[o].data);
+        status =
+            compare_parameter(job, &job->parameters[first + o], job->expected[o].data, n_bytes[o]);
     if (status == WEIR_OK)
-        status = compare_derived(job, entry->first_parameter);
+        status = compare_derived(job, first);
     return status;
 }
 
 /* ---- the whole -------------------------------------------------------------------------------*/
+
+static weir_status read_mesh(verification *job)
+{
+    const weir_verify_options *options = job->options;
+    weir_status status =
+        weir_engine_mesh_read(options->mesh, options->experts, &job->mesh, job->mesh_text);
+    if (status != WEIR_OK)
+        return status;
+    uint32_t n_workers = weir_replica_mesh_workers(&job->mesh);
+    if (options->worker >= n_workers)
+        return weir_fail(WEIR_ERR_INVALID, "worker %u: an engine of %s has %u", options->worker,
+                         mesh_name(job->mesh_text), n_workers);
+    job->gather.mesh = &job->mesh;
+    job->gather.place = weir_replica_mesh_place(&job->mesh, options->worker);
+    return WEIR_OK;
+}
+
+/* What the replica should have: all of the model, or one worker's part. */
+static weir_status find_part(verification *job)
+{
+    size_t n;
+    weir_engine_part part;
+    job->entries = weir_mapping_entries(job->mapping, &n);
+    job->parameters = weir_mapping_parameters(job->mapping, &job->n_parameters);
+    job->derived = weir_mapping_derived(job->mapping, &job->n_derived);
+    if (job->mesh_text[0] == '\0')
+        return WEIR_OK;
+    weir_status status = weir_fleet_tensors_of(job->mapping, &job->tensors, &n);
+    if (status == WEIR_OK)
+        status =
+            weir_engine_part_of(job->mapping, &job->mesh, job->options->worker, &job->arena, &part);
+    if (status != WEIR_OK)
+        return status;
+    job->parameters = part.parameters;
+    job->n_parameters = part.n_parameters;
+    job->derived = part.derived;
+    job->n_derived = part.n_derived;
+    return WEIR_OK;
+}
 
 static weir_status open_mapping(verification *job)
 {
@@ -303,21 +405,21 @@ static weir_status open_mapping(verification *job)
     options.n_ignore = job->options->n_ignore;
     status =
         weir_mapping_open(&options, job->options->sources, job->options->n_sources, &job->mapping);
-    if (status == WEIR_OK)
-        job->parameters = weir_mapping_parameters(job->mapping, &job->n_parameters);
-    return status;
+    return status == WEIR_OK ? find_part(job) : status;
 }
 
 static weir_status compare_all(verification *job)
 {
-    size_t n_entries;
-    const weir_map_entry *entries = weir_mapping_entries(job->mapping, &n_entries);
     uint64_t total_bytes = 0;
     weir_status status = WEIR_OK;
     for (size_t i = 0; i < job->remote->n_shards; i++)
         total_bytes += job->remote->shards[i].n_bytes;
-    for (size_t i = 0; i < n_entries && status == WEIR_OK; i++) {
-        status = compare_entry(job, &entries[i]);
+    for (size_t i = 0; i < job->n_parameters && status == WEIR_OK;) {
+        if (job->parameters[i].entry == SIZE_MAX)
+            break; /* derived ones, compared with what they are made from */
+        const weir_map_entry *entry = &job->entries[job->parameters[i].entry];
+        status = compare_entry(job, i, entry);
+        i += entry->conversion->n_outputs;
         weir_worker_progress(&job->worker, WEIR_STOP_TRANSFER, job->record.version,
                              job->report->n_bytes, total_bytes);
     }
@@ -355,6 +457,11 @@ static void close_job(verification *job)
     weir_mapping_close(job->mapping);
     weir_config_close(job->config);
     weir_free(job->by_name);
+    weir_fleet_tensors_free(job->tensors);
+    weir_expert_map_free(job->mesh.expert_ids);
+    weir_arena_close(&job->arena);
+    weir_arena_close(&job->gather.arena);
+    weir_buffer_free(&job->gather.bytes);
     weir_buffer_free(&job->fused);
     weir_buffer_free(&job->live);
     for (int o = 0; o < WEIR_MAX_OUTPUTS; o++)
@@ -370,7 +477,11 @@ weir_status weir_verify(const weir_verify_options *given, weir_verify_report *re
         return status;
     *report = (weir_verify_report){ 0 };
     verification job = { .options = &options, .report = report };
+    weir_arena_init(&job.arena, 0);
+    weir_arena_init(&job.gather.arena, 0);
     status = open_worker(&job);
+    if (status == WEIR_OK)
+        status = read_mesh(&job);
     if (status == WEIR_OK)
         status = open_mapping(&job);
     if (status == WEIR_OK)
