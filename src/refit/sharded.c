@@ -409,7 +409,6 @@ void weir_sharded_close(weir_sharded *sharded)
     if (sharded == NULL)
         return;
     weir_border_close(sharded->trainer->border);
-    sharded->trainer->border = NULL;
     weir_local_shards_close(sharded->local);
     weir_share_free(sharded->share);
     weir_fleet_close(sharded->fleet);
