@@ -27,7 +27,7 @@ static void close_case(cut_case *c)
 /* What worker 1 of 2 has of a tensor. */
 static weir_slice second_half(const cut_case *c, const char *name)
 {
-    weir_slice slice;
+    weir_slice slice = { 0 };
     for (size_t i = 0; i < c->n; i++) {
         if (strcmp(c->tensors[i].name, name) != 0)
             continue;
