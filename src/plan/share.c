@@ -3,7 +3,8 @@
  * borrows.
  *
  * Every rank goes through all parts of its stage in the same order and picks what is its own. A
- * part is made once, whoever and however many hold it.
+ * part is made once, whoever and however many hold it. Rules that cannot concern a rank, whosever
+ * turn it is, are sorted out once for all tensors that share them.
  */
 #include <string.h>
 
@@ -20,6 +21,9 @@ typedef struct share_maker {
     size_t n_shards, shards_room, n_jobs, jobs_room;
     weir_loan_list borrowed, lent; /* what is borrowed has pieces of this rank's own among it */
     weir_part_output outputs[WEIR_MAX_OUTPUTS]; /* of the part at hand */
+    uint32_t *picked;                           /* rules, slice by slice */
+    size_t *first_picked;                       /* of each slice; one more for the end */
+    size_t n_picked, picked_room;
 } share_maker;
 
 /* A part: one slice of one entry, for the workers of `place`. */
@@ -43,6 +47,47 @@ static bool make_room(void *block, size_t *room, size_t n, size_t item_bytes)
     *array = grown;
     *room = wanted;
     return true;
+}
+
+/* ---- rules that concern a rank ---------------------------------------------------------------*/
+
+static bool is_among(uint32_t rank, uint32_t first, uint32_t n)
+{
+    return first <= rank && rank - first < n;
+}
+
+/* Whether the stage's rank `rank` may hold, own or lend something of it. */
+static bool concerns(const weir_fleet *fleet, const weir_rule *rule, uint32_t rank)
+{
+    const weir_rule_piece *pieces = &fleet->cells.pieces[rule->copy.first_piece];
+    if (rule->copy.source != WEIR_FLEET_MIXED)
+        return is_among(rank, rule->copy.rank, rule->n_owners);
+    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
+        if (is_among(rank, pieces[k].piece.rank, pieces[k].n_owners))
+            return true;
+    }
+    return false;
+}
+
+static weir_status pick_rules(share_maker *m)
+{
+    const weir_fleet *fleet = m->fleet;
+    uint32_t rank = m->rank % (fleet->n_ranks / fleet->trainer.pp);
+    m->first_picked = weir_alloc_zeroed(fleet->n_slices + 1, sizeof(m->first_picked[0]));
+    if (m->first_picked == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t s = 0; s < fleet->n_slices; s++) {
+        const weir_pattern_slice *slice = &fleet->slices[s];
+        for (size_t k = slice->first_rule; k < slice->first_rule + slice->n_rules; k++) {
+            if (!concerns(fleet, &fleet->cells.rules[k], rank))
+                continue;
+            if (!make_room(&m->picked, &m->picked_room, m->n_picked, sizeof(m->picked[0])))
+                return WEIR_ERR_NO_MEMORY;
+            m->picked[m->n_picked++] = (uint32_t)k;
+        }
+        m->first_picked[s + 1] = m->n_picked;
+    }
+    return WEIR_OK;
 }
 
 /* ---- jobs ------------------------------------------------------------------------------------*/
@@ -176,12 +221,13 @@ static weir_status make_padding(share_maker *m, const share_part *part)
 
 static weir_status make_part(share_maker *m, const share_part *part)
 {
-    size_t first_job = m->n_jobs;
+    size_t first_job = m->n_jobs, slice = (size_t)(part->slice - m->fleet->slices);
     weir_status status = WEIR_OK;
     if (part->slice->n_rules == 0 && part->slice->shape.n_slots > 0)
         return make_padding(m, part);
-    for (size_t k = 0; k < part->slice->n_rules && status == WEIR_OK; k++) {
-        const weir_rule *rule = &m->fleet->cells.rules[part->slice->first_rule + k];
+    for (size_t k = m->first_picked[slice]; k < m->first_picked[slice + 1] && status == WEIR_OK;
+         k++) {
+        const weir_rule *rule = &m->fleet->cells.rules[m->picked[k]];
         uint32_t owner = weir_fleet_rank_of(m->fleet, part->entry, part->index, rule);
         if (owner == m->rank && m->n_jobs == first_job)
             status = start_part(m, part);
@@ -282,6 +328,8 @@ weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share 
     weir_status status = weir_loan_list_open(&m.borrowed, fleet->n_ranks);
     if (status == WEIR_OK)
         status = weir_loan_list_open(&m.lent, fleet->n_ranks);
+    if (status == WEIR_OK)
+        status = pick_rules(&m);
     for (uint32_t i = 0; i < fleet->n_entries && status == WEIR_OK; i++)
         status = make_entry(&m, i);
     if (status == WEIR_OK)
@@ -290,6 +338,8 @@ weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share 
         weir_part_output_close(&m.outputs[o]);
     weir_loan_list_close(&m.borrowed);
     weir_loan_list_close(&m.lent);
+    weir_free(m.first_picked);
+    weir_free(m.picked);
     weir_free(m.shards);
     weir_free(m.jobs);
     return status;

@@ -3,7 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "fleet_case.h"
+#include "model_case.h"
 
 #define N_CASES 3000
 
@@ -286,37 +286,6 @@ static void a_replica_that_joins_changes_no_other_part(void **state)
 
 /* ---- who sends -------------------------------------------------------------------------------*/
 
-static weir_fleet_tensor matrix_of(const char *name, weir_cut cut, uint64_t rows, uint64_t cols)
-{
-    weir_fleet_tensor t = { .name = name,
-                            .conversion = &case_conversions[0],
-                            .cut = cut,
-                            .source_bits = 16,
-                            .n_cols = cols,
-                            .n_sources = 1,
-                            .n_parts = 1 };
-    t.source_rows[0] = t.parts[0].n_rows = rows;
-    return t;
-}
-
-static weir_fleet *open_one(const weir_fleet_tensor *tensors, size_t n, const char *trainer,
-                            const char *replica)
-{
-    weir_trainer_mesh from;
-    weir_replica_mesh to;
-    weir_fleet_args args = WEIR_FLEET_ARGS_INIT;
-    weir_fleet *fleet = NULL;
-    assert_int_equal(weir_trainer_mesh_parse(trainer, &from), WEIR_OK);
-    assert_int_equal(weir_replica_mesh_parse(replica, &to), WEIR_OK);
-    args.tensors = tensors;
-    args.n_tensors = n;
-    args.trainer = &from;
-    args.replica = &to;
-    if (weir_fleet_open(&args, &fleet) != WEIR_OK)
-        return NULL;
-    return fleet;
-}
-
 static void ranks_that_hold_the_same_send_as_much(void **state)
 {
     (void)state;
@@ -326,7 +295,7 @@ static void ranks_that_hold_the_same_send_as_much(void **state)
     /* Large and small ones take turns, as layers have them: parity must not favour a rank. */
     for (int i = 0; i < 16; i++)
         tensors[i] = matrix_of("t", WEIR_CUT_NONE, i % 2 ? 64 : 4, 16);
-    weir_fleet *fleet = open_one(tensors, 16, "tp=4", "replicas=3");
+    weir_fleet *fleet = open_meshes(tensors, 16, "tp=4", "replicas=3");
     assert_int_equal(weir_fleet_summarise(fleet, &sum, sent, NULL, NULL), WEIR_OK);
     for (int i = 0; i < 4; i++)
         assert_int_equal(sent[i] * 4, sum.bytes);
@@ -339,7 +308,7 @@ static void only_one_hsdp_group_sends(void **state)
     weir_fleet_tensor t = matrix_of("t", WEIR_CUT_NONE, 64, 16);
     uint64_t sent[6];
     weir_fleet_summary sum;
-    weir_fleet *fleet = open_one(&t, 1, "hsdp=3,fsdp=2,sender=1", "tp=1");
+    weir_fleet *fleet = open_meshes(&t, 1, "hsdp=3,fsdp=2,sender=1", "tp=1");
     assert_int_equal(weir_fleet_summarise(fleet, &sum, sent, NULL, NULL), WEIR_OK);
     for (int i = 0; i < 6; i++)
         assert_true((sent[i] > 0) == (i == 2 || i == 3));
@@ -351,7 +320,7 @@ static void a_block_over_two_ranks_is_made_by_the_one_that_holds_most(void **sta
     (void)state;
     weir_fleet_tensor t = matrix_of("t", WEIR_CUT_NONE, 10, 8);
     t.source_rows[0] = t.parts[0].n_rows = 10; /* ranks hold rows [0, 5) and [5, 10), blocks of 4 */
-    weir_fleet *fleet = open_one(&t, 1, "fsdp=2", "tp=1");
+    weir_fleet *fleet = open_meshes(&t, 1, "fsdp=2", "tp=1");
     weir_fleet_copy copies[4];
     weir_fleet_summary sum;
     assert_int_equal(weir_fleet_copies(fleet, 0, copies, 4), 3);
@@ -533,59 +502,10 @@ static void every_allocation_may_fail(void **state)
 
 /* ---- a large one -----------------------------------------------------------------------------*/
 
-typedef struct model {
-    weir_fleet_tensor tensors[1024];
-    size_t n;
-    const weir_conversion *fp8, *bf16;
-} model;
-
-static weir_fleet_tensor *add(model *m, const char *name, int layer, weir_cut cut, uint64_t rows,
-                              uint64_t cols)
-{
-    weir_fleet_tensor *t = &m->tensors[m->n++];
-    *t = matrix_of(name, cut, rows, cols);
-    t->layer = layer;
-    t->conversion = cols > 1 ? m->fp8 : m->bf16;
-    return t;
-}
-
-static void add_second(weir_fleet_tensor *t, uint64_t rows)
-{
-    t->n_sources = t->n_parts = 2;
-    t->source_rows[1] = rows;
-    t->parts[1] = (weir_fleet_part){ .source = 1, .n_rows = rows };
-}
-
-/* The shapes of DeepSeek-V3: 61 layers, 256 experts, 671 billion weights. */
-static void add_deepseek_layer(model *m, int layer)
-{
-    add(m, "norm", layer, WEIR_CUT_NONE, 7168, 1);
-    add(m, "norm", layer, WEIR_CUT_NONE, 7168, 1);
-    add_second(add(m, "fused_qkv_a", layer, WEIR_CUT_NONE, 1536, 7168), 576);
-    add(m, "q_a_norm", layer, WEIR_CUT_NONE, 1536, 1);
-    add(m, "kv_a_norm", layer, WEIR_CUT_NONE, 512, 1);
-    add(m, "q_b", layer, WEIR_CUT_COLUMN, 24576, 1536)->parts[0].units = 128;
-    add(m, "kv_b", layer, WEIR_CUT_COLUMN, 32768, 512)->parts[0].units = 128;
-    add(m, "o", layer, WEIR_CUT_ROW, 7168, 16384);
-    if (layer < 3) {
-        add_second(add(m, "gate_up", layer, WEIR_CUT_COLUMN, 18432, 7168), 18432);
-        add(m, "down", layer, WEIR_CUT_ROW, 7168, 18432);
-        return;
-    }
-    add(m, "router", layer, WEIR_CUT_NONE, 256, 7168)->conversion = m->bf16;
-    add(m, "bias", layer, WEIR_CUT_NONE, 256, 1);
-    add_second(add(m, "shared_gate_up", layer, WEIR_CUT_COLUMN, 2048, 7168), 2048);
-    add(m, "shared_down", layer, WEIR_CUT_ROW, 7168, 2048);
-    weir_fleet_tensor *w13 = add(m, "w13", layer, WEIR_CUT_COLUMN, 2048, 7168);
-    add_second(w13, 2048);
-    w13->n_experts = 256;
-    add(m, "w2", layer, WEIR_CUT_ROW, 7168, 2048)->n_experts = 256;
-}
-
 static void check_deepseek(const model *m, const char *trainer, const char *replica)
 {
     uint64_t begun = weir_now_ns();
-    weir_fleet *fleet = open_one(m->tensors, m->n, trainer, replica);
+    weir_fleet *fleet = open_meshes(m->tensors, m->n, trainer, replica);
     if (fleet == NULL)
         fail_msg("%s", weir_last_error());
     uint64_t *sent = calloc(weir_fleet_ranks(fleet), 8), most = 0, sum_sent = 0;
@@ -624,14 +544,7 @@ static void check_deepseek(const model *m, const char *trainer, const char *repl
 static void a_deepseek_v3_fleet_is_planned_within_a_second(void **state)
 {
     (void)state;
-    model *m = calloc(1, sizeof(*m));
-    assert_int_equal(weir_conversion_get("fp8_128x128", &m->fp8), WEIR_OK);
-    assert_int_equal(weir_conversion_get("bf16_cast", &m->bf16), WEIR_OK);
-    add(m, "embed", WEIR_LAYER_BEFORE, WEIR_CUT_VOCABULARY, 129280, 7168)->conversion = m->bf16;
-    for (int layer = 0; layer < 61; layer++)
-        add_deepseek_layer(m, layer);
-    add(m, "norm", WEIR_LAYER_BEHIND, WEIR_CUT_NONE, 7168, 1);
-    add(m, "head", WEIR_LAYER_BEHIND, WEIR_CUT_VOCABULARY, 129280, 7168)->conversion = m->bf16;
+    model *m = deepseek_v3("fp8_128x128");
     check_deepseek(m, "fsdp=16,ep=16", "tp=8,dp=4,ep=32,replicas=16");
     check_deepseek(m, "fsdp=16,ep=16", "dp=32,ep=32,replicas=16");
     check_deepseek(m, "fsdp=4,ep=8,tp=2,pp=4", "tp=8,dp=4,ep=32,replicas=16");

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "model_case.h"
 #include "share_case.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
@@ -247,10 +248,90 @@ static void shards_of_all_ranks_are_every_worker_s_part_converted_at_once(void *
     free(c);
 }
 
+/* ---- a large one -----------------------------------------------------------------------------*/
+
+typedef struct large {
+    uint64_t n_shards, bytes, largest, n_jobs, border_bytes;
+    uint64_t reads, read_bytes, largest_read; /* of all workers */
+    double slowest_s;
+} large;
+
+static uint64_t readers_of(const weir_replica_mesh *r, const weir_mesh_place *place)
+{
+    return (uint64_t)r->replicas * (place->d == WEIR_ANY ? r->dp : 1) *
+           (place->t == WEIR_ANY ? r->tp : 1);
+}
+
+static void add_share(large *sum, const weir_fleet *fleet, uint32_t rank,
+                      const weir_replica_mesh *replica)
+{
+    uint64_t begun = weir_now_ns();
+    weir_share *share = NULL;
+    assert_int_equal(weir_fleet_share(fleet, rank, &share), WEIR_OK);
+    double s = (double)(weir_now_ns() - begun) * 1e-9;
+    sum->slowest_s = s > sum->slowest_s ? s : sum->slowest_s;
+    sum->n_jobs += share->n_jobs;
+    sum->n_shards += share->n_shards;
+    for (size_t i = 0; i < share->n_shards; i++) {
+        const weir_share_shard *shard = &share->shards[i];
+        uint64_t n_readers = readers_of(replica, &shard->place);
+        sum->bytes += shard->n_bytes;
+        sum->largest = shard->n_bytes > sum->largest ? shard->n_bytes : sum->largest;
+        sum->reads += n_readers;
+        sum->read_bytes += n_readers * shard->n_bytes;
+    }
+    for (size_t i = 0; i < share->n_lends; i++)
+        sum->border_bytes += share->lends[i].n_bytes;
+    weir_share_free(share);
+}
+
+static void check_large(const model *m, const char *trainer, const char *replica)
+{
+    large sum = { 0 };
+    weir_fleet_summary all;
+    weir_replica_mesh mesh;
+    uint64_t begun = weir_now_ns();
+    assert_int_equal(weir_replica_mesh_parse(replica, &mesh), WEIR_OK);
+    weir_fleet *fleet = open_meshes(m->tensors, m->n, trainer, replica);
+    if (fleet == NULL)
+        fail_msg("%s", weir_last_error());
+    for (uint32_t rank = 0; rank < weir_fleet_ranks(fleet); rank++)
+        add_share(&sum, fleet, rank, &mesh);
+    double all_s = (double)(weir_now_ns() - begun) * 1e-9;
+    assert_int_equal(weir_fleet_summarise(fleet, &all, NULL, NULL, NULL), WEIR_OK);
+    print_message("%s -> %s: shares of all ranks %.2f s, slowest %.1f ms; %llu jobs, %llu shards, "
+                  "mean %.2f MB, largest %.1f MB; read %llu times, mean %.2f MB; borders %.2f GB\n",
+                  trainer, replica, all_s, sum.slowest_s * 1e3, (unsigned long long)sum.n_jobs,
+                  (unsigned long long)sum.n_shards, (double)sum.bytes / (double)sum.n_shards * 1e-6,
+                  (double)sum.largest * 1e-6, (unsigned long long)sum.reads,
+                  (double)sum.read_bytes / (double)sum.reads * 1e-6,
+                  (double)sum.border_bytes * 1e-9);
+    assert_int_equal(sum.read_bytes, all.bytes); /* what replicas own, and not a byte more */
+    assert_true(sum.slowest_s < 0.05 * TIME_FACTOR);
+    weir_fleet_close(fleet);
+}
+
+static void shares_of_a_deepseek_v3_fleet_take_milliseconds(void **state)
+{
+    (void)state;
+    model *m = deepseek_v3("fp8_128x128");
+    check_large(m, "fsdp=32,ep=8", "tp=4,ep=32,dp=8,replicas=16");
+    check_large(m, "fsdp=16,ep=16", "tp=8,dp=4,ep=32,replicas=16");
+    check_large(m, "fsdp=4,ep=8,tp=2,pp=4", "tp=8,dp=4,ep=32,replicas=16");
+    check_large(m, "ep=8,tp=8,pp=4", "tp=16,pp=2,ep=16,replicas=16");
+    for (size_t i = 0; i < m->n; i++)
+        m->tensors[i].stacked = m->tensors[i].n_experts > 0;
+    print_message("experts stacked:\n");
+    check_large(m, "fsdp=32,ep=8", "tp=4,ep=32,dp=8,replicas=16");
+    check_large(m, "fsdp=256", "tp=8,dp=4,ep=32,replicas=16");
+    free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shards_of_all_ranks_are_every_worker_s_part_converted_at_once),
+        cmocka_unit_test(shares_of_a_deepseek_v3_fleet_take_milliseconds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
