@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "refit/border.h"
+#include "refit/engine_part.h"
 
 #define DEFAULT_SLOTS 2u
 
@@ -80,15 +81,10 @@ static weir_status read_meshes(weir_trainer *trainer, const weir_trainer_options
     if (status == WEIR_OK && options->expert_owners != NULL)
         status = weir_trainer_mesh_set_owners(&trainer->mesh, options->expert_owners);
     if (status == WEIR_OK)
-        status = weir_replica_mesh_parse(options->replica_mesh ? options->replica_mesh : "",
-                                         &trainer->replica_mesh);
-    if (status == WEIR_OK && options->replica_experts != NULL)
-        status = weir_replica_mesh_set_experts(&trainer->replica_mesh, options->replica_experts);
+        status = weir_engine_mesh_read(options->replica_mesh, options->replica_experts,
+                                       &trainer->replica_mesh, trainer->mesh_text);
     if (status != WEIR_OK)
         return status;
-    trainer->replica_mesh.replicas = 1;
-    if (weir_replica_mesh_workers(&trainer->replica_mesh) > 1)
-        weir_replica_mesh_text(&trainer->replica_mesh, trainer->mesh_text);
     uint32_t n_ranks = weir_trainer_mesh_ranks(&trainer->mesh);
     if (options->n_ranks != 0 && options->n_ranks != n_ranks)
         return weir_fail(WEIR_ERR_INVALID, "%u trainer ranks, but the mesh %s has %u",

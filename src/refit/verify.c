@@ -92,7 +92,7 @@ static int compare_shards(const void *a, const void *b)
 
 static const char *mesh_name(const char *text)
 {
-    return text != NULL && text[0] != '\0' ? text : "one worker";
+    return text[0] != '\0' ? text : "one worker";
 }
 
 static bool is_at(const weir_mesh_place *a, const weir_mesh_place *b)
@@ -104,8 +104,8 @@ static bool is_at(const weir_mesh_place *a, const weir_mesh_place *b)
 static weir_status check_worker(const verification *job)
 {
     const weir_mesh_place *mine = &job->gather.place;
-    const char *text = job->remote->manifest.engine_mesh;
-    if (strcmp(text != NULL ? text : "", job->mesh_text) != 0)
+    const char *text = job->remote->engine_mesh;
+    if (strcmp(text, job->mesh_text) != 0)
         return weir_fail(WEIR_ERR_LAYOUT, "%s is of an engine of %s, not of %s", job->remote->who,
                          mesh_name(text), mesh_name(job->mesh_text));
     for (size_t i = 0; i < job->remote->n_shards; i++) {
