@@ -8,7 +8,7 @@ from cli_case import CliCase
 
 PRESET = ("--family", "qwen3_moe", "--preset", "tiny")
 MESHES = (("", ""), ("fsdp=3,ep=2", "tp=2,replicas=3"), ("tp=2,pp=2,hsdp=2", "dp=2,ep=2,pp=2"))
-TIMES = ("seconds", "all_shares_seconds", "slowest_share_seconds", "process_bytes")
+TIMES = ("seconds", "all_shares_seconds", "slowest_share_seconds", "peak_process_bytes")
 
 
 class Plan(CliCase):
@@ -33,7 +33,7 @@ class Plan(CliCase):
             plan = self.plan(trainer, replica)
             self.assertEqual(plan["bytes"], plan["needed_bytes"])
             for got, parameters in zip(plan["worker_bytes"], plan["worker_parameter_bytes"]):
-                self.assertLessEqual(got, parameters) # vocabulary is padded
+                self.assertLessEqual(got, parameters)  # vocabulary is padded
 
     def test_slots_do_not_grow_with_replicas(self):
         one, three = (self.plan("fsdp=3,ep=2", f"tp=2,replicas={n}") for n in (1, 3))
@@ -102,7 +102,8 @@ class Plan(CliCase):
     # ---- the simulation -------------------------------------------------------------------------
 
     def simulate(self, rates, *meshes, more=()):
-        plan = self.plan(*(meshes or ("fsdp=3,ep=2", "tp=2,replicas=3")), "--simulate", rates, *more)
+        meshes = meshes or ("fsdp=3,ep=2", "tp=2,replicas=3")
+        plan = self.plan(*meshes, "--simulate", rates, *more)
         simulation = plan["simulation"]
         self.assertGreaterEqual(simulation["seconds"], simulation["bound_seconds"])
         self.assertAlmostEqual(simulation["fraction"],
@@ -146,7 +147,8 @@ class Plan(CliCase):
         _, beside = self.simulate(rates + ",groups=4", "", "")
         convert, read = behind["convert_seconds"], behind["read_seconds"]
         self.assertAlmostEqual(behind["seconds"], convert + read)
-        self.assertAlmostEqual(beside["seconds"], convert / 4 + 0.75 * max(convert, read) + read / 4)
+        self.assertAlmostEqual(beside["seconds"],
+                               convert / 4 + 0.75 * max(convert, read) + read / 4)
 
     def test_borders_come_first(self):
         _, simulation = self.simulate("link_gb_per_s=1", "fsdp=3", "", more=(
@@ -158,7 +160,8 @@ class Plan(CliCase):
     def test_a_narrow_host_is_the_bound(self):
         plan, simulation = self.simulate("link_gb_per_s=50,host_gb_per_s=1", "fsdp=4", "tp=4",
                                          more=("--gpus-per-host", "4"))
-        self.assertRegex(simulation["bound"]["link"], "^(trainer host 0 sends|engine host 0 reads)$")
+        self.assertRegex(simulation["bound"]["link"],
+                         "^(trainer host 0 sends|engine host 0 reads)$")
         self.assertAlmostEqual(simulation["bound_seconds"], plan["bytes"] / 1e9)
 
     # ---- lists ----------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* plan_json.c - the report of `weir plan` as one object: every figure of every rank and worker. */
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "plan_report.h"
-#include "process_memory.h"
 
 static json_t *figures_json(const weir_plan_report *report, weir_plan_figure figure)
 {
@@ -59,11 +59,13 @@ static json_t *totals_json(const weir_plan_report *report)
 
 static json_t *planning_json(const weir_plan_report *report)
 {
+    struct rusage used = { 0 };
+    getrusage(RUSAGE_SELF, &used);
     return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f}", "rules", (json_int_t)report->sum.n_rules,
-                     "bytes", (json_int_t)report->sum.plan_bytes, "process_bytes",
-                     (json_int_t)weir_process_memory_now().resident_bytes, "seconds",
-                     report->model.seconds, "all_shares_seconds", report->traffic.seconds,
-                     "slowest_share_seconds", report->traffic.slowest_share_seconds);
+                     "bytes", (json_int_t)report->sum.plan_bytes, "peak_process_bytes",
+                     (json_int_t)used.ru_maxrss * 1024, "seconds", report->model.seconds,
+                     "all_shares_seconds", report->traffic.seconds, "slowest_share_seconds",
+                     report->traffic.slowest_share_seconds);
 }
 
 int weir_plan_print_json(const weir_plan_report *report)
