@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_demo.c - `weir demo`: the main job on this machine, and what it came to.
  *
- * A directory, two trainer ranks and two replicas as processes; every version is published,
- * installed and verified. How the processes are driven stands in demo_run.c.
+ * A directory, trainer ranks and replicas as processes, two of each or as two meshes say; every
+ * version is published, installed and verified. How the processes are driven stands in demo_run.c.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -21,11 +21,16 @@ const char weir_usage_demo[] =
     "versions of a checkpoint, verifies every parameter of every replica against an independent\n"
     "conversion, and prints what each version took.\n"
     "\n"
+    "  --trainer MESH          sharded ranks instead: fsdp=2,ep=2, see `weir plan`\n"
+    "  --replica MESH          parallel engines instead: tp=2,replicas=2\n"
+    "  --experts JSON          [[0,1],[2,3]]: expert ids of each expert rank of an engine\n"
+    "  --owners JSON           [0,0,1,1]: the trainer's expert rank of each expert\n"
     "  --model DIR             a checkpoint in Hugging Face form (default: a synthesised one);\n"
     "                          later versions are made from it by small perturbations\n"
     "  --versions N            default: 5; both slots are touched for the first time by 1 and 2\n"
     "  --family NAME           default: glm_moe_dsa, or by the checkpoint's config.json\n"
     "  --preset NAME           size of the synthesised checkpoint (default: demo)\n"
+    "  --naming NAME           how it names experts: hf (default), hf_fused, stacked\n"
     "  --layout NAME           engine layout of the family\n"
     "  --conversion NAME|auto  default: fp8_128x128; auto: by config.json\n"
     "  --install staged|direct how replicas install (default: staged)\n"
@@ -47,7 +52,12 @@ enum {
     OPTION_WORK_DIR,
     OPTION_SEED,
     OPTION_KEEP,
-    OPTION_JSON
+    OPTION_JSON,
+    OPTION_TRAINER,
+    OPTION_REPLICA,
+    OPTION_EXPERTS,
+    OPTION_OWNERS,
+    OPTION_NAMING
 };
 
 static const struct option options[] = { { "model", required_argument, NULL, OPTION_MODEL },
@@ -63,14 +73,32 @@ static const struct option options[] = { { "model", required_argument, NULL, OPT
                                          { "seed", required_argument, NULL, OPTION_SEED },
                                          { "keep", no_argument, NULL, OPTION_KEEP },
                                          { "json", no_argument, NULL, OPTION_JSON },
+                                         { "trainer", required_argument, NULL, OPTION_TRAINER },
+                                         { "replica", required_argument, NULL, OPTION_REPLICA },
+                                         { "experts", required_argument, NULL, OPTION_EXPERTS },
+                                         { "owners", required_argument, NULL, OPTION_OWNERS },
+                                         { "naming", required_argument, NULL, OPTION_NAMING },
                                          WEIR_CLI_OPTIONS_END };
 
 static int take_option(int option, weir_demo_options *demo)
 {
-    const char **const texts[] = {
-        &demo->model_dir,  NULL,           &demo->family,    &demo->preset,  &demo->layout,
-        &demo->conversion, &demo->install, &demo->transport, &demo->work_dir
-    };
+    const char **const texts[] = { &demo->model_dir,
+                                   NULL,
+                                   &demo->family,
+                                   &demo->preset,
+                                   &demo->layout,
+                                   &demo->conversion,
+                                   &demo->install,
+                                   &demo->transport,
+                                   &demo->work_dir,
+                                   NULL,
+                                   NULL,
+                                   NULL,
+                                   &demo->trainer_mesh,
+                                   &demo->replica_mesh,
+                                   &demo->experts,
+                                   &demo->owners,
+                                   &demo->naming };
     if (option == OPTION_VERSIONS)
         return weir_cli_number("demo", "--versions", optarg, 1, WEIR_DEMO_MAX_VERSIONS,
                                &demo->n_versions)
@@ -140,12 +168,14 @@ static json_t *result_json(const weir_demo *demo)
         json_array_append_new(stops, seconds_json(&demo->versions[i]));
     }
     return json_pack(
-        "{s:b, s:I, s:i, s:i, s:I, s:I, s:o, s:o, s:f, s:f, s:f}", "verified", all_verified(demo),
-        "versions", (json_int_t)demo->n_done, "trainer_ranks", WEIR_DEMO_TRAINERS, "replicas",
-        WEIR_DEMO_REPLICAS, "bytes_per_version", (json_int_t)demo->versions[0].n_bytes,
-        "parameters_compared", (json_int_t)demo->versions[0].n_parameters, "refit_seconds", refits,
-        "stop_seconds", stops, "gb_per_s", median_of(demo, pick_rate), "limit_gb_per_s",
-        demo->limit_gb_per_s, "fraction_of_limit",
+        "{s:b, s:I, s:i, s:i, s:i, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f}", "verified",
+        all_verified(demo), "versions", (json_int_t)demo->n_done, "trainer_ranks", demo->n_trainers,
+        "replicas", demo->n_replicas, "workers", demo->n_workers, "bytes_per_version",
+        (json_int_t)demo->versions[0].n_bytes, "bytes_of_all_workers",
+        (json_int_t)demo->versions[0].total_bytes, "parameters_compared",
+        (json_int_t)demo->versions[0].n_parameters, "refit_seconds", refits, "stop_seconds", stops,
+        "gb_per_s", median_of(demo, pick_rate), "limit_gb_per_s", demo->limit_gb_per_s,
+        "fraction_of_limit",
         demo->limit_gb_per_s > 0 ? median_of(demo, pick_rate) / demo->limit_gb_per_s : 0.0);
 }
 
@@ -173,13 +203,13 @@ static void print_summary(const weir_demo *demo)
 {
     const weir_demo_version *last = &demo->versions[demo->n_done - 1];
     double rate = median_of(demo, pick_rate);
-    printf("\n%llu of %llu versions, each %s to %d replicas from %d trainer ranks; %llu parameters "
-           "compared "
-           "byte for byte per version, %s\n",
+    printf("\n%llu of %llu versions, each %s in all to %d replicas (%d workers) from %d trainer "
+           "ranks; %llu parameters compared byte for byte per version, %s\n",
            (unsigned long long)demo->n_done, (unsigned long long)demo->options->n_versions,
-           weir_cli_bytes_text(last->n_bytes).text, WEIR_DEMO_REPLICAS, WEIR_DEMO_TRAINERS,
-           (unsigned long long)last->n_parameters, all_equal(demo) ? "all equal" : "NOT all equal");
-    printf("median refit %s; transfer %.2f GB/s over both replicas",
+           weir_cli_bytes_text(last->total_bytes).text, demo->n_replicas, demo->n_workers,
+           demo->n_trainers, (unsigned long long)last->n_parameters,
+           all_equal(demo) ? "all equal" : "NOT all equal");
+    printf("median refit %s; transfer %.2f GB/s over all workers",
            weir_cli_duration_text(median_of(demo, pick_refit)).text, rate);
     if (demo->limit_gb_per_s > 0)
         printf(", %.0f %% of what all cores can copy (%.2f GB/s, same run)",
@@ -198,8 +228,11 @@ static bool run(weir_demo *demo)
 {
     const weir_demo_options *wanted = demo->options;
     if (!wanted->as_json)
-        printf("weir %s: a directory, %d trainer ranks, %d replicas; %s, conversion %s\n",
-               weir_version(), WEIR_DEMO_TRAINERS, WEIR_DEMO_REPLICAS,
+        printf("weir %s: a directory, %d trainer ranks (%s), %d replicas (%s); %s, conversion %s\n",
+               weir_version(), demo->n_trainers,
+               wanted->trainer_mesh != NULL ? wanted->trainer_mesh : "each has the whole model",
+               demo->n_replicas,
+               wanted->replica_mesh != NULL ? wanted->replica_mesh : "of one worker",
                wanted->model_dir != NULL ? wanted->model_dir : wanted->family,
                wanted->conversion != NULL ? wanted->conversion : "auto");
     fflush(stdout);
@@ -215,6 +248,34 @@ static bool run(weir_demo *demo)
     }
     demo->limit_gb_per_s = weir_memory_copy_gb_per_s();
     return true;
+}
+
+/* How many processes the meshes come to. */
+static int count_processes(weir_demo_options *wanted, weir_demo *demo)
+{
+    weir_trainer_mesh trainer;
+    weir_replica_mesh replica;
+    demo->n_trainers = demo->n_replicas = demo->n_workers = 2;
+    if (wanted->replica_mesh != NULL && wanted->trainer_mesh == NULL)
+        wanted->trainer_mesh = "fsdp=2";
+    if (wanted->trainer_mesh != NULL) {
+        if (weir_trainer_mesh_parse(wanted->trainer_mesh, &trainer) != WEIR_OK)
+            return weir_cli_usage_error("demo", "--trainer: %s", weir_last_error());
+        demo->n_trainers = (int)weir_trainer_mesh_ranks(&trainer);
+    }
+    if (wanted->replica_mesh != NULL) {
+        if (weir_replica_mesh_parse(wanted->replica_mesh, &replica) != WEIR_OK)
+            return weir_cli_usage_error("demo", "--replica: %s", weir_last_error());
+        demo->n_replicas = (int)replica.replicas;
+        demo->n_workers = (int)weir_replica_mesh_workers(&replica);
+        snprintf(demo->engine_mesh, sizeof(demo->engine_mesh), "tp=%u,ep=%u,dp=%u,pp=%u,pad=%u",
+                 replica.tp, replica.ep, replica.dp, replica.pp,
+                 replica.vocabulary_pad > 0 ? replica.vocabulary_pad : 64);
+    }
+    if (demo->n_trainers > WEIR_DEMO_MAX_PROCESSES || demo->n_workers > WEIR_DEMO_MAX_PROCESSES)
+        return weir_cli_usage_error("demo", "%d trainer ranks and %d workers: at most %d each",
+                                    demo->n_trainers, demo->n_workers, WEIR_DEMO_MAX_PROCESSES);
+    return WEIR_EXIT_OK;
 }
 
 int weir_cmd_demo(int argc, char **argv)
@@ -245,6 +306,11 @@ int weir_cmd_demo(int argc, char **argv)
     }
     demo->options = &wanted;
     demo->versions = versions;
+    int code = count_processes(&wanted, demo);
+    if (code != WEIR_EXIT_OK) {
+        free(demo), free(versions);
+        return code;
+    }
     weir_cli_catch_signals();
     signal(SIGPIPE, SIG_IGN); /* a child that is gone is an error with its name */
     bool good = run(demo);

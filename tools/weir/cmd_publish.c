@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_publish.c - `weir publish`: one trainer rank whose weights are checkpoint files. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "flow.h"
 #include "gpu_upload.h"
+#include "mesh_shards.h"
 
 const char weir_usage_publish[] =
     "usage: weir publish SRC... --version N --directory HOST:PORT [OPTION...]\n"
@@ -19,6 +21,11 @@ const char weir_usage_publish[] =
     "\n"
     "  --version N                 number of the first version\n"
     "  --rank R, --ranks N         this trainer rank, and how many there are (default: 0 of 1)\n"
+    "  --mesh MESH                 how the ranks shard the model: fsdp=8,ep=4,tp=2,pp=2,hsdp=2, "
+    "see\n"
+    "                              `weir plan`; this rank takes its shards out of SRC, which is\n"
+    "                              the whole model, and knows nothing of the rest\n"
+    "  --expert-owners JSON        [0,0,1,1]: the expert rank of each expert\n"
     "  --replicas N                wait until N replicas have each version before the next\n"
     "  --follow                    read further SRC from stdin, one line each, until it ends; a\n"
     "                              push that fails is said, and the next SRC read\n"
@@ -41,7 +48,9 @@ enum {
     OPTION_DEVICE,
     OPTION_DELIVERY,
     OPTION_SCAN_FIRST,
-    OPTION_WINDOW
+    OPTION_WINDOW,
+    OPTION_MESH,
+    OPTION_OWNERS
 };
 
 static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
@@ -55,6 +64,9 @@ static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
                                          { "delivery", required_argument, NULL, OPTION_DELIVERY },
                                          { "scan-first", no_argument, NULL, OPTION_SCAN_FIRST },
                                          { "window", required_argument, NULL, OPTION_WINDOW },
+                                         { "mesh", required_argument, NULL, OPTION_MESH },
+                                         { "expert-owners", required_argument, NULL,
+                                           OPTION_OWNERS },
                                          WEIR_CLI_OPTIONS_END };
 
 typedef struct publish_job {
@@ -64,9 +76,11 @@ typedef struct publish_job {
     bool push_failed; /* what the last version ended with, published as it was */
     weir_cli_device device;
     weir_delivery delivery;
-    weir_gpu_upload upload;  /* with a GPU: what is registered instead of the source's memory */
-    weir_trainer *trainer;   /* opened with the first source, whose config.json it takes */
-    weir_flow_source source; /* the one whose pointers are registered */
+    const char *mesh, *owners; /* NULL: every rank has the whole model */
+    weir_mesh_shards shards;   /* with them: this rank's part of the open source */
+    weir_gpu_upload upload;    /* with a GPU: what is registered instead of the source's memory */
+    weir_trainer *trainer;     /* opened with the first source, whose config.json it takes */
+    weir_flow_source source;   /* the one whose pointers are registered */
 } publish_job;
 
 static weir_trainer *_Atomic open_trainer; /* for the signal handler */
@@ -86,6 +100,19 @@ static bool take_delivery(publish_job *job)
     }
     job->delivery = optarg[2] == 's' ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
     return true;
+}
+
+static int take_mesh_option(int option, publish_job *job)
+{
+    weir_trainer_mesh mesh;
+    if (option == OPTION_OWNERS) {
+        job->owners = optarg;
+        return WEIR_EXIT_OK;
+    }
+    job->mesh = optarg;
+    return weir_trainer_mesh_parse(optarg, &mesh) == WEIR_OK
+               ? WEIR_EXIT_OK
+               : weir_cli_usage_error("publish", "--mesh: %s", weir_last_error());
 }
 
 static int take_memory_option(int option, publish_job *job)
@@ -119,6 +146,8 @@ static int take_option(int option, publish_job *job)
     }
     if (option < WEIR_FLOW_OWN_OPTION)
         return weir_flow_take_option("publish", option, &job->flow);
+    if (option >= OPTION_MESH)
+        return take_mesh_option(option, job);
     if (option >= OPTION_DEVICE)
         return take_memory_option(option, job);
     job->has_version |= option == OPTION_VERSION;
@@ -157,6 +186,10 @@ static int start_trainer(publish_job *job)
     trainer.delivery = job->delivery;
     trainer.window_bytes = job->window_bytes;
     trainer.scan_first = job->scan_first;
+    trainer.mesh = job->mesh;
+    trainer.expert_owners = job->owners;
+    trainer.replica_mesh = flow->replica_mesh;
+    trainer.replica_experts = flow->replica_experts;
     if (weir_trainer_open(&trainer, &job->trainer) != WEIR_OK)
         return weir_cli_fail();
     open_trainer = job->trainer;
@@ -170,11 +203,56 @@ static int end_of_call(void)
     return weir_cli_stopped() ? WEIR_EXIT_OK : weir_cli_fail();
 }
 
+/* The same shards, their memory on the GPU. */
+static int upload_shards(publish_job *job)
+{
+    weir_mesh_shards *shards = &job->shards;
+    weir_tensor *locals = calloc(shards->n_shards + 1, sizeof(*locals));
+    if (locals == NULL)
+        return weir_cli_error("out of memory");
+    for (size_t i = 0; i < shards->n_shards; i++)
+        locals[i] = shards->shards[i].local;
+    job->upload.device = job->device.number;
+    bool done = weir_gpu_upload_tensors(&job->upload, locals, shards->n_shards);
+    free(locals);
+    for (size_t i = 0; i < shards->n_shards && done; i++)
+        shards->shards[i].local.data = job->upload.tensors[i].data;
+    return done ? WEIR_EXIT_OK : WEIR_EXIT_FAILED;
+}
+
+/* Cuts this rank's shards out of the open source, into memory of their own. */
+static int register_shards(publish_job *job, const weir_tensor *tensors, size_t n_tensors)
+{
+    const weir_flow_options *flow = &job->flow;
+    weir_mesh_cut cut = { .mesh = job->mesh,
+                          .owners = job->owners,
+                          .rank = (uint32_t)job->rank,
+                          .family = flow->family,
+                          .layout = flow->layout,
+                          .conversion = flow->conversion,
+                          .config = job->source.config,
+                          .ignore = flow->ignore,
+                          .n_ignore = flow->n_ignore };
+    weir_mesh_shards before = job->shards;
+    if (!weir_mesh_shards_cut(&cut, tensors, n_tensors, &job->shards)) {
+        job->shards = before;
+        return WEIR_EXIT_FAILED;
+    }
+    int code = job->device.cuda ? upload_shards(job) : WEIR_EXIT_OK;
+    if (code == WEIR_EXIT_OK && weir_trainer_register_shards(job->trainer, job->shards.shards,
+                                                             job->shards.n_shards) != WEIR_OK)
+        code = weir_cli_fail();
+    weir_mesh_shards_close(&before);
+    return code;
+}
+
 /* Gives the trainer the weights of the open source. */
 static int register_source(publish_job *job)
 {
     size_t n_tensors;
     const weir_tensor *tensors = weir_checkpoint_tensors(job->source.checkpoint, &n_tensors);
+    if (job->mesh != NULL)
+        return register_shards(job, tensors, n_tensors);
     if (job->device.cuda) {
         job->upload.device = job->device.number;
         if (!weir_gpu_upload_tensors(&job->upload, tensors, n_tensors))
@@ -189,6 +267,8 @@ static int register_source(publish_job *job)
 static bool pushes(const publish_job *job)
 {
     const char *transport = job->flow.transport;
+    if (job->mesh != NULL || job->flow.replica_mesh != NULL)
+        return false;
     if (job->delivery != WEIR_DELIVERY_DEFAULT || !job->device.cuda)
         return job->delivery == WEIR_DELIVERY_PUSH;
     return transport == NULL || strcmp(transport, "cuda_ipc") == 0 ||
@@ -294,7 +374,7 @@ static int publish_all(publish_job *job, char **paths, size_t n_paths)
 
 int weir_cmd_publish(int argc, char **argv)
 {
-    publish_job job = { .flow = { .model = "model" }, .n_ranks = 1 };
+    publish_job job = { .flow = { .model = "model" } };
     for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
         int code = option == WEIR_CLI_BAD_OPTION ? WEIR_EXIT_USAGE : take_option(option, &job);
         if (code != WEIR_EXIT_OK)
@@ -316,6 +396,7 @@ int weir_cmd_publish(int argc, char **argv)
     open_trainer = NULL;
     weir_trainer_close(job.trainer);
     weir_gpu_upload_close(&job.upload);
+    weir_mesh_shards_close(&job.shards);
     weir_flow_source_close(&job.source);
     return code;
 }

@@ -14,7 +14,8 @@
 const char weir_usage_receive[] =
     "usage: weir receive --directory HOST:PORT --config PATH [OPTION...]\n"
     "\n"
-    "Is one replica worker: allocates every parameter of the engine that config.json describes,\n"
+    "Is one replica worker: allocates every parameter of the engine that config.json describes\n"
+    "(its part of them, with --replica-mesh),\n"
     "waits for a version, checks it, moves it, verifies it and installs it in place. A version "
     "that\n"
     "fails leaves the old one (--install staged) or an unusable replica (--install direct).\n"
@@ -150,6 +151,9 @@ static int start_replica(receive_job *job)
     replica.progress_context = &job->flow;
     replica.device = job->device_text;
     replica.window_bytes = job->window_bytes;
+    replica.mesh = flow->replica_mesh;
+    replica.experts = flow->replica_experts;
+    replica.worker = flow->worker;
     if (weir_replica_open(&replica, &job->replica) != WEIR_OK)
         return weir_cli_fail();
     open_replica = job->replica;

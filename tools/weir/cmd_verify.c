@@ -62,6 +62,9 @@ static int verify(weir_flow_options *flow, const char *replica, char **paths, si
     verify.transport_directory = flow->transport_directory;
     verify.n_threads = flow->n_threads;
     verify.timeout_ms = flow->timeout_ms;
+    verify.mesh = flow->replica_mesh;
+    verify.experts = flow->replica_experts;
+    verify.worker = flow->worker;
     verify.progress = weir_flow_progress;
     verify.progress_context = flow;
     weir_status status = weir_verify(&verify, &report);

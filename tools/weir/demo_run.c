@@ -30,7 +30,16 @@ static void add_common(weir_arguments *list, const weir_demo *demo)
     weir_arguments_add(list, "--layout", options->layout);
     weir_arguments_add(list, "--conversion", options->conversion);
     weir_arguments_add(list, "--transport-directory", demo->share);
+    weir_arguments_add(list, "--replica-mesh",
+                       demo->engine_mesh[0] != '\0' ? demo->engine_mesh : NULL);
+    weir_arguments_add(list, "--replica-experts", options->experts);
     weir_arguments_add(list, NULL, "--json");
+}
+
+/* Which worker of its engine a process is. */
+static int worker_of(const weir_demo *demo, int index)
+{
+    return index % (demo->n_workers / demo->n_replicas);
 }
 
 /* ---- checkpoints -----------------------------------------------------------------------------*/
@@ -57,6 +66,7 @@ static bool make_checkpoint(weir_demo *demo, uint64_t version)
     } else {
         weir_arguments_add(&list, "--family", options->family);
         weir_arguments_add(&list, "--preset", options->preset);
+        weir_arguments_add(&list, "--naming", options->naming);
     }
     weir_arguments_add(&list, "--seed", seed);
     weir_arguments_add(&list, "--step", step);
@@ -110,34 +120,42 @@ static bool start_directory(weir_demo *demo)
 
 static bool start_trainer(weir_demo *demo, int rank)
 {
-    char name[32], rank_text[8], n_ranks[8];
+    char name[32], rank_text[16], n_ranks[16];
     weir_arguments list = { { NULL }, 0 };
     snprintf(name, sizeof(name), "trainer rank %d", rank);
     snprintf(rank_text, sizeof(rank_text), "%d", rank);
-    snprintf(n_ranks, sizeof(n_ranks), "%d", WEIR_DEMO_TRAINERS);
+    snprintf(n_ranks, sizeof(n_ranks), "%d", demo->n_trainers);
     weir_arguments_add(&list, NULL, "weir");
     weir_arguments_add(&list, NULL, "publish");
     weir_arguments_add(&list, NULL, "--follow");
     weir_arguments_add(&list, "--version", "1");
     weir_arguments_add(&list, "--rank", rank_text);
     weir_arguments_add(&list, "--ranks", n_ranks);
+    weir_arguments_add(&list, "--mesh", demo->options->trainer_mesh);
+    weir_arguments_add(&list, "--expert-owners", demo->options->owners);
     weir_arguments_add(&list, "--transport", demo->options->transport);
     add_common(&list, demo);
     return weir_child_start(&demo->trainers[rank], name, list.items);
 }
 
-static bool start_replica(weir_demo *demo, int index)
+static bool start_worker(weir_demo *demo, int index)
 {
-    char name[32];
+    char name[64], worker[16];
     weir_arguments list = { { NULL }, 0 };
-    snprintf(name, sizeof(name), "replica-%d", index);
+    int per_replica = demo->n_workers / demo->n_replicas;
+    snprintf(worker, sizeof(worker), "%d", worker_of(demo, index));
+    if (per_replica == 1)
+        snprintf(name, sizeof(name), "replica-%d", index);
+    else
+        snprintf(name, sizeof(name), "replica-%d-worker-%s", index / per_replica, worker);
     weir_arguments_add(&list, NULL, "weir");
     weir_arguments_add(&list, NULL, "receive");
     weir_arguments_add(&list, NULL, "--follow");
     weir_arguments_add(&list, "--name", name);
     weir_arguments_add(&list, "--install", demo->options->install);
+    weir_arguments_add(&list, "--worker", worker);
     add_common(&list, demo);
-    return weir_child_start(&demo->replicas[index], name, list.items);
+    return weir_child_start(&demo->workers[index], name, list.items);
 }
 
 static bool make_work_dir(weir_demo *demo)
@@ -170,12 +188,12 @@ bool weir_demo_begin(weir_demo *demo)
     }
     step_dir(demo, 1, demo->config, sizeof(demo->config) - 16);
     strcat(demo->config, "/config.json");
-    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++) {
+    for (int i = 0; i < demo->n_trainers; i++) {
         if (!start_trainer(demo, i))
             return false;
     }
-    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++) {
-        if (!start_replica(demo, i))
+    for (int i = 0; i < demo->n_workers; i++) {
+        if (!start_worker(demo, i))
             return false;
     }
     return true;
@@ -183,9 +201,9 @@ bool weir_demo_begin(weir_demo *demo)
 
 void weir_demo_end(weir_demo *demo)
 {
-    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++)
-        weir_child_end(&demo->replicas[i]);
-    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++)
+    for (int i = 0; i < demo->n_workers; i++)
+        weir_child_end(&demo->workers[i]);
+    for (int i = 0; i < demo->n_trainers; i++)
         weir_child_end(&demo->trainers[i]);
     weir_child_end(&demo->directory);
     if (demo->options->keep || demo->work_dir[0] == '\0')
@@ -244,44 +262,48 @@ static bool refit(weir_demo *demo, weir_demo_version *result)
 {
     char path[640];
     step_dir(demo, result->version, path, sizeof(path));
-    double begun = weir_cli_now(), n_bytes = 0;
-    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++) {
+    double begun = weir_cli_now();
+    for (int i = 0; i < demo->n_trainers; i++) {
         if (!weir_child_send(&demo->trainers[i], path))
             return false;
     }
-    for (int i = 0; i < WEIR_DEMO_TRAINERS; i++) {
+    for (int i = 0; i < demo->n_trainers; i++) {
         json_t *report = read_report(&demo->trainers[i], "published", result->version);
         if (report == NULL)
             return false;
         take_seconds(report, result);
         json_decref(report);
     }
-    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++) {
-        json_t *report = read_report(&demo->replicas[i], "installed", result->version);
+    for (int i = 0; i < demo->n_workers; i++) {
+        json_t *report = read_report(&demo->workers[i], "installed", result->version);
         if (report == NULL)
             return false;
         take_seconds(report, result);
         take_counters(report, &result->counters);
-        result->n_bytes = (uint64_t)real_of(report, "bytes");
-        n_bytes += real_of(report, "bytes");
+        uint64_t received = (uint64_t)real_of(report, "bytes");
+        result->n_bytes = received > result->n_bytes ? received : result->n_bytes;
+        result->total_bytes += received;
         json_decref(report);
     }
     result->refit_seconds = weir_cli_now() - begun;
     double transfer_s = result->seconds[WEIR_STOP_TRANSFER];
-    result->transfer_gb_per_s = transfer_s > 0 ? n_bytes / transfer_s * 1e-9 : 0;
+    result->transfer_gb_per_s =
+        transfer_s > 0 ? (double)result->total_bytes / transfer_s * 1e-9 : 0;
     return true;
 }
 
 static bool verify(weir_demo *demo, int index, weir_demo_version *result)
 {
-    char path[640];
+    char path[640], worker[16];
     int code;
     weir_arguments list = { { NULL }, 0 };
     step_dir(demo, result->version, path, sizeof(path));
     weir_arguments_add(&list, NULL, "weir");
     weir_arguments_add(&list, NULL, "verify");
     weir_arguments_add(&list, NULL, path);
-    weir_arguments_add(&list, "--replica", demo->replicas[index].name);
+    snprintf(worker, sizeof(worker), "%d", worker_of(demo, index));
+    weir_arguments_add(&list, "--replica", demo->workers[index].name);
+    weir_arguments_add(&list, "--worker", worker);
     add_common(&list, demo);
     json_t *answer = weir_child_run_json("verify", list.items, STEP_TIMEOUT_S, &code);
     bool equal = answer != NULL && code == 0 && json_is_true(json_object_get(answer, "verified")) &&
@@ -300,7 +322,7 @@ bool weir_demo_step(weir_demo *demo, uint64_t version)
     if (!refit(demo, result))
         return false;
     result->verified = true;
-    for (int i = 0; i < WEIR_DEMO_REPLICAS; i++)
+    for (int i = 0; i < demo->n_workers; i++)
         result->verified &= verify(demo, i, result);
     if (weir_cli_stopped())
         return false;

@@ -51,6 +51,23 @@ static int take_drill(const char *verb, const char *option, int signal_number,
     return weir_cli_usage_error(verb, "%s takes a stop's name, got '%s'", option, optarg);
 }
 
+static int take_mesh_option(const char *verb, int option, weir_flow_options *flow)
+{
+    weir_replica_mesh mesh;
+    uint64_t worker = flow->worker;
+    if (option == 276)
+        flow->replica_experts = optarg;
+    else if (option == 277 && !weir_cli_number(verb, "--worker", optarg, 0, 65535, &worker))
+        return WEIR_EXIT_USAGE;
+    flow->worker = (uint32_t)worker;
+    if (option != 275)
+        return WEIR_EXIT_OK;
+    flow->replica_mesh = optarg;
+    return weir_replica_mesh_parse(optarg, &mesh) == WEIR_OK
+               ? WEIR_EXIT_OK
+               : weir_cli_usage_error(verb, "--replica-mesh: %s", weir_last_error());
+}
+
 int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow)
 {
     const char **const texts[] = { &flow->directory,  &flow->model,
@@ -63,6 +80,8 @@ int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow)
         *texts[option - 256] = optarg;
         return WEIR_EXIT_OK;
     }
+    if (option >= 275 && option <= 277)
+        return take_mesh_option(verb, option, flow);
     switch (option) {
     case 267:
         return take_ignore(verb, flow);

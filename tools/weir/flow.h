@@ -13,6 +13,8 @@ typedef struct weir_flow_options {
     const char *directory, *model, *run, *name;
     const char *family, *layout, *conversion, *config;
     const char *transport, *transport_directory, *listen;
+    const char *replica_mesh, *replica_experts; /* of the engines; NULL: of one worker */
+    uint32_t worker;                            /* receive, verify: within one of them */
     const char *ignore[WEIR_FLOW_MAX_IGNORE];
     size_t n_ignore;
     int drill_signal; /* for drills: raised at this stop of this version; 0: never */
@@ -36,8 +38,11 @@ typedef struct weir_flow_options {
         { "threads", required_argument, NULL, 268 }, { "timeout", required_argument, NULL, 269 },  \
         { "lease", required_argument, NULL, 270 }, { "keep-masters", no_argument, NULL, 271 },     \
         { "json", no_argument, NULL, 272 }, { "die-at", required_argument, NULL, 273 },            \
+        { "stall-at", required_argument, NULL, 274 },                                              \
+        { "replica-mesh", required_argument, NULL, 275 },                                          \
+        { "replica-experts", required_argument, NULL, 276 },                                       \
     {                                                                                              \
-        "stall-at", required_argument, NULL, 274                                                   \
+        "worker", required_argument, NULL, 277                                                     \
     }
 
 #define WEIR_FLOW_USAGE                                                                          \
@@ -52,6 +57,10 @@ typedef struct weir_flow_options {
     "  --ignore GLOB               leave out source tensors of that name; may be repeated\n"     \
     "  --transport NAME            see `weir info` (default: the first available)\n"             \
     "  --transport-directory DIR   the shared directory of transport file\n"                     \
+    "  --replica-mesh MESH         engines of several workers: tp=4,ep=8,dp=2,pp=2, see `weir "  \
+    "plan`\n"                                                                                    \
+    "  --replica-experts JSON      [[0,1],[2,3]]: expert ids of each of their expert ranks\n"    \
+    "  --worker N                  receive, verify: which worker of one such engine\n"           \
     "  --listen HOST               where the manifest service listens (default: 127.0.0.1)\n"    \
     "  --threads N                 default: one per core\n"                                      \
     "  --timeout SECONDS           bound of every wait (default: 60)\n"                          \
