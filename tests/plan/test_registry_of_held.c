@@ -13,7 +13,7 @@ typedef struct named_case {
     fleet_case fleet;
     weir_map_entry entries[CASE_MAX];
     weir_tensor *sources;
-    char (*names)[32];
+    char (*names)[64];
     weir_described_model model;
 } named_case;
 
