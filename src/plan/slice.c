@@ -55,23 +55,37 @@ static weir_status cut_vocabulary(const weir_fleet_tensor *t, uint32_t n_ranks, 
     return WEIR_OK;
 }
 
-/* Kernels of block-scaled experts take whole blocks of an expert's width alone. A width that is
- * not cut is the model's own. */
-static weir_status check_expert_width(const weir_fleet_tensor *t, uint32_t n_ranks,
-                                      const weir_slice *slice)
+static weir_status fail_block(const weir_fleet_tensor *t, uint64_t n, const char *what,
+                              uint64_t block, const char *reason)
 {
-    uint64_t block = t->conversion->border_rows;
-    bool by_rows = t->cut == WEIR_CUT_ROW;
-    uint64_t width = by_rows ? slice->n_cols : slice->segments[0].n_rows;
-    if (by_rows)
-        block = t->conversion->border_cols;
-    if (t->n_experts == 0 || n_ranks == 1 || block <= 1 || width % block == 0)
-        return WEIR_OK;
     return weir_fail(WEIR_ERR_UNSUPPORTED,
-                     "%s: an expert's width of %" PRIu64
-                     " per worker is no multiple of %s's block of %" PRIu64
-                     ", which engines cannot run",
-                     t->name, width, t->conversion->name, block);
+                     "%s: %" PRIu64 " %s per worker are no multiple of %s's block of %" PRIu64
+                     ", which engines refuse to run (vLLM: %s)",
+                     t->name, n, what, t->conversion->name, block, reason);
+}
+
+/* Engines take whole blocks alone of what tensor parallelism cuts: of each part's rows, or of the
+ * columns. What is not cut is the model's own. */
+static weir_status check_blocks(const weir_fleet_tensor *t, uint32_t n_ranks,
+                                const weir_slice *slice)
+{
+    uint64_t rows = t->conversion->border_rows, cols = t->conversion->border_cols;
+    bool is_block = rows > 1 && cols > 1; /* WEIR_WHOLE is 0 */
+    const char *width = "intermediate_size_per_partition is not divisible by the block";
+    if (!is_block || n_ranks == 1)
+        return WEIR_OK;
+    if (t->cut == WEIR_CUT_ROW && slice->n_cols % cols != 0)
+        return fail_block(
+            t, slice->n_cols, "columns", cols,
+            t->n_experts > 0 ? width : "input_size_per_partition is not divisible by block_k");
+    for (uint32_t s = 0; t->cut == WEIR_CUT_COLUMN && s < slice->n_segments; s++) {
+        if (slice->segments[s].n_rows % rows != 0)
+            return fail_block(
+                t, slice->segments[s].n_rows, slice->n_segments > 1 ? "rows of a part" : "rows",
+                rows,
+                t->n_experts > 0 ? width : "output_partition_size is not divisible by block_n");
+    }
+    return WEIR_OK;
 }
 
 weir_status weir_slice_of(const weir_fleet_tensor *tensor, uint32_t n_ranks, uint32_t rank,
@@ -106,7 +120,7 @@ weir_status weir_slice_of(const weir_fleet_tensor *tensor, uint32_t n_ranks, uin
     }
     out->n_segments = tensor->n_parts;
     out->n_filled_rows = out->n_rows;
-    return check_expert_width(tensor, n_ranks, out);
+    return check_blocks(tensor, n_ranks, out);
 }
 
 void weir_slice_layers(uint32_t n_layers, uint32_t n_stages, uint32_t stage, uint32_t *lo,

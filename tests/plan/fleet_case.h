@@ -83,6 +83,19 @@ static inline void case_parts(fleet_case *c, weir_fleet_tensor *t)
     t->n_sources = one_source ? 1 : n;
 }
 
+/* What engines cut, they cut at blocks. */
+static inline void case_whole_blocks(weir_fleet_tensor *t)
+{
+    for (uint32_t p = 0; p < t->n_parts && t->cut == WEIR_CUT_COLUMN; p++) {
+        t->parts[p].n_rows *= 4;
+        t->parts[p].first_row *= 4;
+    }
+    for (uint32_t s = 0; s < t->n_sources && t->cut == WEIR_CUT_COLUMN; s++)
+        t->source_rows[s] *= 4;
+    if (t->cut == WEIR_CUT_ROW)
+        t->n_cols *= 4;
+}
+
 static inline weir_fleet_tensor case_tensor(fleet_case *c)
 {
     weir_fleet_tensor t = { .name = "x",
@@ -111,6 +124,8 @@ static inline weir_fleet_tensor case_tensor(fleet_case *c)
     } else {
         case_parts(c, &t);
     }
+    if (t.conversion == &case_conversions[0] && t.n_experts == 0 && c->replica.tp > 1)
+        case_whole_blocks(&t);
     if (case_random(c, 6) == 0)
         t.layer = case_random(c, 2) ? WEIR_LAYER_BEFORE : WEIR_LAYER_BEHIND;
     return t;

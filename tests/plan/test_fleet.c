@@ -368,12 +368,30 @@ static void what_an_engine_cannot_run_is_refused_with_the_reason(void **state)
     t.n_experts = 4;
     t.conversion = fp8;
     assert_refused(&t, "tp=4", WEIR_ERR_UNSUPPORTED,
-                   "w13: an expert's width of 96 per worker is no multiple of fp8_128x128's block "
-                   "of 128, which engines cannot run");
+                   "w13: 96 rows per worker are no multiple of fp8_128x128's block of 128, which "
+                   "engines refuse to run (vLLM: intermediate_size_per_partition is not divisible "
+                   "by the block)");
     t.cut = WEIR_CUT_ROW;
+    assert_refused(
+        &t, "tp=4", WEIR_ERR_UNSUPPORTED,
+        "w13: 64 columns per worker are no multiple of fp8_128x128's block of 128, which "
+        "engines refuse to run (vLLM: intermediate_size_per_partition is not divisible "
+        "by the block)");
+    t.n_experts = 0;
+    assert_refused(
+        &t, "tp=4", WEIR_ERR_UNSUPPORTED,
+        "w13: 64 columns per worker are no multiple of fp8_128x128's block of 128, which "
+        "engines refuse to run (vLLM: input_size_per_partition is not divisible by "
+        "block_k)");
+    t.cut = WEIR_CUT_COLUMN;
+    t.n_parts = t.n_sources = 2;
+    t.source_rows[1] = 256;
+    t.parts[1] = (weir_fleet_part){ .source = 1, .units = 4, .n_rows = 256 };
+    t.source_rows[0] = t.parts[0].n_rows = 512;
     assert_refused(&t, "tp=4", WEIR_ERR_UNSUPPORTED,
-                   "w13: an expert's width of 64 per worker is no multiple of fp8_128x128's block "
-                   "of 128, which engines cannot run");
+                   "w13: 64 rows of a part per worker are no multiple of fp8_128x128's block of "
+                   "128, which engines refuse to run (vLLM: output_partition_size is not divisible "
+                   "by block_n)");
     t = matrix_of("down", WEIR_CUT_ROW, 8, 10);
     assert_refused(&t, "tp=4", WEIR_ERR_LAYOUT, "down: 10 columns do not divide over 4 workers");
     t = matrix_of("up", WEIR_CUT_COLUMN, 10, 8);
@@ -383,6 +401,24 @@ static void what_an_engine_cannot_run_is_refused_with_the_reason(void **state)
     t = matrix_of("embed", WEIR_CUT_VOCABULARY, 65, 8);
     assert_refused(&t, "tp=3", WEIR_ERR_LAYOUT,
                    "embed: 65 rows, padded to 128, do not divide over 3 workers");
+}
+
+static void what_engines_do_not_cut_may_end_within_a_block(void **state)
+{
+    (void)state;
+    const weir_conversion *fp8;
+    assert_int_equal(weir_conversion_get("fp8_128x128", &fp8), WEIR_OK);
+    weir_fleet_tensor t = matrix_of("fused_qkv_a", WEIR_CUT_NONE, 2112, 7168);
+    t.conversion = fp8;
+    weir_fleet *fleet = open_meshes(&t, 1, "fsdp=3", "tp=4");
+    assert_non_null(fleet);
+    weir_fleet_close(fleet);
+    t = matrix_of("w13", WEIR_CUT_COLUMN, 96, 100);
+    t.conversion = fp8;
+    t.n_experts = 8;
+    fleet = open_meshes(&t, 1, "fsdp=3", "tp=4,ep=4");
+    assert_non_null(fleet);
+    weir_fleet_close(fleet);
 }
 
 /* ---- trainers that no mesh describes ---------------------------------------------------------*/
@@ -563,6 +599,7 @@ int main(void)
         cmocka_unit_test(only_one_hsdp_group_sends),
         cmocka_unit_test(a_block_over_two_ranks_is_made_by_the_one_that_holds_most),
         cmocka_unit_test(what_an_engine_cannot_run_is_refused_with_the_reason),
+        cmocka_unit_test(what_engines_do_not_cut_may_end_within_a_block),
         cmocka_unit_test(overlaps_and_doubles_are_taken_once),
         cmocka_unit_test(columns_and_rows_may_be_cut_at_once),
         cmocka_unit_test(a_gap_is_named),
