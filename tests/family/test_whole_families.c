@@ -384,6 +384,59 @@ static void norms_routers_biases_and_the_like_are_never_quantised(void **state)
     for_each_case("tiny", check_kept);
 }
 
+/* ---- what trainers keep in fp32 --------------------------------------------------------------*/
+
+/* Sources that stacked-expert trainers hold in fp32, whatever the engine's parameter is. */
+static const struct {
+    const char *family, *source;
+    weir_dtype engine;
+} full_cases[] = {
+    { "glm4_moe", L "mlp.expert_bias", WEIR_F32 },
+    { "glm_moe_dsa", L "mlp.expert_bias", WEIR_F32 },
+    { "nemotron_h", L "mamba.A_log", WEIR_F32 },
+    { "nemotron_h", L "mamba.D", WEIR_BF16 },
+    { "nemotron_h", L "mlp.router.e_score_correction_bias", WEIR_F32 },
+    { "qwen3_5", L "linear_attn.A_log", WEIR_F32 },
+    { "qwen3_5", L "linear_attn.norm.weight", WEIR_BF16 },
+    { "qwen3_5_moe", L "linear_attn.A_log", WEIR_F32 },
+    { "qwen3_5_moe", L "linear_attn.norm.weight", WEIR_BF16 },
+};
+
+static const weir_family_info *find_family(const weir_family_info *families, const char *name)
+{
+    while (strcmp(families->name, name) != 0)
+        families++;
+    return families;
+}
+
+static void what_trainers_keep_in_fp32_is_taken_as_fp32(void **state)
+{
+    (void)state;
+    weir_family_info families[SET_MAX_FAMILIES];
+    weir_families(families, SET_MAX_FAMILIES);
+    for (size_t i = 0; i < sizeof(full_cases) / sizeof(full_cases[0]); i++) {
+        model_case c =
+            open_case(find_family(families, full_cases[i].family), "tiny", WEIR_NAMING_STACKED);
+        size_t n_entries, n_parameters, n_met = 0;
+        for (size_t s = 0; s < c.n_sources; s++) {
+            if (fnmatch(full_cases[i].source, c.sources[s].name, 0) == 0)
+                c.sources[s].dtype = WEIR_F32;
+        }
+        weir_mapping *mapping = must_open(&c, c.family->layouts[0]);
+        const weir_map_entry *entries = weir_mapping_entries(mapping, &n_entries);
+        const weir_parameter *parameters = weir_mapping_parameters(mapping, &n_parameters);
+        for (size_t e = 0; e < n_entries; e++) {
+            if (fnmatch(full_cases[i].source, entries[e].sources[0].name, 0) != 0)
+                continue;
+            assert_int_equal(parameters[entries[e].first_parameter].dtype, full_cases[i].engine);
+            n_met++;
+        }
+        assert_true(n_met > 0);
+        weir_mapping_close(mapping);
+        close_case(&c);
+    }
+}
+
 /* ---- one source too few or too many ----------------------------------------------------------*/
 
 static void assert_refused_by_name(const model_case *c, const char *layout,
@@ -445,6 +498,7 @@ int main(void)
         cmocka_unit_test(every_parameter_is_filled_exactly_once),
         cmocka_unit_test(every_naming_fills_the_same_parameters),
         cmocka_unit_test(norms_routers_biases_and_the_like_are_never_quantised),
+        cmocka_unit_test(what_trainers_keep_in_fp32_is_taken_as_fp32),
         cmocka_unit_test(any_missing_source_is_refused_by_name),
         cmocka_unit_test(any_unknown_source_is_refused_by_name),
     };
