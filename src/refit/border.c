@@ -313,9 +313,7 @@ static weir_status fill(weir_border *border, const lent_buffer *buffer)
 {
     weir_pool *pool = border->trainer->worker.pool;
     row_copy copy = { border, buffer->data };
-    weir_status status = check_rows(border);
-    if (status == WEIR_OK)
-        status = weir_pool_run(pool, border->share->n_lent, copy_piece, &copy);
+    weir_status status = weir_pool_run(pool, border->share->n_lent, copy_piece, &copy);
     for (size_t i = 0; i < border->share->n_lends && status == WEIR_OK; i++) {
         weir_shard *part = &border->parts[i];
         weir_tensor bytes = { part->name, WEIR_U8, part->global_shape,
@@ -379,8 +377,11 @@ weir_status weir_border_lend(weir_border *border, uint64_t version)
 {
     if (border->share->n_lends == 0)
         return WEIR_OK;
+    weir_status status = check_rows(border);
+    if (status != WEIR_OK)
+        return status;
     lent_buffer *buffer = take_buffer(border, version);
-    weir_status status = fill(border, buffer);
+    status = fill(border, buffer);
     if (status == WEIR_OK)
         status = seal(border, buffer);
     if (status == WEIR_OK)

@@ -471,8 +471,21 @@ static void test_of_several_entries_of_a_rank_the_newest_counts(void **state)
     snprintf(record.worker_id, sizeof(record.worker_id), "trainer-1-dead");
     assert_ok(weir_directory_publish_source(worker->client, &record, id));
     check_time_out(&c->ranks[0], 1, "worker trainer-1-dead does not answer at 127.0.0.1:1");
-    assert_ok(open_border(&c->ranks[1]));
+    case_rank *anew = &c->ranks[1];
+    assert_ok(open_border(anew));
     exchange(c, 1);
+    /* And where the dead one never published, but the new one has. */
+    weir_border_close(c->ranks[0].border);
+    snprintf(record.worker_id, sizeof(record.worker_id), "trainer-1-dead-too");
+    assert_ok(weir_directory_publish_source(worker->client, &record, id));
+    weir_sleep_ms(3); /* the directory counts milliseconds */
+    record = weir_worker_entry(&anew->trainer->worker, 1, "abcdef01",
+                               weir_manifest_service_address(anew->trainer->service));
+    record.rank = 1;
+    record.n_ranks = 2;
+    assert_ok(weir_directory_publish_source(worker->client, &record, id));
+    assert_ok(open_border(&c->ranks[0]));
+    exchange(c, 2);
     close_case(c);
 }
 
@@ -596,6 +609,27 @@ static void test_rows_that_outgrow_the_plan_are_refused(void **state)
     r->rows[0].row_bytes *= 2;
     check_time_out(&c->ranks[0], 2, "the newest rows that it lent are of version 1");
     lend(r, 2);
+    borrow(&c->ranks[0], 2);
+    close_case(c);
+}
+
+/* Sealing into a shared directory takes memory: when there is none, rows of version 3 lie where
+ * those of version 1 were. */
+static void test_what_a_failed_lending_overwrote_is_not_given(void **state)
+{
+    (void)state;
+    border_case *c = open_case("file", 2, RIG_TIMEOUT_MS);
+    lend(&c->ranks[1], 1);
+    lend(&c->ranks[1], 2);
+    fill(&c->ranks[1], 3);
+    weir_alloc_fail_at(1);
+    assert_error(weir_border_lend(c->ranks[1].border, 3), WEIR_ERR_NO_MEMORY, "out of memory");
+    weir_alloc_fail_at(0);
+    assert_error(weir_border_borrow(c->ranks[0].border, 1), WEIR_ERR_NOT_FOUND,
+                 "needs rows of version 1 from rank 1");
+    borrow(&c->ranks[0], 2);
+    lend(&c->ranks[1], 3);
+    borrow(&c->ranks[0], 3);
     borrow(&c->ranks[0], 2);
     close_case(c);
 }
@@ -877,6 +911,7 @@ int main(void)
         cmocka_unit_test(test_rows_of_several_dtypes_are_compared_by_size),
         cmocka_unit_test(test_a_rank_that_lends_to_others_only_is_refused),
         cmocka_unit_test(test_rows_that_outgrow_the_plan_are_refused),
+        cmocka_unit_test(test_what_a_failed_lending_overwrote_is_not_given),
         cmocka_unit_test(test_tensors_on_a_gpu_are_refused),
         cmocka_unit_test(test_memory_that_runs_out_leaves_nothing),
         cmocka_unit_test(test_rows_that_differ_from_their_digest_are_refused),
