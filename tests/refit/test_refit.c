@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "directory/client.h"
+#include "refit/replica.h"
 
 static const char *const transports[] = { "ucx", "file" };
 
@@ -237,6 +238,21 @@ static void a_tag_that_does_not_match_is_refused_before_a_byte_moves(void **stat
     rig_publish(r, 2);
     expect_refused(r, replica, WEIR_ERR_LAYOUT, "trainer rank");
     assert_int_equal(weir_replica_get_state(replica), WEIR_REPLICA_EMPTY);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+/* Tags and shapes could all match: which part of what a name is depends on the mesh. */
+static void a_version_for_other_engines_is_refused_with_both_meshes(void **state)
+{
+    rig *r = rig_open("qwen3", "bf16_cast", NULL);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
+    (void)state;
+    snprintf(replica->mesh_text, sizeof(replica->mesh_text), "tp=2,ep=1");
+    rig_publish(r, 2);
+    expect_refused(r, replica, WEIR_ERR_LAYOUT,
+                   ") publishes version 2 for engines of one worker, this replica is of tp=2,ep=1");
+    assert_int_equal(strncmp(weir_last_error(), "trainer rank 0 (", 16), 0);
     weir_replica_close(replica);
     rig_close(r);
 }
@@ -746,6 +762,7 @@ int main(void)
         cmocka_unit_test(a_replica_that_leaves_has_acknowledged_all_the_same),
         cmocka_unit_test(parameters_of_the_engines_own_are_installed_in_place),
         cmocka_unit_test(a_tag_that_does_not_match_is_refused_before_a_byte_moves),
+        cmocka_unit_test(a_version_for_other_engines_is_refused_with_both_meshes),
         cmocka_unit_test(a_parameter_that_nobody_fills_is_refused),
         cmocka_unit_test(a_tensor_that_the_engine_lacks_is_refused),
         cmocka_unit_test(a_wrong_dtype_or_shape_is_refused_with_both_sides),
