@@ -260,6 +260,14 @@ typedef struct weir_replica_options {
                                   replica_mesh of the trainer. NULL: it is the only one */
     uint32_t worker;           /* its number within one replica */
     const char *experts;       /* JSON: the experts of each expert rank; NULL: contiguous */
+    /* How the workers of one replica install all or none: given what this worker came to, says OK
+     * when every worker came to OK. Called by each install, with hooks.context: once when the bytes
+     * are here and verified (direct: may land), or whatever has failed until then; and if that was
+     * OK for all, once more when they are in place and postprocessed, or failed to be. So it may be
+     * a collective of the workers (an all-reduce); it must end within a bound, and should compare
+     * `version` too where WEIR_LATEST is installed. Other than OK: nothing changes (the first), the
+     * old version comes back (the second; direct: UNUSABLE). NULL: each worker is alone. */
+    weir_status (*agree)(void *context, uint64_t version, weir_status mine);
 } weir_replica_options;
 #define WEIR_REPLICA_OPTIONS_INIT WEIR_SIZED(weir_replica_options)
 

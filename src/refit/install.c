@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* install.c - stop 7 of 9: puts landed bytes over the engine's live parameters.
  *
- * Takes   a finished transfer and the parameters that the engine registered.
+ * Takes   landed bytes that landing.c has verified, and the parameters that the engine registered.
  * Gives   the same parameters, at the same addresses, holding the new version.
  * Before  transfer.c        After  postprocess.c
- * Breaks  staged: before the first write nothing has changed; after it the undo log brings the old
- *         version back. Direct: the bytes are in place already, and a digest that differs leaves
- * the replica UNUSABLE.
+ * Breaks  before the first write nothing has changed; after it the undo log brings the old version
+ *         back. Of a direct install the bytes are in place already and there is nothing to do here:
+ *         a digest that differs leaves the replica UNUSABLE.
  *
  * In place, because captured CUDA graphs hold these addresses. Every check that can fail therefore
  * runs before the first write. The undo log costs no memory of its own: parameters and staging
@@ -75,10 +75,7 @@ void weir_live_end(weir_replica *replica)
 
 weir_status weir_stop_install(weir_replica *replica)
 {
-    weir_status status = weir_landing_verify(replica);
-    if (status != WEIR_OK || replica->mode == WEIR_INSTALL_DIRECT)
-        return status;
-    status = weir_live_begin(replica);
+    weir_status status = weir_live_begin(replica);
     if (status != WEIR_OK)
         return status;
     status = weir_exchange(replica);

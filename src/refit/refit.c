@@ -98,27 +98,67 @@ static void roll_back(weir_replica *replica, uint64_t failed_version)
     weir_live_end(replica);
 }
 
+/* What this worker and the others of its replica came to together. */
+static weir_status agree(weir_replica *replica, uint64_t version, weir_status mine)
+{
+    weir_error_line cause;
+    if (replica->agree == NULL)
+        return mine;
+    weir_error_save(&cause);
+    weir_status all = replica->agree(replica->hooks.context, version, mine);
+    weir_error_restore(&cause);
+    if (mine != WEIR_OK || all == WEIR_OK)
+        return mine;
+    return weir_fail(all, "replica %s: another worker of it did not take version %" PRIu64 ": %s",
+                     replica->worker.id, version, weir_status_text(all));
+}
+
+/* From the first live byte on. *out_changed: there is something to roll back. */
+static weir_status change_live(weir_replica *replica, weir_stopwatch *watch, uint64_t version,
+                               bool *out_changed)
+{
+    weir_status status = weir_stop_install(replica);
+    if (status == WEIR_ERR_PARTIAL)
+        mark_unusable(replica, version);
+    *out_changed = status == WEIR_OK;
+    if (status != WEIR_OK)
+        return status;
+    weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
+    return weir_stop_postprocess(replica, version);
+}
+
 static weir_status install_staged(weir_replica *replica, weir_stopwatch *watch,
                                   const weir_discovery *discovery)
 {
-    bool landed;
+    bool landed, changed = false;
     weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
     weir_status status = weir_staging_open(replica);
     if (status == WEIR_OK)
         status = weir_stop_transfer(replica, discovery, &landed);
+    weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
+    if (status == WEIR_OK)
+        status = weir_landing_verify(replica);
+    status = agree(replica, discovery->version, status);
     if (status != WEIR_OK)
         return status;
+    status = change_live(replica, watch, discovery->version, &changed);
+    status = agree(replica, discovery->version, status);
+    if (status != WEIR_OK && changed)
+        roll_back(replica, discovery->version);
+    return status;
+}
+
+static weir_status land_directly(weir_replica *replica, weir_stopwatch *watch,
+                                 const weir_discovery *discovery, bool *out_landed)
+{
+    weir_status status = weir_stop_transfer(replica, discovery, out_landed);
     weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
-    status = weir_stop_install(replica);
-    if (status == WEIR_ERR_PARTIAL)
-        mark_unusable(replica, discovery->version);
+    if (status == WEIR_OK)
+        status = weir_landing_verify(replica);
     if (status != WEIR_OK)
         return status;
     weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
-    status = weir_stop_postprocess(replica, discovery->version);
-    if (status != WEIR_OK)
-        roll_back(replica, discovery->version);
-    return status;
+    return weir_stop_postprocess(replica, discovery->version);
 }
 
 static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
@@ -126,17 +166,14 @@ static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
 {
     bool landed = false;
     weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
-    weir_status status = weir_live_begin(replica);
-    if (status != WEIR_OK)
+    weir_status paused = weir_live_begin(replica);
+    weir_status status = agree(replica, discovery->version, paused);
+    if (paused != WEIR_OK)
         return status;
-    status = weir_stop_transfer(replica, discovery, &landed);
     if (status == WEIR_OK) {
-        weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
-        status = weir_stop_install(replica);
-    }
-    if (status == WEIR_OK) {
-        weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
-        status = weir_stop_postprocess(replica, discovery->version);
+        status = land_directly(replica, watch, discovery, &landed);
+        landed |= replica->agree != NULL; /* at others, if not here */
+        status = agree(replica, discovery->version, status);
     }
     if (status == WEIR_OK)
         return WEIR_OK;
@@ -155,12 +192,16 @@ static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
 {
     bool paused, landed;
     bool was_unusable = replica->state == WEIR_REPLICA_UNUSABLE;
+    weir_status status = agree(replica, discovery->version, WEIR_OK);
+    if (status != WEIR_OK)
+        return status;
     weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
-    weir_status status = weir_stop_attend(replica, discovery, &paused, &landed);
+    status = weir_stop_attend(replica, discovery, &paused, &landed);
     if (status == WEIR_OK) {
         weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
         status = weir_stop_postprocess(replica, discovery->version);
     }
+    status = agree(replica, discovery->version, status);
     if (status == WEIR_OK || !paused)
         return status;
     if (replica->mode == WEIR_INSTALL_DIRECT && landed)
@@ -210,6 +251,8 @@ weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_r
             hold(replica, &watch, &discovery);
         else
             weir_discovery_release(replica, &discovery);
+    } else {
+        status = agree(replica, version, status);
     }
     weir_stopwatch_end(&watch);
     if (replica->schedule.pushed)

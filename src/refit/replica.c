@@ -50,6 +50,7 @@ static weir_status copy_settings(weir_replica *replica, const weir_replica_optio
         status = weir_settings_copy_text(&replica->listen, options->listen);
     replica->mode = options->install;
     replica->hooks = options->hooks;
+    replica->agree = options->agree;
     replica->window_bytes = (options->window_bytes ? options->window_bytes : DEFAULT_WINDOW_BYTES) /
                             WEIR_REPLICA_WINDOWS / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
     if (status == WEIR_OK && replica->mode == WEIR_INSTALL_STAGED && replica->window_bytes == 0)

@@ -56,6 +56,7 @@ struct weir_replica {
     weir_worker worker;
     weir_install_mode mode;
     weir_engine_hooks hooks;
+    weir_status (*agree)(void *context, uint64_t version, weir_status mine);
     weir_settings settings;
     char *listen;
     weir_replica_mesh mesh;         /* of the engine; every field 1 of one that has one worker */
