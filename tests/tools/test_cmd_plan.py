@@ -206,7 +206,8 @@ class Plan(CliCase):
                 ((*PRESET, *meshes, "--rank", "2"), 2, "from 0 to 1"),
                 ((*PRESET, *meshes, "--rank", "0", "--worker", "0"), 2, "one of --worker"),
                 ((*PRESET, *meshes, "--gpus-per-host", "0"), 2, "--gpus-per-host takes"),
-                ((*PRESET, *meshes, "--conversion", "fp8_128x128"), 1, "width of 48 per worker"),
+                ((*PRESET, *meshes, "--conversion", "fp8_128x128"), 1,
+                 "no multiple of fp8_128x128's block of 128"),
                 ((*PRESET, "--trainer", "", "--replica", "tp=5"), 1, "do not divide over 5"),
                 (("--config", "nowhere", *meshes), 1, "nowhere")):
             self.assertIn(reason, self.weir("plan", *arguments, code=code).stderr)
