@@ -93,6 +93,8 @@ typedef struct weir_map_entry {
     size_t n_parts;                   /* n_sources, or more where one source holds several */
     uint32_t units[WEIR_MAX_PARTS];   /* heads of each part, which a cut keeps whole; 0: none */
     uint64_t part_rows[WEIR_MAX_PARTS]; /* all 0: the sources hold equal parts */
+    bool tied;                        /* embeddings that the head is made of too: an engine whose
+                                         layers are spread over stages has them on the last as well */
 } weir_map_entry;
 
 /* A parameter that the replica computes from another after each install. */

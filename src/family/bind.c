@@ -18,7 +18,8 @@ typedef struct binder {
     weir_mapping *mapping;
     const weir_model *model;
     weir_source_index index;
-    size_t *found; /* sources of the row at hand, expert by expert */
+    size_t *found;    /* sources of the row at hand, expert by expert */
+    size_t embedding; /* that a tied head is made of; SIZE_MAX: there is none */
     int naming; /* the one that most sources have, to word what is missing; -1: not asked for yet */
     weir_error_line first; /* problem */
     size_t n_problems;
@@ -421,6 +422,7 @@ static weir_status skip_tied(binder *b, const weir_family_row *row)
 {
     size_t head = weir_source_index_find(&b->index, row->sources[WEIR_NAMING_HF][0].name);
     size_t embedding = weir_source_index_find(&b->index, row->tied_with);
+    b->embedding = embedding;
     if (head == SIZE_MAX)
         return WEIR_OK;
     b->index.states[head] = WEIR_SOURCE_TAKEN;
@@ -535,6 +537,13 @@ static weir_status allocate(weir_mapping *m, const weir_tensor *sources, size_t 
     return WEIR_OK;
 }
 
+static void mark_tied(binder *b)
+{
+    weir_mapping *m = b->mapping;
+    for (size_t i = 0; i < m->n_entries && b->embedding != SIZE_MAX; i++)
+        m->entries[i].tied = m->origin[m->entries[i].sources - m->bound] == b->embedding;
+}
+
 static weir_status bind_all(binder *b)
 {
     weir_status status = WEIR_OK;
@@ -542,7 +551,10 @@ static weir_status bind_all(binder *b)
         status = bind_layer(b, b->index.layers[i].layer, &b->index.layers[i]);
     if (status == WEIR_OK)
         status = bind_layer(b, -1, NULL);
-    return status == WEIR_OK ? finish(b) : status;
+    if (status != WEIR_OK)
+        return status;
+    mark_tied(b);
+    return finish(b);
 }
 
 weir_status weir_mapping_bind(weir_mapping *mapping, const weir_model *model,

@@ -64,6 +64,7 @@ static weir_status describe(const weir_map_entry *entry, bool is_expert, weir_fl
                               .layer = entry->layer,
                               .stacked = leading == 1,
                               .shape = entry->shape,
+                              .tied = entry->tied,
                               .n_sources = (uint32_t)entry->n_sources };
     if (entry->layer < 0)
         t->layer = strstr(entry->name, "embed") != NULL ? WEIR_LAYER_BEFORE : WEIR_LAYER_BEHIND;

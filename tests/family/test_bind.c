@@ -463,6 +463,8 @@ static void tied_embeddings_make_one_parameter(void **state)
     assert_int_equal(set_open(set, NULL, NULL, NULL, &mapping), WEIR_OK);
     assert_null(find_parameter(mapping, "lm_head.weight"));
     assert_non_null(find_parameter(mapping, "model.embed_tokens.weight"));
+    assert_true(find_entry(mapping, "model.embed_tokens.weight")->tied);
+    assert_false(find_entry(mapping, "model.norm.weight")->tied);
     weir_mapping_close(mapping);
     ((uint8_t *)head->data)[512001 - 2] ^= 1;
     assert_refused(set, NULL,

@@ -128,6 +128,7 @@ static inline weir_fleet_tensor case_tensor(fleet_case *c)
         case_whole_blocks(&t);
     if (case_random(c, 6) == 0)
         t.layer = case_random(c, 2) ? WEIR_LAYER_BEFORE : WEIR_LAYER_BEHIND;
+    t.tied = t.cut == WEIR_CUT_VOCABULARY && t.layer == WEIR_LAYER_BEFORE && case_random(c, 2);
     return t;
 }
 
