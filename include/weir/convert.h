@@ -98,6 +98,10 @@ typedef struct weir_conversion {
     weir_convert_fn reference;    /* the specification, portable C */
     weir_convert_fn kernel;       /* the fastest one of this CPU, NULL: use the reference */
     bool kernel_digests;          /* kernel fills tile->digest itself */
+    bool by_magnitude;            /* of a block's elements its outputs beyond the first depend on the
+                                     largest magnitude alone, and each element of the first on that
+                                     and on its own source: ranks that hold parts of a block then
+                                     hand each other one number, not rows */
 } weir_conversion;
 
 /* Copies the row; keeps what it points to, for ever. ERR_EXISTS "conversion 'NAME' is already

@@ -37,12 +37,16 @@ extern "C" {
  * Experts     expert x is of e = x / ceil(n_experts / ep), or expert_owners[x]. One tensor per
  *             expert: cut by tp as above, its rows then by fsdp. Stacked: e's experts in ascending
  *             order are cut into fsdp chunks; each expert's matrix by tp.
+ * dense_whole not 0: matrices that are no expert's are cut by tp alone, and every rank of fsdp and
+ *             ep holds their rows whole (as Megatron's ranks of expert parallelism do). Who makes
+ *             which rows is as above, so that the work is spread; nothing of them is lent.
  * hsdp        groups hold the same; the one numbered `sender` sends. */
 typedef struct weir_trainer_mesh {
     uint32_t pp, hsdp, fsdp, ep, tp;
     uint32_t sender;
     const uint32_t *expert_owners; /* by expert id; NULL: contiguous */
     uint32_t n_expert_owners;
+    uint32_t dense_whole;
 } weir_trainer_mesh;
 
 /* One engine's workers, times replicas. 0 means 1. A worker's number:
@@ -65,7 +69,7 @@ typedef struct weir_replica_mesh {
 } weir_replica_mesh;
 
 /* Reads "fsdp=8,tp=2,ep=4,pp=2,hsdp=2" and "tp=4,ep=8,dp=2,pp=2,replicas=2" (besides them
- * "sender=" and "pad="): any order, each at most once, what is left out is 1. ERR_INVALID names the
+ * "sender=", "dense_whole=" and "pad="): any order, each at most once, what is left out is 1. ERR_INVALID names the
  * token that is wrong. */
 WEIR_API weir_status weir_trainer_mesh_parse(const char *text, weir_trainer_mesh *out);
 WEIR_API weir_status weir_replica_mesh_parse(const char *text, weir_replica_mesh *out);
@@ -208,6 +212,10 @@ WEIR_API weir_status weir_fleet_open(const weir_fleet_args *args, weir_fleet **o
 WEIR_API void weir_fleet_close(weir_fleet *fleet); /* accepts NULL */
 WEIR_API uint32_t weir_fleet_ranks(const weir_fleet *fleet);
 WEIR_API uint32_t weir_fleet_workers(const weir_fleet *fleet);
+/* 32 hex digits of all that shares and parts follow from: tensors, both meshes, expert maps, held
+ * boxes. Not how many replicas there are: equal signatures, equal shares of every rank. Writes 33
+ * bytes. */
+WEIR_API void weir_fleet_signature(const weir_fleet *fleet, char out[33]);
 
 WEIR_API weir_status weir_fleet_slice_of(const weir_fleet *fleet, uint32_t worker, uint32_t tensor,
                                          weir_fleet_slice *out);
@@ -254,13 +262,30 @@ typedef struct weir_share_piece {
     uint32_t row, col;  /* within the worker's matrix; of what is lent, unused */
     uint32_t loan;      /* of a border: index into `borrows`, WEIR_ANY: held by this rank itself */
     uint64_t offset;    /* in what the loan hands over, 16-byte aligned, rows without gaps */
+    uint32_t border;    /* of what is lent: index into `borders`, whose magnitudes are handed over;
+                           WEIR_ANY: the rows themselves */
 } weir_share_piece;
+
+/* A border of a conversion that scales by magnitude (weir_conversion.by_magnitude), of which several
+ * ranks hold rows. Each converts what it holds, once it knows the largest magnitude of every block;
+ * they hand each other those, one F32 per block, row by row: n_block_rows * n_block_cols of them,
+ * of the elements that they hold (0 for a block of which they hold none). */
+typedef struct weir_share_border {
+    weir_fleet_copy copy; /* its box of the worker's matrix, from block to block */
+    uint32_t block_rows, block_cols; /* of the grid, no larger than the box */
+    uint32_t n_block_rows, n_block_cols;
+    size_t first_piece, n_pieces; /* in `pieces`: rows that this rank holds (loan WEIR_ANY), and one
+                                     per other rank: its magnitudes (loan, offset) */
+} weir_share_border;
 
 /* One conversion: a box of a worker's matrix, made from rows of one source, or from the pieces of a
  * border (copy.source is WEIR_FLEET_MIXED, copy.first_piece counts in `pieces`). */
 typedef struct weir_share_job {
     weir_fleet_copy copy;
-    uint32_t shards[WEIR_MAX_OUTPUTS];      /* one per output of the conversion: where it goes */
+    uint32_t border;                        /* in `borders`: whose magnitudes its scales are made of
+                                               too; WEIR_ANY: none but its own rows' */
+    uint32_t shards[WEIR_MAX_OUTPUTS];      /* one per output of the conversion: where it goes;
+                                               WEIR_ANY: another rank of the border publishes it */
     uint64_t offsets[WEIR_MAX_OUTPUTS];     /* bytes within the shard; contiguous from there */
     uint64_t first_words[WEIR_MAX_OUTPUTS]; /* of the digest, within the shard */
 } weir_share_job;
@@ -277,9 +302,10 @@ typedef struct weir_share {
     weir_share_shard *shards;
     weir_share_job *jobs; /* by tensor, place, slot, row, column */
     weir_share_piece *pieces;
+    weir_share_border *borders;
     weir_share_loan *borrows, *lends; /* by rank; what A lends B has the bytes that B borrows of A */
     weir_share_piece *lent;
-    size_t n_shards, n_jobs, n_pieces, n_borrows, n_lends, n_lent;
+    size_t n_shards, n_jobs, n_pieces, n_borders, n_borrows, n_lends, n_lent;
 } weir_share;
 
 /* Parts that several ranks could make are made by one of them, the same for every replica. Gives

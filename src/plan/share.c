@@ -103,7 +103,7 @@ static weir_status borrow_border(share_maker *m, const share_part *part, const w
     copy->first_piece = (uint32_t)m->borrowed.n_pieces;
     for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
         const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
-        weir_fleet_piece piece = weir_fleet_border_piece(part->entry, from, m->rank);
+        weir_fleet_piece piece = weir_fleet_border_piece(m->fleet, part->entry, from, m->rank);
         uint32_t other = piece.rank != m->rank ? piece.rank : WEIR_ANY;
         status = weir_loan_list_add(&m->borrowed, tensor, copy, &piece, other);
     }
@@ -118,7 +118,7 @@ static weir_status lend_border(share_maker *m, const share_part *part, const wei
     copy.tensor = part->tensor;
     for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
         const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
-        weir_fleet_piece piece = weir_fleet_border_piece(part->entry, from, owner);
+        weir_fleet_piece piece = weir_fleet_border_piece(m->fleet, part->entry, from, owner);
         if (piece.rank == m->rank)
             status = weir_loan_list_add(&m->lent, &part->entry->tensor, &copy, &piece, owner);
     }
@@ -137,7 +137,7 @@ static weir_status add_job(share_maker *m, const share_part *part, const weir_ru
 {
     if (!make_room(&m->jobs, &m->jobs_room, m->n_jobs, sizeof(m->jobs[0])))
         return WEIR_ERR_NO_MEMORY;
-    weir_share_job job = { .copy = rule->copy };
+    weir_share_job job = { .copy = rule->copy, .border = WEIR_ANY };
     job.copy.tensor = part->tensor;
     job.copy.rank = m->rank;
     weir_status status = WEIR_OK;
@@ -310,6 +310,8 @@ static weir_status pack(share_maker *m, weir_share **out)
     share->pieces = take(&at, m->borrowed.pieces, pieces_bytes);
     share->lent = take(&at, NULL, lent_bytes);
     weir_loan_list_group(&m->lent, share->lends, share->lent);
+    share->borders = NULL;
+    share->n_borders = 0;
     share->n_shards = m->n_shards;
     share->n_jobs = m->n_jobs;
     share->n_pieces = m->borrowed.n_pieces;

@@ -44,7 +44,8 @@ weir_status weir_loan_list_add(weir_loan_list *list, const weir_fleet_tensor *te
                                 .n_cols = piece->n_cols,
                                 .row = piece->row,
                                 .col = piece->col,
-                                .loan = other };
+                                .loan = other,
+                                .border = WEIR_ANY };
     if (other == WEIR_ANY)
         return WEIR_OK;
     uint64_t *bytes = &list->bytes[other];
