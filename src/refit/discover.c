@@ -415,6 +415,10 @@ static const char *mesh_or_one(const char *text)
 static weir_status check_source(const weir_replica *replica, const weir_remote *remote)
 {
     bool first = remote == replica->schedule.participants[0].remote;
+    if (remote->push != NULL && replica->mesh_text[0] != '\0')
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s pushes, which reaches engines of one worker: this replica is of %s",
+                         remote->who, replica->mesh_text);
     if (strcmp(remote->engine_mesh, replica->mesh_text) != 0)
         return weir_fail(WEIR_ERR_LAYOUT,
                          "%s publishes version %" PRIu64
