@@ -71,7 +71,7 @@ static const weir_conversion *bf16(void)
 /* Four heads of two rows of queries, two of keys: the third of four workers. */
 static void parts_are_cut_one_by_one_and_heads_repeated(void **state)
 {
-    weir_replica_mesh mesh = { 4, 1, 1, 1, 1, 1, NULL, NULL };
+    weir_replica_mesh mesh = { .tp = 4, .ep = 1, .dp = 1, .vocabulary_pad = 1 };
     weir_gather gather = open_gather(&mesh, (weir_mesh_place){ 0, 0, 2 });
     weir_tensor sources[] = { make(0, 1, 0, 8), make(0, 1, 1, 4) };
     weir_map_entry entry = { .name = "qk",
@@ -114,7 +114,9 @@ static void parts_are_cut_one_by_one_and_heads_repeated(void **state)
 static void experts_come_by_their_ids_and_columns_by_the_worker(void **state)
 {
     static const uint32_t ids[] = { 0, 2, 1, 3, 1 }, first[] = { 0, 3, 5 };
-    weir_replica_mesh mesh = { 2, 2, 2, 1, 1, 1, ids, first };
+    weir_replica_mesh mesh = {
+        .tp = 2, .ep = 2, .dp = 2, .expert_ids = ids, .expert_first = first
+    };
     weir_tensor sources[N_EXPERTS], stacked = make(0, N_EXPERTS, 0, 5);
     stacked.shape = (weir_shape){ 3, { N_EXPERTS, 5, COLS } };
     for (size_t x = 0; x < N_EXPERTS; x++)
@@ -166,7 +168,7 @@ static void experts_come_by_their_ids_and_columns_by_the_worker(void **state)
 /* Ten rows, padded to sixteen: 8 and 2, of four workers' 4 the third has 2 and the last none. */
 static void padding_is_left_out(void **state)
 {
-    weir_replica_mesh mesh = { 4, 1, 1, 1, 1, 16, NULL, NULL };
+    weir_replica_mesh mesh = { .tp = 4, .ep = 1, .dp = 1, .vocabulary_pad = 16 };
     weir_tensor source = make(0, 1, 0, 10);
     weir_map_entry entry = { .name = "embed",
                              .conversion = bf16(),
