@@ -5,7 +5,7 @@
  */
 #include "convert/magnitude.h"
 
-#include "convert/source_value.h"
+#include "numeric/scalar.h"
 
 static uint32_t peak_16(const uint16_t *row, size_t n)
 {
@@ -34,7 +34,7 @@ static float peak_of(weir_dtype dtype, const unsigned char *at, size_t n)
     if (dtype == WEIR_F32)
         return weir_float_from_bits(peak_32(elements, n));
     uint16_t peak = (uint16_t)peak_16(elements, n);
-    return weir_source_value(dtype, &peak, 0);
+    return dtype == WEIR_BF16 ? weir_float_from_bf16(peak) : weir_float_from_fp16(peak);
 }
 
 float weir_magnitude_max(float a, float b)
