@@ -39,7 +39,7 @@ extern "C" {
  *             order are cut into fsdp chunks; each expert's matrix by tp.
  * dense_whole not 0: matrices that are no expert's are cut by tp alone, and every rank of fsdp and
  *             ep holds their rows whole (as Megatron's ranks of expert parallelism do). Who makes
- *             which rows is as above, so that the work is spread; nothing of them is lent.
+ *             which rows is as above, so that the work is spread; no rows are lent for that.
  * hsdp        groups hold the same; the one numbered `sender` sends. */
 typedef struct weir_trainer_mesh {
     uint32_t pp, hsdp, fsdp, ep, tp;
@@ -69,8 +69,8 @@ typedef struct weir_replica_mesh {
 } weir_replica_mesh;
 
 /* Reads "fsdp=8,tp=2,ep=4,pp=2,hsdp=2" and "tp=4,ep=8,dp=2,pp=2,replicas=2" (besides them
- * "sender=", "dense_whole=" and "pad="): any order, each at most once, what is left out is 1. ERR_INVALID names the
- * token that is wrong. */
+ * "sender=", "dense_whole=" and "pad="): any order, each at most once, what is left out is 1 (of
+ * these three 0, 0 and 64). ERR_INVALID names the token that is wrong. */
 WEIR_API weir_status weir_trainer_mesh_parse(const char *text, weir_trainer_mesh *out);
 WEIR_API weir_status weir_replica_mesh_parse(const char *text, weir_replica_mesh *out);
 /* How many there are: of all stages and groups; of all replicas. */

@@ -464,7 +464,11 @@ static weir_status make(maker *m, const weir_fleet_args *args)
     }
     if (status == WEIR_OK)
         status = find_stages(m, args);
-    return status == WEIR_OK ? make_patterns(m) : status;
+    if (status == WEIR_OK)
+        status = make_patterns(m);
+    if (status == WEIR_OK)
+        m->fleet->given = weir_fleet_digest_given(args);
+    return status;
 }
 
 weir_status weir_fleet_open(const weir_fleet_args *given, weir_fleet **out)

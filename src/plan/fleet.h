@@ -40,7 +40,8 @@ struct weir_fleet {
     size_t n_patterns;
     weir_pattern_slice *slices;
     size_t n_slices, slices_room;
-    weir_cells cells; /* the rules */
+    weir_cells cells;  /* the rules */
+    weir_digest given; /* of expert maps and held boxes, which are not kept */
 };
 
 /* A trainer mesh with no 0 in it. ERR_INVALID for one of too many ranks, or without its sender. */
@@ -49,6 +50,9 @@ weir_status weir_trainer_mesh_read(const weir_trainer_mesh *given, weir_trainer_
 uint32_t weir_fleet_layers(const weir_fleet_tensor *tensors, size_t n_tensors);
 /* The trainer's stage that has what is of this layer. The mesh has no 0. */
 uint32_t weir_trainer_stage(const weir_trainer_mesh *mesh, int32_t layer, uint32_t n_layers);
+
+/* Of what a fleet is made from but does not keep; the args have been checked. */
+weir_digest weir_fleet_digest_given(const weir_fleet_args *args);
 
 /* The slice of an entry that a worker holds; NULL: another stage's. */
 const weir_pattern_slice *weir_fleet_find_slice(const weir_fleet *fleet,
@@ -67,8 +71,9 @@ bool weir_fleet_part_at(const weir_fleet *fleet, const weir_fleet_entry *entry, 
  * and slice by slice: all replicas ask the same one. */
 uint32_t weir_fleet_rank_of(const weir_fleet *fleet, const weir_fleet_entry *entry, size_t slice,
                             const weir_rule *rule);
-weir_fleet_piece weir_fleet_border_piece(const weir_fleet_entry *entry, const weir_rule_piece *from,
-                                         uint32_t owner);
+/* A piece of a border that `owner` makes: from itself where it holds it. */
+weir_fleet_piece weir_fleet_border_piece(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                                         const weir_rule_piece *from, uint32_t owner);
 /* Bytes of a box of converted weights, and of the scales of its blocks. */
 uint64_t weir_fleet_box_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols);
 

@@ -151,23 +151,34 @@ size_t weir_fleet_copies(const weir_fleet *fleet, uint32_t worker, weir_fleet_co
     return n;
 }
 
-/* The owner takes from itself what several hold, itself among them. */
-weir_fleet_piece weir_fleet_border_piece(const weir_fleet_entry *entry, const weir_rule_piece *from,
-                                         uint32_t owner)
+/* Whether the owner of a border holds a piece of it too. Rows that every rank of fsdp and ep holds
+ * whole are those of its own tp. */
+static bool owner_holds(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                        const weir_rule_piece *from, uint32_t owner)
+{
+    uint32_t first = first_of(entry, from), tp = fleet->trainer.tp;
+    if (fleet->trainer.dense_whole != 0 && entry->tensor.n_experts == 0) {
+        first %= tp;
+        owner %= tp;
+    }
+    return first <= owner && owner - first < from->n_owners;
+}
+
+weir_fleet_piece weir_fleet_border_piece(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                                         const weir_rule_piece *from, uint32_t owner)
 {
     weir_fleet_piece piece = from->piece;
-    uint32_t first = first_of(entry, from);
     piece.owner = owner;
-    piece.rank = first + entry->turn % from->n_owners;
-    if (first <= owner && owner - first < from->n_owners)
-        piece.rank = owner;
+    piece.rank = owner;
+    if (!owner_holds(fleet, entry, from, owner))
+        piece.rank = first_of(entry, from) + entry->turn % from->n_owners;
     return piece;
 }
 
 weir_fleet_piece weir_fleet_piece_of(const weir_fleet *fleet, const weir_fleet_copy *copy,
                                      uint32_t index)
 {
-    return weir_fleet_border_piece(&fleet->entries[copy->tensor],
+    return weir_fleet_border_piece(fleet, &fleet->entries[copy->tensor],
                                    &fleet->cells.pieces[(size_t)copy->first_piece + index],
                                    copy->rank);
 }
@@ -192,7 +203,7 @@ static void sum_pieces(summer *s, const weir_fleet_entry *entry, const weir_rule
 {
     for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
         const weir_rule_piece *from = &s->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
-        weir_fleet_piece piece = weir_fleet_border_piece(entry, from, owner);
+        weir_fleet_piece piece = weir_fleet_border_piece(s->fleet, entry, from, owner);
         if (piece.rank == owner)
             continue;
         uint64_t n_bytes =

@@ -81,11 +81,15 @@ static weir_status read_mesh(const char *what, const char *text, mesh_key *keys,
 
 weir_status weir_trainer_mesh_parse(const char *text, weir_trainer_mesh *out)
 {
-    weir_trainer_mesh mesh = { 1, 1, 1, 1, 1, 0, NULL, 0 };
+    weir_trainer_mesh mesh = { .pp = 1, .hsdp = 1, .fsdp = 1, .ep = 1, .tp = 1 };
     mesh_key keys[] = {
-        { "fsdp", &mesh.fsdp, 1, true, false }, { "tp", &mesh.tp, 1, true, false },
-        { "ep", &mesh.ep, 1, true, false },     { "pp", &mesh.pp, 1, true, false },
-        { "hsdp", &mesh.hsdp, 1, true, false }, { "sender", &mesh.sender, 0, false, false }
+        { "fsdp", &mesh.fsdp, 1, true, false },
+        { "tp", &mesh.tp, 1, true, false },
+        { "ep", &mesh.ep, 1, true, false },
+        { "pp", &mesh.pp, 1, true, false },
+        { "hsdp", &mesh.hsdp, 1, true, false },
+        { "sender", &mesh.sender, 0, false, false },
+        { "dense_whole", &mesh.dense_whole, 0, false, false },
     };
     weir_status status = read_mesh("trainer", text, keys, sizeof(keys) / sizeof(keys[0]));
     if (status != WEIR_OK)

@@ -161,9 +161,12 @@ static inline void case_init(fleet_case *c, uint64_t seed)
 {
     memset(c, 0, sizeof(*c));
     c->state = seed * 0x9E3779B97F4A7C15 + 1;
-    c->trainer = (weir_trainer_mesh){
-        case_small(c), case_small(c), case_small(c), case_small(c), case_small(c), 0, NULL, 0
-    };
+    c->trainer.pp = case_small(c);
+    c->trainer.hsdp = case_small(c);
+    c->trainer.fsdp = case_small(c);
+    c->trainer.ep = case_small(c);
+    c->trainer.tp = case_small(c);
+    c->trainer.dense_whole = case_random(c, 4) == 0;
     c->trainer.sender = (uint32_t)case_random(c, c->trainer.hsdp);
     c->replica = (weir_replica_mesh){
         case_small(c), 1,   case_small(c), case_small(c), 1 + (uint32_t)case_random(c, 2), 4,
@@ -252,6 +255,8 @@ static inline bool case_holds(const fleet_case *c, const weir_fleet_tensor *t, u
     uint64_t lo, hi, skip;
     if (!case_tp_holds(c, t, source, tp, row, col, &lo, &hi))
         return false;
+    if (t->n_experts == 0 && m->dense_whole != 0)
+        return true;
     if (t->n_experts == 0)
         return case_chunk_of(hi - lo, m->fsdp * m->ep, row - lo, &skip, &skip) == f * m->ep + e;
     uint32_t per = (t->n_experts + m->ep - 1) / m->ep, place = 0, n_local = 0;

@@ -26,7 +26,7 @@ static void contiguous_experts_are_where_a_stacked_trainer_keeps_them(void **sta
 {
     (void)state;
     /* 64 experts, ep 4, fsdp 2: expert rank 2, fsdp rank 1 owns 40 … 47. */
-    weir_trainer_mesh mesh = { 1, 1, 2, 4, 1, 0, NULL, 0 };
+    weir_trainer_mesh mesh = { .pp = 1, .hsdp = 1, .fsdp = 2, .ep = 4, .tp = 1 };
     weir_fleet_tensor t = { .name = "w1",
                             .cut = WEIR_CUT_COLUMN,
                             .n_experts = 64,
@@ -50,7 +50,7 @@ static void an_owner_map_that_does_not_fit_is_refused(void **state)
 {
     (void)state;
     uint32_t owners[] = { 0, 1, 2, 0 };
-    weir_trainer_mesh mesh = { 1, 1, 1, 2, 1, 0, owners, 4 };
+    weir_trainer_mesh mesh = { 1, 1, 1, 2, 1, 0, owners, 4, 0 };
     weir_fleet_tensor t = { .name = "w1", .n_experts = 4 };
     weir_expert_place places[4];
     assert_int_equal(weir_expert_places(&mesh, &t, places), WEIR_ERR_LAYOUT);

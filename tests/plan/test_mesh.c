@@ -40,9 +40,9 @@ static void a_wrong_token_is_named(void **state)
         const char *text, *line;
     } cases[] = {
         { "fsdp=8,xp=2", "trainer mesh: 'xp=2': expected KEY=NUMBER with one of fsdp, tp, ep, pp, "
-                         "hsdp, sender" },
+                         "hsdp, sender, dense_whole" },
         { "fsdp", "trainer mesh: 'fsdp': expected KEY=NUMBER with one of fsdp, tp, ep, pp, hsdp, "
-                  "sender" },
+                  "sender, dense_whole" },
         { "fsdp=", "trainer mesh: 'fsdp=': expected a number from 1 to 65536" },
         { "fsdp=0", "trainer mesh: 'fsdp=0': expected a number from 1 to 65536" },
         { "fsdp=-1", "trainer mesh: 'fsdp=-1': expected a number from 1 to 65536" },

@@ -125,6 +125,7 @@ static void a_rank_holds_what_the_words_of_the_mesh_say(void **state)
         check_mesh(&o, "fsdp=3,tp=2", NULL, 0);
         check_mesh(&o, "pp=2,hsdp=2,sender=1,fsdp=2,ep=2", NULL, 0);
         check_mesh(&o, "fsdp=2,ep=2", owners, n_experts);
+        check_mesh(&o, "hsdp=2,ep=2,tp=2,dense_whole=1", NULL, 0);
         close_model(&o);
     }
 }
