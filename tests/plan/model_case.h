@@ -62,7 +62,7 @@ static inline void add_second(weir_fleet_tensor *t, uint64_t rows)
 }
 
 /* The shapes of DeepSeek-V3: 61 layers, 256 experts, 671 billion weights. */
-static inline void add_deepseek_layer(model *m, int layer)
+static inline void add_deepseek_layer(model *m, int layer, uint32_t n_experts)
 {
     add(m, "norm", layer, WEIR_CUT_NONE, 7168, 1);
     add(m, "norm", layer, WEIR_CUT_NONE, 7168, 1);
@@ -77,27 +77,32 @@ static inline void add_deepseek_layer(model *m, int layer)
         add(m, "down", layer, WEIR_CUT_ROW, 7168, 18432);
         return;
     }
-    add(m, "router", layer, WEIR_CUT_NONE, 256, 7168)->conversion = m->bf16;
-    add(m, "bias", layer, WEIR_CUT_NONE, 256, 1);
+    add(m, "router", layer, WEIR_CUT_NONE, n_experts, 7168)->conversion = m->bf16;
+    add(m, "bias", layer, WEIR_CUT_NONE, n_experts, 1);
     add_second(add(m, "shared_gate_up", layer, WEIR_CUT_COLUMN, 2048, 7168), 2048);
     add(m, "shared_down", layer, WEIR_CUT_ROW, 7168, 2048);
     weir_fleet_tensor *w13 = add(m, "w13", layer, WEIR_CUT_COLUMN, 2048, 7168);
     add_second(w13, 2048);
-    w13->n_experts = 256;
-    add(m, "w2", layer, WEIR_CUT_ROW, 7168, 2048)->n_experts = 256;
+    w13->n_experts = n_experts;
+    add(m, "w2", layer, WEIR_CUT_ROW, 7168, 2048)->n_experts = n_experts;
 }
 
-static inline model *deepseek_v3(const char *conversion)
+static inline model *deepseek_v3_of(const char *conversion, int n_layers, uint32_t n_experts)
 {
     model *m = calloc(1, sizeof(*m));
     assert_int_equal(weir_conversion_get(conversion, &m->fp8), WEIR_OK);
     assert_int_equal(weir_conversion_get("bf16_cast", &m->bf16), WEIR_OK);
     add(m, "embed", WEIR_LAYER_BEFORE, WEIR_CUT_VOCABULARY, 129280, 7168)->conversion = m->bf16;
-    for (int layer = 0; layer < 61; layer++)
-        add_deepseek_layer(m, layer);
+    for (int layer = 0; layer < n_layers; layer++)
+        add_deepseek_layer(m, layer, n_experts);
     add(m, "norm", WEIR_LAYER_BEHIND, WEIR_CUT_NONE, 7168, 1);
     add(m, "head", WEIR_LAYER_BEHIND, WEIR_CUT_VOCABULARY, 129280, 7168)->conversion = m->bf16;
     return m;
+}
+
+static inline model *deepseek_v3(const char *conversion)
+{
+    return deepseek_v3_of(conversion, 61, 256);
 }
 
 #endif

@@ -248,6 +248,195 @@ static void shards_of_all_ranks_are_every_worker_s_part_converted_at_once(void *
     free(c);
 }
 
+/* ---- who lends -------------------------------------------------------------------------------*/
+
+static weir_share *share_of(const weir_fleet *fleet, uint32_t rank)
+{
+    weir_share *share = NULL;
+    if (weir_fleet_share(fleet, rank, &share) != WEIR_OK)
+        fail_msg("%s", weir_last_error());
+    return share;
+}
+
+static void ranks_that_hold_rows_whole_share_the_work_and_lend_nothing(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = matrix_of("t", WEIR_CUT_NONE, 10, 8);
+    for (int whole = 0; whole < 2; whole++) {
+        weir_fleet *fleet = open_meshes(&t, 1, whole ? "ep=2,dense_whole=1" : "ep=2", "");
+        weir_share *a = share_of(fleet, 0), *b = share_of(fleet, 1);
+        assert_true(a->n_jobs > 0 && b->n_jobs > 0);
+        assert_int_equal(a->n_lends + b->n_lends, whole ? 0 : 1);
+        assert_int_equal(a->n_jobs + b->n_jobs, 3); /* rows [0, 4), a border, rows [8, 10) */
+        weir_share_free(a);
+        weir_share_free(b);
+        weir_fleet_close(fleet);
+    }
+}
+
+static void only_the_group_that_sends_has_a_share(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = matrix_of("t", WEIR_CUT_NONE, 16, 8);
+    weir_fleet *fleet = open_meshes(&t, 1, "hsdp=2,fsdp=2,sender=1", "");
+    for (uint32_t rank = 0; rank < 4; rank++) {
+        weir_share *share = share_of(fleet, rank);
+        assert_true((share->n_jobs > 0) == (rank >= 2));
+        assert_true((share->n_shards > 0) == (rank >= 2));
+        assert_int_equal(share->n_lends + share->n_borrows, 0);
+        weir_share_free(share);
+    }
+    weir_share *none = NULL;
+    assert_int_equal(weir_fleet_share(fleet, 4, &none), WEIR_ERR_INVALID);
+    assert_string_equal(weir_last_error(), "share of rank 4: there are 4");
+    weir_fleet_close(fleet);
+}
+
+static void a_border_of_many_blocks_is_divided_among_its_holders(void **state)
+{
+    (void)state;
+    /* A scale per row, and columns on four ranks: each makes a quarter of the rows. */
+    weir_fleet_tensor t = matrix_of("t", WEIR_CUT_ROW, 64, 16);
+    t.conversion = &share_channel;
+    weir_fleet *fleet = open_meshes(&t, 1, "tp=4", "");
+    for (uint32_t rank = 0; rank < 4; rank++) {
+        weir_share *share = share_of(fleet, rank);
+        assert_int_equal(share->n_jobs, 1);
+        assert_int_equal(share->jobs[0].copy.row, rank * 16);
+        assert_int_equal(share->jobs[0].copy.n_rows, 16);
+        assert_int_equal(share->n_borrows, 3);
+        for (size_t i = 0; i < 3; i++)
+            assert_int_equal(share->borrows[i].n_bytes, 16 * 4 * 2);
+        weir_share_free(share);
+    }
+    weir_fleet_close(fleet);
+}
+
+/* ---- what is joined --------------------------------------------------------------------------*/
+
+static void whole_experts_in_slots_that_follow_each_other_are_one_shard(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = matrix_of("w13", WEIR_CUT_COLUMN, 8, 8);
+    t.conversion = &share_block;
+    t.n_experts = 6;
+    t.n_sources = t.n_parts = 2;
+    t.source_rows[1] = 8;
+    t.parts[1] = (weir_fleet_part){ .source = 1, .n_rows = 8 };
+    weir_fleet *fleet = open_meshes(&t, 1, "ep=2", "");
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        weir_share *share = share_of(fleet, rank);
+        assert_int_equal(share->n_jobs, 6); /* gate and up of three experts */
+        assert_int_equal(share->n_shards, 2);
+        assert_int_equal(share->shards[0].box.lo[0], rank * 3);
+        assert_int_equal(share->shards[0].box.hi[0], rank * 3 + 3);
+        assert_int_equal(share->jobs[3].offsets[0], 16 * 8 + 8 * 8);
+        assert_int_equal(share->jobs[3].first_words[0], 16 + 8);
+        assert_int_equal(share->jobs[5].shards[1], 1);
+        weir_share_free(share);
+    }
+    weir_fleet_close(fleet);
+}
+
+static void rows_that_share_a_word_begin_another_shard(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = matrix_of("bias", WEIR_CUT_NONE, 6, 1);
+    t.conversion = cast_conversion();
+    t.shape = (weir_shape){ 1, { 6 } };
+    t.n_sources = t.n_parts = 2;
+    for (uint64_t first_rows = 3; first_rows <= 4; first_rows++) {
+        t.source_rows[0] = t.parts[0].n_rows = first_rows; /* of two bytes each */
+        t.source_rows[1] = 2;
+        t.parts[1] = (weir_fleet_part){ .source = 1, .n_rows = 2 };
+        weir_fleet *fleet = open_meshes(&t, 1, "", "");
+        weir_share *share = share_of(fleet, 0);
+        assert_int_equal(share->n_jobs, 2);
+        assert_int_equal(share->n_shards, first_rows == 4 ? 1 : 2);
+        assert_int_equal(share->jobs[1].offsets[0], first_rows == 4 ? 8 : 0);
+        assert_int_equal(share->jobs[1].first_words[0], first_rows == 4 ? 1 : 0);
+        weir_share_free(share);
+        weir_fleet_close(fleet);
+    }
+}
+
+static void a_part_that_is_all_padding_has_one_empty_shard(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = matrix_of("embed", WEIR_CUT_VOCABULARY, 20, 8);
+    t.conversion = cast_conversion();
+    weir_fleet *fleet = open_meshes(&t, 1, "fsdp=3", "tp=4,dp=2");
+    size_t n_empty = 0;
+    for (uint32_t rank = 0; rank < 3; rank++) {
+        weir_share *share = share_of(fleet, rank);
+        for (size_t i = 0; i < share->n_shards; i++) {
+            const weir_share_shard *shard = &share->shards[i];
+            assert_int_equal(shard->shape.dim[0], 16);
+            assert_int_equal(shard->place.d, WEIR_ANY);
+            if (shard->place.t < 2) {
+                assert_int_equal(shard->n_padding_rows, shard->place.t == 0 ? 0 : 12);
+                continue;
+            }
+            assert_int_equal(rank, 0); /* it has the first row */
+            assert_int_equal(shard->n_padding_rows, 16);
+            assert_int_equal(shard->n_bytes, 0);
+            assert_int_equal(shard->box.hi[0], 0);
+            assert_int_equal(shard->box.hi[1], 8);
+            n_empty++;
+        }
+        weir_share_free(share);
+    }
+    assert_int_equal(n_empty, 2);
+    weir_fleet_close(fleet);
+}
+
+/* ---- what is not planned ---------------------------------------------------------------------*/
+
+static void what_cannot_be_published_in_boxes_is_refused(void **state)
+{
+    (void)state;
+    weir_share *share = NULL;
+    weir_fleet_tensor t = matrix_of("t", WEIR_CUT_NONE, 8, 8);
+    t.conversion = &case_conversions[2];
+    weir_fleet *fleet = open_meshes(&t, 1, "", "");
+    assert_int_equal(weir_fleet_share(fleet, 0, &share), WEIR_ERR_UNSUPPORTED);
+    assert_string_equal(weir_last_error(),
+                        "t: tensor has one scale for all rows, which is not planned");
+    weir_fleet_close(fleet);
+    t.conversion = &share_block;
+    t.shape = (weir_shape){ 3, { 8, 2, 4 } };
+    fleet = open_meshes(&t, 1, "", "");
+    assert_int_equal(weir_fleet_share(fleet, 0, &share), WEIR_ERR_UNSUPPORTED);
+    assert_string_equal(weir_last_error(), "t: share_block of a tensor of 3 axes is not planned");
+    weir_fleet_close(fleet);
+    assert_null(share);
+    t.shape.dim[2] = 5;
+    assert_null(open_meshes(&t, 1, "", ""));
+    assert_string_equal(weir_last_error(), "t: its parts do not fit its sources");
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = matrix_of("t", WEIR_CUT_ROW, 66, 18);
+    t.conversion = &share_block;
+    weir_fleet *fleet = open_meshes(&t, 1, "tp=2,fsdp=2", "");
+    weir_status status = WEIR_ERR_NO_MEMORY;
+    int n_failed = 0;
+    for (uint64_t n = 1; status != WEIR_OK; n++) {
+        weir_share *share = NULL;
+        weir_alloc_fail_at(n);
+        status = weir_fleet_share(fleet, 1, &share);
+        weir_alloc_fail_at(0);
+        assert_true(status == WEIR_OK || status == WEIR_ERR_NO_MEMORY);
+        assert_true((share != NULL) == (status == WEIR_OK));
+        n_failed += status != WEIR_OK;
+        weir_share_free(share);
+    }
+    assert_true(n_failed >= 10);
+    weir_fleet_close(fleet);
+}
+
 /* ---- a large one -----------------------------------------------------------------------------*/
 
 typedef struct large {
@@ -340,6 +529,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shards_of_all_ranks_are_every_worker_s_part_converted_at_once),
+        cmocka_unit_test(ranks_that_hold_rows_whole_share_the_work_and_lend_nothing),
+        cmocka_unit_test(only_the_group_that_sends_has_a_share),
+        cmocka_unit_test(a_border_of_many_blocks_is_divided_among_its_holders),
+        cmocka_unit_test(whole_experts_in_slots_that_follow_each_other_are_one_shard),
+        cmocka_unit_test(rows_that_share_a_word_begin_another_shard),
+        cmocka_unit_test(a_part_that_is_all_padding_has_one_empty_shard),
+        cmocka_unit_test(what_cannot_be_published_in_boxes_is_refused),
+        cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(shares_of_a_deepseek_v3_fleet_take_milliseconds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
