@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/pool.h"
 #include "refit/lenders.h"
+#include "refit/ranks.h"
 
 #define N_BUFFERS 2u
 #define PIECE_ALIGNMENT 16u
@@ -72,26 +73,6 @@ static weir_status refuse_devices(const weir_border *border)
                      "trainer rank %u: blocks of scales lie on several ranks, which takes tensors "
                      "in host memory: these are on a GPU",
                      border->trainer->rank);
-}
-
-/* Makes this rank known to those who borrow of it. An entry that is there already stays: once a
- * version was published it is what replicas find it by. */
-static weir_status announce(weir_trainer *trainer)
-{
-    if (trainer->source_id[0] != '\0')
-        return WEIR_OK;
-    weir_source_record record =
-        weir_worker_entry(&trainer->worker, 0, "", weir_manifest_service_address(trainer->service));
-    record.status = WEIR_SOURCE_INITIALIZING;
-    record.rank = trainer->rank;
-    record.n_ranks = trainer->n_ranks;
-    weir_keeper_pause(trainer->worker.keeper);
-    weir_status status =
-        weir_directory_publish_source(trainer->worker.client, &record, trainer->source_id);
-    if (status == WEIR_OK)
-        weir_keeper_announce(trainer->worker.keeper, &record, false);
-    weir_keeper_resume(trainer->worker.keeper);
-    return status;
 }
 
 static weir_dtype dtype_of(const weir_border *border, const weir_share_loan *loan)
@@ -216,7 +197,7 @@ weir_status weir_border_open(const weir_border_options *options, weir_border **o
     if (status == WEIR_OK && options->share->n_borrows > 0)
         status = weir_lenders_open(trainer, options->share, options->borrowed, &border->lenders);
     if (status == WEIR_OK)
-        status = announce(trainer);
+        status = weir_ranks_announce(trainer);
     if (status != WEIR_OK) {
         weir_border_close(border);
         return status;

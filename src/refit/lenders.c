@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lenders.c - finding, asking and reading the ranks that lend rows to this one.
+/* lenders.c - asking and reading the ranks that lend rows to this one.
  *
- * A lender has the version when its manifest of it can be had. Until then it is asked again, a
- * little later each time, and the directory is looked at now and then: a rank that was started anew
- * is another worker. The wait has one bound for all lenders; reading ends when no byte has come for
- * as long.
+ * A lender has the version when its manifest of it can be had; until then it is asked again
+ * (ranks.h). The wait has one bound for all lenders; reading ends when no byte has come for as
+ * long.
  */
 #include "refit/lenders.h"
 
@@ -15,41 +14,29 @@
 #include "base/alloc.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "refit/ranks.h"
 #include "refit/remote.h"
 
-#define LOOK_UP_EVERY_MS 200u
-#define MAX_REFS 4096u
 #define NEWEST_CAP_BYTES ((size_t)64 << 20)
-
-/* Why a lender's rows are not here. */
-typedef enum lender_absence {
-    LENDER_UNSEEN = 0, /* no entry in the directory */
-    LENDER_SILENT,     /* its worker does not answer */
-    LENDER_EMPTY,      /* it has lent nothing */
-    LENDER_BEHIND      /* nothing newer than `newest` */
-} lender_absence;
 
 typedef struct lender {
     const weir_share_loan *loan;
     weir_dtype dtype;
     uint64_t offset; /* in what all lend */
-    char slot[32];
-    char endpoint[WEIR_NAME_BYTES];
-    weir_remote *remote; /* NULL until its entry was found */
-    bool has_version;
-    lender_absence absence;
-    uint64_t newest;
+    weir_known_rank *known;
+    weir_remote *remote; /* NULL until it was asked first */
     weir_digest digest;
     weir_copy copy;
     weir_transfer *transfer;
-    const weir_source_ref *entry; /* during a look-up: the newest of its rank */
 } lender;
 
 struct weir_lenders {
     weir_trainer *trainer;
     unsigned char *rows; /* of all lenders, one behind the other */
     lender *lenders;
+    weir_known_rank *ranks; /* parallel */
     size_t n_lenders;
+    uint64_t version;     /* that is waited for */
     weir_buffer manifest; /* of a lender's newest version, whichever that is */
     weir_arena arena;     /* and decoded */
 };
@@ -70,7 +57,8 @@ static weir_status lay_out(weir_lenders *lenders, const weir_share *share,
         l->loan = &share->borrows[i];
         l->dtype = borrowed[i];
         l->offset = n_bytes;
-        snprintf(l->slot, sizeof(l->slot), "rank-%u", l->loan->rank);
+        l->known = &lenders->ranks[i];
+        l->known->rank = l->loan->rank;
         n_bytes += (l->loan->n_bytes + WEIR_BORDER_ALIGNMENT - 1) / WEIR_BORDER_ALIGNMENT *
                    WEIR_BORDER_ALIGNMENT;
     }
@@ -87,8 +75,9 @@ weir_status weir_lenders_open(weir_trainer *trainer, const weir_share *share,
     lenders->trainer = trainer;
     weir_arena_init(&lenders->arena, NEWEST_CAP_BYTES);
     lenders->lenders = weir_alloc_zeroed(share->n_borrows, sizeof(*lenders->lenders));
+    lenders->ranks = weir_alloc_zeroed(share->n_borrows, sizeof(*lenders->ranks));
     weir_status status = WEIR_ERR_NO_MEMORY;
-    if (lenders->lenders != NULL) {
+    if (lenders->lenders != NULL && lenders->ranks != NULL) {
         lenders->n_lenders = share->n_borrows;
         status = lay_out(lenders, share, borrowed);
     }
@@ -109,6 +98,7 @@ void weir_lenders_close(weir_lenders *lenders)
     weir_buffer_free(&lenders->manifest);
     weir_arena_close(&lenders->arena);
     weir_free(lenders->lenders);
+    weir_free(lenders->ranks);
     weir_free(lenders->rows);
     weir_free(lenders);
 }
@@ -116,70 +106,6 @@ void weir_lenders_close(weir_lenders *lenders)
 const unsigned char *weir_lenders_at(const weir_lenders *lenders, uint32_t loan, uint64_t offset)
 {
     return lenders->rows + lenders->lenders[loan].offset + offset;
-}
-
-/* ---- the directory ---------------------------------------------------------------------------*/
-
-/* Notes the newest entry of each lender's rank. All ranks of a run have one source id: theirs is
- * this rank's own. */
-static void note_entries(weir_lenders *lenders, const weir_source_ref *refs, size_t n_refs)
-{
-    for (size_t r = 0; r < n_refs; r++) {
-        if (strcmp(refs[r].source_id, lenders->trainer->source_id) != 0)
-            continue;
-        for (size_t i = 0; i < lenders->n_lenders; i++) {
-            lender *l = &lenders->lenders[i];
-            if (l->loan->rank != refs[r].rank)
-                continue;
-            if (l->entry == NULL || refs[r].updated_at_ms > l->entry->updated_at_ms)
-                l->entry = &refs[r];
-        }
-    }
-}
-
-/* Takes the worker that the entry names for the lender, when it is another than before. */
-static weir_status follow_entry(weir_lenders *lenders, lender *l)
-{
-    weir_source_record record;
-    char who[2 * WEIR_NAME_BYTES];
-    weir_worker *worker = &lenders->trainer->worker;
-    if (l->remote != NULL && strcmp(l->remote->worker_id, l->entry->worker_id) == 0)
-        return WEIR_OK;
-    weir_status status = weir_directory_get_source(worker->client, l->entry->source_id,
-                                                   l->entry->worker_id, &record);
-    if (status == WEIR_ERR_NOT_FOUND)
-        return WEIR_OK; /* gone since it was listed */
-    if (status != WEIR_OK)
-        return status;
-    weir_remote_close(l->remote);
-    l->remote = NULL;
-    memcpy(l->endpoint, record.endpoint, sizeof(l->endpoint));
-    snprintf(who, sizeof(who), "trainer rank %u (worker %s)", l->loan->rank, record.worker_id);
-    return weir_remote_open(worker, record.worker_id, l->slot, who, &l->remote);
-}
-
-/* Those who have published are READY, those who have not are INITIALIZING. */
-static weir_status look_up(weir_lenders *lenders)
-{
-    static const weir_source_status statuses[] = { WEIR_SOURCE_INITIALIZING, WEIR_SOURCE_READY };
-    weir_worker *worker = &lenders->trainer->worker;
-    weir_source_ref *refs = weir_alloc(2 * MAX_REFS * sizeof(*refs));
-    weir_status status = refs != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
-    for (size_t i = 0; i < lenders->n_lenders; i++)
-        lenders->lenders[i].entry = NULL;
-    for (size_t s = 0; s < 2 && status == WEIR_OK; s++) {
-        size_t n = 0;
-        status = weir_directory_list_sources(worker->client, worker->model, statuses[s], 0,
-                                             refs + s * MAX_REFS, MAX_REFS, &n);
-        if (status == WEIR_OK)
-            note_entries(lenders, refs + s * MAX_REFS, n);
-    }
-    for (size_t i = 0; i < lenders->n_lenders && status == WEIR_OK; i++) {
-        if (!lenders->lenders[i].has_version && lenders->lenders[i].entry != NULL)
-            status = follow_entry(lenders, &lenders->lenders[i]);
-    }
-    weir_free(refs);
-    return status;
 }
 
 /* ---- asking ----------------------------------------------------------------------------------*/
@@ -235,7 +161,7 @@ static weir_status take_part(weir_lenders *lenders, lender *l)
                            .offset = part->offset,
                            .local = lenders->rows + l->offset,
                            .n_bytes = part->n_bytes };
-    l->has_version = true;
+    l->known->done = true;
     return WEIR_OK;
 }
 
@@ -243,7 +169,7 @@ static weir_status fetch(lender *l, uint64_t version)
 {
     char uid[WEIR_BORDER_TEXT];
     snprintf(uid, sizeof(uid), WEIR_BORDER_UID, version);
-    weir_manifest_wish wish = { .endpoint = l->endpoint, .uid = uid, .version = version };
+    weir_manifest_wish wish = { .endpoint = l->known->endpoint, .uid = uid, .version = version };
     return weir_remote_fetch(l->remote, &wish);
 }
 
@@ -254,8 +180,8 @@ static weir_status find_newest(weir_lenders *lenders, const lender *l, uint64_t 
     weir_manifest manifest;
     weir_buffer *bytes = &lenders->manifest;
     weir_status status = weir_directory_get_manifest(
-        lenders->trainer->worker.client, l->endpoint, l->remote->who, WEIR_BORDER_NEWEST, l->slot,
-        &bytes->data, &bytes->capacity_bytes, &bytes->n_bytes, digest);
+        lenders->trainer->worker.client, l->known->endpoint, l->known->who, WEIR_BORDER_NEWEST,
+        l->known->slot, &bytes->data, &bytes->capacity_bytes, &bytes->n_bytes, digest);
     weir_arena_reset(&lenders->arena);
     if (status == WEIR_OK)
         status = weir_manifest_decode(bytes->data, bytes->n_bytes, &lenders->arena, &manifest);
@@ -268,8 +194,9 @@ static weir_status find_newest(weir_lenders *lenders, const lender *l, uint64_t 
  * next may have come between two questions, so that who is beyond is asked once more. */
 static weir_status explain(weir_lenders *lenders, lender *l, uint64_t version)
 {
-    weir_status status = find_newest(lenders, l, &l->newest);
-    if (status == WEIR_OK && l->newest > version) {
+    uint64_t newest = 0;
+    weir_status status = find_newest(lenders, l, &newest);
+    if (status == WEIR_OK && newest > version) {
         status = fetch(l, version);
         if (status != WEIR_ERR_NOT_FOUND)
             return status;
@@ -277,95 +204,56 @@ static weir_status explain(weir_lenders *lenders, lender *l, uint64_t version)
                          "trainer rank %u needs rows of version %" PRIu64
                          " from rank %u, which lends those of version %" PRIu64
                          " already and keeps only the last two",
-                         lenders->trainer->rank, version, l->loan->rank, l->newest);
+                         lenders->trainer->rank, version, l->loan->rank, newest);
     }
-    l->absence = status == WEIR_OK ? LENDER_BEHIND : LENDER_EMPTY;
+    if (status == WEIR_OK)
+        snprintf(l->known->found, sizeof(l->known->found),
+                 "the newest rows that it lent are of version %" PRIu64, newest);
+    else
+        snprintf(l->known->found, sizeof(l->known->found),
+                 "it has announced itself but lent nothing");
     return status == WEIR_OK || status == WEIR_ERR_NOT_FOUND ? WEIR_IN_PROGRESS : status;
 }
 
-/* IN_PROGRESS: it has not lent this version, as far as one can see. */
-static weir_status ask(weir_lenders *lenders, lender *l, uint64_t version)
+/* A rank that was started anew is another worker. */
+static weir_status meet(weir_lenders *lenders, lender *l)
 {
-    l->absence = LENDER_UNSEEN;
-    if (l->remote == NULL)
-        return WEIR_IN_PROGRESS;
-    weir_status status = fetch(l, version);
+    if (l->remote != NULL && strcmp(l->remote->worker_id, l->known->worker_id) == 0)
+        return WEIR_OK;
+    weir_remote_close(l->remote);
+    l->remote = NULL;
+    return weir_remote_open(&lenders->trainer->worker, l->known->worker_id, l->known->slot,
+                            l->known->who, &l->remote);
+}
+
+/* IN_PROGRESS: it has not lent this version, as far as one can see. */
+static weir_status ask(void *context, size_t i)
+{
+    weir_lenders *lenders = context;
+    lender *l = &lenders->lenders[i];
+    weir_status status = meet(lenders, l);
+    if (status == WEIR_OK)
+        status = fetch(l, lenders->version);
     bool answered_no = status == WEIR_ERR_NOT_FOUND;
     if (answered_no)
-        status = explain(lenders, l, version);
-    if (status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT) {
-        l->absence = LENDER_SILENT;
-        return WEIR_IN_PROGRESS;
-    }
+        status = explain(lenders, l, lenders->version);
     return status == WEIR_OK ? take_part(lenders, l) : status;
 }
 
-static weir_status time_out(const weir_lenders *lenders, uint64_t version)
-{
-    size_t first = 0, n_more = 0;
-    char why[2 * WEIR_NAME_BYTES + 64], more[64] = "";
-    while (lenders->lenders[first].has_version)
-        first++;
-    for (size_t i = first + 1; i < lenders->n_lenders; i++)
-        n_more += !lenders->lenders[i].has_version;
-    const lender *l = &lenders->lenders[first];
-    if (l->absence == LENDER_UNSEEN)
-        snprintf(why, sizeof(why), "it has not announced itself");
-    else if (l->absence == LENDER_SILENT)
-        snprintf(why, sizeof(why), "worker %s does not answer at %s", l->remote->worker_id,
-                 l->endpoint);
-    else if (l->absence == LENDER_EMPTY)
-        snprintf(why, sizeof(why), "it has announced itself but lent nothing");
-    else
-        snprintf(why, sizeof(why), "the newest rows that it lent are of version %" PRIu64,
-                 l->newest);
-    if (n_more > 0)
-        snprintf(more, sizeof(more), " (and %zu more ranks are missing)", n_more);
-    const weir_trainer *trainer = lenders->trainer;
-    return weir_fail(
-        WEIR_ERR_TIMED_OUT,
-        "trainer rank %u waited %.1f s for rows of version %" PRIu64 " from rank %u: %s%s",
-        trainer->rank, trainer->worker.timeout_ms / 1e3, version, l->loan->rank, why, more);
-}
-
-/* Asks all that have not lent it yet. IN_PROGRESS when some still have not. */
-static weir_status ask_all(weir_lenders *lenders, uint64_t version)
-{
-    weir_status result = WEIR_OK;
-    for (size_t i = 0; i < lenders->n_lenders; i++) {
-        lender *l = &lenders->lenders[i];
-        weir_status status = l->has_version ? WEIR_OK : ask(lenders, l, version);
-        if (status < WEIR_OK)
-            return status;
-        if (status == WEIR_IN_PROGRESS)
-            result = WEIR_IN_PROGRESS;
-    }
-    return result;
-}
-
-/* The directory is looked at only after the lenders that are known have been asked. */
 static weir_status wait_for_all(weir_lenders *lenders, uint64_t version)
 {
-    weir_worker *worker = &lenders->trainer->worker;
-    weir_deadline deadline = weir_deadline_in(worker->timeout_ms);
-    weir_deadline look_up_at = weir_deadline_in(0);
+    char wanted[64];
+    snprintf(wanted, sizeof(wanted), "rows of version %" PRIu64, version);
+    lenders->version = version;
     for (size_t i = 0; i < lenders->n_lenders; i++)
-        lenders->lenders[i].has_version = false;
-    for (weir_patience patience = { 0 };;) {
-        weir_status status = ask_all(lenders, version);
-        if (status != WEIR_IN_PROGRESS)
-            return status;
-        if (weir_deadline_passed(deadline))
-            return time_out(lenders, version);
-        if (weir_deadline_passed(look_up_at)) {
-            status = look_up(lenders);
-            look_up_at = weir_deadline_in(LOOK_UP_EVERY_MS);
-        } else {
-            status = weir_worker_pause(worker, &patience);
-        }
-        if (status < WEIR_OK)
-            return status;
-    }
+        lenders->ranks[i].done = false;
+    weir_rank_search search = { .trainer = lenders->trainer,
+                                .ranks = lenders->ranks,
+                                .n_ranks = lenders->n_lenders,
+                                .wanted = wanted,
+                                .ask = ask,
+                                .context = lenders };
+    return weir_ranks_search(&search);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------*/
@@ -479,7 +367,7 @@ static weir_status verify_all(weir_lenders *lenders, uint64_t version)
     for (size_t i = 0; i < lenders->n_lenders; i++) {
         lender *l = &lenders->lenders[i];
         weir_digest found;
-        weir_tensor bytes = { l->slot, WEIR_U8, { 1, { l->copy.n_bytes } }, l->copy.local };
+        weir_tensor bytes = { l->known->slot, WEIR_U8, { 1, { l->copy.n_bytes } }, l->copy.local };
         weir_status status = weir_digest_tensor(lenders->trainer->worker.pool, &bytes, &found);
         if (status == WEIR_OK && !weir_digest_equal(&found, &l->digest))
             status = fail_changed(lenders, l, version);

@@ -2,8 +2,9 @@
 /* lenders.h - the ranks that this one borrows rows of: found in the directory, asked until they
  * have lent the version, read all at the same time.
  *
- * Belongs to border.c. What is known of a lender (its worker, connection, imported regions) is kept
- * from version to version; the directory is asked again only while one does not have the version.
+ * Belongs to border.c, finds its ranks by ranks.h. What is known of a lender (its worker,
+ * connection, imported regions) is kept from version to version; the directory is asked again only
+ * while one does not have the version.
  *
  * Threads    the trainer's.
  * Errors     as border.h.
