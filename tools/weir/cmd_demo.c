@@ -35,6 +35,7 @@ const char weir_usage_demo[] =
     "  --conversion NAME|auto  default: fp8_128x128; auto: by config.json\n"
     "  --install staged|direct how replicas install (default: staged)\n"
     "  --transport NAME        see `weir info` (default: the first available)\n"
+    "  --device host|cuda:N    where weights and parameters lie (default: host)\n"
     "  --work-dir DIR          where checkpoints are made (default: a temporary directory)\n"
     "  --seed N                of the synthesised weights\n"
     "  --keep                  leave the checkpoints behind, step-1 and so on\n"
@@ -57,7 +58,8 @@ enum {
     OPTION_REPLICA,
     OPTION_EXPERTS,
     OPTION_OWNERS,
-    OPTION_NAMING
+    OPTION_NAMING,
+    OPTION_DEVICE
 };
 
 static const struct option options[] = { { "model", required_argument, NULL, OPTION_MODEL },
@@ -78,6 +80,7 @@ static const struct option options[] = { { "model", required_argument, NULL, OPT
                                          { "experts", required_argument, NULL, OPTION_EXPERTS },
                                          { "owners", required_argument, NULL, OPTION_OWNERS },
                                          { "naming", required_argument, NULL, OPTION_NAMING },
+                                         { "device", required_argument, NULL, OPTION_DEVICE },
                                          WEIR_CLI_OPTIONS_END };
 
 static int take_option(int option, weir_demo_options *demo)
@@ -98,7 +101,8 @@ static int take_option(int option, weir_demo_options *demo)
                                    &demo->replica_mesh,
                                    &demo->experts,
                                    &demo->owners,
-                                   &demo->naming };
+                                   &demo->naming,
+                                   &demo->device };
     if (option == OPTION_VERSIONS)
         return weir_cli_number("demo", "--versions", optarg, 1, WEIR_DEMO_MAX_VERSIONS,
                                &demo->n_versions)

@@ -17,6 +17,7 @@ typedef struct weir_demo_options {
                                         engines of one worker */
     const char *replica_mesh;
     const char *experts, *owners, *naming; /* NULL: contiguous, hf */
+    const char *device;                    /* NULL: host memory */
     uint64_t n_versions, seed;
     bool as_json, keep;
 } weir_demo_options;

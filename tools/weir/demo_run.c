@@ -134,6 +134,8 @@ static bool start_trainer(weir_demo *demo, int rank)
     weir_arguments_add(&list, "--mesh", demo->options->trainer_mesh);
     weir_arguments_add(&list, "--expert-owners", demo->options->owners);
     weir_arguments_add(&list, "--transport", demo->options->transport);
+    weir_arguments_add(&list, "--device", demo->options->device);
+    weir_arguments_add(&list, "--delivery", "pull");
     add_common(&list, demo);
     return weir_child_start(&demo->trainers[rank], name, list.items);
 }
@@ -154,6 +156,7 @@ static bool start_worker(weir_demo *demo, int index)
     weir_arguments_add(&list, "--name", name);
     weir_arguments_add(&list, "--install", demo->options->install);
     weir_arguments_add(&list, "--worker", worker);
+    weir_arguments_add(&list, "--device", demo->options->device);
     add_common(&list, demo);
     return weir_child_start(&demo->workers[index], name, list.items);
 }
