@@ -122,3 +122,26 @@ size_t weir_holdings_of(const weir_trainer_mesh *mesh, const weir_fleet_tensor *
     }
     return n;
 }
+
+const weir_holding *weir_holding_of_rank(const weir_trainer_mesh *given,
+                                         const weir_fleet_tensor *tensor, uint32_t source,
+                                         const weir_expert_place *place, uint32_t rank,
+                                         weir_holding *holdings)
+{
+    weir_trainer_mesh mesh = *given;
+    uint32_t per_group = mesh.fsdp * mesh.ep * mesh.tp;
+    if (place == NULL && mesh.dense_whole != 0) { /* as if tp were all there is */
+        if (rank / per_group != mesh.sender)
+            return NULL;
+        mesh.hsdp = mesh.fsdp = mesh.ep = 1;
+        mesh.sender = 0;
+        rank %= mesh.tp;
+    }
+    size_t n = weir_holdings_of(&mesh, tensor, source, place, holdings);
+    for (size_t i = 0; i < n; i++) {
+        const weir_holding *h = &holdings[i];
+        if (h->rank <= rank && rank - h->rank < h->n_owners)
+            return h;
+    }
+    return NULL;
+}

@@ -31,4 +31,11 @@ size_t weir_holdings_most(const weir_trainer_mesh *mesh);
 size_t weir_holdings_of(const weir_trainer_mesh *mesh, const weir_fleet_tensor *tensor,
                         uint32_t source, const weir_expert_place *place, weir_holding *holdings);
 
+/* The box that rank `rank` of the stage has in memory; NULL: none. That is the one above, or all of
+ * its rows where it holds those whole. `holdings` is scratch. */
+const weir_holding *weir_holding_of_rank(const weir_trainer_mesh *mesh,
+                                         const weir_fleet_tensor *tensor, uint32_t source,
+                                         const weir_expert_place *place, uint32_t rank,
+                                         weir_holding *holdings);
+
 #endif

@@ -35,24 +35,10 @@ static weir_status add_box(box_maker *m, const weir_tensor *source, const weir_b
     return WEIR_OK;
 }
 
-/* The holding that is this rank's; NULL: it has none of the source. */
 static const weir_holding *holding_of(box_maker *m, const weir_fleet_tensor *tensor,
                                       uint32_t source, const weir_expert_place *place)
 {
-    weir_trainer_mesh mesh = m->mesh;
-    uint32_t rank = m->place;
-    if (place == NULL && mesh.dense_whole != 0) { /* as if tp were all there is */
-        mesh.hsdp = mesh.fsdp = mesh.ep = 1;
-        mesh.sender = 0;
-        rank %= mesh.tp;
-    }
-    size_t n = weir_holdings_of(&mesh, tensor, source, place, m->holdings);
-    for (size_t i = 0; i < n; i++) {
-        const weir_holding *h = &m->holdings[i];
-        if (h->rank <= rank && rank < h->rank + h->n_owners)
-            return h;
-    }
-    return NULL;
+    return weir_holding_of_rank(&m->mesh, tensor, source, place, m->place, m->holdings);
 }
 
 /* Rows and columns as axes of the source; what stands behind the columns is whole. */

@@ -269,20 +269,16 @@ typedef struct mesh_walk {
 
 static weir_status add_source(mesh_walk *w, const weir_fleet_tensor *t, weir_held h)
 {
-    weir_status status = WEIR_OK;
     const weir_expert_place *place = t->n_experts > 0 ? &w->places[h.expert_lo] : NULL;
-    size_t n = weir_holdings_of(&w->mesh, t, h.source, place, w->holdings);
-    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
-        const weir_holding *b = &w->holdings[i];
-        if (w->rank < b->rank || w->rank - b->rank >= b->n_owners)
-            continue;
-        h.row_lo = b->row_lo;
-        h.row_hi = b->row_hi;
-        h.col_lo = b->col_lo;
-        h.col_hi = b->col_hi;
-        status = weir_held_boxes_add(&w->list, &h);
-    }
-    return status;
+    const weir_holding *box =
+        weir_holding_of_rank(&w->mesh, t, h.source, place, w->rank, w->holdings);
+    if (box == NULL)
+        return WEIR_OK;
+    h.row_lo = box->row_lo;
+    h.row_hi = box->row_hi;
+    h.col_lo = box->col_lo;
+    h.col_hi = box->col_hi;
+    return weir_held_boxes_add(&w->list, &h);
 }
 
 static weir_status add_tensor(mesh_walk *w, const weir_fleet_tensor *t, uint32_t tensor,
