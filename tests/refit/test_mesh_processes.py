@@ -52,8 +52,8 @@ class Pairs(unittest.TestCase):
         self.demo("llama", "hsdp=2,fsdp=2", "tp=1,replicas=2", ranks=4, workers=2)
 
     def test_expert_parallel_engines_with_experts_anywhere_and_twice(self):
-        self.demo("qwen3_moe", "ep=2,fsdp=2", "tp=2,ep=2", "--owners", "[1,0,1,0]", "--experts",
-                  "[[3,1,0],[2,0,1]]", ranks=4, workers=2)
+        self.demo("qwen3_moe", "ep=2,fsdp=2", "tp=2,ep=2", "--owners",
+                  "[1,0,1,0,0,1,1,0]", "--experts", "[[3,1,0,7,5],[2,0,1,4,6]]", ranks=4, workers=2)
 
     def test_data_parallel_attention_with_expert_parallel_experts(self):
         self.demo("deepseek_v3", "fsdp=2,tp=2", "dp=2,tp=2,ep=4", ranks=4, workers=4)
