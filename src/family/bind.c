@@ -563,7 +563,7 @@ weir_status weir_mapping_bind(weir_mapping *mapping, const weir_model *model,
 {
     weir_arena scratch;
     weir_arena_init(&scratch, 0);
-    binder b = { .mapping = mapping, .model = model, .naming = -1 };
+    binder b = { .mapping = mapping, .model = model, .naming = -1, .embedding = SIZE_MAX };
     mapping->tied[0] = mapping->tied[1] = SIZE_MAX;
     /* Every entry has a source of its own, so n_sources of everything is enough. */
     weir_status status = allocate(mapping, sources, n_sources);
