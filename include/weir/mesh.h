@@ -175,7 +175,8 @@ typedef struct weir_fleet_args {
 
 /* One box of a worker's part of a tensor, sent by one rank: rows and columns of the worker's own
  * matrix (of one expert slot), converted, with the scales of its blocks. Boxes keep to the grid of
- * the conversion's blocks, so each block and its scale comes from one rank. */
+ * the conversion's blocks, so each block and its scale comes from one rank; but of a shared border
+ * (weir_fleet_copy_is_shared) that rank sends the scales, and each piece's rank sends its weights. */
 typedef struct weir_fleet_copy {
     uint32_t tensor, rank;
     uint32_t slot, expert; /* where it goes and which one it is; 0, 0 without experts */
@@ -186,7 +187,8 @@ typedef struct weir_fleet_copy {
 } weir_fleet_copy;
 
 /* Unconverted rows of a border: rank `rank` holds them, rank `owner` converts the border. No bytes
- * move where they are the same. Places as in the copy that the piece belongs to. */
+ * move where they are the same. Of a shared border each rank converts its own pieces. Places as in
+ * the copy that the piece belongs to. */
 typedef struct weir_fleet_piece {
     uint32_t rank, owner;
     uint32_t row, n_rows, col, n_cols;
@@ -228,12 +230,19 @@ WEIR_API weir_fleet_piece weir_fleet_piece_of(const weir_fleet *fleet, const wei
                                               uint32_t index);
 /* Bytes of a copy: the weights, and the scales of its blocks. */
 WEIR_API uint64_t weir_fleet_copy_bytes(const weir_fleet *fleet, const weir_fleet_copy *copy);
+/* Whether a copy is a border that several ranks convert, each its own pieces, as weir_share_border
+ * says; and the bytes of weights that the rank of piece `index` then sends (else 0). What is left of
+ * the copy's bytes, copy->rank sends. */
+WEIR_API bool weir_fleet_copy_is_shared(const weir_fleet *fleet, const weir_fleet_copy *copy);
+WEIR_API uint64_t weir_fleet_piece_bytes(const weir_fleet *fleet, const weir_fleet_copy *copy,
+                                         uint32_t index);
 
 /* What all of it comes to. */
 typedef struct weir_fleet_summary {
     uint64_t n_copies, n_rules; /* copies of all workers; copies that the plan keeps */
     uint64_t bytes, largest_copy_bytes;
-    uint64_t n_border_pieces, border_bytes; /* between trainer ranks, once for all workers */
+    uint64_t n_border_pieces, border_bytes; /* between trainer ranks, once for all workers: rows, or
+                                               magnitudes */
     uint64_t plan_bytes;                    /* memory that the plan takes */
 } weir_fleet_summary;
 /* sent, bordered: bytes that each rank sends to workers, and to other ranks; received: bytes of
@@ -261,9 +270,10 @@ typedef struct weir_share_piece {
     uint32_t source_row, source_col, n_rows, n_cols; /* within the source */
     uint32_t row, col;  /* within the worker's matrix; of what is lent, unused */
     uint32_t loan;      /* of a border: index into `borrows`, WEIR_ANY: held by this rank itself */
-    uint64_t offset;    /* in what the loan hands over, 16-byte aligned, rows without gaps */
-    uint32_t border;    /* of what is lent: index into `borders`, whose magnitudes are handed over;
-                           WEIR_ANY: the rows themselves */
+    uint64_t offset;    /* in what the loan hands over, rows without gaps: 16-byte aligned,
+                           magnitudes 4-byte */
+    uint32_t border;    /* WEIR_ANY: rows. Of magnitudes: index into `borders`, whose blocks they
+                           are of; then n_rows and n_cols count blocks, and no source is meant */
 } weir_share_piece;
 
 /* A border of a conversion that scales by magnitude (weir_conversion.by_magnitude), of which several
@@ -271,7 +281,8 @@ typedef struct weir_share_piece {
  * they hand each other those, one F32 per block, row by row: n_block_rows * n_block_cols of them,
  * of the elements that they hold (0 for a block of which they hold none). */
 typedef struct weir_share_border {
-    weir_fleet_copy copy; /* its box of the worker's matrix, from block to block */
+    weir_fleet_copy copy; /* its box of the worker's matrix, from block to block; rank: who
+                             publishes its scales. Its pieces are named below, none in the copy */
     uint32_t block_rows, block_cols; /* of the grid, no larger than the box */
     uint32_t n_block_rows, n_block_cols;
     size_t first_piece, n_pieces; /* in `pieces`: rows that this rank holds (loan WEIR_ANY), and one
@@ -285,7 +296,9 @@ typedef struct weir_share_job {
     uint32_t border;                        /* in `borders`: whose magnitudes its scales are made of
                                                too; WEIR_ANY: none but its own rows' */
     uint32_t shards[WEIR_MAX_OUTPUTS];      /* one per output of the conversion: where it goes;
-                                               WEIR_ANY: another rank of the border publishes it */
+                                               WEIR_ANY: another job of the border makes it, here or
+                                               on another rank. Scales of a border are of all its
+                                               blocks */
     uint64_t offsets[WEIR_MAX_OUTPUTS];     /* bytes within the shard; contiguous from there */
     uint64_t first_words[WEIR_MAX_OUTPUTS]; /* of the digest, within the shard */
 } weir_share_job;

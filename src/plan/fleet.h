@@ -74,6 +74,18 @@ uint32_t weir_fleet_rank_of(const weir_fleet *fleet, const weir_fleet_entry *ent
 /* A piece of a border that `owner` makes: from itself where it holds it. */
 weir_fleet_piece weir_fleet_border_piece(const weir_fleet *fleet, const weir_fleet_entry *entry,
                                          const weir_rule_piece *from, uint32_t owner);
+/* Whether a border of which `owner` publishes the scales is converted by all that hold pieces of
+ * it, each its own: ranks then hand each other magnitudes, and no rows. */
+bool weir_fleet_border_is_shared(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                                 const weir_fleet_copy *border, uint32_t owner);
+/* How many blocks of scales a border has, down and across, and how large they are. */
+typedef struct weir_border_grid {
+    uint32_t block_rows, block_cols, n_block_rows, n_block_cols;
+} weir_border_grid;
+weir_border_grid weir_fleet_border_grid(const weir_conversion *conversion,
+                                        const weir_fleet_copy *border);
+/* Whether an output has an element of each element of the source, and none of a block. */
+bool weir_fleet_output_is_plain(const weir_conversion_output *output);
 /* Bytes of a box of converted weights, and of the scales of its blocks. */
 uint64_t weir_fleet_box_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols);
 

@@ -38,7 +38,8 @@ static void chain_tensor(weir_digest *digest, const weir_fleet_tensor *t)
                                  t->tied ? 1 : 0,
                                  t->shape.rank,
                                  t->conversion->border_rows,
-                                 t->conversion->border_cols };
+                                 t->conversion->border_cols,
+                                 t->conversion->by_magnitude ? 1 : 0 };
     chain_text(digest, t->name);
     chain_text(digest, t->conversion->name);
     chain_text(digest, t->conversion->compile_target);

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "plan/fleet.h"
 
@@ -69,18 +70,35 @@ bool weir_fleet_part_at(const weir_fleet *fleet, const weir_fleet_entry *entry, 
     return true;
 }
 
+bool weir_fleet_output_is_plain(const weir_conversion_output *output)
+{
+    return output->cell_rows == 1 && output->cell_cols == 1;
+}
+
+static uint64_t output_bytes(const weir_conversion_output *output, uint64_t n_rows, uint64_t n_cols)
+{
+    uint64_t cell_rows = output->cell_rows == WEIR_WHOLE ? n_rows : output->cell_rows;
+    uint64_t cell_cols = output->cell_cols == WEIR_WHOLE ? n_cols : output->cell_cols;
+    uint64_t rows = (n_rows + cell_rows - 1) / cell_rows;
+    uint64_t cols = (n_cols + cell_cols - 1) / cell_cols;
+    return (rows * cols * weir_dtype_bits(output->dtype) + 7) / 8;
+}
+
 uint64_t weir_fleet_box_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols)
 {
     uint64_t n_bytes = 0;
-    if (n_rows == 0)
-        return 0;
+    for (size_t o = 0; o < conversion->n_outputs && n_rows > 0; o++)
+        n_bytes += output_bytes(&conversion->outputs[o], n_rows, n_cols);
+    return n_bytes;
+}
+
+/* Of a box of weights, without scales. */
+static uint64_t plain_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols)
+{
+    uint64_t n_bytes = 0;
     for (size_t o = 0; o < conversion->n_outputs; o++) {
-        const weir_conversion_output *output = &conversion->outputs[o];
-        uint64_t cell_rows = output->cell_rows == WEIR_WHOLE ? n_rows : output->cell_rows;
-        uint64_t cell_cols = output->cell_cols == WEIR_WHOLE ? n_cols : output->cell_cols;
-        uint64_t rows = (n_rows + cell_rows - 1) / cell_rows;
-        uint64_t cols = (n_cols + cell_cols - 1) / cell_cols;
-        n_bytes += (rows * cols * weir_dtype_bits(output->dtype) + 7) / 8;
+        if (weir_fleet_output_is_plain(&conversion->outputs[o]))
+            n_bytes += output_bytes(&conversion->outputs[o], n_rows, n_cols);
     }
     return n_bytes;
 }
@@ -175,6 +193,33 @@ weir_fleet_piece weir_fleet_border_piece(const weir_fleet *fleet, const weir_fle
     return piece;
 }
 
+bool weir_fleet_border_is_shared(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                                 const weir_fleet_copy *border, uint32_t owner)
+{
+    const weir_rule_piece *pieces = &fleet->cells.pieces[border->first_piece];
+    if (border->source != WEIR_FLEET_MIXED || !entry->tensor.conversion->by_magnitude)
+        return false;
+    for (uint32_t k = 0; k < border->n_pieces; k++) {
+        if (!owner_holds(fleet, entry, &pieces[k], owner))
+            return true;
+    }
+    return false;
+}
+
+weir_border_grid weir_fleet_border_grid(const weir_conversion *conversion,
+                                        const weir_fleet_copy *border)
+{
+    size_t rows = conversion->border_rows, cols = conversion->border_cols;
+    weir_border_grid grid = { .block_rows = border->n_rows, .block_cols = border->n_cols };
+    if (rows != WEIR_WHOLE && rows < grid.block_rows)
+        grid.block_rows = (uint32_t)rows;
+    if (cols != WEIR_WHOLE && cols < grid.block_cols)
+        grid.block_cols = (uint32_t)cols;
+    grid.n_block_rows = (border->n_rows - 1) / grid.block_rows + 1;
+    grid.n_block_cols = (border->n_cols - 1) / grid.block_cols + 1;
+    return grid;
+}
+
 weir_fleet_piece weir_fleet_piece_of(const weir_fleet *fleet, const weir_fleet_copy *copy,
                                      uint32_t index)
 {
@@ -189,6 +234,21 @@ uint64_t weir_fleet_copy_bytes(const weir_fleet *fleet, const weir_fleet_copy *c
                                 copy->n_cols);
 }
 
+bool weir_fleet_copy_is_shared(const weir_fleet *fleet, const weir_fleet_copy *copy)
+{
+    return weir_fleet_border_is_shared(fleet, &fleet->entries[copy->tensor], copy, copy->rank);
+}
+
+uint64_t weir_fleet_piece_bytes(const weir_fleet *fleet, const weir_fleet_copy *copy,
+                                uint32_t index)
+{
+    const weir_fleet_piece *piece = &fleet->cells.pieces[(size_t)copy->first_piece + index].piece;
+    if (!weir_fleet_copy_is_shared(fleet, copy))
+        return 0;
+    return plain_bytes(fleet->entries[copy->tensor].tensor.conversion, piece->n_rows,
+                       piece->n_cols);
+}
+
 /* ---- the whole fleet -------------------------------------------------------------------------*/
 
 /* Adds up rules once, with the number of workers that follow them. */
@@ -196,6 +256,7 @@ typedef struct summer {
     const weir_fleet *fleet;
     weir_fleet_summary sum;
     uint64_t *sent, *bordered, *received;
+    bool *met; /* by rank, at the border at hand */
 } summer;
 
 static void sum_pieces(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
@@ -215,6 +276,45 @@ static void sum_pieces(summer *s, const weir_fleet_entry *entry, const weir_rule
     }
 }
 
+/* Each rank of a shared border hands each of the others its magnitudes. */
+static void sum_magnitudes(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
+                           uint32_t owner)
+{
+    const weir_rule_piece *pieces = &s->fleet->cells.pieces[rule->copy.first_piece];
+    weir_border_grid grid = weir_fleet_border_grid(entry->tensor.conversion, &rule->copy);
+    uint64_t n_bytes = (uint64_t)grid.n_block_rows * grid.n_block_cols * sizeof(float);
+    uint64_t n_ranks = 0;
+    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
+        uint32_t rank = weir_fleet_border_piece(s->fleet, entry, &pieces[k], owner).rank;
+        n_ranks += s->met[rank] ? 0 : 1;
+        s->met[rank] = true;
+    }
+    s->sum.n_border_pieces += n_ranks * (n_ranks - 1);
+    s->sum.border_bytes += n_ranks * (n_ranks - 1) * n_bytes;
+    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
+        uint32_t rank = weir_fleet_border_piece(s->fleet, entry, &pieces[k], owner).rank;
+        if (s->met[rank] && s->bordered != NULL)
+            s->bordered[rank] += (n_ranks - 1) * n_bytes;
+        s->met[rank] = false;
+    }
+}
+
+/* The weights of a shared border that its ranks send themselves. Returns their bytes. */
+static uint64_t sum_weights(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
+                            uint32_t owner, uint64_t n_workers)
+{
+    const weir_rule_piece *pieces = &s->fleet->cells.pieces[rule->copy.first_piece];
+    uint64_t sum = 0;
+    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
+        weir_fleet_piece piece = weir_fleet_border_piece(s->fleet, entry, &pieces[k], owner);
+        uint64_t n_bytes = plain_bytes(entry->tensor.conversion, piece.n_rows, piece.n_cols);
+        if (s->sent != NULL)
+            s->sent[piece.rank] += n_workers * n_bytes;
+        sum += n_bytes;
+    }
+    return sum;
+}
+
 static void sum_slice(summer *s, const weir_fleet_entry *entry, size_t index, uint64_t n_workers)
 {
     const weir_pattern *pattern = &s->fleet->patterns[entry->pattern];
@@ -228,8 +328,12 @@ static void sum_slice(summer *s, const weir_fleet_entry *entry, size_t index, ui
         uint32_t owner = weir_fleet_rank_of(s->fleet, entry, index, rule);
         if (n_bytes > s->sum.largest_copy_bytes)
             s->sum.largest_copy_bytes = n_bytes;
-        if (rule->copy.source == WEIR_FLEET_MIXED)
+        if (weir_fleet_border_is_shared(s->fleet, entry, &rule->copy, owner)) {
+            sum_magnitudes(s, entry, rule, owner);
+            n_bytes -= sum_weights(s, entry, rule, owner, n_workers);
+        } else if (rule->copy.source == WEIR_FLEET_MIXED) {
             sum_pieces(s, entry, rule, owner);
+        }
         if (s->sent != NULL)
             s->sent[owner] += n_workers * n_bytes;
     }
@@ -274,6 +378,9 @@ weir_status weir_fleet_summarise(const weir_fleet *fleet, weir_fleet_summary *ou
                                  uint64_t *bordered, uint64_t *received)
 {
     summer s = { .fleet = fleet, .sent = sent, .bordered = bordered, .received = received };
+    s.met = weir_alloc_zeroed(fleet->n_ranks, sizeof(*s.met));
+    if (s.met == NULL)
+        return WEIR_ERR_NO_MEMORY;
     if (sent != NULL)
         memset(sent, 0, fleet->n_ranks * sizeof(*sent));
     if (bordered != NULL)
@@ -284,6 +391,7 @@ weir_status weir_fleet_summarise(const weir_fleet *fleet, weir_fleet_summary *ou
         sum_received(&s);
     s.sum.n_rules = fleet->cells.n_rules;
     s.sum.plan_bytes = plan_bytes(fleet);
+    weir_free(s.met);
     *out = s.sum;
     return WEIR_OK;
 }

@@ -18,7 +18,9 @@ typedef struct share_maker {
     uint32_t rank;
     weir_share_shard *shards;
     weir_share_job *jobs;
-    size_t n_shards, shards_room, n_jobs, jobs_room;
+    weir_share_border *borders;
+    size_t n_shards, shards_room, n_jobs, jobs_room, n_borders, borders_room;
+    uint32_t *met; /* by rank: the last border that it had a piece of, counted from 1 */
     weir_loan_list borrowed, lent; /* what is borrowed has pieces of this rank's own among it */
     weir_part_output outputs[WEIR_MAX_OUTPUTS]; /* of the part at hand */
     uint32_t *picked;                           /* rules, slice by slice */
@@ -128,30 +130,160 @@ static weir_status lend_border(share_maker *m, const share_part *part, const wei
 /* Shard `gone` of an output has become a part of the one before it: so have the slot's jobs. */
 static void move_jobs(share_maker *m, size_t first_job, size_t o, size_t gone)
 {
-    for (size_t i = m->n_jobs; i > first_job && m->jobs[i - 1].shards[o] == gone; i--)
-        m->jobs[i - 1].shards[o]--;
+    for (size_t i = m->n_jobs; i > first_job; i--) {
+        uint32_t *shard = &m->jobs[i - 1].shards[o];
+        if (*shard != gone && *shard != WEIR_ANY)
+            break;
+        *shard -= *shard == gone ? 1 : 0;
+    }
 }
 
-static weir_status add_job(share_maker *m, const share_part *part, const weir_rule *rule,
+/* What a job makes of an output: of a border's scales, all of them. */
+static const weir_fleet_copy *extent_of(const share_maker *m, const share_part *part,
+                                        const weir_share_job *job, size_t o)
+{
+    const weir_conversion *conversion = part->entry->tensor.conversion;
+    if (job->border == WEIR_ANY || weir_fleet_output_is_plain(&conversion->outputs[o]))
+        return &job->copy;
+    return &m->borders[job->border].copy;
+}
+
+/* Adds a job, and to the shards what it makes: the outputs that have no shard yet but WEIR_ANY are
+ * another's. */
+static weir_status add_job(share_maker *m, const share_part *part, weir_share_job *job,
                            size_t first_job)
 {
+    weir_status status = WEIR_OK;
     if (!make_room(&m->jobs, &m->jobs_room, m->n_jobs, sizeof(m->jobs[0])))
         return WEIR_ERR_NO_MEMORY;
-    weir_share_job job = { .copy = rule->copy, .border = WEIR_ANY };
-    job.copy.tensor = part->tensor;
-    job.copy.rank = m->rank;
-    weir_status status = WEIR_OK;
-    if (rule->copy.source == WEIR_FLEET_MIXED)
-        status = borrow_border(m, part, rule, &job.copy);
     for (size_t o = 0; o < part->entry->tensor.conversion->n_outputs && status == WEIR_OK; o++) {
         size_t shard = 0, gone;
-        status = weir_part_output_put(&m->outputs[o], &job.copy, &shard, &gone);
+        if (job->shards[o] == WEIR_ANY)
+            continue;
+        status = weir_part_output_put(&m->outputs[o], extent_of(m, part, job, o), &shard, &gone);
         if (status == WEIR_OK && gone != SIZE_MAX)
             move_jobs(m, first_job, o, gone);
-        job.shards[o] = (uint32_t)shard;
+        job->shards[o] = (uint32_t)shard;
     }
     if (status == WEIR_OK)
-        m->jobs[m->n_jobs++] = job;
+        m->jobs[m->n_jobs++] = *job;
+    return status;
+}
+
+/* What this rank makes alone: a box of one source, or a border of which it converts all. */
+static weir_status make_copy(share_maker *m, const share_part *part, const weir_rule *rule,
+                             size_t first_job)
+{
+    weir_share_job job = { .copy = rule->copy, .border = WEIR_ANY };
+    weir_status status = WEIR_OK;
+    job.copy.tensor = part->tensor;
+    job.copy.rank = m->rank;
+    if (rule->copy.source == WEIR_FLEET_MIXED)
+        status = borrow_border(m, part, rule, &job.copy);
+    return status == WEIR_OK ? add_job(m, part, &job, first_job) : status;
+}
+
+/* ---- borders that all their ranks convert ----------------------------------------------------*/
+
+/* Converts a piece of border `index`, and its scales if they are this job's to make. */
+static weir_status convert_piece(share_maker *m, const share_part *part,
+                                 const weir_fleet_piece *piece, uint32_t index, bool scales,
+                                 size_t first_job)
+{
+    const weir_conversion *conversion = part->entry->tensor.conversion;
+    weir_share_job job = { .copy = m->borders[index].copy, .border = index };
+    job.copy.rank = m->rank;
+    job.copy.row = piece->row;
+    job.copy.n_rows = piece->n_rows;
+    job.copy.col = piece->col;
+    job.copy.n_cols = piece->n_cols;
+    job.copy.source = piece->source;
+    job.copy.source_row = piece->source_row;
+    job.copy.source_col = piece->source_col;
+    for (size_t o = 0; o < conversion->n_outputs; o++) {
+        if (!scales && !weir_fleet_output_is_plain(&conversion->outputs[o]))
+            job.shards[o] = WEIR_ANY;
+    }
+    return add_job(m, part, &job, first_job);
+}
+
+/* This rank's own pieces: jobs, and what its magnitudes are found in. */
+static weir_status take_pieces(share_maker *m, const share_part *part, const weir_rule *rule,
+                               uint32_t index, size_t first_job)
+{
+    const weir_rule_piece *pieces = &m->fleet->cells.pieces[rule->copy.first_piece];
+    weir_fleet_copy copy = m->borders[index].copy;
+    weir_status status = WEIR_OK;
+    bool scales = copy.rank == m->rank;
+    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
+        weir_fleet_piece piece =
+            weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], copy.rank);
+        if (piece.rank != m->rank)
+            continue;
+        status = weir_loan_list_add(&m->borrowed, &part->entry->tensor, &copy, &piece, WEIR_ANY);
+        if (status == WEIR_OK)
+            status = convert_piece(m, part, &piece, index, scales, first_job);
+        scales = false;
+    }
+    return status;
+}
+
+/* Magnitudes to and from every other rank that has pieces. */
+static weir_status trade_magnitudes(share_maker *m, const share_part *part, const weir_rule *rule,
+                                    uint32_t index)
+{
+    const weir_rule_piece *pieces = &m->fleet->cells.pieces[rule->copy.first_piece];
+    const weir_share_border *border = &m->borders[index];
+    weir_status status = WEIR_OK;
+    m->met[m->rank] = index + 1;
+    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
+        uint32_t other =
+            weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], border->copy.rank).rank;
+        if (m->met[other] == index + 1)
+            continue;
+        m->met[other] = index + 1;
+        status = weir_loan_list_add_magnitudes(&m->borrowed, border, index, other);
+        if (status == WEIR_OK)
+            status = weir_loan_list_add_magnitudes(&m->lent, border, index, other);
+    }
+    return status;
+}
+
+static bool has_piece(const share_maker *m, const share_part *part, const weir_rule *rule,
+                      uint32_t owner)
+{
+    const weir_rule_piece *pieces = &m->fleet->cells.pieces[rule->copy.first_piece];
+    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
+        if (weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], owner).rank == m->rank)
+            return true;
+    }
+    return false;
+}
+
+static weir_status make_border(share_maker *m, const share_part *part, const weir_rule *rule,
+                               uint32_t owner, size_t first_job)
+{
+    weir_border_grid grid = weir_fleet_border_grid(part->entry->tensor.conversion, &rule->copy);
+    uint32_t index = (uint32_t)m->n_borders;
+    if (m->n_borders >= WEIR_ANY - 1)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: more than 2^32 borders",
+                         part->entry->tensor.name);
+    if (!make_room(&m->borders, &m->borders_room, m->n_borders, sizeof(m->borders[0])))
+        return WEIR_ERR_NO_MEMORY;
+    weir_share_border *border = &m->borders[m->n_borders++];
+    *border = (weir_share_border){ .copy = rule->copy,
+                                   .block_rows = grid.block_rows,
+                                   .block_cols = grid.block_cols,
+                                   .n_block_rows = grid.n_block_rows,
+                                   .n_block_cols = grid.n_block_cols,
+                                   .first_piece = m->borrowed.n_pieces };
+    border->copy.tensor = part->tensor;
+    border->copy.rank = owner;
+    border->copy.first_piece = border->copy.n_pieces = 0;
+    weir_status status = take_pieces(m, part, rule, index, first_job);
+    if (status == WEIR_OK)
+        status = trade_magnitudes(m, part, rule, index);
+    border->n_pieces = m->borrowed.n_pieces - border->first_piece;
     return status;
 }
 
@@ -184,8 +316,11 @@ static weir_status finish_part(share_maker *m, const share_part *part, size_t fi
         const weir_part_output *output = &m->outputs[o];
         for (size_t i = first_job; i < m->n_jobs; i++) {
             weir_share_job *job = &m->jobs[i];
-            weir_part_output_locate(output, &output->shards[job->shards[o]], &job->copy,
-                                    &job->offsets[o], &job->first_words[o]);
+            if (job->shards[o] == WEIR_ANY)
+                continue;
+            weir_part_output_locate(output, &output->shards[job->shards[o]],
+                                    extent_of(m, part, job, o), &job->offsets[o],
+                                    &job->first_words[o]);
             job->shards[o] += (uint32_t)m->n_shards;
         }
         weir_status status = add_shards(m, part, o);
@@ -219,6 +354,25 @@ static weir_status make_padding(share_maker *m, const share_part *part)
     return status == WEIR_OK ? finish_part(m, part, m->n_jobs) : status;
 }
 
+static weir_status make_rule(share_maker *m, const share_part *part, const weir_rule *rule,
+                             size_t first_job)
+{
+    const weir_fleet *fleet = m->fleet;
+    uint32_t owner = weir_fleet_rank_of(fleet, part->entry, part->index, rule);
+    bool shared = weir_fleet_border_is_shared(fleet, part->entry, &rule->copy, owner);
+    bool makes = owner == m->rank || (shared && has_piece(m, part, rule, owner));
+    weir_status status = WEIR_OK;
+    if (makes && m->n_jobs == first_job)
+        status = start_part(m, part);
+    if (status != WEIR_OK)
+        return status;
+    if (shared)
+        return makes ? make_border(m, part, rule, owner, first_job) : WEIR_OK;
+    if (makes)
+        return make_copy(m, part, rule, first_job);
+    return rule->copy.source == WEIR_FLEET_MIXED ? lend_border(m, part, rule, owner) : WEIR_OK;
+}
+
 static weir_status make_part(share_maker *m, const share_part *part)
 {
     size_t first_job = m->n_jobs, slice = (size_t)(part->slice - m->fleet->slices);
@@ -226,16 +380,8 @@ static weir_status make_part(share_maker *m, const share_part *part)
     if (part->slice->n_rules == 0 && part->slice->shape.n_slots > 0)
         return make_padding(m, part);
     for (size_t k = m->first_picked[slice]; k < m->first_picked[slice + 1] && status == WEIR_OK;
-         k++) {
-        const weir_rule *rule = &m->fleet->cells.rules[m->picked[k]];
-        uint32_t owner = weir_fleet_rank_of(m->fleet, part->entry, part->index, rule);
-        if (owner == m->rank && m->n_jobs == first_job)
-            status = start_part(m, part);
-        if (owner == m->rank && status == WEIR_OK)
-            status = add_job(m, part, rule, first_job);
-        else if (rule->copy.source == WEIR_FLEET_MIXED && status == WEIR_OK)
-            status = lend_border(m, part, rule, owner);
-    }
+         k++)
+        status = make_rule(m, part, &m->fleet->cells.rules[m->picked[k]], first_job);
     if (status == WEIR_OK && m->n_jobs > first_job)
         status = finish_part(m, part, first_job);
     return status;
@@ -285,19 +431,21 @@ static weir_status pack(share_maker *m, weir_share **out)
 {
     size_t shards_bytes = m->n_shards * sizeof(m->shards[0]);
     size_t jobs_bytes = m->n_jobs * sizeof(m->jobs[0]);
+    size_t borders_bytes = m->n_borders * sizeof(m->borders[0]);
     size_t pieces_bytes = m->borrowed.n_pieces * sizeof(weir_share_piece);
     size_t lent_bytes = m->lent.n_pieces * sizeof(weir_share_piece);
     size_t borrows_bytes = m->borrowed.n_loans * sizeof(weir_share_loan);
     size_t lends_bytes = m->lent.n_loans * sizeof(weir_share_loan);
     weir_share *share =
         weir_alloc(aligned(sizeof(*share)) + aligned(shards_bytes) + aligned(jobs_bytes) +
-                   aligned(pieces_bytes) + aligned(lent_bytes) + aligned(borrows_bytes) +
-                   aligned(lends_bytes));
+                   aligned(borders_bytes) + aligned(pieces_bytes) + aligned(lent_bytes) +
+                   aligned(borrows_bytes) + aligned(lends_bytes));
     if (share == NULL)
         return WEIR_ERR_NO_MEMORY;
     unsigned char *at = (unsigned char *)share + aligned(sizeof(*share));
     share->shards = take(&at, m->shards, shards_bytes);
     share->jobs = take(&at, m->jobs, jobs_bytes);
+    share->borders = take(&at, m->borders, borders_bytes);
     share->borrows = take(&at, NULL, borrows_bytes);
     share->lends = take(&at, NULL, lends_bytes);
     weir_status status = weir_loan_list_write(&m->borrowed, share->borrows);
@@ -310,8 +458,7 @@ static weir_status pack(share_maker *m, weir_share **out)
     share->pieces = take(&at, m->borrowed.pieces, pieces_bytes);
     share->lent = take(&at, NULL, lent_bytes);
     weir_loan_list_group(&m->lent, share->lends, share->lent);
-    share->borders = NULL;
-    share->n_borders = 0;
+    share->n_borders = m->n_borders;
     share->n_shards = m->n_shards;
     share->n_jobs = m->n_jobs;
     share->n_pieces = m->borrowed.n_pieces;
@@ -330,8 +477,9 @@ weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share 
     weir_status status = weir_loan_list_open(&m.borrowed, fleet->n_ranks);
     if (status == WEIR_OK)
         status = weir_loan_list_open(&m.lent, fleet->n_ranks);
+    m.met = weir_alloc_zeroed(fleet->n_ranks, sizeof(m.met[0]));
     if (status == WEIR_OK)
-        status = pick_rules(&m);
+        status = m.met != NULL ? pick_rules(&m) : WEIR_ERR_NO_MEMORY;
     for (uint32_t i = 0; i < fleet->n_entries && status == WEIR_OK; i++)
         status = make_entry(&m, i);
     if (status == WEIR_OK)
@@ -344,6 +492,8 @@ weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share 
     weir_free(m.picked);
     weir_free(m.shards);
     weir_free(m.jobs);
+    weir_free(m.borders);
+    weir_free(m.met);
     return status;
 }
 

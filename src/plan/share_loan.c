@@ -7,7 +7,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-#define PIECE_ALIGNMENT 16
+#define ROWS_ALIGNMENT 16
 
 weir_status weir_loan_list_open(weir_loan_list *list, uint32_t n_ranks)
 {
@@ -22,19 +22,36 @@ void weir_loan_list_close(weir_loan_list *list)
     weir_free(list->pieces);
 }
 
-weir_status weir_loan_list_add(weir_loan_list *list, const weir_fleet_tensor *tensor,
-                               const weir_fleet_copy *copy, const weir_fleet_piece *piece,
-                               uint32_t other)
+static weir_share_piece *new_piece(weir_loan_list *list)
 {
     if (list->n_pieces == list->room) {
         size_t room = list->room * 2 + 64;
         weir_share_piece *grown = weir_realloc(list->pieces, room * sizeof(*grown));
         if (grown == NULL)
-            return WEIR_ERR_NO_MEMORY;
+            return NULL;
         list->pieces = grown;
         list->room = room;
     }
-    weir_share_piece *made = &list->pieces[list->n_pieces++];
+    return &list->pieces[list->n_pieces++];
+}
+
+static uint64_t take_bytes(weir_loan_list *list, uint32_t other, uint64_t alignment,
+                           uint64_t n_bytes)
+{
+    uint64_t *bytes = &list->bytes[other];
+    uint64_t offset = (*bytes + alignment - 1) / alignment * alignment;
+    list->n_loans += *bytes == 0 ? 1 : 0;
+    *bytes = offset + n_bytes;
+    return offset;
+}
+
+weir_status weir_loan_list_add(weir_loan_list *list, const weir_fleet_tensor *tensor,
+                               const weir_fleet_copy *copy, const weir_fleet_piece *piece,
+                               uint32_t other)
+{
+    weir_share_piece *made = new_piece(list);
+    if (made == NULL)
+        return WEIR_ERR_NO_MEMORY;
     *made = (weir_share_piece){ .tensor = copy->tensor,
                                 .source = piece->source,
                                 .expert = copy->expert,
@@ -46,12 +63,30 @@ weir_status weir_loan_list_add(weir_loan_list *list, const weir_fleet_tensor *te
                                 .col = piece->col,
                                 .loan = other,
                                 .border = WEIR_ANY };
-    if (other == WEIR_ANY)
-        return WEIR_OK;
-    uint64_t *bytes = &list->bytes[other];
-    list->n_loans += *bytes == 0 ? 1 : 0;
-    made->offset = (*bytes + PIECE_ALIGNMENT - 1) / PIECE_ALIGNMENT * PIECE_ALIGNMENT;
-    *bytes = made->offset + ((uint64_t)piece->n_rows * piece->n_cols * tensor->source_bits + 7) / 8;
+    if (other != WEIR_ANY)
+        made->offset =
+            take_bytes(list, other, ROWS_ALIGNMENT,
+                       ((uint64_t)piece->n_rows * piece->n_cols * tensor->source_bits + 7) / 8);
+    return WEIR_OK;
+}
+
+weir_status weir_loan_list_add_magnitudes(weir_loan_list *list, const weir_share_border *border,
+                                          uint32_t index, uint32_t other)
+{
+    weir_share_piece *made = new_piece(list);
+    if (made == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    uint64_t n_bytes = (uint64_t)border->n_block_rows * border->n_block_cols * sizeof(float);
+    *made = (weir_share_piece){ .tensor = border->copy.tensor,
+                                .source = WEIR_FLEET_MIXED,
+                                .expert = border->copy.expert,
+                                .n_rows = border->n_block_rows,
+                                .n_cols = border->n_block_cols,
+                                .row = border->copy.row,
+                                .col = border->copy.col,
+                                .loan = other,
+                                .offset = take_bytes(list, other, sizeof(float), n_bytes),
+                                .border = index };
     return WEIR_OK;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* share_loan.h - what a rank hands others and gets of them, so that one of them makes a border.
+/* share_loan.h - what a rank hands others and gets of them, so that one of them makes a border,
+ * or each its rows of it.
  *
  * Lender and borrower go through the same borders in the same order, so both come to the same
  * places without a word.
@@ -26,6 +27,10 @@ void weir_loan_list_close(weir_loan_list *list);
 weir_status weir_loan_list_add(weir_loan_list *list, const weir_fleet_tensor *tensor,
                                const weir_fleet_copy *copy, const weir_fleet_piece *piece,
                                uint32_t other);
+
+/* Adds the magnitudes of a border, which has index `border`, of rank `other` or for it. */
+weir_status weir_loan_list_add_magnitudes(weir_loan_list *list, const weir_share_border *border,
+                                          uint32_t index, uint32_t other);
 
 /* Writes n_loans loans by rank, and lets pieces name them by their index. */
 weir_status weir_loan_list_write(weir_loan_list *list, weir_share_loan *loans);

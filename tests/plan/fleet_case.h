@@ -35,22 +35,25 @@ static inline uint64_t case_random(fleet_case *c, uint64_t n)
 }
 
 /* Small blocks, so that small matrices have many borders. */
-#define CASE_CONVERSION(label, rows, cols)                                                        \
+#define CASE_CONVERSION(label, rows, cols, magnitude)                                             \
     {                                                                                             \
         .size = sizeof(weir_conversion), .name = label, .border_rows = rows, .border_cols = cols, \
         .n_outputs = 2,                                                                           \
         .outputs = { { "weight", WEIR_F8_E4M3, 1, 1 }, { "scale", WEIR_F32, rows, cols } },       \
+        .by_magnitude = magnitude,                                                                \
     }
 static const weir_conversion case_conversions[] = {
-    CASE_CONVERSION("block_4x4", 4, 4),
-    CASE_CONVERSION("channel", 1, WEIR_WHOLE),
-    CASE_CONVERSION("tensor", WEIR_WHOLE, WEIR_WHOLE),
+    CASE_CONVERSION("block_4x4", 4, 4, false),
+    CASE_CONVERSION("channel", 1, WEIR_WHOLE, false),
+    CASE_CONVERSION("tensor", WEIR_WHOLE, WEIR_WHOLE, false),
     { .size = sizeof(weir_conversion),
       .name = "cast",
       .border_rows = 1,
       .border_cols = 1,
       .n_outputs = 1,
       .outputs = { { "weight", WEIR_BF16, 1, 1 } } },
+    CASE_CONVERSION("magnitude_4x4", 4, 4, true), /* as the first two, but for that */
+    CASE_CONVERSION("magnitude_channel", 1, WEIR_WHOLE, true),
 };
 
 /* ---- making one ------------------------------------------------------------------------------*/
@@ -126,6 +129,8 @@ static inline weir_fleet_tensor case_tensor(fleet_case *c)
     }
     if (t.conversion == &case_conversions[0] && t.n_experts == 0 && c->replica.tp > 1)
         case_whole_blocks(&t);
+    if (t.conversion < &case_conversions[2] && case_random(c, 2) == 0)
+        t.conversion += 4;
     if (case_random(c, 6) == 0)
         t.layer = case_random(c, 2) ? WEIR_LAYER_BEFORE : WEIR_LAYER_BEHIND;
     t.tied = t.cut == WEIR_CUT_VOCABULARY && t.layer == WEIR_LAYER_BEFORE && case_random(c, 2);

@@ -48,34 +48,65 @@ static inline weir_status mix_rows(const weir_tile *tile)
     return mix_cells(tile, 1, tile->n_cols);
 }
 
-static const weir_conversion share_block = {
-    .size = sizeof(weir_conversion),
-    .name = "share_block",
-    .compile_target = "t",
-    .compile_metadata = "{}",
-    .sources = WEIR_DTYPE_BIT(WEIR_BF16),
-    .min_rank = 2,
-    .max_rank = 3,
-    .border_rows = 4,
-    .border_cols = 4,
-    .n_outputs = 2,
-    .outputs = { { "weight", WEIR_U8, 1, 1 }, { "scale", WEIR_U32, 4, 4 } },
-    .reference = mix_blocks,
-};
-static const weir_conversion share_channel = {
-    .size = sizeof(weir_conversion),
-    .name = "share_channel",
-    .compile_target = "t",
-    .compile_metadata = "{}",
-    .sources = WEIR_DTYPE_BIT(WEIR_BF16),
-    .min_rank = 2,
-    .max_rank = 3,
-    .border_rows = 1,
-    .border_cols = WEIR_WHOLE,
-    .n_outputs = 2,
-    .outputs = { { "weight", WEIR_U8, 1, 1 }, { "scale", WEIR_U32, 1, WEIR_WHOLE } },
-    .reference = mix_rows,
-};
+/* The same, of the largest magnitude of each block. */
+static inline void mix_magnitude(const weir_tile *tile, size_t r0, size_t r1, size_t c0, size_t c1,
+                                 uint32_t *out)
+{
+    uint32_t most = 0;
+    for (size_t r = r0; r < r1; r++) {
+        for (size_t c = c0; c < c1; c++) {
+            uint16_t magnitude = ((const uint16_t *)tile->rows[r])[c] & 0x7FFF;
+            most = magnitude > most ? magnitude : most;
+        }
+    }
+    for (size_t r = r0; r < r1; r++) {
+        for (size_t c = c0; c < c1; c++) {
+            uint32_t v = ((const uint16_t *)tile->rows[r])[c];
+            ((uint8_t *)tile->out[0].data)[r * tile->out[0].pitch_bytes + c] =
+                (uint8_t)((v * 0x9E3779B1u + most * 0x85EBCA77u) >> 17);
+        }
+    }
+    memcpy(out, &most, sizeof(most));
+}
+
+static inline weir_status mix_magnitudes(const weir_tile *tile, size_t rows, size_t cols)
+{
+    for (size_t r0 = 0; r0 < tile->n_rows; r0 += rows) {
+        for (size_t c0 = 0; c0 < tile->n_cols; c0 += cols) {
+            uint8_t *out = (uint8_t *)tile->out[1].data + r0 / rows * tile->out[1].pitch_bytes +
+                           c0 / cols * sizeof(uint32_t);
+            mix_magnitude(tile, r0, r0 + rows < tile->n_rows ? r0 + rows : tile->n_rows, c0,
+                          c0 + cols < tile->n_cols ? c0 + cols : tile->n_cols, (uint32_t *)out);
+        }
+    }
+    return WEIR_OK;
+}
+
+static inline weir_status mix_blocks_by_magnitude(const weir_tile *tile)
+{
+    return mix_magnitudes(tile, 4, 4);
+}
+
+static inline weir_status mix_rows_by_magnitude(const weir_tile *tile)
+{
+    return mix_magnitudes(tile, 1, tile->n_cols);
+}
+
+#define SHARE_CONVERSION(label, rows, cols, kernel, magnitude)                         \
+    {                                                                                  \
+        .size = sizeof(weir_conversion), .name = label, .compile_target = "t",         \
+        .compile_metadata = "{}", .sources = WEIR_DTYPE_BIT(WEIR_BF16), .min_rank = 2, \
+        .max_rank = 3, .border_rows = rows, .border_cols = cols, .n_outputs = 2,       \
+        .outputs = { { "weight", WEIR_U8, 1, 1 }, { "scale", WEIR_U32, rows, cols } }, \
+        .reference = kernel, .by_magnitude = magnitude,                                \
+    }
+static const weir_conversion share_block = SHARE_CONVERSION("share_block", 4, 4, mix_blocks, false);
+static const weir_conversion share_channel =
+    SHARE_CONVERSION("share_channel", 1, WEIR_WHOLE, mix_rows, false);
+static const weir_conversion share_block_by_magnitude =
+    SHARE_CONVERSION("share_block_by_magnitude", 4, 4, mix_blocks_by_magnitude, true);
+static const weir_conversion share_channel_by_magnitude =
+    SHARE_CONVERSION("share_channel_by_magnitude", 1, WEIR_WHOLE, mix_rows_by_magnitude, true);
 
 /* ---- values ----------------------------------------------------------------------------------*/
 
@@ -152,6 +183,106 @@ struct share_player {
     uint64_t n_shards, n_shard_bytes, largest_shard_bytes;
 };
 
+/* ---- magnitudes ------------------------------------------------------------------------------*/
+
+static inline float share_float(uint16_t bf16)
+{
+    uint32_t bits = (uint32_t)bf16 << 16;
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static inline uint16_t share_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    assert_int_equal(bits & 0x8000FFFF, 0);
+    return (uint16_t)(bits >> 16);
+}
+
+static inline bool share_is_plain(const weir_conversion *conversion, size_t output)
+{
+    return conversion->outputs[output].cell_rows == 1 && conversion->outputs[output].cell_cols == 1;
+}
+
+/* A border as its tensor and grid want it. */
+static inline void share_check_border(const share_player *p, const weir_share_border *border)
+{
+    const weir_conversion *conversion = p->tensors[border->copy.tensor].conversion;
+    const weir_fleet_copy *copy = &border->copy;
+    uint64_t rows = conversion->border_rows, cols = conversion->border_cols;
+    assert_true(conversion->by_magnitude);
+    assert_int_equal(copy->source, WEIR_FLEET_MIXED);
+    rows = rows == WEIR_WHOLE || rows > copy->n_rows ? copy->n_rows : rows;
+    cols = cols == WEIR_WHOLE || cols > copy->n_cols ? copy->n_cols : cols;
+    assert_int_equal(border->block_rows, rows);
+    assert_int_equal(border->block_cols, cols);
+    assert_int_equal(border->n_block_rows, (copy->n_rows + rows - 1) / rows);
+    assert_int_equal(border->n_block_cols, (copy->n_cols + cols - 1) / cols);
+}
+
+/* The largest magnitude of each block of a border of what a rank holds of it. */
+static inline float *share_magnitudes(const share_player *p, uint32_t rank, uint32_t index)
+{
+    const weir_share *share = p->shares[rank];
+    const weir_share_border *border = &share->borders[index];
+    float *most = calloc((size_t)border->n_block_rows * border->n_block_cols, sizeof(*most));
+    size_t n_own = 0;
+    share_check_border(p, border);
+    assert_true(border->first_piece + border->n_pieces <= share->n_pieces);
+    for (size_t i = 0; i < border->n_pieces; i++) {
+        const weir_share_piece *piece = &share->pieces[border->first_piece + i];
+        assert_int_equal(piece->tensor, border->copy.tensor);
+        assert_int_equal(piece->expert, border->copy.expert);
+        if (piece->loan != WEIR_ANY)
+            continue;
+        n_own++;
+        assert_int_equal(piece->border, WEIR_ANY);
+        for (uint32_t r = 0; r < piece->n_rows; r++) {
+            for (uint32_t c = 0; c < piece->n_cols; c++) {
+                uint32_t row = piece->row + r - border->copy.row;
+                uint32_t col = piece->col + c - border->copy.col;
+                assert_true(row < border->copy.n_rows && col < border->copy.n_cols);
+                float *of = &most[row / border->block_rows * border->n_block_cols +
+                                  col / border->block_cols];
+                float value =
+                    share_float(p->read(p, rank, piece->tensor, piece->source, piece->expert,
+                                        piece->source_row + r, piece->source_col + c) &
+                                0x7FFF);
+                *of = value > *of ? value : *of;
+            }
+        }
+    }
+    assert_true(n_own > 0 && n_own < border->n_pieces);
+    return most;
+}
+
+/* ---- lending ---------------------------------------------------------------------------------*/
+
+/* Writes one piece of a loan, and returns its bytes. */
+static inline uint64_t share_lend_piece(share_player *p, uint32_t rank,
+                                        const weir_share_piece *piece, void *data)
+{
+    uint16_t *at = data;
+    if (piece->border != WEIR_ANY) {
+        const weir_share_border *border = &p->shares[rank]->borders[piece->border];
+        uint64_t n_bytes = (uint64_t)border->n_block_rows * border->n_block_cols * sizeof(float);
+        assert_true(piece->border < p->shares[rank]->n_borders);
+        assert_int_equal(piece->n_rows, border->n_block_rows);
+        assert_int_equal(piece->n_cols, border->n_block_cols);
+        float *most = share_magnitudes(p, rank, piece->border);
+        memcpy(data, most, n_bytes);
+        free(most);
+        return n_bytes;
+    }
+    for (uint64_t r = 0; r < piece->n_rows; r++)
+        for (uint64_t c = 0; c < piece->n_cols; c++)
+            *at++ = p->read(p, rank, piece->tensor, piece->source, piece->expert,
+                            piece->source_row + r, piece->source_col + c);
+    return (uint64_t)piece->n_rows * piece->n_cols * 2;
+}
+
 static inline void share_lend(share_player *p, uint32_t rank)
 {
     const weir_share *share = p->shares[rank];
@@ -166,14 +297,12 @@ static inline void share_lend(share_player *p, uint32_t rank)
         assert_int_equal(loan->first_piece, n_pieces);
         for (size_t k = 0; k < loan->n_pieces; k++) {
             const weir_share_piece *piece = &share->lent[loan->first_piece + k];
-            assert_true(piece->offset >= end && piece->offset < end + 16);
-            assert_int_equal(piece->offset % 16, 0);
-            uint16_t *at = data + piece->offset / 2;
-            for (uint64_t r = 0; r < piece->n_rows; r++)
-                for (uint64_t c = 0; c < piece->n_cols; c++)
-                    *at++ = p->read(p, rank, piece->tensor, piece->source, piece->expert,
-                                    piece->source_row + r, piece->source_col + c);
-            end = piece->offset + (uint64_t)piece->n_rows * piece->n_cols * 2;
+            uint64_t alignment = piece->border == WEIR_ANY ? 16 : 4;
+            assert_int_equal(piece->loan, i);
+            assert_true(piece->offset >= end && piece->offset < end + alignment);
+            assert_int_equal(piece->offset % alignment, 0);
+            assert_true(piece->offset < loan->n_bytes);
+            end = piece->offset + share_lend_piece(p, rank, piece, data + piece->offset / 2);
         }
         assert_int_equal(loan->n_bytes, end);
         n_pieces += loan->n_pieces;
@@ -194,6 +323,32 @@ static inline const uint16_t *share_loan_of(const share_player *p, uint32_t lend
     }
     fail_msg("rank %u lends rank %u nothing", lender, rank);
     return NULL;
+}
+
+/* The magnitudes of a border, of all its ranks. */
+static inline float *share_join(const share_player *p, uint32_t rank, uint32_t index)
+{
+    const weir_share *share = p->shares[rank];
+    const weir_share_border *border = &share->borders[index];
+    float *most = share_magnitudes(p, rank, index);
+    for (size_t i = 0; i < border->n_pieces; i++) {
+        const weir_share_piece *piece = &share->pieces[border->first_piece + i];
+        if (piece->loan == WEIR_ANY)
+            continue;
+        assert_true(piece->loan < share->n_borrows);
+        assert_int_equal(piece->border, index);
+        assert_int_equal(piece->n_rows, border->n_block_rows);
+        assert_int_equal(piece->n_cols, border->n_block_cols);
+        const weir_share_loan *from = &share->borrows[piece->loan];
+        const uint16_t *loan =
+            share_loan_of(p, from->rank, rank, from->n_bytes) + piece->offset / 2;
+        for (size_t k = 0; k < (size_t)border->n_block_rows * border->n_block_cols; k++) {
+            float other;
+            memcpy(&other, loan + 2 * k, sizeof(other));
+            most[k] = other > most[k] ? other : most[k];
+        }
+    }
+    return most;
 }
 
 static inline void share_gather_border(const share_player *p, uint32_t rank,
@@ -244,25 +399,94 @@ static inline uint16_t *share_gather(const share_player *p, uint32_t rank,
     return box;
 }
 
+/* Where an output of a job goes. */
+static inline uint8_t *share_target(share_player *p, uint32_t rank, const weir_share_job *job,
+                                    size_t o, uint64_t n_bytes, uint64_t *filled)
+{
+    const weir_share *share = p->shares[rank];
+    uint32_t s = job->shards[o];
+    assert_true(s < share->n_shards);
+    assert_int_equal(share->shards[s].tensor, job->copy.tensor);
+    assert_int_equal(share->shards[s].output, o);
+    /* Jobs come in the order of the shard's bytes: what is filled grows without a gap. */
+    assert_int_equal(job->offsets[o], filled[s]);
+    filled[s] += n_bytes;
+    assert_true(filled[s] <= share->shards[s].n_bytes);
+    return p->shards[rank][s] + job->offsets[o];
+}
+
+/* A piece of a border by magnitude and one more row, or column where that is what its blocks lack,
+ * which holds the magnitudes. */
+static inline uint16_t *share_pad(const share_player *p, uint32_t rank, const weir_share_job *job,
+                                  uint32_t *out_rows, uint32_t *out_cols)
+{
+    const weir_share_border *border = &p->shares[rank]->borders[job->border];
+    const weir_fleet_copy *copy = &job->copy;
+    bool by_columns = copy->n_rows == border->copy.n_rows;
+    uint32_t rows = copy->n_rows + !by_columns, cols = copy->n_cols + by_columns;
+    uint16_t *box = share_gather(p, rank, job), *padded = calloc((size_t)rows * cols, 2);
+    float *most = share_join(p, rank, job->border);
+    for (uint32_t r = 0; r < copy->n_rows; r++)
+        memcpy(padded + (size_t)r * cols, box + (size_t)r * copy->n_cols, copy->n_cols * 2u);
+    for (uint32_t b = 0; by_columns && b < border->n_block_rows; b++)
+        padded[(size_t)b * border->block_rows * cols + copy->n_cols] = share_bf16(most[b]);
+    for (uint32_t b = 0; !by_columns && b < border->n_block_cols; b++)
+        padded[(size_t)copy->n_rows * cols + b * border->block_cols] = share_bf16(most[b]);
+    assert_true(by_columns ? border->n_block_cols == 1 : border->n_block_rows == 1);
+    free(most);
+    free(box);
+    *out_rows = rows;
+    *out_cols = cols;
+    return padded;
+}
+
+static inline void share_run_border_job(share_player *p, uint32_t rank, const weir_share_job *job,
+                                        weir_digest *digests, uint64_t *filled)
+{
+    const weir_fleet_tensor *t = &p->tensors[job->copy.tensor];
+    const weir_share_border *border = &p->shares[rank]->borders[job->border];
+    uint32_t rows, cols;
+    assert_true(job->border < p->shares[rank]->n_borders);
+    uint16_t *padded = share_pad(p, rank, job, &rows, &cols);
+    share_outputs out = share_convert(t, padded, rows, cols, NULL);
+    for (size_t o = 0; o < t->conversion->n_outputs; o++) {
+        bool plain = share_is_plain(t->conversion, o);
+        uint32_t n_rows = plain ? job->copy.n_rows : border->n_block_rows;
+        uint32_t n_cols = plain ? job->copy.n_cols : border->n_block_cols;
+        size_t element = weir_dtype_bits(t->conversion->outputs[o].dtype) / 8;
+        size_t row_bytes = n_cols * element, pitch = (plain ? cols : n_cols) * element;
+        if (job->shards[o] == WEIR_ANY) {
+            assert_false(plain);
+            assert_int_equal(job->offsets[o] + job->first_words[o], 0);
+            continue;
+        }
+        assert_true(plain || border->copy.rank == rank);
+        uint8_t *to = share_target(p, rank, job, o, n_rows * row_bytes, filled);
+        for (uint32_t r = 0; r < n_rows; r++)
+            memcpy(to + r * row_bytes, out.data[o] + r * pitch, row_bytes);
+        bool vector = t->conversion->outputs[o].cell_cols == WEIR_WHOLE;
+        weir_digest_rectangle(&digests[job->shards[o]], to, row_bytes, vector ? 1 : n_rows,
+                              vector ? n_rows * row_bytes : row_bytes, job->first_words[o],
+                              (row_bytes + 7) / 8);
+    }
+    share_outputs_free(&out);
+    free(padded);
+}
+
 static inline void share_run_job(share_player *p, uint32_t rank, const weir_share_job *job,
                                  weir_digest *digests, uint64_t *filled)
 {
-    const weir_share *share = p->shares[rank];
     const weir_fleet_tensor *t = &p->tensors[job->copy.tensor];
-    uint16_t *box = share_gather(p, rank, job);
     assert_int_equal(job->copy.rank, rank);
+    if (job->border != WEIR_ANY) {
+        share_run_border_job(p, rank, job, digests, filled);
+        return;
+    }
+    uint16_t *box = share_gather(p, rank, job);
     share_outputs out = share_convert(t, box, job->copy.n_rows, job->copy.n_cols, job->first_words);
     for (size_t o = 0; o < t->conversion->n_outputs; o++) {
-        uint32_t s = job->shards[o];
-        assert_true(s < share->n_shards);
-        assert_int_equal(share->shards[s].tensor, job->copy.tensor);
-        assert_int_equal(share->shards[s].output, o);
-        /* Jobs come in the order of the shard's bytes: what is filled grows without a gap. */
-        assert_int_equal(job->offsets[o], filled[s]);
-        filled[s] += out.n_bytes[o];
-        assert_true(filled[s] <= share->shards[s].n_bytes);
-        memcpy(p->shards[rank][s] + job->offsets[o], out.data[o], out.n_bytes[o]);
-        weir_digest_merge(&digests[s], &out.digests[o]);
+        memcpy(share_target(p, rank, job, o, out.n_bytes[o], filled), out.data[o], out.n_bytes[o]);
+        weir_digest_merge(&digests[job->shards[o]], &out.digests[o]);
     }
     share_outputs_free(&out);
     free(box);

@@ -176,6 +176,25 @@ static weir_fleet_copy *copies_of(const weir_fleet *fleet, uint32_t worker, size
     return copies;
 }
 
+/* Who sends a copy's bytes: of a shared border the weights come from whoever holds them. */
+static void add_sent(const weir_fleet *fleet, const weir_fleet_copy *copy, uint64_t *sent)
+{
+    uint64_t n_bytes = weir_fleet_copy_bytes(fleet, copy), scales;
+    if (copy->source != WEIR_FLEET_MIXED) {
+        assert_false(weir_fleet_copy_is_shared(fleet, copy));
+    } else if (weir_fleet_copy_is_shared(fleet, copy)) {
+        scales = n_bytes - (uint64_t)copy->n_rows * copy->n_cols;
+        assert_true(scales > 0);
+        for (uint32_t i = 0; i < copy->n_pieces; i++) {
+            uint64_t weights = weir_fleet_piece_bytes(fleet, copy, i);
+            sent[weir_fleet_piece_of(fleet, copy, i).rank] += weights;
+            n_bytes -= weights;
+        }
+        assert_int_equal(n_bytes, scales);
+    }
+    sent[copy->rank] += n_bytes;
+}
+
 static void assert_sums(const weir_fleet *fleet)
 {
     uint32_t n_ranks = weir_fleet_ranks(fleet), n_workers = weir_fleet_workers(fleet);
@@ -188,7 +207,7 @@ static void assert_sums(const weir_fleet *fleet)
         uint64_t bytes = 0;
         weir_fleet_copy *copies = copies_of(fleet, w, &n);
         for (size_t i = 0; i < n; i++) {
-            expected[copies[i].rank] += weir_fleet_copy_bytes(fleet, &copies[i]);
+            add_sent(fleet, &copies[i], expected);
             bytes += weir_fleet_copy_bytes(fleet, &copies[i]);
         }
         assert_int_equal(received[w], bytes);
@@ -336,6 +355,33 @@ static void a_block_over_two_ranks_is_made_by_the_one_that_holds_most(void **sta
     assert_int_equal(weir_fleet_summarise(fleet, &sum, NULL, NULL, NULL), WEIR_OK);
     assert_int_equal(sum.n_border_pieces, 1);
     assert_int_equal(sum.border_bytes, 8 * 2);
+    weir_fleet_close(fleet);
+}
+
+static void a_block_by_magnitude_is_made_by_all_that_hold_it(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = matrix_of("t", WEIR_CUT_NONE, 10, 8);
+    t.conversion = &case_conversions[4];
+    weir_fleet *fleet = open_meshes(&t, 1, "fsdp=2", "tp=1,replicas=3");
+    weir_fleet_copy copies[4];
+    weir_fleet_summary sum;
+    uint64_t sent[2], bordered[2];
+    assert_int_equal(weir_fleet_copies(fleet, 0, copies, 4), 3);
+    assert_int_equal(copies[1].source, WEIR_FLEET_MIXED);
+    assert_int_equal(copies[1].rank, 1); /* of the scales */
+    assert_true(weir_fleet_copy_is_shared(fleet, &copies[1]));
+    assert_false(weir_fleet_copy_is_shared(fleet, &copies[0]));
+    assert_int_equal(weir_fleet_piece_bytes(fleet, &copies[0], 0), 0);
+    assert_int_equal(weir_fleet_piece_bytes(fleet, &copies[1], 0), 8);
+    assert_int_equal(weir_fleet_piece_bytes(fleet, &copies[1], 1), 3 * 8);
+    assert_int_equal(weir_fleet_summarise(fleet, &sum, sent, bordered, NULL), WEIR_OK);
+    assert_int_equal(sent[0], 3 * (5 * 8 + 2 * 4)); /* scales of one row of blocks */
+    assert_int_equal(sent[1], 3 * (5 * 8 + 4 * 4)); /* and of two */
+    assert_int_equal(sum.n_border_pieces, 2);
+    assert_int_equal(sum.border_bytes, 2 * 2 * 4);
+    assert_int_equal(bordered[0], 2 * 4);
+    assert_int_equal(bordered[1], 2 * 4);
     weir_fleet_close(fleet);
 }
 
@@ -598,6 +644,7 @@ int main(void)
         cmocka_unit_test(ranks_that_hold_the_same_send_as_much),
         cmocka_unit_test(only_one_hsdp_group_sends),
         cmocka_unit_test(a_block_over_two_ranks_is_made_by_the_one_that_holds_most),
+        cmocka_unit_test(a_block_by_magnitude_is_made_by_all_that_hold_it),
         cmocka_unit_test(what_an_engine_cannot_run_is_refused_with_the_reason),
         cmocka_unit_test(what_engines_do_not_cut_may_end_within_a_block),
         cmocka_unit_test(overlaps_and_doubles_are_taken_once),

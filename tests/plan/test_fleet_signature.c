@@ -40,6 +40,10 @@ static void whatever_changes_a_share_changes_the_signature(void **state)
     sign(&args, seen[n++]);
     t[0].conversion = &case_conversions[3];
     sign(&args, seen[n++]);
+    weir_conversion by_magnitude = case_conversions[3];
+    by_magnitude.by_magnitude = true;
+    t[0].conversion = &by_magnitude;
+    sign(&args, seen[n++]);
     trainer.tp = 2;
     sign(&args, seen[n++]);
     trainer.dense_whole = 1;

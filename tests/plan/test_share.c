@@ -114,12 +114,13 @@ static void make_case(share_case *c, uint64_t seed)
     for (size_t i = 0; i < c->fleet.n_tensors; i++) {
         weir_fleet_tensor *t = &c->fleet.tensors[i];
         uint32_t leading = t->n_experts > 0 ? 1 : 0;
-        if (t->conversion == &case_conversions[0])
-            t->conversion = &share_block;
-        else if (t->conversion == &case_conversions[1])
-            t->conversion = &share_channel;
-        else
-            t->conversion = cast_conversion();
+        const weir_conversion *made[] = { &share_block,
+                                          &share_channel,
+                                          cast_conversion(),
+                                          cast_conversion(),
+                                          &share_block_by_magnitude,
+                                          &share_channel_by_magnitude };
+        t->conversion = made[t->conversion - case_conversions];
         if (t->conversion->n_outputs > 1 || t->cut == WEIR_CUT_ROW || case_random(&c->fleet, 2))
             continue;
         if (case_random(&c->fleet, 2) == 0) {
