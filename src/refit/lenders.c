@@ -17,8 +17,6 @@
 #include "refit/ranks.h"
 #include "refit/remote.h"
 
-#define NEWEST_CAP_BYTES ((size_t)64 << 20)
-
 typedef struct lender {
     const weir_share_loan *loan;
     weir_dtype dtype;
@@ -36,9 +34,7 @@ struct weir_lenders {
     lender *lenders;
     weir_known_rank *ranks; /* parallel */
     size_t n_lenders;
-    uint64_t version;     /* that is waited for */
-    weir_buffer manifest; /* of a lender's newest version, whichever that is */
-    weir_arena arena;     /* and decoded */
+    uint64_t version; /* that is waited for */
 };
 
 const char *weir_border_dtype_name(weir_dtype dtype)
@@ -73,7 +69,6 @@ weir_status weir_lenders_open(weir_trainer *trainer, const weir_share *share,
     if (lenders == NULL)
         return WEIR_ERR_NO_MEMORY;
     lenders->trainer = trainer;
-    weir_arena_init(&lenders->arena, NEWEST_CAP_BYTES);
     lenders->lenders = weir_alloc_zeroed(share->n_borrows, sizeof(*lenders->lenders));
     lenders->ranks = weir_alloc_zeroed(share->n_borrows, sizeof(*lenders->ranks));
     weir_status status = WEIR_ERR_NO_MEMORY;
@@ -95,8 +90,6 @@ void weir_lenders_close(weir_lenders *lenders)
         return;
     for (size_t i = 0; i < lenders->n_lenders; i++)
         weir_remote_close(lenders->lenders[i].remote);
-    weir_buffer_free(&lenders->manifest);
-    weir_arena_close(&lenders->arena);
     weir_free(lenders->lenders);
     weir_free(lenders->ranks);
     weir_free(lenders->rows);
@@ -173,18 +166,19 @@ static weir_status fetch(lender *l, uint64_t version)
     return weir_remote_fetch(l->remote, &wish);
 }
 
-/* Which version it lent last. ERR_NOT_FOUND: it has lent none. */
+/* Which version it lent last. ERR_NOT_FOUND: it has lent none. Takes the memory of what was fetched
+ * of it before, so that waiting allocates nothing. */
 static weir_status find_newest(weir_lenders *lenders, const lender *l, uint64_t *out_version)
 {
     char digest[WEIR_DIGEST_TEXT];
     weir_manifest manifest;
-    weir_buffer *bytes = &lenders->manifest;
+    weir_buffer *bytes = &l->remote->bytes;
     weir_status status = weir_directory_get_manifest(
         lenders->trainer->worker.client, l->known->endpoint, l->known->who, WEIR_BORDER_NEWEST,
         l->known->slot, &bytes->data, &bytes->capacity_bytes, &bytes->n_bytes, digest);
-    weir_arena_reset(&lenders->arena);
+    weir_arena_reset(&l->remote->arena);
     if (status == WEIR_OK)
-        status = weir_manifest_decode(bytes->data, bytes->n_bytes, &lenders->arena, &manifest);
+        status = weir_manifest_decode(bytes->data, bytes->n_bytes, &l->remote->arena, &manifest);
     if (status == WEIR_OK)
         *out_version = manifest.version;
     return status;

@@ -72,8 +72,11 @@ static weir_status follow_entry(const weir_rank_search *search, weir_known_rank 
 static weir_status look_up(const weir_rank_search *search)
 {
     static const weir_source_status statuses[] = { WEIR_SOURCE_INITIALIZING, WEIR_SOURCE_READY };
-    weir_worker *worker = &search->trainer->worker;
-    weir_source_ref *refs = weir_alloc(2 * MAX_REFS * sizeof(*refs));
+    weir_trainer *trainer = search->trainer;
+    weir_worker *worker = &trainer->worker;
+    weir_source_ref *refs = trainer->rank_refs;
+    if (refs == NULL) /* kept, so that who waits in a later version allocates nothing */
+        refs = trainer->rank_refs = weir_alloc(2 * MAX_REFS * sizeof(*refs));
     weir_status status = refs != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < search->n_ranks; i++)
         search->ranks[i].entry = NULL;
@@ -88,7 +91,6 @@ static weir_status look_up(const weir_rank_search *search)
         if (!search->ranks[i].done && search->ranks[i].entry != NULL)
             status = follow_entry(search, &search->ranks[i]);
     }
-    weir_free(refs);
     return status;
 }
 

@@ -209,6 +209,7 @@ void weir_trainer_close(weir_trainer *trainer)
     weir_expert_map_free(trainer->mesh.expert_owners);
     weir_expert_map_free(trainer->replica_mesh.expert_ids);
     weir_free(trainer->slot_names);
+    weir_free(trainer->rank_refs);
     weir_free(trainer->ignore);
     weir_free(trainer->listen);
     weir_settings_close(&trainer->settings);

@@ -102,6 +102,7 @@ struct weir_trainer {
     bool keep_masters;
     weir_source source;
     struct weir_border *border; /* rows that ranks of a mesh lend each other; NULL: none */
+    weir_source_ref *rank_refs; /* what ranks.c lists; NULL before it has */
     weir_arena scratch;         /* of one publish */
     weir_slot slots[WEIR_MAX_SLOTS];
     unsigned n_slots;
