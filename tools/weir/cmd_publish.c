@@ -28,7 +28,7 @@ const char weir_usage_publish[] =
     "  --expert-owners JSON        [0,0,1,1]: the expert rank of each expert\n"
     "  --replicas N                wait until N replicas have each version before the next\n"
     "  --follow                    read further SRC from stdin, one line each, until it ends; a\n"
-    "                              push that fails is said, and the next SRC read\n"
+    "                              version that fails is said, and the next SRC is the next one\n"
     "  --slots N                   versions kept in memory (default: 2)\n"
     "  --device host|cuda:N        keep the weights in that GPU's memory (default: host)\n"
     "  --delivery push|pull        push: convert and send when --replicas are ready, straight\n"
@@ -73,7 +73,7 @@ typedef struct publish_job {
     weir_flow_options flow;
     uint64_t version, rank, n_ranks, n_replicas, n_slots, window_bytes;
     bool has_version, follow, scan_first;
-    bool push_failed; /* what the last version ended with, published as it was */
+    bool version_failed; /* what the last version ended with; the trainer is as good as before */
     weir_cli_device device;
     weir_delivery delivery;
     const char *mesh, *owners; /* NULL: every rank has the whole model */
@@ -275,10 +275,10 @@ static bool pushes(const publish_job *job)
            strcmp(transport, "nccl") == 0;
 }
 
-static int report_failed_push(publish_job *job)
+static int report_failure(publish_job *job)
 {
     int code = end_of_call();
-    job->push_failed = code != WEIR_EXIT_OK;
+    job->version_failed = code != WEIR_EXIT_OK;
     if (code != WEIR_EXIT_OK && job->flow.as_json)
         weir_flow_print_line(json_pack("{s:s, s:s, s:I}", "event", "failed", "error",
                                        weir_last_error(), "version", (json_int_t)job->version));
@@ -290,7 +290,7 @@ static int await_replicas(publish_job *job)
 {
     double begun = weir_cli_now();
     if (weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
-        return pushes(job) ? report_failed_push(job) : end_of_call();
+        return report_failure(job);
     double seconds = weir_cli_now() - begun;
     weir_flow_progress_end();
     if (!pushes(job))
@@ -313,7 +313,7 @@ static int publish_one(publish_job *job, const char *path)
     weir_flow_source before = job->source;
     weir_report report;
     int code = WEIR_EXIT_OK;
-    job->push_failed = false;
+    job->version_failed = false;
     if (!weir_flow_source_open(&job->flow, &path, 1, &job->source)) {
         job->source = before;
         return WEIR_EXIT_FAILED;
@@ -323,22 +323,24 @@ static int publish_one(publish_job *job, const char *path)
     if (code == WEIR_EXIT_OK)
         code = register_source(job);
     weir_flow_source_close(&before);
-    if (code == WEIR_EXIT_OK &&
-        weir_trainer_publish(job->trainer, job->version, &report) != WEIR_OK)
-        return end_of_call();
     if (code != WEIR_EXIT_OK || weir_cli_stopped())
         return code;
-    weir_flow_print_report(&job->flow, "published", &report);
-    if (job->n_replicas > 0)
-        code = await_replicas(job);
+    if (weir_trainer_publish(job->trainer, job->version, &report) != WEIR_OK) {
+        code = report_failure(job);
+    } else {
+        weir_flow_print_report(&job->flow, "published", &report);
+        if (job->n_replicas > 0)
+            code = await_replicas(job);
+    }
     job->version++;
     return code;
 }
 
-/* Who follows outlives a version that did not reach all replicas: the next one may. */
+/* Who follows outlives a version that was not published, or did not reach all replicas: with a rank
+ * that was started again, or with finite weights, the next one may. */
 static bool goes_on(const publish_job *job, int code)
 {
-    return code == WEIR_EXIT_OK || (job->follow && job->push_failed);
+    return code == WEIR_EXIT_OK || (job->follow && job->version_failed);
 }
 
 static int follow_stdin(publish_job *job)
