@@ -413,7 +413,7 @@ static weir_status convert_chunk(void *context, size_t index, unsigned thread)
     const weir_magnitude_rows *rows = &m->jobs[at->job];
     weir_digest *digests = &m->digests[index * WEIR_MAX_OUTPUTS];
     memset(digests, 0, WEIR_MAX_OUTPUTS * sizeof(*digests));
-    if (job->shards[0] < m->target->first_shard || job->shards[0] >= m->target->end_shard)
+    if (at->job < m->target->first_job || at->job >= m->target->end_job)
         return WEIR_OK;
     bench b = { .m = m,
                 .job = job,

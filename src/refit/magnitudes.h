@@ -44,12 +44,12 @@ weir_status weir_magnitudes_measure(weir_magnitudes *magnitudes);
 typedef const void *(*weir_loan_at)(void *context, uint32_t loan, uint64_t offset);
 void weir_magnitudes_join(weir_magnitudes *magnitudes, weir_loan_at at, void *context);
 
-/* Where the outputs go: shard i's bytes at shards[i].offset of `data`. Only jobs whose first shard
- * is of [first_shard, end_shard) are converted. Digests are added to digests[shard]. */
+/* Where the outputs go: shard i's bytes at shards[i].offset of `data`. Of all jobs [first_job,
+ * end_job) those of borders are converted. Digests are added to digests[shard]. */
 typedef struct weir_magnitude_target {
     unsigned char *data;
     const weir_shard *shards;
-    size_t first_shard, end_shard;
+    size_t first_job, end_job;
     weir_digest *digests;
     bool round_masters;
 } weir_magnitude_target;
