@@ -102,6 +102,23 @@ weir_status weir_directory_get_manifest(weir_directory_client *client, const cha
                                         unsigned char **buffer, size_t *buffer_bytes,
                                         size_t *out_n_bytes, char out_digest[WEIR_DIGEST_TEXT]);
 
+/* What a reader of a version that passes through a window says (proto/refit.proto). */
+typedef struct weir_group_ask {
+    const char *reader;  /* its worker id */
+    uint32_t worker;     /* its number within its engine */
+    uint32_t group;      /* one behind the last: it has read all that it needs */
+    uint32_t round;      /* that it is in; 0: it joins */
+    const char *gave_up; /* NULL or "": it goes on */
+} weir_group_ask;
+
+/* As weir_directory_get_manifest(), the answer being a packed weir.manifest.Group. timeout_ms 0:
+ * the client's. */
+weir_status weir_directory_ask_group(weir_directory_client *client, const char *endpoint,
+                                     const char *who, const char *version_uid, const char *slot,
+                                     const weir_group_ask *ask, unsigned timeout_ms,
+                                     unsigned char **buffer, size_t *buffer_bytes,
+                                     size_t *out_n_bytes);
+
 /* ---- P2pService: who is there and what each holds --------------------------------------------*/
 
 typedef enum weir_source_status {

@@ -66,30 +66,43 @@ static weir_status copy_manifest(const ProtobufCBinaryData *manifest, unsigned c
     return WEIR_OK;
 }
 
+typedef ModelExpress__Refit__GetWeightVersionShardManifestRequest manifest_request;
+typedef ModelExpress__Refit__GetWeightVersionShardManifestResponse manifest_response;
+
+/* The response lives until the client's next call. */
+static weir_status ask_worker(weir_directory_client *client, const char *endpoint, const char *who,
+                              const manifest_request *request, unsigned timeout_ms,
+                              const manifest_response **out)
+{
+    weir_rpc_client *rpc = NULL;
+    weir_status status = connect_worker(client, endpoint, who, &rpc);
+    if (status != WEIR_OK)
+        return status;
+    const ProtobufCMessage *answer;
+    weir_arena_reset(&client->arena);
+    client->version = NULL;
+    status = weir_rpc_call(rpc, &model_express__refit__refit_worker_service__descriptor,
+                           "GetWeightVersionShardManifest", &request->base, timeout_ms,
+                           &client->arena, &answer);
+    if (status == WEIR_OK)
+        *out = (const void *)answer;
+    return status;
+}
+
 weir_status weir_directory_get_manifest(weir_directory_client *client, const char *endpoint,
                                         const char *who, const char *version_uid, const char *slot,
                                         unsigned char **buffer, size_t *buffer_bytes,
                                         size_t *out_n_bytes, char out_digest[WEIR_DIGEST_TEXT])
 {
-    weir_rpc_client *rpc = NULL;
-    who = who != NULL ? who : "worker";
-    weir_status status = connect_worker(client, endpoint, who, &rpc);
-    if (status != WEIR_OK)
-        return status;
-    ModelExpress__Refit__GetWeightVersionShardManifestRequest request =
+    manifest_request request =
         MODEL_EXPRESS__REFIT__GET_WEIGHT_VERSION_SHARD_MANIFEST_REQUEST__INIT;
     request.version_id = (char *)version_uid;
     request.source_slot_id = (char *)slot;
-    const ProtobufCMessage *answer;
-    weir_arena_reset(&client->arena);
-    client->version = NULL;
-    status = weir_rpc_call(rpc, &model_express__refit__refit_worker_service__descriptor,
-                           "GetWeightVersionShardManifest", &request.base, client->timeout_ms,
-                           &client->arena, &answer);
+    const manifest_response *response;
+    who = who != NULL ? who : "worker";
+    weir_status status = ask_worker(client, endpoint, who, &request, client->timeout_ms, &response);
     if (status != WEIR_OK)
         return status;
-    const ModelExpress__Refit__GetWeightVersionShardManifestResponse *response =
-        (const void *)answer;
     if (strlen(response->manifest_digest) >= WEIR_DIGEST_TEXT)
         return weir_fail(WEIR_ERR_FORMAT,
                          "%s %s: manifest_digest has %zu bytes, at most %d are allowed", who,
@@ -100,4 +113,30 @@ weir_status weir_directory_get_manifest(weir_directory_client *client, const cha
     *out_n_bytes = response->manifest.len;
     memcpy(out_digest, response->manifest_digest, strlen(response->manifest_digest) + 1);
     return WEIR_OK;
+}
+
+weir_status weir_directory_ask_group(weir_directory_client *client, const char *endpoint,
+                                     const char *who, const char *version_uid, const char *slot,
+                                     const weir_group_ask *ask, unsigned timeout_ms,
+                                     unsigned char **buffer, size_t *buffer_bytes,
+                                     size_t *out_n_bytes)
+{
+    manifest_request request =
+        MODEL_EXPRESS__REFIT__GET_WEIGHT_VERSION_SHARD_MANIFEST_REQUEST__INIT;
+    request.version_id = (char *)version_uid;
+    request.source_slot_id = (char *)slot;
+    request.reader = (char *)ask->reader;
+    request.worker = ask->worker;
+    request.group = ask->group;
+    request.round = ask->round;
+    if (ask->gave_up != NULL)
+        request.gave_up = (char *)ask->gave_up;
+    const manifest_response *response;
+    weir_status status = ask_worker(client, endpoint, who, &request,
+                                    timeout_ms != 0 ? timeout_ms : client->timeout_ms, &response);
+    if (status == WEIR_OK)
+        status = copy_manifest(&response->manifest, buffer, buffer_bytes);
+    if (status == WEIR_OK)
+        *out_n_bytes = response->manifest.len;
+    return status;
 }

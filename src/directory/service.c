@@ -19,20 +19,19 @@ struct weir_manifest_service {
 typedef ModelExpress__Refit__GetWeightVersionShardManifestResponse manifest_response;
 
 /* Copied, so that the owner's bytes are held for no longer than this. */
-static manifest_response *copy_manifest(weir_arena *arena, const void *bytes, size_t n_bytes,
-                                        const char *digest)
+static manifest_response *copy_manifest(weir_arena *arena, const weir_manifest_found *found)
 {
     manifest_response *response = weir_arena_alloc(arena, sizeof(*response));
     if (response == NULL)
         return NULL;
     model_express__refit__get_weight_version_shard_manifest_response__init(response);
-    response->manifest_digest = weir_arena_strdup(arena, digest);
-    response->manifest.data = weir_arena_alloc(arena, n_bytes);
-    response->manifest.len = n_bytes;
+    response->manifest_digest = weir_arena_strdup(arena, found->digest);
+    response->manifest.data = weir_arena_alloc(arena, found->n_bytes);
+    response->manifest.len = found->n_bytes;
     if (response->manifest_digest == NULL || response->manifest.data == NULL)
         return NULL;
-    if (n_bytes != 0)
-        memcpy(response->manifest.data, bytes, n_bytes);
+    if (found->n_bytes != 0)
+        memcpy(response->manifest.data, found->bytes, found->n_bytes);
     return response;
 }
 
@@ -42,16 +41,20 @@ static weir_rpc_code get_manifest(void *context, const ProtobufCMessage *message
     const weir_manifest_source *source = &((weir_manifest_service *)context)->source;
     const ModelExpress__Refit__GetWeightVersionShardManifestRequest *request =
         (const void *)message;
-    const void *bytes;
-    size_t n_bytes;
-    const char *digest;
-    if (!source->find(source->context, request->version_id, request->source_slot_id, &bytes,
-                      &n_bytes, &digest)) {
+    const weir_manifest_request wanted = { .version_uid = request->version_id,
+                                           .slot = request->source_slot_id,
+                                           .reader = request->reader,
+                                           .worker = request->worker,
+                                           .group = request->group,
+                                           .round = request->round,
+                                           .gave_up = request->gave_up };
+    weir_manifest_found found;
+    if (!source->find(source->context, &wanted, &found)) {
         snprintf(text, WEIR_RPC_MESSAGE_TEXT, "no manifest of version '%.64s', slot '%.64s' here",
                  request->version_id, request->source_slot_id);
         return WEIR_RPC_NOT_FOUND;
     }
-    manifest_response *response = copy_manifest(arena, bytes, n_bytes, digest);
+    manifest_response *response = copy_manifest(arena, &found);
     source->done(source->context);
     if (response == NULL) {
         snprintf(text, WEIR_RPC_MESSAGE_TEXT, "the manifest does not fit in memory");

@@ -5,15 +5,28 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "weir/status.h"
 
-/* Finds the manifest of (version_uid, slot). Called in the service's thread; what it gives must
- * stay valid until `done` is called (once per successful find). Returns false when there is none.
- */
+/* What is asked for: a manifest, or a group of a version that passes through a window. */
+typedef struct weir_manifest_request {
+    const char *version_uid, *slot;
+    const char *reader; /* "": a manifest; otherwise who asks for the group, and from where: */
+    uint32_t worker, group, round;
+    const char *gave_up; /* "": the reader goes on */
+} weir_manifest_request;
+
+typedef struct weir_manifest_found {
+    const void *bytes;
+    size_t n_bytes;
+    const char *digest;
+} weir_manifest_found;
+
+/* Called in the service's thread; what `find` gives must stay valid until `done` is called (once
+ * per successful find). Returns false when there is no such thing. */
 typedef struct weir_manifest_source {
-    bool (*find)(void *context, const char *version_uid, const char *slot, const void **out_bytes,
-                 size_t *out_n_bytes, const char **out_digest);
+    bool (*find)(void *context, const weir_manifest_request *request, weir_manifest_found *out);
     void (*done)(void *context);
     void *context;
 } weir_manifest_source;

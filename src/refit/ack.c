@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "refit/replica.h"
-#include "refit/trainer.h"
+#include "refit/window.h"
 
 #define MAX_REFS 512u
 
@@ -45,6 +45,7 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
                  discovery->version, weir_last_error());
     weir_keeper_announce(replica->worker.keeper, &record, !told);
     weir_keeper_resume(replica->worker.keeper);
+    weir_group_keep(replica);
     weir_discovery_release(replica, discovery);
 }
 
@@ -93,13 +94,10 @@ static weir_status count_acks(weir_trainer *trainer, uint64_t version, weir_sour
     return status;
 }
 
-weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
-                              unsigned timeout_ms)
+static weir_status await_acks(weir_trainer *trainer, uint64_t version, unsigned n_wanted,
+                              unsigned bound_ms)
 {
-    unsigned bound_ms = timeout_ms ? timeout_ms : trainer->worker.timeout_ms;
     weir_deadline deadline = weir_deadline_in(bound_ms);
-    if (trainer->pushes || trainer->asked_delivery == WEIR_DELIVERY_PUSH)
-        return weir_delivery_serve(trainer, version, n_replicas, bound_ms);
     weir_arena_reset(&trainer->scratch);
     weir_source_ref *refs = weir_arena_alloc(&trainer->scratch, MAX_REFS * sizeof(*refs));
     if (refs == NULL)
@@ -107,15 +105,37 @@ weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned 
     for (weir_patience patience = { 0 };;) {
         unsigned n = 0;
         weir_status status = count_acks(trainer, version, refs, &n);
-        if (status != WEIR_OK || n >= n_replicas)
+        if (status != WEIR_OK || n >= n_wanted)
             return status;
         if (weir_deadline_passed(deadline))
             return weir_fail(WEIR_ERR_TIMED_OUT,
                              "timed out after %.1f s: %u of %u replicas have acknowledged version "
                              "%" PRIu64 " of %s",
-                             bound_ms / 1e3, n, n_replicas, version, trainer->worker.model);
+                             bound_ms / 1e3, n, n_wanted, version, trainer->worker.model);
         status = weir_worker_pause(&trainer->worker, &patience);
         if (status != WEIR_OK)
             return status;
     }
+}
+
+/* All workers of the engines have to hold it; then nobody can read it any more. */
+static weir_status send_through_window(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
+                                       unsigned bound_ms)
+{
+    unsigned n_workers = n_replicas * weir_replica_mesh_workers(&trainer->replica_mesh);
+    weir_status status = weir_window_serve(trainer, version, n_replicas, bound_ms);
+    if (status == WEIR_OK)
+        status = await_acks(trainer, version, n_workers, bound_ms);
+    return status == WEIR_OK ? weir_slot_retire_sent(trainer, version) : status;
+}
+
+weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
+                              unsigned timeout_ms)
+{
+    unsigned bound_ms = timeout_ms ? timeout_ms : trainer->worker.timeout_ms;
+    if (trainer->pushes || trainer->asked_delivery == WEIR_DELIVERY_PUSH)
+        return weir_delivery_serve(trainer, version, n_replicas, bound_ms);
+    if (weir_window_is_wanted(trainer))
+        return send_through_window(trainer, version, n_replicas, bound_ms);
+    return await_acks(trainer, version, n_replicas, bound_ms);
 }

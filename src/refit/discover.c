@@ -62,6 +62,8 @@ static weir_status look_at(search *look, const weir_source_ref *ref)
     if (strcmp(record.role, "trainer") != 0 || strcmp(record.run, replica->worker.run) != 0 ||
         record.version_uid[0] == '\0')
         return WEIR_OK;
+    if (look->wish == WEIR_LATEST && strcmp(record.version_uid, replica->missed_uid) == 0)
+        return WEIR_OK;
     if (!look->any_trainer || record.version > look->newest)
         look->newest = record.version;
     look->any_trainer = true;
@@ -143,6 +145,11 @@ static weir_status time_out(search *look)
                          waited_s, look->awaited, replica->worker.model, look->record.n_slots,
                          missing[0] ? missing : "(the directory does not say)");
     }
+    if (look->wish == WEIR_LATEST && replica->missed_uid[0] != '\0')
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s waiting for the version after %" PRIu64
+                         " of %s, which was being sent already when this replica came",
+                         waited_s, replica->missed, replica->worker.model);
     if (look->any_trainer)
         return weir_fail(WEIR_ERR_TIMED_OUT,
                          "timed out after %.1f s waiting for version %s%s of %s: the trainer's "
@@ -227,14 +234,13 @@ static weir_status pause_for_news(weir_replica *replica, weir_patience *patience
     return status == WEIR_OK ? weir_worker_check_cancelled(&replica->worker) : status;
 }
 
-static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_discovery *out)
+static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_deadline deadline,
+                                 weir_discovery *out)
 {
-    search look = { .replica = replica,
-                    .wish = wish,
-                    .deadline = weir_deadline_in(replica->worker.timeout_ms) };
-    double begun_s = weir_now_s();
+    search look = { .replica = replica, .wish = wish, .deadline = deadline };
+    double begun_s = weir_now_s(), waited_s = out->waited_s;
     for (weir_patience patience = { 0 };;) {
-        out->waited_s = weir_now_s() - begun_s;
+        out->waited_s = waited_s + weir_now_s() - begun_s;
         weir_status status = try_lease(&look, out);
         if (status != WEIR_IN_PROGRESS)
             return status;
@@ -255,6 +261,7 @@ void weir_discovery_release(weir_replica *replica, const weir_discovery *discove
 {
     weir_error_line cause;
     weir_error_save(&cause);
+    weir_group_leave(replica, discovery);
     weir_keeper_pause(replica->worker.keeper);
     weir_keeper_hold(replica->worker.keeper, NULL);
     if (weir_directory_delete_lease(replica->worker.client, discovery->uid, discovery->lease_id,
@@ -485,13 +492,11 @@ static void close_strangers(weir_replica *replica)
     replica->n_remotes = kept;
 }
 
-weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out)
+/* The leased version's sources, and a plan of its copies. */
+static weir_status prepare(weir_replica *replica, const weir_discovery *discovery)
 {
     bool changed = true;
-    weir_status status = lease_version(replica, version, out);
-    if (status != WEIR_OK)
-        return status;
-    status = fetch_sources(replica, out, &changed);
+    weir_status status = fetch_sources(replica, discovery, &changed);
     /* Also when a later source fails: the participants are not those of the old plan any more. */
     if (changed)
         drop_plan(&replica->schedule);
@@ -499,7 +504,30 @@ weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_dis
         status = make_plan(replica);
     if (status == WEIR_OK && changed)
         close_strangers(replica);
-    if (status != WEIR_OK)
+    return status == WEIR_OK ? weir_group_join(replica, discovery) : status;
+}
+
+/* A version that passes through a window is read from its beginning or not at all: who wanted any
+ * takes the next one. */
+weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out)
+{
+    weir_deadline deadline = weir_deadline_in(replica->worker.timeout_ms);
+    for (;;) {
+        weir_status status = lease_version(replica, version, deadline, out);
+        if (status != WEIR_OK)
+            return status;
+        status = prepare(replica, out);
+        if (status == WEIR_OK)
+            return WEIR_OK;
+        bool late = status == WEIR_ERR_NOT_FOUND && weir_group_any(&replica->schedule);
+        if (late) {
+            memcpy(replica->missed_uid, out->uid, sizeof(replica->missed_uid));
+            replica->missed = out->version;
+        }
         weir_discovery_release(replica, out);
-    return status;
+        if (!late || version != WEIR_LATEST)
+            return status;
+        weir_log(WEIR_LOG_INFO, "replica %s waits for the next version: %s", replica->worker.id,
+                 weir_last_error());
+    }
 }

@@ -18,19 +18,18 @@
 
 /* Runs in the service's thread; holds the lock until manifest_done(). The slot's name is not
  * looked at: a replica has one. */
-static bool manifest_find(void *context, const char *version_uid, const char *slot,
-                          const void **out_bytes, size_t *out_n_bytes, const char **out_digest)
+static bool manifest_find(void *context, const weir_manifest_request *request,
+                          weir_manifest_found *out)
 {
     weir_replica *replica = context;
-    (void)slot;
     pthread_mutex_lock(&replica->lock);
-    if (replica->held_uid[0] == '\0' || strcmp(replica->held_uid, version_uid) != 0) {
+    if (replica->held_uid[0] == '\0' || strcmp(replica->held_uid, request->version_uid) != 0 ||
+        request->reader[0] != '\0') {
         pthread_mutex_unlock(&replica->lock);
         return false;
     }
-    *out_bytes = replica->manifest.data;
-    *out_n_bytes = replica->manifest.n_bytes;
-    *out_digest = replica->manifest_digest;
+    *out = (weir_manifest_found){ replica->manifest.data, replica->manifest.n_bytes,
+                                  replica->manifest_digest };
     return true;
 }
 

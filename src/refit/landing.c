@@ -68,16 +68,26 @@ static size_t list_runs(const weir_replica *replica, const weir_plan_copy *plann
     return n;
 }
 
+/* Lists the reads of a part behind the first n; returns how many there are then. */
+static size_t aim_part(const weir_replica *replica, weir_landing_part *part, size_t n)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    part->first_read = n;
+    for (size_t i = part->first_copy; i < part->first_copy + part->n_copies; i++)
+        n = list_runs(replica, &schedule->planned[i], schedule->landing.reads, part->first_read, n);
+    part->n_reads = n - part->first_read;
+    return n;
+}
+
 void weir_landing_aim(weir_replica *replica)
 {
     weir_schedule *schedule = &replica->schedule;
-    size_t n = 0, i = 0;
+    size_t n = 0;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         weir_participant *participant = &schedule->participants[p];
         participant->first_read = n;
-        for (; i < schedule->n_copies && schedule->planned[i].source == p; i++)
-            n = list_runs(replica, &schedule->planned[i], schedule->landing.reads,
-                          participant->first_read, n);
+        for (size_t k = 0; k < participant->n_parts; k++)
+            n = aim_part(replica, &schedule->landing.parts[participant->first_part + k], n);
         participant->n_reads = n - participant->first_read;
     }
 }
@@ -94,6 +104,76 @@ static weir_status open_reads(weir_replica *replica)
     landing->n_reads_room = n;
     landing->reads = weir_alloc_zeroed(n, sizeof(*landing->reads));
     return landing->reads != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
+/* ---- parts -----------------------------------------------------------------------------------*/
+
+/* Shards of a group follow each other, and so do groups. */
+static int compare_copies(const void *a, const void *b)
+{
+    const weir_plan_copy *x = a, *y = b;
+    if (x->source != y->source)
+        return x->source < y->source ? -1 : 1;
+    return (x->shard > y->shard) - (x->shard < y->shard);
+}
+
+static weir_status order_copies(weir_replica *replica)
+{
+    weir_schedule *schedule = &replica->schedule;
+    bool any = false;
+    for (size_t p = 0; p < schedule->n_participants; p++)
+        any |= schedule->participants[p].remote->n_groups > 0;
+    if (!any)
+        return WEIR_OK;
+    weir_plan_copy *ordered = weir_alloc(schedule->n_copies * sizeof(*ordered));
+    if (ordered == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    memcpy(ordered, schedule->planned, schedule->n_copies * sizeof(*ordered));
+    qsort(ordered, schedule->n_copies, sizeof(*ordered), compare_copies);
+    schedule->landing.ordered = ordered;
+    schedule->planned = ordered;
+    return WEIR_OK;
+}
+
+/* Adds the parts of one participant, whose copies begin with `first`; returns the next one's. */
+static size_t list_parts(weir_schedule *schedule, size_t p, size_t first)
+{
+    weir_landing *landing = &schedule->landing;
+    const weir_remote *remote = schedule->participants[p].remote;
+    uint32_t group = 0;
+    size_t i = first, first_part = landing->n_parts;
+    for (; i < schedule->n_copies && schedule->planned[i].source == p; i++) {
+        const weir_plan_copy *planned = &schedule->planned[i];
+        while (group < remote->n_groups && planned->shard >= remote->group_ends[group])
+            group++;
+        weir_landing_part *part = &landing->parts[landing->n_parts];
+        bool begins = landing->n_parts == first_part || part[-1].group != group;
+        if (begins && remote->n_groups > 0 && planned->n_bytes == 0)
+            continue; /* padding that nobody reads */
+        if (begins)
+            landing->parts[landing->n_parts++] =
+                (weir_landing_part){ .group = group, .first_copy = i };
+        part = &landing->parts[landing->n_parts - 1];
+        part->n_copies = i + 1 - part->first_copy;
+    }
+    schedule->participants[p].first_part = first_part;
+    schedule->participants[p].n_parts = landing->n_parts - first_part;
+    return i;
+}
+
+static weir_status open_parts(weir_replica *replica)
+{
+    weir_schedule *schedule = &replica->schedule;
+    weir_landing *landing = &schedule->landing;
+    weir_status status = order_copies(replica);
+    if (status != WEIR_OK)
+        return status;
+    landing->parts = weir_alloc_zeroed(schedule->n_copies, sizeof(*landing->parts));
+    if (landing->parts == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t p = 0, i = 0; p < schedule->n_participants; p++)
+        i = list_parts(schedule, p, i);
+    return WEIR_OK;
 }
 
 /* ---- what landed -----------------------------------------------------------------------------*/
@@ -196,10 +276,18 @@ static void digest_part(const weir_landed *landed, const unsigned char *data, ui
                           words);
 }
 
+/* Tasks of some copies. */
+typedef struct digest_run {
+    const weir_replica *replica;
+    size_t first_task;
+} digest_run;
+
 static weir_status digest_task(void *context, size_t number, unsigned thread)
 {
-    const weir_replica *replica = context;
+    const digest_run *run = context;
+    const weir_replica *replica = run->replica;
     const weir_schedule *schedule = &replica->schedule;
+    number += run->first_task;
     size_t i = copy_of_task(schedule, number);
     weir_landed *landed = &schedule->landing.landed[i];
     const unsigned char *data = destination(replica, &schedule->planned[i]);
@@ -287,28 +375,37 @@ static weir_status digest_copy_on_gpu(weir_replica *replica, size_t i)
 
 /* ---- verifying -------------------------------------------------------------------------------*/
 
+static weir_status digest_on_host(weir_replica *replica, size_t first, size_t n)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    const weir_landing *landing = &schedule->landing;
+    size_t end = first + n < schedule->n_copies ? landing->landed[first + n].first_task
+                                                : landing->n_landed_tasks;
+    digest_run run = { replica, landing->landed[first].first_task };
+    return weir_pool_run(replica->worker.pool, end - run.first_task, digest_task, &run);
+}
+
 /* What landed in staging lies in host memory; what landed directly, where the parameters lie. */
-static weir_status digest_all(weir_replica *replica)
+static weir_status digest_copies(weir_replica *replica, size_t first, size_t n)
 {
     weir_schedule *schedule = &replica->schedule;
     weir_status status = WEIR_OK;
-    for (size_t i = 0; i < schedule->n_copies; i++) {
+    for (size_t i = first; i < first + n; i++) {
         atomic_store(&schedule->landing.landed[i].product, 0);
         atomic_store(&schedule->landing.landed[i].sum, 0);
     }
     if (replica->mode == WEIR_INSTALL_STAGED || weir_work_memory(replica->work) == WEIR_MEMORY_HOST)
-        return weir_pool_run(replica->worker.pool, schedule->landing.n_landed_tasks, digest_task,
-                             replica);
-    for (size_t i = 0; i < schedule->n_copies && status == WEIR_OK; i++)
+        return digest_on_host(replica, first, n);
+    for (size_t i = first; i < first + n && status == WEIR_OK; i++)
         status = digest_copy_on_gpu(replica, i);
     return status;
 }
 
-weir_status weir_landing_verify(weir_replica *replica)
+static weir_status verify_copies(weir_replica *replica, size_t first, size_t n)
 {
     const weir_schedule *schedule = &replica->schedule;
-    weir_status status = digest_all(replica);
-    for (size_t i = 0; i < schedule->n_copies && status == WEIR_OK; i++) {
+    weir_status status = n > 0 ? digest_copies(replica, first, n) : WEIR_OK;
+    for (size_t i = first; i < first + n && status == WEIR_OK; i++) {
         weir_landed *landed = &schedule->landing.landed[i];
         const weir_remote *remote = schedule->participants[schedule->planned[i].source].remote;
         const weir_shard *shard = shard_of(schedule, &schedule->planned[i]);
@@ -319,6 +416,30 @@ weir_status weir_landing_verify(weir_replica *replica)
                                ", %016" PRIx64 "%016" PRIx64 " arrived",
                                shard->name, remote->who, shard->digest.product, shard->digest.sum,
                                found.product, found.sum);
+    }
+    return status;
+}
+
+weir_status weir_landing_verify_part(weir_replica *replica, const weir_landing_part *part)
+{
+    return verify_copies(replica, part->first_copy, part->n_copies);
+}
+
+/* Participants whose groups were verified already are passed over; the copies between them are
+ * verified together. */
+weir_status weir_landing_verify(weir_replica *replica)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    weir_status status = WEIR_OK;
+    for (size_t i = 0, end; i < schedule->n_copies && status == WEIR_OK; i = end) {
+        bool grouped = schedule->participants[schedule->planned[i].source].remote->n_groups > 0;
+        for (end = i; end < schedule->n_copies; end++) {
+            const weir_participant *of = &schedule->participants[schedule->planned[end].source];
+            if ((of->remote->n_groups > 0) != grouped)
+                break;
+        }
+        if (!grouped)
+            status = verify_copies(replica, i, end - i);
     }
     return status;
 }
@@ -376,7 +497,9 @@ static weir_status open_swaps(weir_replica *replica)
 
 weir_status weir_landing_open(weir_replica *replica)
 {
-    weir_status status = open_reads(replica);
+    weir_status status = open_parts(replica);
+    if (status == WEIR_OK)
+        status = open_reads(replica);
     if (status == WEIR_OK)
         status = open_landed(replica);
     if (status == WEIR_OK && replica->mode == WEIR_INSTALL_STAGED)
@@ -388,6 +511,8 @@ weir_status weir_landing_open(weir_replica *replica)
 
 void weir_landing_close(weir_landing *landing)
 {
+    weir_free(landing->ordered);
+    weir_free(landing->parts);
     weir_free(landing->reads);
     weir_free(landing->landed);
     weir_free(landing->swaps);

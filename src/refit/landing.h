@@ -36,11 +36,22 @@ typedef struct weir_swap {
     size_t first_task;
 } weir_swap;
 
+/* Copies of one participant that are read at one go: of a version that passes through a window
+ * those of one group, else all. */
+typedef struct weir_landing_part {
+    uint32_t group;
+    size_t first_copy, n_copies;
+    size_t first_read, n_reads;
+} weir_landing_part;
+
 /* Zeroed is valid: of no plan. */
 typedef struct weir_landing {
-    weir_copy *reads; /* sorted by participant; neighbours on both sides are one */
+    weir_plan_copy *ordered;  /* the plan's copies, by group; NULL: as the plan has them */
+    weir_landing_part *parts; /* sorted by participant and group; groups of no byte are left out */
+    size_t n_parts;
+    weir_copy *reads; /* sorted by part; neighbours on both sides are one */
     size_t n_reads_room;
-    weir_landed *landed; /* parallel to the plan's copies */
+    weir_landed *landed; /* parallel to the schedule's copies */
     size_t n_landed_tasks;
     weir_swap *swaps; /* staged; sorted by parameter, neighbours on both sides are one */
     size_t n_swaps, n_swap_tasks;
@@ -48,13 +59,15 @@ typedef struct weir_landing {
     size_t n_exchange;
 } weir_landing;
 
-/* What replica->schedule's plan needs. */
+/* What replica->schedule's plan needs; puts its copies in the order of groups. */
 weir_status weir_landing_open(struct weir_replica *replica);
 void weir_landing_close(weir_landing *landing);
 
 /* Lists what to read from every participant, into the places of this refit's versions. */
 void weir_landing_aim(struct weir_replica *replica);
-/* ERR_CORRUPT names the first copy whose digest is not the published one. */
+/* ERR_CORRUPT names the first copy whose digest is not the published one. Groups are verified one
+ * by one when they have landed, all else at one go. */
 weir_status weir_landing_verify(struct weir_replica *replica);
+weir_status weir_landing_verify_part(struct weir_replica *replica, const weir_landing_part *part);
 
 #endif

@@ -283,6 +283,8 @@ weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *aren
     message.layout.len = manifest->layout_bytes;
     message.digests = (uint64_t *)(void *)manifest->digests;
     message.n_digests = 2 * manifest->n_digests;
+    message.group_ends = (uint32_t *)manifest->group_ends;
+    message.n_group_ends = manifest->n_groups;
     return pack(&message.base, out);
 }
 
@@ -298,6 +300,22 @@ static weir_status read_regions(const Weir__Manifest__Manifest *message, weir_ar
                                     message->regions[i]->n_bytes };
     out->regions = regions;
     out->n_regions = message->n_regions;
+    return WEIR_OK;
+}
+
+/* Groups that follow each other, none of them empty, and leave no shard out. */
+static weir_status check_groups(const Weir__Manifest__Manifest *message)
+{
+    uint32_t end = 0;
+    for (size_t g = 0; g < message->n_group_ends; g++) {
+        if (message->group_ends[g] <= end)
+            return weir_fail(WEIR_ERR_CORRUPT, "manifest: group %zu ends with shard %u of %zu", g,
+                             message->group_ends[g], message->n_digests / 2);
+        end = message->group_ends[g];
+    }
+    if (message->n_group_ends > 0 && end != message->n_digests / 2)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %zu groups have %u shards of %zu",
+                         message->n_group_ends, end, message->n_digests / 2);
     return WEIR_OK;
 }
 
@@ -318,6 +336,9 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
     if (strlen(message->engine_mesh) >= WEIR_MESH_TEXT)
         return weir_fail(WEIR_ERR_CORRUPT, "manifest has an engine mesh of %zu bytes",
                          strlen(message->engine_mesh));
+    weir_status status = check_groups(message);
+    if (status != WEIR_OK)
+        return status;
     *out = (weir_manifest){ .model = message->model,
                             .run = message->run,
                             .worker_id = message->worker_id,
@@ -333,6 +354,41 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
                             .layout = message->layout.data,
                             .layout_bytes = message->layout.len,
                             .digests = (const weir_digest *)(const void *)message->digests,
-                            .n_digests = message->n_digests / 2 };
+                            .n_digests = message->n_digests / 2,
+                            .group_ends = message->group_ends,
+                            .n_groups = message->n_group_ends };
     return read_regions(message, arena, out);
+}
+
+/* ---- groups ----------------------------------------------------------------------------------*/
+
+weir_status weir_group_record_encode(const weir_group_record *record, weir_buffer *out)
+{
+    Weir__Manifest__Group message = WEIR__MANIFEST__GROUP__INIT;
+    message.state = record->state;
+    message.round = record->round;
+    message.digests = (uint64_t *)(void *)record->digests;
+    message.n_digests = 2 * record->n_digests;
+    if (record->why != NULL)
+        message.why = (char *)record->why;
+    return pack(&message.base, out);
+}
+
+weir_status weir_group_record_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
+                                     weir_group_record *out)
+{
+    ProtobufCAllocator allocator = { arena_alloc, arena_free, arena };
+    Weir__Manifest__Group *message = weir__manifest__group__unpack(&allocator, n_bytes, bytes);
+    if (message == NULL)
+        return weir_fail(WEIR_ERR_CORRUPT, "record of a group, %zu bytes, does not decode",
+                         n_bytes);
+    if (message->n_digests % 2 != 0)
+        return weir_fail(WEIR_ERR_CORRUPT, "record of a group has %zu halves of digests",
+                         message->n_digests);
+    *out = (weir_group_record){ .state = message->state,
+                                .round = message->round,
+                                .digests = (const weir_digest *)(const void *)message->digests,
+                                .n_digests = message->n_digests / 2,
+                                .why = message->why };
+    return WEIR_OK;
 }

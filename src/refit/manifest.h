@@ -43,9 +43,21 @@ typedef struct weir_manifest {
     size_t n_regions;
     const void *layout;
     size_t layout_bytes;
-    const weir_digest *digests; /* one per shard of the layout */
+    const weir_digest *digests; /* one per shard of the layout; zero in groups */
     size_t n_digests;
+    const uint32_t *group_ends; /* the version passes through a window, in groups of shards that
+                                   follow each other: one past the last of each */
+    size_t n_groups;            /* 0: all of it is there */
 } weir_manifest;
+
+/* What a reader that asked for a group of it is told. */
+typedef struct weir_group_record {
+    uint32_t state; /* weir_group_state, or what this build does not know */
+    uint32_t round;
+    const weir_digest *digests; /* of the group's shards, when it is there */
+    size_t n_digests;
+    const char *why;
+} weir_group_record;
 
 /* Packs all of the shards but their digests: equal bytes, equal layouts. `arena` is scratch. */
 weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
@@ -59,5 +71,9 @@ weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *aren
                                  weir_buffer *out);
 weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
                                  weir_manifest *out);
+
+weir_status weir_group_record_encode(const weir_group_record *record, weir_buffer *out);
+weir_status weir_group_record_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
+                                     weir_group_record *out);
 
 #endif

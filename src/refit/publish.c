@@ -16,7 +16,7 @@
 
 #include "base/error.h"
 #include "refit/serve.h"
-#include "refit/trainer.h"
+#include "refit/window.h"
 
 #define MAX_ATTEMPTS 100u
 
@@ -98,12 +98,16 @@ static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
 weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot)
 {
     weir_status status = create_version(trainer, slot);
+    if (status == WEIR_OK && trainer->window != NULL)
+        weir_window_offer(trainer, slot);
     if (status == WEIR_OK)
         status = create_shard(trainer, slot);
     if (status == WEIR_OK)
         status = announce(trainer, slot);
-    if (status != WEIR_OK)
+    if (status != WEIR_OK) {
+        weir_window_withdraw(trainer);
         return status;
+    }
     slot->state = WEIR_SLOT_PUBLISHED;
     weir_push_version pushed = { slot->version, slot->uid, trainer->keep_masters };
     if (trainer->pushes)

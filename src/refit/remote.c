@@ -85,6 +85,7 @@ static weir_status check_manifest(const weir_remote *remote, const weir_manifest
 static weir_status fetch_manifest(weir_remote *remote, const weir_manifest_wish *wish)
 {
     char given[WEIR_DIGEST_TEXT], found[WEIR_SHA256_HEX];
+    snprintf(remote->endpoint, sizeof(remote->endpoint), "%s", wish->endpoint);
     weir_status status = weir_directory_get_manifest(
         remote->worker->client, wish->endpoint, remote->who, wish->uid, remote->slot,
         &remote->bytes.data, &remote->bytes.capacity_bytes, &remote->bytes.n_bytes, given);
@@ -121,19 +122,45 @@ static weir_status buffer_set(weir_buffer *buffer, const void *data, size_t n_by
     return WEIR_OK;
 }
 
+static bool same_groups(const weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    return remote->n_groups == manifest->n_groups &&
+           (manifest->n_groups == 0 ||
+            memcmp(remote->group_ends, manifest->group_ends,
+                   manifest->n_groups * sizeof(*manifest->group_ends)) == 0);
+}
+
+static weir_status copy_groups(weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    size_t n_bytes = manifest->n_groups * sizeof(*manifest->group_ends);
+    uint32_t *ends = weir_arena_alloc(&remote->layout_arena, n_bytes);
+    if (ends == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    if (n_bytes > 0)
+        memcpy(ends, manifest->group_ends, n_bytes);
+    remote->group_ends = ends;
+    remote->n_groups = manifest->n_groups;
+    return WEIR_OK;
+}
+
 /* New layout bytes are decoded and checked; equal ones stand checked. */
 static weir_status decode_layout(weir_remote *remote)
 {
     const weir_manifest *manifest = &remote->manifest;
     if (remote->shards != NULL &&
         buffer_equals(&remote->layout, manifest->layout, manifest->layout_bytes) &&
-        strcmp(remote->engine_mesh, manifest->engine_mesh) == 0)
+        strcmp(remote->engine_mesh, manifest->engine_mesh) == 0 && same_groups(remote))
         return WEIR_OK;
     remote->shards = NULL;
     remote->layout_generation++;
     snprintf(remote->engine_mesh, sizeof(remote->engine_mesh), "%s", manifest->engine_mesh);
     weir_arena_reset(&remote->layout_arena);
+    remote->n_groups = 0;
     weir_status status = buffer_set(&remote->layout, manifest->layout, manifest->layout_bytes);
+    if (status == WEIR_OK)
+        status = copy_groups(remote);
     if (status != WEIR_OK)
         return status;
     return weir_layout_decode(remote->layout.data, remote->layout.n_bytes, manifest->regions,

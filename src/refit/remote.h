@@ -35,9 +35,13 @@ typedef struct weir_remote {
     weir_arena layout_arena;
     weir_shard *shards;
     size_t n_shards;
-    uint64_t layout_generation; /* grows whenever the layout changed */
-    weir_buffer bytes;          /* the manifest as it came */
-    weir_arena arena;           /* and decoded; both until the next fetch */
+    const uint32_t *group_ends; /* of its shards, which pass through a window; n_groups 0: they are
+                                   all there, and their digests are known */
+    size_t n_groups;
+    uint64_t layout_generation;     /* grows whenever the layout changed */
+    char endpoint[WEIR_NAME_BYTES]; /* that the manifest came from */
+    weir_buffer bytes;              /* the manifest as it came */
+    weir_arena arena;               /* and decoded; both until the next fetch */
     weir_manifest manifest;
     weir_remote_region **regions; /* the manifest's, imported */
 } weir_remote;

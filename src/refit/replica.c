@@ -185,6 +185,7 @@ void weir_replica_close(weir_replica *replica)
     weir_plan_close(replica->schedule.plan);
     weir_landing_close(&replica->schedule.landing);
     weir_staging_close(replica);
+    weir_buffer_free(&replica->answer);
     weir_task_close(replica->derive);
     if (replica->owned != NULL)
         weir_work_free(replica->work, replica->owned, replica->owned_bytes);

@@ -26,13 +26,26 @@ typedef struct weir_discovery {
     double waited_s; /* until the version was READY */
 } weir_discovery;
 
-/* A source that takes part in a refit. Its reads are of the schedule's landing. */
+/* How far the groups of a participant have been read. */
+typedef struct weir_group_reading {
+    bool joined;    /* it counts on this reader until it hears otherwise */
+    bool done;      /* and has heard that all were read */
+    uint32_t round; /* of the trainer's; 0: none has begun */
+    size_t part;    /* of the participant's: asked for, or being read */
+    uint64_t done_bytes;
+    unsigned wait_ms; /* from one question to the next */
+    weir_deadline ask_at;
+} weir_group_reading;
+
+/* A source that takes part in a refit. Its parts and reads are of the schedule's landing. */
 typedef struct weir_participant {
     char slot[WEIR_NAME_BYTES];
     weir_remote *remote;
     uint64_t layout_generation; /* of the layout that the plan was made from */
     weir_transfer *transfer;
+    size_t first_part, n_parts;
     size_t first_read, n_reads;
+    weir_group_reading reading;  /* of a version that passes through a window */
     weir_attendance *attendance; /* of a source that pushes */
 } weir_participant;
 
@@ -42,7 +55,7 @@ typedef struct weir_schedule {
     weir_participant *participants; /* one per expected slot */
     size_t n_participants;
     weir_plan *plan;
-    const weir_plan_copy *planned; /* n_copies, sorted by source */
+    const weir_plan_copy *planned; /* n_copies, sorted by source, then by group */
     size_t n_copies;
     uint64_t n_bytes;
     weir_landing landing; /* of sources that are read */
@@ -96,6 +109,9 @@ struct weir_replica {
     weir_schedule schedule;
     weir_source_ref *refs; /* room for one listing of each */
     weir_shard_record *shards;
+    char missed_uid[WEIR_ID_BYTES]; /* of a version that this replica came too late for; "": none */
+    uint64_t missed;
+    weir_buffer answer; /* to what was asked for last of a window */
 
     /* What is held, and told to others. */
     char source_id[WEIR_ID_BYTES]; /* of its entry in the directory; "" before the first */
@@ -128,6 +144,20 @@ void weir_schedule_dismiss(weir_schedule *schedule);
  * whether a byte may have landed, whatever the status. */
 weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *discovery,
                                bool *out_landed);
+
+/* group_transfer.c, stop 6 of a version that passes through a window. */
+bool weir_group_any(const weir_schedule *schedule);
+/* Tells all participants that this replica reads the version. ERR_NOT_FOUND: it comes too late. */
+weir_status weir_group_join(weir_replica *replica, const weir_discovery *discovery);
+/* Every copy's bytes are at its destination, and verified. Transfers that are under way after a
+ * failure are the caller's to end. */
+weir_status weir_group_transfer(weir_replica *replica, const weir_discovery *discovery,
+                                bool *out_landed);
+/* Tells those who still count on this replica that it has given up: the calling thread's last error
+ * says why. */
+void weir_group_leave(weir_replica *replica, const weir_discovery *discovery);
+/* The version is held: nobody has to be told. */
+void weir_group_keep(weir_replica *replica);
 
 /* attend.c, stop 6 of a version that is pushed: the same, and verified; staged: written over the
  * undo log. *out_paused: whether the engine was paused; *out_landed: whether bytes may have landed,

@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "refit/model_sources.h"
+#include "refit/window.h"
 
 /* A border whose pieces stand side by side is put together in memory before it is converted. */
 typedef struct gathering {
@@ -408,6 +409,7 @@ void weir_sharded_close(weir_sharded *sharded)
 {
     if (sharded == NULL)
         return;
+    weir_window_close(sharded->trainer); /* lies in the source's arena */
     weir_border_close(sharded->trainer->border);
     weir_local_shards_close(sharded->local);
     weir_share_free(sharded->share);

@@ -8,7 +8,7 @@
  *
  * FREE -> FILLING -> SEALED -> PUBLISHED -> RETIRED -> FREE. A slot is taken back only when the
  * directory has no lease on its version: the directory's refusal to delete the shard is what keeps
- * the bytes under a reader.
+ * the bytes under a reader. The slots of a version that passes through a window are its buffers.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@
 #include "base/error.h"
 #include "device/device.h"
 #include "refit/serve.h"
-#include "refit/trainer.h"
+#include "refit/window.h"
 
 /* What a slot holds, told to the transport. Its key can be had from then on. */
 static weir_status seal_region(const weir_trainer *trainer, weir_slot *slot, const weir_link *link)
@@ -74,6 +74,10 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
     memcpy(slot->shards, source->shards, source->n_shards * sizeof(*slot->shards));
     if (trainer->pushes)
         return WEIR_OK;
+    if (trainer->window != NULL && (link.ops->caps & WEIR_CAP_DURABLE))
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "transport %s keeps versions whole: none can pass through a window",
+                         link.ops->name);
     trainer->worker.counters.registrations++;
     trainer->worker.counters.allocations++;
     status = link.ops->allocate(link.transport, n_bytes, &slot->region);
@@ -112,8 +116,8 @@ static weir_status retire(weir_trainer *trainer, weir_slot *slot)
             weir_directory_delete_shard(client, slot->uid, trainer->slot_name, trainer->worker.id);
         if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND)
             return WEIR_OK;
-        if (status == WEIR_ERR_REFUSED && trainer->pushes)
-            return WEIR_OK; /* who holds the lease has no bytes to read here */
+        if (status == WEIR_ERR_REFUSED && (trainer->pushes || trainer->window != NULL))
+            return WEIR_OK; /* no lease keeps the bytes: they are sent, or read group by group */
         weir_version_record record;
         if (status != WEIR_ERR_REFUSED)
             return status;
@@ -133,8 +137,21 @@ static weir_status retire(weir_trainer *trainer, weir_slot *slot)
     }
 }
 
+weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version)
+{
+    weir_slot *slot = &trainer->slots[0];
+    if (slot->state != WEIR_SLOT_PUBLISHED || slot->version != version)
+        return WEIR_OK;
+    weir_window_withdraw(trainer);
+    weir_status status = retire(trainer, slot);
+    if (status == WEIR_OK)
+        weir_slot_drop(trainer, slot);
+    return status;
+}
+
 weir_status weir_slots_retire(weir_trainer *trainer)
 {
+    weir_window_withdraw(trainer);
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         weir_status status = WEIR_OK;
         const weir_slot *slot = &trainer->slots[i];
@@ -159,10 +176,12 @@ void weir_slots_withdraw(weir_trainer *trainer)
     }
 }
 
-weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out)
+/* The one to take: a free one, or else that of the oldest version. Of a window the first, which
+ * stands for all of it. */
+static weir_slot *choose_slot(weir_trainer *trainer)
 {
     weir_slot *slot = &trainer->slots[0];
-    for (unsigned i = 0; i < trainer->n_slots; i++) {
+    for (unsigned i = 0; i < trainer->n_slots && trainer->window == NULL; i++) {
         weir_slot *candidate = &trainer->slots[i];
         if (candidate->state == WEIR_SLOT_FREE) {
             slot = candidate;
@@ -171,7 +190,14 @@ weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out)
         if (candidate->version < slot->version)
             slot = candidate;
     }
+    return slot;
+}
+
+weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out)
+{
+    weir_slot *slot = choose_slot(trainer);
     weir_status status = WEIR_OK;
+    weir_window_withdraw(trainer);
     if (slot->state != WEIR_SLOT_FREE)
         status = retire(trainer, slot);
     if (status != WEIR_OK)
@@ -265,6 +291,10 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
                                .digests = slot->digests,
                                .n_digests = source->n_shards };
     weir_status status = WEIR_OK;
+    if (trainer->window != NULL) {
+        manifest.group_ends = trainer->window->groups.shard_ends;
+        manifest.n_groups = trainer->window->groups.n_groups;
+    }
     if (trainer->pushes)
         describe_push(trainer, regions, &manifest);
     else
@@ -291,7 +321,7 @@ weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t vers
     slot->version = version;
     for (size_t i = 0; i < source->n_shards; i++)
         slot->shards[i].digest = slot->digests[i];
-    if (!trainer->pushes)
+    if (!trainer->pushes && trainer->window == NULL)
         status = seal_region(trainer, slot, &link);
     weir_arena_reset(&trainer->scratch);
     if (status == WEIR_OK)

@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "family/mapping.h"
 #include "refit/sharded.h"
+#include "refit/window.h"
 
 /* Shards begin on cache-line pairs, so that streaming stores and RDMA reads stay aligned. */
 #define SHARD_ALIGNMENT 256u
@@ -35,9 +36,9 @@ static weir_status open_mapping(weir_trainer *trainer, const weir_tensor *tensor
     return weir_mapping_open(&options, tensors, n_tensors, &source->mapping);
 }
 
-static uint64_t align_up(uint64_t n)
+uint64_t weir_source_align(uint64_t n_bytes)
 {
-    return (n + SHARD_ALIGNMENT - 1) / SHARD_ALIGNMENT * SHARD_ALIGNMENT;
+    return (n_bytes + SHARD_ALIGNMENT - 1) / SHARD_ALIGNMENT * SHARD_ALIGNMENT;
 }
 
 weir_status weir_source_lay_out(weir_source *source, weir_shard *shard)
@@ -50,7 +51,7 @@ weir_status weir_source_lay_out(weir_source *source, weir_shard *shard)
     shard->n_bytes = n_bytes;
     shard->offset = source->slot_bytes;
     source->n_bytes += n_bytes;
-    source->slot_bytes += align_up(n_bytes);
+    source->slot_bytes += weir_source_align(n_bytes);
     return WEIR_OK;
 }
 
@@ -198,6 +199,8 @@ static weir_status bind_chosen(weir_trainer *trainer, const weir_tensor_shard *s
     if (status != WEIR_OK)
         return status;
     status = weir_sharded_bind(trainer, shards, n);
+    if (status == WEIR_OK && weir_window_is_wanted(trainer))
+        status = weir_window_open(trainer);
     if (status == WEIR_OK)
         status = finish_binding(trainer);
     if (status != WEIR_OK) {

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "refit/serve.h"
 #include "refit/sharded.h"
+#include "refit/window.h"
 
 /* A job's conversion into a slot. Where shards come whole from one job, as most do, its digests are
  * theirs; all are added up in the end. */
@@ -61,39 +62,58 @@ static weir_status stage_on_host(weir_trainer *trainer, weir_slot *slot, bool bo
     return WEIR_OK;
 }
 
-/* All jobs as one piece of work. */
-static weir_status stage_on_gpu(weir_trainer *trainer, weir_slot *slot)
+/* Jobs as one piece of work. */
+static weir_status stage_on_gpu(weir_trainer *trainer, const weir_slot *slot, size_t first_job,
+                                size_t n_jobs)
 {
-    const weir_source *source = &trainer->source;
     weir_arena_reset(&trainer->scratch);
-    weir_convert_args *args = weir_arena_zeroed(&trainer->scratch, source->n_jobs, sizeof(*args));
+    weir_convert_args *args = weir_arena_zeroed(&trainer->scratch, n_jobs, sizeof(*args));
     if (args == NULL)
         return WEIR_ERR_NO_MEMORY;
-    for (size_t i = 0; i < source->n_jobs; i++)
-        args[i] = args_of(trainer, slot, i);
+    for (size_t i = 0; i < n_jobs; i++)
+        args[i] = args_of(trainer, slot, first_job + i);
     weir_status status = WEIR_OK;
     if (trainer->stage == NULL)
         status = weir_task_open(trainer->work, &trainer->stage);
     if (status == WEIR_OK)
-        status = weir_task_convert(trainer->stage, WEIR_LANE_COMPUTE, args, source->n_jobs);
+        status = weir_task_convert(trainer->stage, WEIR_LANE_COMPUTE, args, n_jobs);
     if (status == WEIR_OK)
         status = weir_task_wait(trainer->stage, trainer->worker.timeout_ms);
     return status;
 }
 
-static void add_digests(const weir_source *source, weir_slot *slot)
+static void add_digests(const weir_source *source, size_t first_job, size_t n_jobs,
+                        weir_digest *digests)
 {
-    memset(slot->digests, 0, source->n_shards * sizeof(*slot->digests));
-    for (size_t i = 0; i < source->n_jobs; i++) {
+    for (size_t i = first_job; i < first_job + n_jobs; i++) {
         const weir_stage_job *job = &source->jobs[i];
         for (size_t o = 0; o < job->args.conversion->n_outputs; o++)
-            weir_digest_merge(&slot->digests[job->shards[o]],
+            weir_digest_merge(&digests[job->shards[o]],
                               &source->job_digests[i * WEIR_MAX_OUTPUTS + o]);
     }
 }
 
+weir_status weir_stage_jobs(weir_trainer *trainer, const weir_slot *slot, size_t first_job,
+                            size_t n_jobs, weir_digest *digests)
+{
+    weir_status status = WEIR_OK;
+    if (trainer->memory == WEIR_MEMORY_CUDA)
+        status = stage_on_gpu(trainer, slot, first_job, n_jobs);
+    for (size_t i = first_job; i < first_job + n_jobs && status == WEIR_OK; i++) {
+        if (trainer->memory == WEIR_MEMORY_CUDA)
+            break;
+        weir_convert_args args = args_of(trainer, slot, i);
+        args.pool = trainer->worker.pool;
+        status = weir_convert(&args);
+    }
+    if (status == WEIR_OK)
+        add_digests(&trainer->source, first_job, n_jobs, digests);
+    return status;
+}
+
 static weir_status convert_jobs(weir_trainer *trainer, weir_slot *slot)
 {
+    const weir_source *source = &trainer->source;
     weir_sharded *sharded = trainer->source.sharded;
     bool on_gpu = trainer->memory == WEIR_MEMORY_CUDA;
     uint64_t done_bytes = 0;
@@ -103,17 +123,33 @@ static weir_status convert_jobs(weir_trainer *trainer, weir_slot *slot)
     if (status == WEIR_OK && sharded != NULL)
         status = weir_sharded_borrow(sharded, slot->version);
     if (status == WEIR_OK)
-        status =
-            on_gpu ? stage_on_gpu(trainer, slot) : stage_on_host(trainer, slot, true, &done_bytes);
+        status = on_gpu ? stage_on_gpu(trainer, slot, 0, source->n_jobs)
+                        : stage_on_host(trainer, slot, true, &done_bytes);
+    if (status != WEIR_OK)
+        return status;
+    memset(slot->digests, 0, source->n_shards * sizeof(*slot->digests));
+    add_digests(source, 0, source->n_jobs, slot->digests);
+    return WEIR_OK;
+}
+
+/* A version that passes through a window is converted when it is sent. Rows of borders are handed
+ * over before, so that no rank waits for another then. */
+static weir_status prepare_window(weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_status status = weir_sharded_lend(trainer->source.sharded, slot->version);
     if (status == WEIR_OK)
-        add_digests(&trainer->source, slot);
+        status = weir_sharded_borrow(trainer->source.sharded, slot->version);
+    if (status == WEIR_OK && trainer->scan_first)
+        status = weir_window_try(trainer);
     return status;
 }
 
 weir_status weir_stop_stage(weir_trainer *trainer, weir_slot *slot)
 {
     weir_status status = WEIR_OK;
-    if (!trainer->pushes)
+    if (trainer->window != NULL)
+        status = prepare_window(trainer, slot);
+    else if (!trainer->pushes)
         status = convert_jobs(trainer, slot);
     else if (trainer->scan_first)
         status = weir_push_scan(trainer->push, trainer->keep_masters);

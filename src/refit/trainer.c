@@ -13,31 +13,41 @@
 #include "base/options.h"
 #include "refit/border.h"
 #include "refit/engine_part.h"
+#include "refit/window.h"
 
 #define DEFAULT_SLOTS 2u
 
 /* ---- manifest service ------------------------------------------------------------------------*/
 
-/* Runs in the service's thread; holds the lock until manifest_done(). */
-static bool manifest_find(void *context, const char *version_uid, const char *slot_name,
-                          const void **out_bytes, size_t *out_n_bytes, const char **out_digest)
+static bool find_locked(const weir_trainer *trainer, const weir_manifest_request *request,
+                        weir_manifest_found *out)
 {
-    weir_trainer *trainer = context;
-    if (strcmp(slot_name, trainer->slot_name) != 0 || version_uid[0] == '\0')
-        return false;
-    pthread_mutex_lock(&trainer->lock);
-    if (trainer->border != NULL &&
-        weir_border_manifest(trainer->border, version_uid, out_bytes, out_n_bytes, out_digest))
+    if (request->reader[0] != '\0')
+        return trainer->window != NULL && weir_window_answer(trainer->window, request, out);
+    if (trainer->border != NULL && weir_border_manifest(trainer->border, request->version_uid,
+                                                        &out->bytes, &out->n_bytes, &out->digest))
         return true;
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         const weir_slot *slot = &trainer->slots[i];
-        if (strcmp(slot->uid, version_uid) != 0)
+        if (strcmp(slot->uid, request->version_uid) != 0)
             continue;
-        *out_bytes = slot->manifest.data;
-        *out_n_bytes = slot->manifest.n_bytes;
-        *out_digest = slot->manifest_digest;
+        *out = (weir_manifest_found){ slot->manifest.data, slot->manifest.n_bytes,
+                                      slot->manifest_digest };
         return true;
     }
+    return false;
+}
+
+/* Runs in the service's thread; holds the lock until manifest_done(). */
+static bool manifest_find(void *context, const weir_manifest_request *request,
+                          weir_manifest_found *out)
+{
+    weir_trainer *trainer = context;
+    if (strcmp(request->slot, trainer->slot_name) != 0 || request->version_uid[0] == '\0')
+        return false;
+    pthread_mutex_lock(&trainer->lock);
+    if (find_locked(trainer, request, out))
+        return true;
     pthread_mutex_unlock(&trainer->lock);
     return false;
 }

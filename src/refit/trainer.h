@@ -41,7 +41,7 @@ typedef struct weir_source {
     weir_stage_job *jobs;
     size_t n_jobs;
     weir_digest *job_digests; /* n_jobs * WEIR_MAX_OUTPUTS */
-    weir_shard *shards;       /* the slot's layout: offsets within region 0 */
+    weir_shard *shards;       /* the slot's layout: offsets within region 0, or the window's */
     size_t n_shards;
     uint64_t slot_bytes; /* with the alignment between shards */
     uint64_t n_bytes;    /* of the shards alone */
@@ -96,7 +96,8 @@ struct weir_trainer {
     char *listen;
     weir_work *work; /* PULL of tensors on a GPU: converts into slots */
     weir_task *stage;
-    struct weir_push *push; /* NULL until tensors that are pushed were registered */
+    struct weir_push *push;     /* NULL until tensors that are pushed were registered */
+    struct weir_window *window; /* NULL unless versions pass through one */
     char **ignore;
     size_t n_ignore;
     bool keep_masters;
@@ -120,6 +121,8 @@ weir_status weir_source_bind_shards(weir_trainer *trainer, const weir_tensor_sha
                                     size_t n_shards);
 /* Bytes of shard `i` are laid out behind those before it. */
 weir_status weir_source_lay_out(weir_source *source, weir_shard *shard);
+/* From one shard's first byte to where the next can begin. */
+uint64_t weir_source_align(uint64_t n_bytes);
 void weir_source_release(weir_source *source);
 /* Stop 1: this rank's tensors, checked to be there. */
 weir_status weir_stop_source(weir_trainer *trainer);
@@ -131,6 +134,8 @@ weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out);
 weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t version);
 /* Takes every published slot back, each once it has no readers left. */
 weir_status weir_slots_retire(weir_trainer *trainer);
+/* Takes back a version that has passed through a window. */
+weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version);
 /* Tells the directory that the published versions go; waits for nobody. */
 void weir_slots_withdraw(weir_trainer *trainer);
 /* Gives a slot back whatever its state: its manifest can no longer be had. */
@@ -153,6 +158,9 @@ weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigne
 /* stage.c, stop 2: converts every owned entry into the slot; of a version that is pushed, looks for
  * what is not finite when that was asked for. */
 weir_status weir_stop_stage(weir_trainer *trainer, weir_slot *slot);
+/* Converts jobs that lie in the slot's region into it, and adds to the digests of their shards. */
+weir_status weir_stage_jobs(weir_trainer *trainer, const weir_slot *slot, size_t first_job,
+                            size_t n_jobs, weir_digest *digests);
 
 /* publish.c, stop 4: SEALED -> PUBLISHED. */
 weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot);

@@ -123,9 +123,13 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
     if (status != WEIR_OK)
         return status;
     weir_landing_aim(replica);
-    status = post_all(schedule, out_landed);
-    if (status == WEIR_OK)
-        status = drive(replica, discovery->version);
+    if (weir_group_any(schedule)) {
+        status = weir_group_transfer(replica, discovery, out_landed);
+    } else {
+        status = post_all(schedule, out_landed);
+        if (status == WEIR_OK)
+            status = drive(replica, discovery->version);
+    }
     weir_error_line cause;
     weir_error_save(&cause);
     finish_all(schedule, status != WEIR_OK);

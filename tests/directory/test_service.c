@@ -24,15 +24,12 @@ typedef struct owner {
     int n_held;
 } owner;
 
-static bool find(void *context, const char *version_uid, const char *slot, const void **out_bytes,
-                 size_t *out_n_bytes, const char **out_digest)
+static bool find(void *context, const weir_manifest_request *request, weir_manifest_found *out)
 {
     owner *o = context;
-    if (strcmp(version_uid, "uid") != 0 || strcmp(slot, o->slot) != 0)
+    if (strcmp(request->version_uid, "uid") != 0 || strcmp(request->slot, o->slot) != 0)
         return false;
-    *out_bytes = o->bytes;
-    *out_n_bytes = o->n_bytes;
-    *out_digest = "sha256:abc";
+    *out = (weir_manifest_found){ o->bytes, o->n_bytes, "sha256:abc" };
     __atomic_add_fetch(&o->n_held, 1, __ATOMIC_SEQ_CST);
     return true;
 }

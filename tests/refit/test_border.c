@@ -682,21 +682,18 @@ typedef struct liar {
     pthread_mutex_t lock;
 } liar;
 
-static bool lie(void *context, const char *uid, const char *slot, const void **out_bytes,
-                size_t *out_n_bytes, const char **out_digest)
+static bool lie(void *context, const weir_manifest_request *request, weir_manifest_found *out)
 {
     liar *l = context;
-    (void)slot;
     pthread_mutex_lock(&l->lock);
-    bool newest = strcmp(uid, "border-newest") == 0;
+    bool newest = strcmp(request->version_uid, "border-newest") == 0;
     bool gone = !newest && l->n_asked++ >= l->n_true;
     pthread_mutex_unlock(&l->lock);
     if (gone)
         return false;
     const weir_buffer *bytes = newest ? &l->later : &l->first;
-    *out_bytes = bytes->data;
-    *out_n_bytes = bytes->n_bytes;
-    *out_digest = newest ? l->later_digest : l->first_digest;
+    *out = (weir_manifest_found){ bytes->data, bytes->n_bytes,
+                                  newest ? l->later_digest : l->first_digest };
     return true;
 }
 

@@ -34,6 +34,9 @@ const char weir_usage_demo[] =
     "  --layout NAME           engine layout of the family\n"
     "  --conversion NAME|auto  default: fp8_128x128; auto: by config.json\n"
     "  --install staged|direct how replicas install (default: staged)\n"
+    "  --window BYTES          versions pass group by group through so much memory of each "
+    "trainer\n"
+    "                          rank, which keeps none whole (default then: --trainer fsdp=2)\n"
     "  --transport NAME        see `weir info` (default: the first available)\n"
     "  --device host|cuda:N    where weights and parameters lie (default: host)\n"
     "  --work-dir DIR          where checkpoints are made (default: a temporary directory)\n"
@@ -59,7 +62,8 @@ enum {
     OPTION_EXPERTS,
     OPTION_OWNERS,
     OPTION_NAMING,
-    OPTION_DEVICE
+    OPTION_DEVICE,
+    OPTION_WINDOW
 };
 
 static const struct option options[] = { { "model", required_argument, NULL, OPTION_MODEL },
@@ -81,6 +85,7 @@ static const struct option options[] = { { "model", required_argument, NULL, OPT
                                          { "owners", required_argument, NULL, OPTION_OWNERS },
                                          { "naming", required_argument, NULL, OPTION_NAMING },
                                          { "device", required_argument, NULL, OPTION_DEVICE },
+                                         { "window", required_argument, NULL, OPTION_WINDOW },
                                          WEIR_CLI_OPTIONS_END };
 
 static int take_option(int option, weir_demo_options *demo)
@@ -102,7 +107,9 @@ static int take_option(int option, weir_demo_options *demo)
                                    &demo->experts,
                                    &demo->owners,
                                    &demo->naming,
-                                   &demo->device };
+                                   &demo->device,
+                                   &demo->window };
+    uint64_t window_bytes;
     if (option == OPTION_VERSIONS)
         return weir_cli_number("demo", "--versions", optarg, 1, WEIR_DEMO_MAX_VERSIONS,
                                &demo->n_versions)
@@ -112,6 +119,8 @@ static int take_option(int option, weir_demo_options *demo)
         return weir_cli_number("demo", "--seed", optarg, 0, UINT64_MAX, &demo->seed)
                    ? WEIR_EXIT_OK
                    : WEIR_EXIT_USAGE;
+    if (option == OPTION_WINDOW && !weir_cli_byte_count("demo", "--window", optarg, &window_bytes))
+        return WEIR_EXIT_USAGE;
     if (option == OPTION_KEEP)
         demo->keep = true;
     else if (option == OPTION_JSON)
@@ -260,7 +269,7 @@ static int count_processes(weir_demo_options *wanted, weir_demo *demo)
     weir_trainer_mesh trainer;
     weir_replica_mesh replica;
     demo->n_trainers = demo->n_replicas = demo->n_workers = 2;
-    if (wanted->replica_mesh != NULL && wanted->trainer_mesh == NULL)
+    if ((wanted->replica_mesh != NULL || wanted->window != NULL) && wanted->trainer_mesh == NULL)
         wanted->trainer_mesh = "fsdp=2";
     if (wanted->trainer_mesh != NULL) {
         if (weir_trainer_mesh_parse(wanted->trainer_mesh, &trainer) != WEIR_OK)

@@ -35,8 +35,11 @@ const char weir_usage_publish[] =
     "                              into their memory; pull: publish in slots that they read\n"
     "                              (default: push from a GPU, pull from host memory)\n"
     "  --scan-first                push: look for what is not finite before the first byte\n"
-    "  --window BYTES              push by broadcast: memory that bytes pass "
-    "through\n" WEIR_FLOW_USAGE;
+    "  --window BYTES              push by broadcast: memory that bytes pass through; with "
+    "--mesh:\n"
+    "                              keep no version whole, but send it group by group through so\n"
+    "                              much memory (in --slots buffers) when --replicas read "
+    "it\n" WEIR_FLOW_USAGE;
 
 enum {
     OPTION_VERSION = WEIR_FLOW_OWN_OPTION,
@@ -275,6 +278,12 @@ static bool pushes(const publish_job *job)
            strcmp(transport, "nccl") == 0;
 }
 
+/* As weir_trainer_options.window_bytes decides. */
+static bool sends(const publish_job *job)
+{
+    return job->window_bytes > 0 && (job->mesh != NULL || job->flow.replica_mesh != NULL);
+}
+
 static int report_failure(publish_job *job)
 {
     int code = end_of_call();
@@ -285,22 +294,23 @@ static int report_failure(publish_job *job)
     return code;
 }
 
-/* Pushing, this is when the bytes move. */
+/* Pushing, or sending through a window, this is when the bytes move. */
 static int await_replicas(publish_job *job)
 {
+    const char *event = pushes(job) ? "pushed" : "sent";
     double begun = weir_cli_now();
     if (weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
         return report_failure(job);
     double seconds = weir_cli_now() - begun;
     weir_flow_progress_end();
-    if (!pushes(job))
+    if (!pushes(job) && !sends(job))
         return WEIR_EXIT_OK;
     if (job->flow.as_json)
-        weir_flow_print_line(json_pack("{s:s, s:I, s:I, s:f}", "event", "pushed", "version",
+        weir_flow_print_line(json_pack("{s:s, s:I, s:I, s:f}", "event", event, "version",
                                        (json_int_t)job->version, "replicas",
                                        (json_int_t)job->n_replicas, "seconds", seconds));
     else
-        printf("pushed version %llu to %llu replicas in %s\n", (unsigned long long)job->version,
+        printf("%s version %llu to %llu replicas in %s\n", event, (unsigned long long)job->version,
                (unsigned long long)job->n_replicas, weir_cli_duration_text(seconds).text);
     fflush(stdout);
     return WEIR_EXIT_OK;
@@ -391,6 +401,9 @@ int weir_cmd_publish(int argc, char **argv)
     if (pushes(&job) && job.n_replicas == 0)
         return weir_cli_usage_error("publish", "pushing needs --replicas: nothing is sent before "
                                                "so many are ready");
+    if (sends(&job) && job.n_replicas == 0)
+        return weir_cli_usage_error("publish", "--window with --mesh needs --replicas: bytes are "
+                                               "made when so many read them");
     weir_cli_catch_signals();
     weir_cli_on_stop(cancel);
     int code = publish_all(&job, argv + optind, (size_t)(argc - optind));

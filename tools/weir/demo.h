@@ -18,6 +18,7 @@ typedef struct weir_demo_options {
     const char *replica_mesh;
     const char *experts, *owners, *naming; /* NULL: contiguous, hf */
     const char *device;                    /* NULL: host memory */
+    const char *window;                    /* NULL: trainer ranks keep versions whole */
     uint64_t n_versions, seed;
     bool as_json, keep;
 } weir_demo_options;

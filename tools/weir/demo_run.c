@@ -120,7 +120,7 @@ static bool start_directory(weir_demo *demo)
 
 static bool start_trainer(weir_demo *demo, int rank)
 {
-    char name[32], rank_text[16], n_ranks[16];
+    char name[32], rank_text[16], n_ranks[16], n_replicas[16];
     weir_arguments list = { { NULL }, 0 };
     snprintf(name, sizeof(name), "trainer rank %d", rank);
     snprintf(rank_text, sizeof(rank_text), "%d", rank);
@@ -136,6 +136,9 @@ static bool start_trainer(weir_demo *demo, int rank)
     weir_arguments_add(&list, "--transport", demo->options->transport);
     weir_arguments_add(&list, "--device", demo->options->device);
     weir_arguments_add(&list, "--delivery", "pull");
+    weir_arguments_add(&list, "--window", demo->options->window);
+    snprintf(n_replicas, sizeof(n_replicas), "%d", demo->n_replicas);
+    weir_arguments_add(&list, "--replicas", demo->options->window != NULL ? n_replicas : NULL);
     add_common(&list, demo);
     return weir_child_start(&demo->trainers[rank], name, list.items);
 }
@@ -261,6 +264,18 @@ static json_t *read_report(weir_child *child, const char *event, uint64_t versio
     return NULL;
 }
 
+/* Trainers that send through a window say when they are done. */
+static bool hear_trainers(weir_demo *demo, const weir_demo_version *result)
+{
+    for (int i = 0; i < demo->n_trainers && demo->options->window != NULL; i++) {
+        json_t *report = read_report(&demo->trainers[i], "sent", result->version);
+        if (report == NULL)
+            return false;
+        json_decref(report);
+    }
+    return true;
+}
+
 static bool refit(weir_demo *demo, weir_demo_version *result)
 {
     char path[640];
@@ -289,6 +304,8 @@ static bool refit(weir_demo *demo, weir_demo_version *result)
         json_decref(report);
     }
     result->refit_seconds = weir_cli_now() - begun;
+    if (!hear_trainers(demo, result))
+        return false;
     double transfer_s = result->seconds[WEIR_STOP_TRANSFER];
     result->transfer_gb_per_s =
         transfer_s > 0 ? (double)result->total_bytes / transfer_s * 1e-9 : 0;

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* credits.c - the table of a window's readers. */
+#include "refit/credits.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+/* Who waits for a round asks many times a second. */
+#define SEEN_NS ((uint64_t)2000000000)
+
+weir_status weir_credits_open(weir_credits *credits, uint32_t n_groups, uint32_t n_workers,
+                              uint32_t n_buffers, const unsigned char *reads)
+{
+    credits->n_groups = n_groups;
+    credits->n_workers = n_workers;
+    credits->n_buffers = n_buffers;
+    credits->reads = reads;
+    credits->counts = weir_alloc_zeroed(n_workers, sizeof(*credits->counts));
+    return credits->counts != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
+void weir_credits_close(weir_credits *credits)
+{
+    weir_free(credits->counts);
+    weir_free(credits->readers);
+    credits->counts = NULL;
+    credits->readers = NULL;
+    credits->n_readers = credits->readers_room = 0;
+}
+
+/* ---- rounds ----------------------------------------------------------------------------------*/
+
+void weir_credits_reset(weir_credits *credits)
+{
+    credits->n_readers = 0;
+    credits->sending = credits->sent = credits->withdrawn = false;
+    credits->oldest = credits->made = 0;
+    credits->why[0] = '\0';
+}
+
+void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now_ns)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < credits->n_readers; i++) {
+        weir_reader *reader = &credits->readers[i];
+        bool holds = reader->next == credits->n_groups;
+        bool recent = now_ns - reader->seen_ns < SEEN_NS;
+        if (reader->left || (!holds && !recent))
+            continue;
+        if (kept != i)
+            credits->readers[kept] = *reader;
+        kept++;
+    }
+    credits->n_readers = kept;
+    credits->round++;
+    credits->n_replicas = n_replicas;
+    credits->sending = true;
+    credits->sent = false;
+    credits->oldest = credits->made = 0;
+    credits->why[0] = '\0';
+}
+
+void weir_credits_fill(weir_credits *credits, uint32_t group)
+{
+    if (group >= credits->n_buffers)
+        credits->oldest = group - credits->n_buffers + 1;
+}
+
+void weir_credits_made(weir_credits *credits)
+{
+    credits->made++;
+}
+
+void weir_credits_end(weir_credits *credits, const char *why)
+{
+    credits->sending = false;
+    credits->sent = why == NULL;
+    snprintf(credits->why, sizeof(credits->why), "%s", why != NULL ? why : "");
+}
+
+void weir_credits_withdraw(weir_credits *credits, const char *why)
+{
+    if (!credits->sent)
+        weir_credits_end(credits, why);
+    credits->withdrawn = true;
+}
+
+/* ---- what readers say ------------------------------------------------------------------------*/
+
+static weir_reader *find_reader(const weir_credits *credits, const char *id)
+{
+    for (size_t i = 0; i < credits->n_readers; i++) {
+        if (strcmp(credits->readers[i].id, id) == 0)
+            return &credits->readers[i];
+    }
+    return NULL;
+}
+
+static weir_status add_reader(weir_credits *credits, const char *id, weir_reader **out)
+{
+    if (credits->n_readers == WEIR_MAX_READERS)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "more than %d readers", WEIR_MAX_READERS);
+    if (credits->n_readers == credits->readers_room) {
+        size_t room = credits->readers_room * 2 + 16;
+        weir_reader *grown = weir_realloc(credits->readers, room * sizeof(*grown));
+        if (grown == NULL)
+            return WEIR_ERR_NO_MEMORY;
+        credits->readers = grown;
+        credits->readers_room = room;
+    }
+    *out = &credits->readers[credits->n_readers++];
+    **out = (weir_reader){ 0 };
+    snprintf((*out)->id, sizeof((*out)->id), "%s", id);
+    return WEIR_OK;
+}
+
+static weir_status check_ask(const weir_credits *credits, const weir_group_ask *ask)
+{
+    size_t n = strlen(ask->reader);
+    if (n == 0 || n >= WEIR_NAME_BYTES)
+        return weir_fail(WEIR_ERR_INVALID, "a reader with a name of %zu bytes", n);
+    if (ask->worker >= credits->n_workers)
+        return weir_fail(WEIR_ERR_INVALID, "reader %s says that it is worker %u of an engine of %u",
+                         ask->reader, ask->worker, credits->n_workers);
+    if (ask->group > credits->n_groups)
+        return weir_fail(WEIR_ERR_INVALID, "reader %s asks for group %u of %u", ask->reader,
+                         ask->group, credits->n_groups);
+    return WEIR_OK;
+}
+
+static void leave(weir_credits *credits, const weir_group_ask *ask)
+{
+    weir_reader *reader = find_reader(credits, ask->reader);
+    if (reader == NULL)
+        return;
+    reader->left = true;
+    snprintf(reader->why, sizeof(reader->why), "%s", ask->gave_up);
+    weir_error_one_line(reader->why);
+}
+
+static weir_group_state state_of(const weir_credits *credits, const weir_group_ask *ask)
+{
+    if (ask->round != 0 && ask->round != credits->round)
+        return WEIR_GROUP_OFF;
+    if (credits->withdrawn)
+        return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_GONE;
+    if (!credits->sending && !credits->sent)
+        return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_WAIT;
+    if (ask->group < credits->oldest || (credits->sent && ask->round == 0))
+        return WEIR_GROUP_GONE;
+    return ask->group < credits->made || ask->group == credits->n_groups ? WEIR_GROUP_READY
+                                                                         : WEIR_GROUP_WAIT;
+}
+
+weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, uint64_t now_ns,
+                             weir_group_state *out)
+{
+    weir_status status = check_ask(credits, ask);
+    if (status != WEIR_OK)
+        return status;
+    *out = WEIR_GROUP_OFF;
+    if (ask->gave_up != NULL && ask->gave_up[0] != '\0') {
+        leave(credits, ask);
+        return WEIR_OK;
+    }
+    *out = state_of(credits, ask);
+    if (*out == WEIR_GROUP_GONE || *out == WEIR_GROUP_OFF)
+        return WEIR_OK;
+    weir_reader *reader = find_reader(credits, ask->reader);
+    if (reader == NULL)
+        status = add_reader(credits, ask->reader, &reader);
+    if (status != WEIR_OK)
+        return status;
+    reader->worker = ask->worker;
+    reader->next = ask->group;
+    reader->left = false;
+    reader->seen_ns = now_ns;
+    return WEIR_OK;
+}
+
+/* ---- what the trainer waits for --------------------------------------------------------------*/
+
+static bool reads_group(const weir_credits *credits, uint32_t group, uint32_t worker)
+{
+    return credits->reads[(size_t)group * credits->n_workers + worker] != 0;
+}
+
+bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credit_gap *out_gap)
+{
+    uint32_t beyond = group < credits->n_groups ? group + 1 : credits->n_groups;
+    memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
+    for (size_t i = 0; i < credits->n_readers; i++) {
+        const weir_reader *reader = &credits->readers[i];
+        if (reader->left || !reads_group(credits, group, reader->worker))
+            continue;
+        credits->counts[reader->worker]++;
+        if (reader->next >= beyond)
+            continue;
+        *out_gap = (weir_credit_gap){ .reader = reader, .worker = reader->worker };
+        return false;
+    }
+    for (uint32_t w = 0; w < credits->n_workers; w++) {
+        if (!reads_group(credits, group, w) || credits->counts[w] >= credits->n_replicas)
+            continue;
+        *out_gap = (weir_credit_gap){ .worker = w, .n_there = credits->counts[w] };
+        return false;
+    }
+    return true;
+}
+
+/* Whether a group that the worker reads is gone. */
+static bool is_late(const weir_credits *credits, uint32_t worker)
+{
+    for (uint32_t g = 0; g < credits->oldest; g++) {
+        if (reads_group(credits, g, worker))
+            return true;
+    }
+    return false;
+}
+
+const weir_reader *weir_credits_lost(const weir_credits *credits)
+{
+    bool any = false;
+    memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
+    for (size_t i = 0; i < credits->n_readers; i++) {
+        any |= credits->readers[i].left;
+        credits->counts[credits->readers[i].worker] += !credits->readers[i].left;
+    }
+    for (size_t i = 0; i < credits->n_readers && any; i++) {
+        const weir_reader *reader = &credits->readers[i];
+        if (reader->left && credits->counts[reader->worker] < credits->n_replicas &&
+            is_late(credits, reader->worker))
+            return reader;
+    }
+    return NULL;
+}
+
+uint64_t weir_credits_progress(const weir_credits *credits)
+{
+    uint64_t sum = credits->made;
+    for (size_t i = 0; i < credits->n_readers; i++)
+        sum += credits->readers[i].left ? 0 : (uint64_t)credits->readers[i].next + 1;
+    return sum;
+}

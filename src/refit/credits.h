@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* credits.h - who may still read which group of a window, and so which buffer may be filled anew.
+ *
+ * A reader asks for the groups of its part in order: asking for one says that all before it have
+ * been read. That is its credit. Of every worker of the engine n_replicas readers are waited for,
+ * and all others that came in time with them. Pure: no clock of its own, no lock, no I/O.
+ *
+ * A version is offered until it has been read. Sending it is a round; a round that fails may be
+ * followed by another, and whoever was in the midst of the old one is told that it is off.
+ */
+#ifndef WEIR_REFIT_CREDITS_H
+#define WEIR_REFIT_CREDITS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "directory/client.h"
+
+#define WEIR_CREDIT_TEXT 512
+#define WEIR_MAX_READERS 65536
+
+typedef enum weir_group_state {
+    WEIR_GROUP_WAIT = 0,  /* not made yet: ask again */
+    WEIR_GROUP_READY = 1, /* its bytes are there */
+    WEIR_GROUP_GONE = 2,  /* overwritten: the reader came too late for this version */
+    WEIR_GROUP_OFF = 3    /* the round that the reader is in has failed */
+} weir_group_state;
+
+typedef struct weir_reader {
+    char id[WEIR_NAME_BYTES];
+    uint32_t worker;  /* of its engine */
+    uint32_t next;    /* the group that it asked for last */
+    bool left;        /* gave up, for the reason in `why` */
+    uint64_t seen_ns; /* when it asked */
+    char why[WEIR_CREDIT_TEXT];
+} weir_reader;
+
+typedef struct weir_credits {
+    uint32_t n_groups, n_workers, n_buffers;
+    const unsigned char *reads; /* weir_groups_readers() */
+    uint32_t *counts;           /* n_workers: scratch */
+    weir_reader *readers;
+    size_t n_readers, readers_room;
+    bool sending, sent;         /* a round is under way; one has ended well */
+    bool withdrawn;             /* there will be none */
+    uint32_t round;             /* of all versions; 0: there was none */
+    unsigned n_replicas;        /* that this round is for */
+    uint32_t oldest, made;      /* groups [oldest, made) can be read */
+    char why[WEIR_CREDIT_TEXT]; /* the last round failed */
+} weir_credits;
+
+/* `credits` is zeroed; `reads` is borrowed. */
+weir_status weir_credits_open(weir_credits *credits, uint32_t n_groups, uint32_t n_workers,
+                              uint32_t n_buffers, const unsigned char *reads);
+void weir_credits_close(weir_credits *credits);
+
+/* Another version: nobody has come for it. */
+void weir_credits_reset(weir_credits *credits);
+/* A round begins. Readers that have come meanwhile count when they were seen in the last moments,
+ * and those that hold all of it from an earlier round. */
+void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now_ns);
+/* The buffer of this group is filled from now on: what it held is gone. */
+void weir_credits_fill(weir_credits *credits, uint32_t group);
+void weir_credits_made(weir_credits *credits); /* it can be read */
+/* NULL: all is read. Otherwise why the round is off. */
+void weir_credits_end(weir_credits *credits, const char *why);
+/* The version is offered no more. */
+void weir_credits_withdraw(weir_credits *credits, const char *why);
+
+/* Takes what a reader says. ERR_INVALID for what no reader of this engine says. *out is what the
+ * reader is to do; the round that it is in from then on is credits->round while one is under way.
+ */
+weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, uint64_t now_ns,
+                             weir_group_state *out);
+
+/* Whom a wait is for. */
+typedef struct weir_credit_gap {
+    const weir_reader *reader; /* that has not gone on; NULL: too few have come of `worker` */
+    uint32_t worker, n_there;
+} weir_credit_gap;
+/* Whether all have read this group; n_groups: all of them. */
+bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credit_gap *out_gap);
+/* A reader that gave up and that nobody can replace any more; NULL: there is none. */
+const weir_reader *weir_credits_lost(const weir_credits *credits);
+/* Grows whenever a reader goes on. */
+uint64_t weir_credits_progress(const weir_credits *credits);
+
+#endif

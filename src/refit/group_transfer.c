@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* group_transfer.c - stop 6 of 9, where the version passes through windows of its trainer ranks:
+ * reads it group by group.
+ *
+ * Takes   a leased version with its plan of copies, sorted by group.
+ * Gives   every copy's bytes at its destination, verified against the digests that came with their
+ *         group.
+ * Before  discover.c, which joins the readers        After  install.c
+ * Breaks  a rank dies, stalls or fails, or the digest of a group differs: every rank that counts on
+ * this reader is told. Staged: the live parameters were never touched. Direct: they hold a mixture.
+ *
+ * Every rank goes through its groups by itself, and all of them are read at the same time: ask,
+ * read, verify, ask for the next, which is what frees the buffer. Behind the last group one more
+ * question says that nothing more is needed.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "refit/credits.h"
+#include "refit/replica.h"
+
+#define FIRST_WAIT_MS 1u
+#define LAST_WAIT_MS 16u
+#define LEAVE_MS 1000u
+
+/* One refit. */
+typedef struct group_pass {
+    weir_replica *replica;
+    const weir_discovery *discovery;
+    bool landed, moved;              /* a byte may have; one has, or a group was done */
+    const weir_participant *slowest; /* one that is not done */
+} group_pass;
+
+bool weir_group_any(const weir_schedule *schedule)
+{
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_remote *remote = schedule->participants[p].remote;
+        if (remote != NULL && remote->n_groups > 0)
+            return true;
+    }
+    return false;
+}
+
+/* What it publishes passes through a window, and this replica reads some of it. */
+static bool is_grouped(const weir_participant *participant)
+{
+    return participant->remote->n_groups > 0 && participant->n_parts > 0;
+}
+
+static weir_landing_part *part_of(const weir_replica *replica, const weir_participant *participant)
+{
+    return &replica->schedule.landing.parts[participant->first_part + participant->reading.part];
+}
+
+/* The group that is asked for next. */
+static uint32_t group_of(const weir_replica *replica, const weir_participant *participant)
+{
+    bool all = participant->reading.part == participant->n_parts;
+    return all ? (uint32_t)participant->remote->n_groups : part_of(replica, participant)->group;
+}
+
+/* ---- asking ----------------------------------------------------------------------------------*/
+
+static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
+                       const weir_participant *participant, weir_group_record *out)
+{
+    const weir_remote *remote = participant->remote;
+    weir_group_ask question = { .reader = replica->worker.id,
+                                .worker = replica->mesh_worker,
+                                .group = group_of(replica, participant),
+                                .round = participant->reading.round };
+    size_t n_bytes;
+    weir_status status = weir_directory_ask_group(
+        replica->worker.client, remote->endpoint, remote->who, discovery->uid, remote->slot,
+        &question, 0, &replica->answer.data, &replica->answer.capacity_bytes, &n_bytes);
+    weir_arena_reset(&replica->scratch);
+    if (status == WEIR_OK)
+        status = weir_group_record_decode(replica->answer.data, n_bytes, &replica->scratch, out);
+    return status;
+}
+
+/* What an answer means; IN_PROGRESS: ask again. */
+static weir_status read_state(const weir_replica *replica, const weir_discovery *discovery,
+                              const weir_participant *participant, const weir_group_record *record)
+{
+    const char *who = participant->remote->who;
+    uint32_t group = group_of(replica, participant);
+    switch (record->state) {
+    case WEIR_GROUP_WAIT:
+        return WEIR_IN_PROGRESS;
+    case WEIR_GROUP_READY:
+        return WEIR_OK;
+    case WEIR_GROUP_GONE:
+        return weir_fail(WEIR_ERR_NOT_FOUND,
+                         "%s is sending version %" PRIu64
+                         " already, and group %u is gone: replica %s came too late for it",
+                         who, discovery->version, group, replica->worker.id);
+    case WEIR_GROUP_OFF:
+        return weir_fail(WEIR_ERR_PEER_LOST, "%s has stopped sending version %" PRIu64 ": %.600s",
+                         who, discovery->version,
+                         record->why[0] != '\0' ? record->why : "it does not say why");
+    default:
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: group %u is in state %u, which is unknown", who,
+                         group, record->state);
+    }
+}
+
+weir_status weir_group_join(weir_replica *replica, const weir_discovery *discovery)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    weir_status status = WEIR_OK;
+    for (size_t p = 0; p < schedule->n_participants; p++)
+        schedule->participants[p].reading = (weir_group_reading){ 0 };
+    for (size_t p = 0; p < schedule->n_participants && status == WEIR_OK; p++) {
+        weir_participant *participant = &schedule->participants[p];
+        weir_group_record record;
+        if (!is_grouped(participant))
+            continue;
+        status = ask(replica, discovery, participant, &record);
+        if (status == WEIR_OK)
+            status = read_state(replica, discovery, participant, &record);
+        if (status < WEIR_OK)
+            return status;
+        participant->reading.joined = true;
+        participant->reading.round = record.round;
+        status = WEIR_OK;
+    }
+    return status;
+}
+
+void weir_group_leave(weir_replica *replica, const weir_discovery *discovery)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    char why[WEIR_ERROR_TEXT];
+    snprintf(why, sizeof(why), "%s", weir_last_error()[0] ? weir_last_error() : "it failed");
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_remote *remote = schedule->participants[p].remote;
+        weir_group_reading *reading = &schedule->participants[p].reading;
+        weir_group_ask word = { .reader = replica->worker.id,
+                                .worker = replica->mesh_worker,
+                                .round = reading->round,
+                                .gave_up = why };
+        size_t n_bytes;
+        if (!reading->joined)
+            continue;
+        reading->joined = false;
+        weir_status status = weir_directory_ask_group(
+            replica->worker.client, remote->endpoint, remote->who, discovery->uid, remote->slot,
+            &word, LEAVE_MS, &replica->answer.data, &replica->answer.capacity_bytes, &n_bytes);
+        if (status == WEIR_ERR_TIMED_OUT)
+            break; /* the others find out when their bounds end */
+    }
+}
+
+void weir_group_keep(weir_replica *replica)
+{
+    for (size_t p = 0; p < replica->schedule.n_participants; p++)
+        replica->schedule.participants[p].reading.joined = false;
+}
+
+/* ---- one participant -------------------------------------------------------------------------*/
+
+static void ask_later(weir_group_reading *reading)
+{
+    reading->wait_ms = reading->wait_ms == 0 ? FIRST_WAIT_MS : reading->wait_ms * 2;
+    if (reading->wait_ms > LAST_WAIT_MS)
+        reading->wait_ms = LAST_WAIT_MS;
+    reading->ask_at = weir_deadline_in(reading->wait_ms);
+}
+
+/* The digests of a group become those of its shards. */
+static weir_status take_digests(const weir_participant *participant, uint32_t group,
+                                const weir_group_record *record)
+{
+    const weir_remote *remote = participant->remote;
+    uint32_t first = group > 0 ? remote->group_ends[group - 1] : 0;
+    uint32_t n = remote->group_ends[group] - first;
+    if (record->n_digests != n)
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: group %u has %u shards, and %zu digests",
+                         remote->who, group, n, record->n_digests);
+    for (uint32_t s = 0; s < n; s++)
+        remote->shards[first + s].digest = record->digests[s];
+    return WEIR_OK;
+}
+
+static weir_status post_part(group_pass *pass, weir_participant *participant)
+{
+    const weir_replica *replica = pass->replica;
+    const weir_landing_part *part = part_of(replica, participant);
+    pass->landed = true;
+    weir_status status = participant->remote->link.ops->post(
+        participant->remote->peer, replica->schedule.landing.reads + part->first_read,
+        part->n_reads, &participant->transfer);
+    if (status != WEIR_OK)
+        participant->transfer = NULL;
+    return status;
+}
+
+/* Asks for the next group, and begins to read it when it is there. */
+static weir_status ask_for_part(group_pass *pass, weir_participant *participant)
+{
+    weir_group_reading *reading = &participant->reading;
+    weir_group_record record;
+    if (!weir_deadline_passed(reading->ask_at))
+        return WEIR_OK;
+    weir_status status = ask(pass->replica, pass->discovery, participant, &record);
+    if (status == WEIR_OK)
+        status = read_state(pass->replica, pass->discovery, participant, &record);
+    if (status < WEIR_OK)
+        return status;
+    reading->round = record.round;
+    if (status == WEIR_IN_PROGRESS) {
+        ask_later(reading);
+        return WEIR_OK;
+    }
+    reading->wait_ms = 0;
+    pass->moved = true;
+    if (reading->part == participant->n_parts) {
+        reading->done = true;
+        return WEIR_OK;
+    }
+    status = take_digests(participant, part_of(pass->replica, participant)->group, &record);
+    return status == WEIR_OK ? post_part(pass, participant) : status;
+}
+
+/* What has been read is verified before the next group is asked for: it may be gone then. */
+static weir_status finish_part(group_pass *pass, weir_participant *participant, uint64_t n_bytes)
+{
+    weir_group_reading *reading = &participant->reading;
+    participant->remote->link.ops->finish(participant->transfer);
+    participant->transfer = NULL;
+    weir_status status = WEIR_OK;
+    if (is_grouped(participant))
+        status = weir_landing_verify_part(pass->replica, part_of(pass->replica, participant));
+    if (status != WEIR_OK)
+        return status;
+    reading->done_bytes += n_bytes;
+    reading->part++;
+    pass->moved = true;
+    return WEIR_OK;
+}
+
+static weir_status step(group_pass *pass, weir_participant *participant, uint64_t *done_bytes)
+{
+    weir_group_reading *reading = &participant->reading;
+    weir_status status = WEIR_OK;
+    uint64_t n_bytes = 0;
+    if (participant->transfer != NULL) {
+        status = participant->remote->link.ops->test(participant->transfer, &n_bytes);
+        if (status < WEIR_OK)
+            return status;
+        if (status == WEIR_OK) {
+            status = finish_part(pass, participant, n_bytes);
+            n_bytes = 0;
+        } else {
+            status = WEIR_OK;
+        }
+    }
+    if (participant->transfer == NULL && !reading->done && status == WEIR_OK) {
+        if (is_grouped(participant))
+            status = ask_for_part(pass, participant);
+        else if (reading->part < participant->n_parts)
+            status = post_part(pass, participant);
+        else
+            reading->done = true;
+    }
+    if (!reading->done)
+        pass->slowest = participant;
+    *done_bytes += reading->done_bytes + n_bytes;
+    return status;
+}
+
+/* ---- all of them -----------------------------------------------------------------------------*/
+
+static weir_status time_out(const group_pass *pass, uint64_t done_bytes)
+{
+    const weir_replica *replica = pass->replica;
+    const weir_participant *slowest = pass->slowest;
+    double waited_s = replica->worker.timeout_ms / 1e3;
+    if (slowest->transfer != NULL)
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out: no byte from %s for %.1f s (%" PRIu64 " of %" PRIu64
+                         " have arrived)",
+                         slowest->remote->who, waited_s, done_bytes, replica->schedule.n_bytes);
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out after %.1f s: %s has not made group %u of %zu of version %" PRIu64
+                     "%s",
+                     waited_s, slowest->remote->who, group_of(replica, slowest),
+                     slowest->remote->n_groups, pass->discovery->version,
+                     slowest->reading.round == 0 ? ": it has not begun to send it" : "");
+}
+
+/* Sleeps when nothing is under way but questions. */
+static void rest(const weir_schedule *schedule)
+{
+    unsigned wait_ms = LAST_WAIT_MS;
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_participant *participant = &schedule->participants[p];
+        if (participant->transfer != NULL)
+            return;
+        unsigned left_ms = weir_deadline_left_ms(participant->reading.ask_at);
+        if (!participant->reading.done && left_ms < wait_ms)
+            wait_ms = left_ms;
+    }
+    if (wait_ms > 0)
+        weir_sleep_ms(wait_ms);
+}
+
+static weir_status step_all(group_pass *pass, uint64_t *out_done_bytes)
+{
+    const weir_schedule *schedule = &pass->replica->schedule;
+    weir_status status = WEIR_OK;
+    pass->slowest = NULL;
+    pass->moved = false;
+    *out_done_bytes = 0;
+    for (size_t p = 0; p < schedule->n_participants && status == WEIR_OK; p++)
+        status = step(pass, &schedule->participants[p], out_done_bytes);
+    return status;
+}
+
+static weir_status drive(group_pass *pass)
+{
+    weir_replica *replica = pass->replica;
+    uint64_t best_bytes = 0, done_bytes;
+    weir_deadline deadline = weir_deadline_in(replica->worker.timeout_ms);
+    for (;;) {
+        weir_status status = step_all(pass, &done_bytes);
+        if (status != WEIR_OK || pass->slowest == NULL)
+            return status;
+        if (done_bytes > best_bytes || pass->moved)
+            deadline = weir_deadline_in(replica->worker.timeout_ms);
+        if (done_bytes > best_bytes)
+            weir_worker_progress(&replica->worker, WEIR_STOP_TRANSFER, pass->discovery->version,
+                                 done_bytes, replica->schedule.n_bytes);
+        best_bytes = done_bytes > best_bytes ? done_bytes : best_bytes;
+        if (replica->mode == WEIR_INSTALL_STAGED)
+            status = weir_worker_check_cancelled(&replica->worker);
+        if (status != WEIR_OK)
+            return status;
+        if (weir_deadline_passed(deadline))
+            return time_out(pass, done_bytes);
+        rest(&replica->schedule);
+    }
+}
+
+weir_status weir_group_transfer(weir_replica *replica, const weir_discovery *discovery,
+                                bool *out_landed)
+{
+    group_pass pass = { .replica = replica, .discovery = discovery };
+    weir_status status = drive(&pass);
+    *out_landed = pass.landed;
+    return status;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* groups.h - a rank's shards in groups that pass through a few buffers, one after another.
+ *
+ * Group g lies in buffer g % n_buffers, which is the region of its shards. Jobs and shards of a
+ * group follow each other, and no job writes into two groups: a group is converted by itself. Pure:
+ * nothing is allocated but in the source's arena, nothing is moved.
+ */
+#ifndef WEIR_REFIT_GROUPS_H
+#define WEIR_REFIT_GROUPS_H
+
+#include "refit/trainer.h"
+
+typedef struct weir_groups {
+    uint32_t n_groups, n_buffers;
+    uint32_t *shard_ends; /* of each group: one past its last shard */
+    size_t *job_ends;
+} weir_groups;
+
+/* Cuts what the source makes into groups of at most buffer_bytes. Puts the shards in the order of
+ * the groups, sets their regions and offsets, and source->slot_bytes to the largest group.
+ * ERR_UNSUPPORTED names the tensor that does not fit. */
+weir_status weir_groups_cut(weir_source *source, uint64_t buffer_bytes, unsigned n_buffers,
+                            weir_groups *out);
+
+/* Shards and jobs of a group: from the end of the group before. */
+uint32_t weir_groups_first_shard(const weir_groups *groups, uint32_t group);
+size_t weir_groups_first_job(const weir_groups *groups, uint32_t group);
+
+/* Which workers of an engine read something of which group: row g has a byte per worker, row
+ * n_groups says who reads anything at all. Allocated in `arena`; NULL without memory. */
+unsigned char *weir_groups_readers(const weir_groups *groups, const weir_shard *shards,
+                                   const weir_replica_mesh *mesh, weir_arena *arena);
+
+#endif

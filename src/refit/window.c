@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* window.c - the trainer's half of stop 6 of 9, where a version passes through a window: one round.
+ *
+ * Takes   a PUBLISHED version, of which no byte has been made.
+ * Gives   every worker that reads a part of it has read it, verified, group by group.
+ * Before  publish.c        After  the next version
+ * Breaks  a weight that is not finite, a reader that dies, stalls or gives up: the round is off,
+ *         all readers are told why, and nobody keeps a part of it. The next call begins afresh.
+ *
+ * A buffer is filled again when every reader of the group in it has asked for a later one. The
+ * manifest service takes down what readers say; this thread makes bytes and waits.
+ */
+#include "refit/window.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+
+#define LOOK_EVERY_NS 20000000 /* for a cancellation, and for the end of the bound */
+#define ANSWER_BYTES (WEIR_CREDIT_TEXT + 64u)
+
+/* One round. */
+typedef struct round {
+    weir_trainer *trainer;
+    weir_window *window;
+    uint64_t version;
+    unsigned n_replicas, timeout_ms;
+    weir_deadline deadline; /* renewed by progress */
+    uint64_t progress, done_bytes;
+} round;
+
+/* ---- open and close --------------------------------------------------------------------------*/
+
+bool weir_window_is_wanted(const weir_trainer *trainer)
+{
+    return trainer->is_sharded && trainer->window_bytes > 0;
+}
+
+static uint64_t largest_group(const weir_groups *groups)
+{
+    uint64_t most = 0;
+    for (uint32_t g = 0; g < groups->n_groups; g++) {
+        uint64_t n = groups->shard_ends[g] - weir_groups_first_shard(groups, g);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+static weir_status fill_window(weir_trainer *trainer, weir_window *window)
+{
+    weir_source *source = &trainer->source;
+    weir_status status = weir_groups_cut(source, trainer->window_bytes / trainer->n_slots,
+                                         trainer->n_slots, &window->groups);
+    if (status != WEIR_OK)
+        return status;
+    const weir_groups *groups = &window->groups;
+    window->digests = weir_arena_zeroed(&source->arena, source->n_shards, sizeof(weir_digest));
+    const unsigned char *reads =
+        weir_groups_readers(groups, source->shards, &trainer->replica_mesh, &source->arena);
+    if (window->digests == NULL || reads == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    status = weir_credits_open(&window->credits, groups->n_groups,
+                               weir_replica_mesh_workers(&trainer->replica_mesh), groups->n_buffers,
+                               reads);
+    if (status == WEIR_OK)
+        status = weir_buffer_reserve(&window->answer,
+                                     ANSWER_BYTES + largest_group(groups) * sizeof(weir_digest));
+    return status;
+}
+
+static void free_window(weir_window *window)
+{
+    weir_credits_close(&window->credits);
+    weir_buffer_free(&window->answer);
+    pthread_cond_destroy(&window->changed);
+    weir_free(window);
+}
+
+weir_status weir_window_open(weir_trainer *trainer)
+{
+    weir_window *window = weir_alloc_zeroed(1, sizeof(*window));
+    if (window == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&window->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    weir_status status = fill_window(trainer, window);
+    if (status != WEIR_OK) {
+        free_window(window);
+        return status;
+    }
+    pthread_mutex_lock(&trainer->lock);
+    trainer->window = window;
+    pthread_mutex_unlock(&trainer->lock);
+    return WEIR_OK;
+}
+
+void weir_window_close(weir_trainer *trainer)
+{
+    pthread_mutex_lock(&trainer->lock);
+    weir_window *window = trainer->window;
+    trainer->window = NULL;
+    pthread_mutex_unlock(&trainer->lock);
+    if (window != NULL)
+        free_window(window);
+}
+
+/* ---- what readers hear -----------------------------------------------------------------------*/
+
+void weir_window_offer(weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_window *window = trainer->window;
+    pthread_mutex_lock(&trainer->lock);
+    weir_credits_reset(&window->credits);
+    window->version = slot;
+    memcpy(window->uid, slot->uid, sizeof(window->uid));
+    pthread_mutex_unlock(&trainer->lock);
+}
+
+void weir_window_withdraw(weir_trainer *trainer)
+{
+    weir_window *window = trainer->window;
+    pthread_mutex_lock(&trainer->lock);
+    if (window != NULL && window->version != NULL) {
+        weir_credits_withdraw(&window->credits, "its trainer has gone on to the next version");
+        window->version = NULL;
+    }
+    pthread_mutex_unlock(&trainer->lock);
+}
+
+/* The digests of a group that is there. */
+static void add_digests(const weir_window *window, uint32_t group, weir_group_record *record)
+{
+    const weir_groups *groups = &window->groups;
+    if (group == groups->n_groups)
+        return;
+    uint32_t first = weir_groups_first_shard(groups, group);
+    record->digests = window->digests + first;
+    record->n_digests = groups->shard_ends[group] - first;
+}
+
+bool weir_window_answer(weir_window *window, const weir_manifest_request *request,
+                        weir_manifest_found *out)
+{
+    weir_credits *credits = &window->credits;
+    weir_group_ask ask = { .reader = request->reader,
+                           .worker = request->worker,
+                           .group = request->group,
+                           .round = request->round,
+                           .gave_up = request->gave_up };
+    weir_group_state state;
+    if (strcmp(window->uid, request->version_uid) != 0 ||
+        weir_credits_ask(credits, &ask, weir_now_ns(), &state) != WEIR_OK)
+        return false;
+    weir_group_record record = { .state = state,
+                                 .round = credits->sending ? credits->round : request->round,
+                                 .why = state == WEIR_GROUP_OFF ? credits->why : "" };
+    if (state == WEIR_GROUP_READY)
+        add_digests(window, request->group, &record);
+    if (weir_group_record_encode(&record, &window->answer) != WEIR_OK)
+        return false;
+    *out = (weir_manifest_found){ window->answer.data, window->answer.n_bytes, "" };
+    pthread_cond_signal(&window->changed);
+    return true;
+}
+
+/* ---- making groups ---------------------------------------------------------------------------*/
+
+static weir_status make_group(weir_trainer *trainer, uint32_t group)
+{
+    weir_window *window = trainer->window;
+    const weir_groups *groups = &window->groups;
+    size_t first_job = weir_groups_first_job(groups, group);
+    uint32_t first = weir_groups_first_shard(groups, group);
+    memset(window->digests + first, 0,
+           (groups->shard_ends[group] - first) * sizeof(*window->digests));
+    return weir_stage_jobs(trainer, &trainer->slots[group % groups->n_buffers], first_job,
+                           groups->job_ends[group] - first_job, window->digests);
+}
+
+weir_status weir_window_try(weir_trainer *trainer)
+{
+    weir_status status = WEIR_OK;
+    for (uint32_t g = 0; g < trainer->window->groups.n_groups && status == WEIR_OK; g++)
+        status = make_group(trainer, g);
+    return status;
+}
+
+static uint64_t bytes_of_group(const round *r, uint32_t group)
+{
+    const weir_groups *groups = &r->window->groups;
+    uint64_t n_bytes = 0;
+    for (uint32_t s = weir_groups_first_shard(groups, group); s < groups->shard_ends[group]; s++)
+        n_bytes += r->trainer->source.shards[s].n_bytes;
+    return n_bytes;
+}
+
+/* ---- waiting ---------------------------------------------------------------------------------*/
+
+/* The lock is held: the gap points into the table. */
+static weir_status time_out(const round *r, uint32_t group, const weir_credit_gap *gap)
+{
+    const weir_worker *worker = &r->trainer->worker;
+    uint32_t n_groups = r->window->groups.n_groups;
+    char what[64];
+    if (group < n_groups)
+        snprintf(what, sizeof(what), "group %u of %u of", group, n_groups);
+    else
+        snprintf(what, sizeof(what), "the last of %u groups of", n_groups);
+    if (gap->reader == NULL)
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s: %u of %u replicas have a worker %u that has come "
+                         "for %s version %" PRIu64 " of %s",
+                         r->timeout_ms / 1e3, gap->n_there, r->n_replicas, gap->worker, what,
+                         r->version, worker->model);
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out after %.1f s: %s (worker %u of its engine) has not read %s version "
+                     "%" PRIu64 " of %s: the last that it asked for is group %u",
+                     r->timeout_ms / 1e3, gap->reader->id, gap->worker, what, r->version,
+                     worker->model, gap->reader->next);
+}
+
+static weir_status gave_up(const round *r, const weir_reader *reader)
+{
+    return weir_fail(WEIR_ERR_PEER_LOST,
+                     "%s (worker %u of its engine) gave up version %" PRIu64 " at group %u of %u: "
+                     "%.300s",
+                     reader->id, reader->worker, r->version, reader->next,
+                     r->window->groups.n_groups, reader->why);
+}
+
+static void await_change(const round *r)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += LOOK_EVERY_NS;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_cond_timedwait(&r->window->changed, &r->trainer->lock, &until);
+}
+
+/* One look under the lock, and a little wait when there is nothing to see. IN_PROGRESS: somebody
+ * has not read the group. */
+static weir_status look(round *r, uint32_t group)
+{
+    const weir_credits *credits = &r->window->credits;
+    weir_credit_gap gap;
+    const weir_reader *lost = weir_credits_lost(credits);
+    if (lost != NULL)
+        return gave_up(r, lost);
+    if (weir_credits_passed(credits, group, &gap))
+        return WEIR_OK;
+    uint64_t progress = weir_credits_progress(credits);
+    if (progress != r->progress)
+        r->deadline = weir_deadline_in(r->timeout_ms);
+    r->progress = progress;
+    if (weir_deadline_passed(r->deadline))
+        return time_out(r, group, &gap);
+    await_change(r);
+    return WEIR_IN_PROGRESS;
+}
+
+static weir_status wait_until_read(round *r, uint32_t group)
+{
+    for (;;) {
+        pthread_mutex_lock(&r->trainer->lock);
+        weir_status status = look(r, group);
+        pthread_mutex_unlock(&r->trainer->lock);
+        if (status == WEIR_IN_PROGRESS)
+            status = weir_worker_check_cancelled(&r->trainer->worker);
+        else
+            return status;
+        if (status != WEIR_OK)
+            return status;
+    }
+}
+
+/* ---- a round ---------------------------------------------------------------------------------*/
+
+/* Frees the buffer, fills it, and lets readers have it. */
+static weir_status send_group(round *r, uint32_t group)
+{
+    weir_trainer *trainer = r->trainer;
+    weir_credits *credits = &r->window->credits;
+    weir_status status = WEIR_OK;
+    if (group >= credits->n_buffers) {
+        status = wait_until_read(r, group - credits->n_buffers);
+        if (status != WEIR_OK)
+            return status;
+        r->done_bytes += bytes_of_group(r, group - credits->n_buffers);
+        weir_worker_progress(&trainer->worker, WEIR_STOP_TRANSFER, r->version, r->done_bytes,
+                             trainer->source.n_bytes);
+    }
+    pthread_mutex_lock(&trainer->lock);
+    weir_credits_fill(credits, group);
+    pthread_mutex_unlock(&trainer->lock);
+    status = make_group(trainer, group);
+    if (status != WEIR_OK)
+        return status;
+    pthread_mutex_lock(&trainer->lock);
+    weir_credits_made(credits);
+    pthread_mutex_unlock(&trainer->lock);
+    return WEIR_OK;
+}
+
+static weir_status run_round(round *r)
+{
+    uint32_t n_groups = r->window->groups.n_groups;
+    weir_status status = WEIR_OK;
+    pthread_mutex_lock(&r->trainer->lock);
+    weir_credits_begin(&r->window->credits, r->n_replicas, weir_now_ns());
+    pthread_mutex_unlock(&r->trainer->lock);
+    weir_worker_progress(&r->trainer->worker, WEIR_STOP_TRANSFER, r->version, 0, 0);
+    for (uint32_t g = 0; g < n_groups && status == WEIR_OK; g++)
+        status = send_group(r, g);
+    if (status == WEIR_OK)
+        status = wait_until_read(r, n_groups);
+    if (status != WEIR_OK)
+        weir_error_prefix("trainer rank %u", r->trainer->rank);
+    pthread_mutex_lock(&r->trainer->lock);
+    weir_credits_end(&r->window->credits, status != WEIR_OK ? weir_last_error() : NULL);
+    pthread_mutex_unlock(&r->trainer->lock);
+    return status;
+}
+
+weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
+                              unsigned timeout_ms)
+{
+    weir_window *window = trainer->window;
+    if (n_replicas == 0)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "version %" PRIu64 " passes through a window: it can be sent only to a "
+                         "number of replicas, not to none",
+                         version);
+    if (window == NULL || window->version == NULL || window->version->version != version)
+        return weir_fail(WEIR_ERR_NOT_FOUND,
+                         "version %" PRIu64 " cannot be sent: trainer rank %u has published %s"
+                         "%" PRIu64 " last",
+                         version, trainer->rank, trainer->has_published ? "" : "nothing, ",
+                         trainer->last_version);
+    round r = { .trainer = trainer,
+                .window = window,
+                .version = version,
+                .n_replicas = n_replicas,
+                .timeout_ms = timeout_ms,
+                .deadline = weir_deadline_in(timeout_ms) };
+    weir_status status = weir_delivery_follow(trainer);
+    return status == WEIR_OK ? run_round(&r) : status;
+}
