@@ -70,9 +70,8 @@ static weir_status refuse_devices(const weir_border *border)
     if (status != WEIR_OK || memory != WEIR_MEMORY_CUDA)
         return status;
     return weir_fail(WEIR_ERR_UNSUPPORTED,
-                     "trainer rank %u: blocks of scales lie on several ranks, which takes tensors "
-                     "in host memory: these are on a GPU",
-                     border->trainer->rank);
+                     "blocks of scales lie on several ranks, which takes tensors in host memory: "
+                     "these are on a GPU");
 }
 
 static weir_dtype dtype_of(const weir_border *border, const weir_share_loan *loan)
@@ -170,9 +169,8 @@ static weir_status open_lending(weir_border *border)
         weir_worker_link(&trainer->worker, trainer->settings.transport, &border->link);
     if (status == WEIR_OK && !(border->link.ops->memory & WEIR_MEMORY_HOST))
         status = weir_fail(WEIR_ERR_UNSUPPORTED,
-                           "trainer rank %u lends rows in host memory, which transport %s does not "
-                           "move",
-                           trainer->rank, border->link.ops->name);
+                           "lends rows in host memory, which transport %s does not move",
+                           border->link.ops->name);
     if (status == WEIR_OK)
         status = lay_out(border);
     for (unsigned i = 0; i < N_BUFFERS && status == WEIR_OK; i++)
@@ -262,9 +260,9 @@ static weir_status check_rows(const weir_border *border)
         if (__builtin_mul_overflow(rows->row_bytes, rows->n_rows, &n_bytes) ||
             n_bytes > place->n_bytes || place->n_bytes - n_bytes >= PIECE_ALIGNMENT)
             return weir_fail(WEIR_ERR_LAYOUT,
-                             "trainer rank %u lends rank %u %u rows of %" PRIu64
-                             " bytes (%s) where %" PRIu64 " bytes were planned",
-                             border->trainer->rank, place->borrower, rows->n_rows, rows->row_bytes,
+                             "lends rank %u %u rows of %" PRIu64 " bytes (%s) where %" PRIu64
+                             " bytes were planned",
+                             place->borrower, rows->n_rows, rows->row_bytes,
                              weir_dtype_name(rows->dtype), place->n_bytes);
     }
     return WEIR_OK;

@@ -195,10 +195,10 @@ static weir_status explain(weir_lenders *lenders, lender *l, uint64_t version)
         if (status != WEIR_ERR_NOT_FOUND)
             return status;
         return weir_fail(WEIR_ERR_NOT_FOUND,
-                         "trainer rank %u needs rows of version %" PRIu64
+                         "needs rows of version %" PRIu64
                          " from rank %u, which lends those of version %" PRIu64
                          " already and keeps only the last two",
-                         lenders->trainer->rank, version, l->loan->rank, newest);
+                         version, l->loan->rank, newest);
     }
     if (status == WEIR_OK)
         snprintf(l->known->found, sizeof(l->known->found),

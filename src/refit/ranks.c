@@ -11,6 +11,7 @@
 
 #define LOOK_UP_EVERY_MS 200u
 #define MAX_REFS 4096u
+#define MAX_NAMED 8u /* ranks, in one line */
 
 weir_status weir_ranks_announce(weir_trainer *trainer)
 {
@@ -125,21 +126,35 @@ static weir_status ask_all(const weir_rank_search *search)
     return WEIR_OK;
 }
 
+/* "; rank 3, rank 5 are missing too". */
+static void name_others(const weir_rank_search *search, size_t first, char *text, size_t text_bytes)
+{
+    size_t used = 0, n = 0;
+    text[0] = '\0';
+    for (size_t i = first + 1; i < search->n_ranks; i++) {
+        if (search->ranks[i].done)
+            continue;
+        if (n++ < MAX_NAMED)
+            used += (size_t)snprintf(text + used, text_bytes - used, "%srank %u",
+                                     used ? ", " : "; ", search->ranks[i].rank);
+    }
+    if (n > MAX_NAMED)
+        used += (size_t)snprintf(text + used, text_bytes - used, " and %zu more", n - MAX_NAMED);
+    if (n > 0)
+        snprintf(text + used, text_bytes - used, " %s missing too", n > 1 ? "are" : "is");
+}
+
 static weir_status time_out(const weir_rank_search *search)
 {
-    size_t first = 0, n_more = 0;
-    char more[64] = "";
+    char others[MAX_NAMED * 24 + 64];
+    size_t first = 0;
     while (search->ranks[first].done)
         first++;
-    for (size_t i = first + 1; i < search->n_ranks; i++)
-        n_more += !search->ranks[i].done;
-    if (n_more > 0)
-        snprintf(more, sizeof(more), " (and %zu more ranks are missing)", n_more);
+    name_others(search, first, others, sizeof(others));
     const weir_known_rank *known = &search->ranks[first];
-    const weir_trainer *trainer = search->trainer;
-    return weir_fail(WEIR_ERR_TIMED_OUT, "trainer rank %u waited %.1f s for %s from rank %u: %s%s",
-                     trainer->rank, trainer->worker.timeout_ms / 1e3, search->wanted, known->rank,
-                     known->found, more);
+    return weir_fail(WEIR_ERR_TIMED_OUT, "waited %.1f s for %s from rank %u: %s%s",
+                     search->trainer->worker.timeout_ms / 1e3, search->wanted, known->rank,
+                     known->found, others);
 }
 
 weir_status weir_ranks_search(const weir_rank_search *search)
