@@ -72,4 +72,5 @@ const weir_conversion weir_fp8_128x128 = {
     .n_outputs = 2,
     .outputs = { { "weight", WEIR_F8_E4M3, 1, 1 }, { "weight_scale_inv", WEIR_F32, BLOCK, BLOCK } },
     .reference = weir_fp8_128x128_c,
+    .by_magnitude = true,
 };

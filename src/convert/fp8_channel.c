@@ -47,4 +47,5 @@ const weir_conversion weir_fp8_channel = {
     .n_outputs = 2,
     .outputs = { { "weight", WEIR_F8_E4M3, 1, 1 }, { "weight_scale", WEIR_F32, 1, WEIR_WHOLE } },
     .reference = weir_fp8_channel_c,
+    .by_magnitude = true,
 };

@@ -381,11 +381,17 @@ static output_rows rows_of_output(const bench *b, size_t o)
                           made * bits / 8, row->cell_cols == WEIR_WHOLE };
 }
 
+static uint32_t shard_of(const weir_magnitudes *m, size_t job, size_t o)
+{
+    const weir_stage_job *jobs = m->target->jobs;
+    return jobs != NULL ? jobs[job].shards[o] : m->share->jobs[job].shards[o];
+}
+
 /* Puts output `o` where it belongs, and digests it there. */
 static void deliver(const bench *b, size_t o, const unsigned char *made, weir_digest *digest)
 {
     const weir_magnitude_target *target = b->m->target;
-    uint32_t shard = b->job->shards[o];
+    uint32_t shard = shard_of(b->m, b->at->job, o);
     if (shard == WEIR_ANY)
         return;
     output_rows rows = rows_of_output(b, o);
@@ -460,9 +466,9 @@ weir_status weir_magnitudes_convert(weir_magnitudes *magnitudes,
     for (size_t i = 0; i < m->n_chunks && status == WEIR_OK; i++) {
         const weir_share_job *job = &m->share->jobs[m->chunks[i].job];
         for (size_t o = 0; o < conversion_of(m, job)->n_outputs; o++) {
-            if (job->shards[o] != WEIR_ANY)
-                weir_digest_merge(&target->digests[job->shards[o]],
-                                  &m->digests[i * WEIR_MAX_OUTPUTS + o]);
+            uint32_t shard = shard_of(m, m->chunks[i].job, o);
+            if (shard != WEIR_ANY)
+                weir_digest_merge(&target->digests[shard], &m->digests[i * WEIR_MAX_OUTPUTS + o]);
         }
     }
     m->target = NULL;

@@ -12,7 +12,7 @@
 #define WEIR_REFIT_MAGNITUDES_H
 
 #include "base/arena.h"
-#include "weir/weir.h"
+#include "refit/trainer.h"
 
 typedef struct weir_magnitudes weir_magnitudes;
 
@@ -50,6 +50,8 @@ typedef struct weir_magnitude_target {
     unsigned char *data;
     const weir_shard *shards;
     size_t first_job, end_job;
+    const weir_stage_job *jobs; /* whose shards count, where they were put into another order; NULL:
+                                   the share's own */
     weir_digest *digests;
     bool round_masters;
 } weir_magnitude_target;

@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "refit/magnitudes.h"
 #include "refit/model_sources.h"
 #include "refit/window.h"
 
@@ -38,6 +39,7 @@ struct weir_sharded {
     uint64_t **pitches;  /* parallel */
     gathering *gatherings;
     size_t n_gatherings;
+    weir_magnitudes *magnitudes; /* NULL: no block of scales is shared with other ranks */
 };
 
 /* ---- the plan --------------------------------------------------------------------------------*/
@@ -172,6 +174,28 @@ static weir_status aim_view(weir_sharded *sharded, const weir_share_piece *piece
     return WEIR_OK;
 }
 
+/* This rank's rows of borders that are shared by magnitude. */
+static weir_status aim_magnitudes(weir_sharded *sharded)
+{
+    const weir_share *share = sharded->share;
+    for (size_t b = 0; b < share->n_borders; b++) {
+        const weir_share_border *border = &share->borders[b];
+        for (size_t k = border->first_piece; k < border->first_piece + border->n_pieces; k++) {
+            weir_magnitude_rows rows = {
+                .view.shape = { 2, { share->pieces[k].n_rows, share->pieces[k].n_cols } }
+            };
+            if (share->pieces[k].loan != WEIR_ANY)
+                continue;
+            weir_status status =
+                aim_view(sharded, &share->pieces[k], &rows.view, &rows.pitch_bytes);
+            if (status != WEIR_OK)
+                return status;
+            weir_magnitudes_aim_piece(sharded->magnitudes, k, &rows);
+        }
+    }
+    return WEIR_OK;
+}
+
 static weir_status aim_job(weir_sharded *sharded, size_t i)
 {
     weir_share_piece itself;
@@ -182,6 +206,10 @@ static weir_status aim_job(weir_sharded *sharded, size_t i)
             aim_view(sharded, &pieces[k], &sharded->views[i][k], &sharded->pitches[i][k]);
         if (status != WEIR_OK)
             return status;
+    }
+    if (sharded->share->jobs[i].border != WEIR_ANY) {
+        weir_magnitude_rows rows = { sharded->views[i][0], sharded->pitches[i][0] };
+        weir_magnitudes_aim_job(sharded->magnitudes, i, &rows);
     }
     return WEIR_OK;
 }
@@ -250,6 +278,8 @@ static weir_status make_job(weir_sharded *sharded, size_t i)
     weir_status status = aim_job(sharded, i);
     job->args = (weir_convert_args)WEIR_CONVERT_ARGS_INIT;
     job->args.conversion = entry_of(sharded, from->copy.tensor)->conversion;
+    job->by_magnitude = from->border != WEIR_ANY;
+    job->borrows |= job->by_magnitude;
     memcpy(job->shards, from->shards, sizeof(job->shards));
     memcpy(job->offsets, from->offsets, sizeof(job->offsets));
     memcpy(job->args.first_words, from->first_words, sizeof(from->first_words));
@@ -285,6 +315,13 @@ static weir_status aim_lent(weir_sharded *sharded)
     for (size_t i = 0; i < sharded->share->n_lent; i++) {
         const weir_share_piece *piece = &sharded->share->lent[i];
         weir_local_rows rows;
+        if (piece->border != WEIR_ANY) {
+            uint32_t n;
+            const float *own = weir_magnitudes_own(sharded->magnitudes, piece->border, &n);
+            sharded->lent[i] = (weir_border_rows){ (const unsigned char *)own, n * sizeof(*own),
+                                                   n * sizeof(*own), 1, WEIR_F32 };
+            continue;
+        }
         weir_status status = weir_local_shards_find(sharded->local, sharded->tensors, piece, &rows);
         if (status != WEIR_OK)
             return status;
@@ -307,7 +344,7 @@ static weir_dtype dtype_of_loan(const weir_sharded *sharded, uint32_t loan)
         const weir_share_piece *piece = &sharded->share->pieces[i];
         if (piece->loan != loan)
             continue;
-        weir_dtype found = source_of(sharded, piece)->dtype;
+        weir_dtype found = piece->border != WEIR_ANY ? WEIR_F32 : source_of(sharded, piece)->dtype;
         if (dtype != WEIR_DTYPE_NONE && found != dtype)
             return WEIR_DTYPE_NONE;
         dtype = found;
@@ -335,7 +372,15 @@ static weir_status open_border(weir_sharded *sharded)
 weir_status weir_sharded_lend(weir_sharded *sharded, uint64_t version)
 {
     weir_border *border = sharded->trainer->border;
-    return border != NULL ? weir_border_lend(border, version) : WEIR_OK;
+    weir_status status = WEIR_OK;
+    if (sharded->magnitudes != NULL)
+        status = weir_magnitudes_measure(sharded->magnitudes);
+    return status == WEIR_OK && border != NULL ? weir_border_lend(border, version) : status;
+}
+
+static const void *loan_at(void *context, uint32_t loan, uint64_t offset)
+{
+    return weir_border_at(context, loan, offset);
 }
 
 static void gather(const weir_sharded *sharded, const gathering *g)
@@ -360,7 +405,24 @@ weir_status weir_sharded_borrow(weir_sharded *sharded, uint64_t version)
     weir_status status = border != NULL ? weir_border_borrow(border, version) : WEIR_OK;
     for (size_t i = 0; i < sharded->n_gatherings && status == WEIR_OK; i++)
         gather(sharded, &sharded->gatherings[i]);
+    if (status == WEIR_OK && sharded->magnitudes != NULL)
+        weir_magnitudes_join(sharded->magnitudes, loan_at, border);
     return status;
+}
+
+weir_status weir_sharded_convert(weir_sharded *sharded, unsigned char *data, size_t first_job,
+                                 size_t n_jobs, weir_digest *digests)
+{
+    if (sharded == NULL || sharded->magnitudes == NULL)
+        return WEIR_OK;
+    weir_magnitude_target target = { .data = data,
+                                     .shards = sharded->trainer->source.shards,
+                                     .first_job = first_job,
+                                     .end_job = first_job + n_jobs,
+                                     .jobs = sharded->trainer->source.jobs,
+                                     .digests = digests,
+                                     .round_masters = !sharded->trainer->keep_masters };
+    return weir_magnitudes_convert(sharded->magnitudes, &target);
 }
 
 /* ---- opening ---------------------------------------------------------------------------------*/
@@ -386,11 +448,14 @@ weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *sh
                                         sharded->n_tensors, shards, n_shards, &sharded->local);
     if (status == WEIR_OK)
         status = lay_out_shards(sharded);
+    if (status == WEIR_OK && sharded->share->n_borders > 0)
+        status = weir_magnitudes_open(sharded->share, sharded->tensors, trainer->worker.pool,
+                                      sharded->arena, &sharded->magnitudes);
     if (status == WEIR_OK)
         status = open_border(sharded);
     if (status == WEIR_OK)
         status = make_jobs(sharded);
-    return status;
+    return status == WEIR_OK ? aim_magnitudes(sharded) : status;
 }
 
 weir_status weir_sharded_rebind(weir_trainer *trainer, const weir_tensor_shard *shards,
@@ -402,7 +467,7 @@ weir_status weir_sharded_rebind(weir_trainer *trainer, const weir_tensor_shard *
         status = aim_lent(sharded);
     for (size_t i = 0; i < trainer->source.n_jobs && status == WEIR_OK; i++)
         status = aim_job(sharded, i);
-    return status;
+    return status == WEIR_OK ? aim_magnitudes(sharded) : status;
 }
 
 void weir_sharded_close(weir_sharded *sharded)
@@ -411,6 +476,7 @@ void weir_sharded_close(weir_sharded *sharded)
         return;
     weir_window_close(sharded->trainer); /* lies in the source's arena */
     weir_border_close(sharded->trainer->border);
+    weir_magnitudes_close(sharded->magnitudes);
     weir_local_shards_close(sharded->local);
     weir_share_free(sharded->share);
     weir_fleet_close(sharded->fleet);

@@ -26,5 +26,9 @@ void weir_sharded_close(weir_sharded *sharded); /* accepts NULL; before the mapp
 weir_status weir_sharded_lend(weir_sharded *sharded, uint64_t version);
 /* Waits for the rows that this rank needs of others: jobs that borrow are whole then. */
 weir_status weir_sharded_borrow(weir_sharded *sharded, uint64_t version);
+/* Converts those of jobs [first_job, first_job + n_jobs) that are by magnitude: shard i's bytes to
+ * its offset in `data`, its digest added to digests[i]. Accepts NULL: there are none. */
+weir_status weir_sharded_convert(weir_sharded *sharded, unsigned char *data, size_t first_job,
+                                 size_t n_jobs, weir_digest *digests);
 
 #endif

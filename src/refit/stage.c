@@ -47,7 +47,7 @@ static weir_status stage_on_host(weir_trainer *trainer, weir_slot *slot, bool bo
 {
     const weir_source *source = &trainer->source;
     for (size_t i = 0; i < source->n_jobs; i++) {
-        if (source->jobs[i].borrows != borrow)
+        if (source->jobs[i].borrows != borrow || source->jobs[i].by_magnitude)
             continue;
         weir_convert_args args = args_of(trainer, slot, i);
         args.pool = trainer->worker.pool;
@@ -87,7 +87,7 @@ static void add_digests(const weir_source *source, size_t first_job, size_t n_jo
 {
     for (size_t i = first_job; i < first_job + n_jobs; i++) {
         const weir_stage_job *job = &source->jobs[i];
-        for (size_t o = 0; o < job->args.conversion->n_outputs; o++)
+        for (size_t o = 0; o < job->args.conversion->n_outputs && !job->by_magnitude; o++)
             weir_digest_merge(&digests[job->shards[o]],
                               &source->job_digests[i * WEIR_MAX_OUTPUTS + o]);
     }
@@ -96,18 +96,20 @@ static void add_digests(const weir_source *source, size_t first_job, size_t n_jo
 weir_status weir_stage_jobs(weir_trainer *trainer, const weir_slot *slot, size_t first_job,
                             size_t n_jobs, weir_digest *digests)
 {
-    weir_status status = WEIR_OK;
-    if (trainer->memory == WEIR_MEMORY_CUDA)
-        status = stage_on_gpu(trainer, slot, first_job, n_jobs);
-    for (size_t i = first_job; i < first_job + n_jobs && status == WEIR_OK; i++) {
-        if (trainer->memory == WEIR_MEMORY_CUDA)
-            break;
+    const weir_source *source = &trainer->source;
+    bool on_gpu = trainer->memory == WEIR_MEMORY_CUDA;
+    weir_status status = on_gpu ? stage_on_gpu(trainer, slot, first_job, n_jobs) : WEIR_OK;
+    for (size_t i = first_job; i < first_job + n_jobs && status == WEIR_OK && !on_gpu; i++) {
+        if (source->jobs[i].by_magnitude)
+            continue;
         weir_convert_args args = args_of(trainer, slot, i);
         args.pool = trainer->worker.pool;
         status = weir_convert(&args);
     }
     if (status == WEIR_OK)
-        add_digests(&trainer->source, first_job, n_jobs, digests);
+        add_digests(source, first_job, n_jobs, digests);
+    if (status == WEIR_OK)
+        status = weir_sharded_convert(source->sharded, slot->data, first_job, n_jobs, digests);
     return status;
 }
 
@@ -129,7 +131,7 @@ static weir_status convert_jobs(weir_trainer *trainer, weir_slot *slot)
         return status;
     memset(slot->digests, 0, source->n_shards * sizeof(*slot->digests));
     add_digests(source, 0, source->n_jobs, slot->digests);
-    return WEIR_OK;
+    return weir_sharded_convert(sharded, slot->data, 0, source->n_jobs, slot->digests);
 }
 
 /* A version that passes through a window is converted when it is sent. Rows of borders are handed

@@ -28,7 +28,8 @@ typedef struct weir_stage_job {
     weir_convert_args args; /* sources bound; outputs, digests and choices are stage.c's to set */
     uint32_t shards[WEIR_MAX_OUTPUTS];
     uint64_t offsets[WEIR_MAX_OUTPUTS]; /* bytes within the shard */
-    bool borrows;                       /* its rows are whole only once other ranks' have come */
+    bool borrows;      /* its rows are whole only once other ranks' have come */
+    bool by_magnitude; /* sharded.c converts it, not stage.c */
 } weir_stage_job;
 
 /* What stop 1 gives: this rank's part of the model. Planned once per layout. */

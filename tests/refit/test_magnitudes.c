@@ -219,7 +219,7 @@ static void check_rank(matrix_case *c, struct rank_case *rank, void *const whole
     unsigned char *data = malloc(n_bytes + 1);
     memset(data, 0xA5, n_bytes);
     convert_plain(c, rank, shards, data, digests);
-    weir_magnitude_target target = { data, shards, 0, share->n_jobs, digests, true };
+    weir_magnitude_target target = { data, shards, 0, share->n_jobs, NULL, digests, true };
     must(weir_magnitudes_convert(rank->magnitudes, &target));
     for (size_t i = 0; i < share->n_shards; i++) {
         uint32_t o = share->shards[i].output;
