@@ -10,34 +10,9 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "plan/share_loan.h"
-#include "plan/share_shard.h"
+#include "plan/share_maker.h"
 
-typedef struct share_maker {
-    const weir_fleet *fleet;
-    uint32_t rank;
-    weir_share_shard *shards;
-    weir_share_job *jobs;
-    weir_share_border *borders;
-    size_t n_shards, shards_room, n_jobs, jobs_room, n_borders, borders_room;
-    uint32_t *met; /* by rank: the last border that it had a piece of, counted from 1 */
-    weir_loan_list borrowed, lent; /* what is borrowed has pieces of this rank's own among it */
-    weir_part_output outputs[WEIR_MAX_OUTPUTS]; /* of the part at hand */
-    uint32_t *picked;                           /* rules, slice by slice */
-    size_t *first_picked;                       /* of each slice; one more for the end */
-    size_t n_picked, picked_room;
-} share_maker;
-
-/* A part: one slice of one entry, for the workers of `place`. */
-typedef struct share_part {
-    const weir_fleet_entry *entry;
-    const weir_pattern_slice *slice;
-    uint32_t tensor;
-    size_t index; /* of the slice, in its pattern */
-    weir_mesh_place place;
-} share_part;
-
-static bool make_room(void *block, size_t *room, size_t n, size_t item_bytes)
+bool weir_share_make_room(void *block, size_t *room, size_t n, size_t item_bytes)
 {
     void **array = block; /* the address of the array's pointer */
     if (n < *room)
@@ -71,7 +46,7 @@ static bool concerns(const weir_fleet *fleet, const weir_rule *rule, uint32_t ra
     return false;
 }
 
-static weir_status pick_rules(share_maker *m)
+static weir_status pick_rules(weir_share_maker *m)
 {
     const weir_fleet *fleet = m->fleet;
     uint32_t rank = m->rank % (fleet->n_ranks / fleet->trainer.pp);
@@ -83,7 +58,8 @@ static weir_status pick_rules(share_maker *m)
         for (size_t k = slice->first_rule; k < slice->first_rule + slice->n_rules; k++) {
             if (!concerns(fleet, &fleet->cells.rules[k], rank))
                 continue;
-            if (!make_room(&m->picked, &m->picked_room, m->n_picked, sizeof(m->picked[0])))
+            if (!weir_share_make_room(&m->picked, &m->picked_room, m->n_picked,
+                                      sizeof(m->picked[0])))
                 return WEIR_ERR_NO_MEMORY;
             m->picked[m->n_picked++] = (uint32_t)k;
         }
@@ -94,41 +70,8 @@ static weir_status pick_rules(share_maker *m)
 
 /* ---- jobs ------------------------------------------------------------------------------------*/
 
-static weir_status borrow_border(share_maker *m, const share_part *part, const weir_rule *rule,
-                                 weir_fleet_copy *copy)
-{
-    const weir_fleet_tensor *tensor = &part->entry->tensor;
-    weir_status status = WEIR_OK;
-    if (m->borrowed.n_pieces + copy->n_pieces > UINT32_MAX)
-        return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: more than 2^32 pieces of borders",
-                         tensor->name);
-    copy->first_piece = (uint32_t)m->borrowed.n_pieces;
-    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
-        const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
-        weir_fleet_piece piece = weir_fleet_border_piece(m->fleet, part->entry, from, m->rank);
-        uint32_t other = piece.rank != m->rank ? piece.rank : WEIR_ANY;
-        status = weir_loan_list_add(&m->borrowed, tensor, copy, &piece, other);
-    }
-    return status;
-}
-
-static weir_status lend_border(share_maker *m, const share_part *part, const weir_rule *rule,
-                               uint32_t owner)
-{
-    weir_fleet_copy copy = rule->copy;
-    weir_status status = WEIR_OK;
-    copy.tensor = part->tensor;
-    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
-        const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
-        weir_fleet_piece piece = weir_fleet_border_piece(m->fleet, part->entry, from, owner);
-        if (piece.rank == m->rank)
-            status = weir_loan_list_add(&m->lent, &part->entry->tensor, &copy, &piece, owner);
-    }
-    return status;
-}
-
 /* Shard `gone` of an output has become a part of the one before it: so have the slot's jobs. */
-static void move_jobs(share_maker *m, size_t first_job, size_t o, size_t gone)
+static void move_jobs(weir_share_maker *m, size_t first_job, size_t o, size_t gone)
 {
     for (size_t i = m->n_jobs; i > first_job; i--) {
         uint32_t *shard = &m->jobs[i - 1].shards[o];
@@ -139,7 +82,7 @@ static void move_jobs(share_maker *m, size_t first_job, size_t o, size_t gone)
 }
 
 /* What a job makes of an output: of a border's scales, all of them. */
-static const weir_fleet_copy *extent_of(const share_maker *m, const share_part *part,
+static const weir_fleet_copy *extent_of(const weir_share_maker *m, const weir_share_part *part,
                                         const weir_share_job *job, size_t o)
 {
     const weir_conversion *conversion = part->entry->tensor.conversion;
@@ -148,13 +91,11 @@ static const weir_fleet_copy *extent_of(const share_maker *m, const share_part *
     return &m->borders[job->border].copy;
 }
 
-/* Adds a job, and to the shards what it makes: the outputs that have no shard yet but WEIR_ANY are
- * another's. */
-static weir_status add_job(share_maker *m, const share_part *part, weir_share_job *job,
-                           size_t first_job)
+weir_status weir_share_add_job(weir_share_maker *m, const weir_share_part *part,
+                               weir_share_job *job, size_t first_job)
 {
     weir_status status = WEIR_OK;
-    if (!make_room(&m->jobs, &m->jobs_room, m->n_jobs, sizeof(m->jobs[0])))
+    if (!weir_share_make_room(&m->jobs, &m->jobs_room, m->n_jobs, sizeof(m->jobs[0])))
         return WEIR_ERR_NO_MEMORY;
     for (size_t o = 0; o < part->entry->tensor.conversion->n_outputs && status == WEIR_OK; o++) {
         size_t shard = 0, gone;
@@ -171,129 +112,25 @@ static weir_status add_job(share_maker *m, const share_part *part, weir_share_jo
 }
 
 /* What this rank makes alone: a box of one source, or a border of which it converts all. */
-static weir_status make_copy(share_maker *m, const share_part *part, const weir_rule *rule,
-                             size_t first_job)
+static weir_status make_copy(weir_share_maker *m, const weir_share_part *part,
+                             const weir_rule *rule, size_t first_job)
 {
     weir_share_job job = { .copy = rule->copy, .border = WEIR_ANY };
     weir_status status = WEIR_OK;
     job.copy.tensor = part->tensor;
     job.copy.rank = m->rank;
     if (rule->copy.source == WEIR_FLEET_MIXED)
-        status = borrow_border(m, part, rule, &job.copy);
-    return status == WEIR_OK ? add_job(m, part, &job, first_job) : status;
-}
-
-/* ---- borders that all their ranks convert ----------------------------------------------------*/
-
-/* Converts a piece of border `index`, and its scales if they are this job's to make. */
-static weir_status convert_piece(share_maker *m, const share_part *part,
-                                 const weir_fleet_piece *piece, uint32_t index, bool scales,
-                                 size_t first_job)
-{
-    const weir_conversion *conversion = part->entry->tensor.conversion;
-    weir_share_job job = { .copy = m->borders[index].copy, .border = index };
-    job.copy.rank = m->rank;
-    job.copy.row = piece->row;
-    job.copy.n_rows = piece->n_rows;
-    job.copy.col = piece->col;
-    job.copy.n_cols = piece->n_cols;
-    job.copy.source = piece->source;
-    job.copy.source_row = piece->source_row;
-    job.copy.source_col = piece->source_col;
-    for (size_t o = 0; o < conversion->n_outputs; o++) {
-        if (!scales && !weir_fleet_output_is_plain(&conversion->outputs[o]))
-            job.shards[o] = WEIR_ANY;
-    }
-    return add_job(m, part, &job, first_job);
-}
-
-/* This rank's own pieces: jobs, and what its magnitudes are found in. */
-static weir_status take_pieces(share_maker *m, const share_part *part, const weir_rule *rule,
-                               uint32_t index, size_t first_job)
-{
-    const weir_rule_piece *pieces = &m->fleet->cells.pieces[rule->copy.first_piece];
-    weir_fleet_copy copy = m->borders[index].copy;
-    weir_status status = WEIR_OK;
-    bool scales = copy.rank == m->rank;
-    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
-        weir_fleet_piece piece =
-            weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], copy.rank);
-        if (piece.rank != m->rank)
-            continue;
-        status = weir_loan_list_add(&m->borrowed, &part->entry->tensor, &copy, &piece, WEIR_ANY);
-        if (status == WEIR_OK)
-            status = convert_piece(m, part, &piece, index, scales, first_job);
-        scales = false;
-    }
-    return status;
-}
-
-/* Magnitudes to and from every other rank that has pieces. */
-static weir_status trade_magnitudes(share_maker *m, const share_part *part, const weir_rule *rule,
-                                    uint32_t index)
-{
-    const weir_rule_piece *pieces = &m->fleet->cells.pieces[rule->copy.first_piece];
-    const weir_share_border *border = &m->borders[index];
-    weir_status status = WEIR_OK;
-    m->met[m->rank] = index + 1;
-    for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
-        uint32_t other =
-            weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], border->copy.rank).rank;
-        if (m->met[other] == index + 1)
-            continue;
-        m->met[other] = index + 1;
-        status = weir_loan_list_add_magnitudes(&m->borrowed, border, index, other);
-        if (status == WEIR_OK)
-            status = weir_loan_list_add_magnitudes(&m->lent, border, index, other);
-    }
-    return status;
-}
-
-static bool has_piece(const share_maker *m, const share_part *part, const weir_rule *rule,
-                      uint32_t owner)
-{
-    const weir_rule_piece *pieces = &m->fleet->cells.pieces[rule->copy.first_piece];
-    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
-        if (weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], owner).rank == m->rank)
-            return true;
-    }
-    return false;
-}
-
-static weir_status make_border(share_maker *m, const share_part *part, const weir_rule *rule,
-                               uint32_t owner, size_t first_job)
-{
-    weir_border_grid grid = weir_fleet_border_grid(part->entry->tensor.conversion, &rule->copy);
-    uint32_t index = (uint32_t)m->n_borders;
-    if (m->n_borders >= WEIR_ANY - 1)
-        return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: more than 2^32 borders",
-                         part->entry->tensor.name);
-    if (!make_room(&m->borders, &m->borders_room, m->n_borders, sizeof(m->borders[0])))
-        return WEIR_ERR_NO_MEMORY;
-    weir_share_border *border = &m->borders[m->n_borders++];
-    *border = (weir_share_border){ .copy = rule->copy,
-                                   .block_rows = grid.block_rows,
-                                   .block_cols = grid.block_cols,
-                                   .n_block_rows = grid.n_block_rows,
-                                   .n_block_cols = grid.n_block_cols,
-                                   .first_piece = m->borrowed.n_pieces };
-    border->copy.tensor = part->tensor;
-    border->copy.rank = owner;
-    border->copy.first_piece = border->copy.n_pieces = 0;
-    weir_status status = take_pieces(m, part, rule, index, first_job);
-    if (status == WEIR_OK)
-        status = trade_magnitudes(m, part, rule, index);
-    border->n_pieces = m->borrowed.n_pieces - border->first_piece;
-    return status;
+        status = weir_share_borrow_border(m, part, rule, &job.copy);
+    return status == WEIR_OK ? weir_share_add_job(m, part, &job, first_job) : status;
 }
 
 /* ---- parts -----------------------------------------------------------------------------------*/
 
-static weir_status add_shards(share_maker *m, const share_part *part, size_t o)
+static weir_status add_shards(weir_share_maker *m, const weir_share_part *part, size_t o)
 {
     const weir_part_output *output = &m->outputs[o];
     for (size_t i = 0; i < output->n_shards; i++) {
-        if (!make_room(&m->shards, &m->shards_room, m->n_shards, sizeof(m->shards[0])))
+        if (!weir_share_make_room(&m->shards, &m->shards_room, m->n_shards, sizeof(m->shards[0])))
             return WEIR_ERR_NO_MEMORY;
         m->shards[m->n_shards++] = (weir_share_shard){
             .tensor = part->tensor,
@@ -310,7 +147,7 @@ static weir_status add_shards(share_maker *m, const share_part *part, size_t o)
 }
 
 /* Shards are numbered within the part until all of its copies are known. */
-static weir_status finish_part(share_maker *m, const share_part *part, size_t first_job)
+static weir_status finish_part(weir_share_maker *m, const weir_share_part *part, size_t first_job)
 {
     for (size_t o = 0; o < part->entry->tensor.conversion->n_outputs; o++) {
         const weir_part_output *output = &m->outputs[o];
@@ -330,7 +167,7 @@ static weir_status finish_part(share_maker *m, const share_part *part, size_t fi
     return WEIR_OK;
 }
 
-static weir_status start_part(share_maker *m, const share_part *part)
+static weir_status start_part(weir_share_maker *m, const weir_share_part *part)
 {
     const weir_fleet_tensor *tensor = &part->entry->tensor;
     weir_status status = WEIR_OK;
@@ -341,7 +178,7 @@ static weir_status start_part(share_maker *m, const share_part *part)
 
 /* A part that is all padding has one empty shard per output, of whoever makes the first rows that
  * the tensor has. */
-static weir_status make_padding(share_maker *m, const share_part *part)
+static weir_status make_padding(weir_share_maker *m, const weir_share_part *part)
 {
     const weir_pattern *pattern = &m->fleet->patterns[part->entry->pattern];
     const weir_pattern_slice *first = &m->fleet->slices[pattern->first_slice];
@@ -354,26 +191,27 @@ static weir_status make_padding(share_maker *m, const share_part *part)
     return status == WEIR_OK ? finish_part(m, part, m->n_jobs) : status;
 }
 
-static weir_status make_rule(share_maker *m, const share_part *part, const weir_rule *rule,
-                             size_t first_job)
+static weir_status make_rule(weir_share_maker *m, const weir_share_part *part,
+                             const weir_rule *rule, size_t first_job)
 {
     const weir_fleet *fleet = m->fleet;
     uint32_t owner = weir_fleet_rank_of(fleet, part->entry, part->index, rule);
     bool shared = weir_fleet_border_is_shared(fleet, part->entry, &rule->copy, owner);
-    bool makes = owner == m->rank || (shared && has_piece(m, part, rule, owner));
+    bool makes = owner == m->rank || (shared && weir_share_has_piece(m, part, rule, owner));
     weir_status status = WEIR_OK;
     if (makes && m->n_jobs == first_job)
         status = start_part(m, part);
     if (status != WEIR_OK)
         return status;
     if (shared)
-        return makes ? make_border(m, part, rule, owner, first_job) : WEIR_OK;
+        return makes ? weir_share_make_border(m, part, rule, owner, first_job) : WEIR_OK;
     if (makes)
         return make_copy(m, part, rule, first_job);
-    return rule->copy.source == WEIR_FLEET_MIXED ? lend_border(m, part, rule, owner) : WEIR_OK;
+    return rule->copy.source == WEIR_FLEET_MIXED ? weir_share_lend_border(m, part, rule, owner)
+                                                 : WEIR_OK;
 }
 
-static weir_status make_part(share_maker *m, const share_part *part)
+static weir_status make_part(weir_share_maker *m, const weir_share_part *part)
 {
     size_t first_job = m->n_jobs, slice = (size_t)(part->slice - m->fleet->slices);
     weir_status status = WEIR_OK;
@@ -387,7 +225,7 @@ static weir_status make_part(share_maker *m, const share_part *part)
     return status;
 }
 
-static weir_status make_entry(share_maker *m, uint32_t tensor)
+static weir_status make_entry(weir_share_maker *m, uint32_t tensor)
 {
     const weir_fleet *fleet = m->fleet;
     const weir_fleet_entry *entry = &fleet->entries[tensor];
@@ -399,7 +237,7 @@ static weir_status make_entry(share_maker *m, uint32_t tensor)
     for (uint32_t stage = entry->stage; stage < fleet->replica.pp; stage++) {
         for (size_t k = 0; k < pattern->n_slices && status == WEIR_OK; k++) {
             weir_fleet_part_place at;
-            share_part part = {
+            weir_share_part part = {
                 entry, &fleet->slices[pattern->first_slice + k], tensor, k, { 0, 0, 0 }
             };
             if (!weir_fleet_part_at(fleet, entry, stage, k, &at))
@@ -427,7 +265,7 @@ static void *take(unsigned char **at, const void *from, size_t n_bytes)
     return taken;
 }
 
-static weir_status pack(share_maker *m, weir_share **out)
+static weir_status pack(weir_share_maker *m, weir_share **out)
 {
     size_t shards_bytes = m->n_shards * sizeof(m->shards[0]);
     size_t jobs_bytes = m->n_jobs * sizeof(m->jobs[0]);
@@ -471,7 +309,7 @@ static weir_status pack(share_maker *m, weir_share **out)
 
 weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share **out)
 {
-    share_maker m = { .fleet = fleet, .rank = rank };
+    weir_share_maker m = { .fleet = fleet, .rank = rank };
     if (rank >= fleet->n_ranks)
         return weir_fail(WEIR_ERR_INVALID, "share of rank %u: there are %u", rank, fleet->n_ranks);
     weir_status status = weir_loan_list_open(&m.borrowed, fleet->n_ranks);
