@@ -324,6 +324,11 @@ typedef struct weir_share {
 /* Parts that several ranks could make are made by one of them, the same for every replica. Gives
  * *out. */
 WEIR_API weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share **out);
+/* The same for a rank that does not keep all of it at once: jobs that share shards, in one run of
+ * the jobs' order, come to at most most_bytes (0: no bound). Boxes are cut by rows, from block to
+ * block; one that is one block high, or a border, is not cut however wide it is. */
+WEIR_API weir_status weir_fleet_share_in_pieces(const weir_fleet *fleet, uint32_t rank,
+                                                uint64_t most_bytes, weir_share **out);
 WEIR_API void weir_share_free(weir_share *share); /* accepts NULL */
 
 #ifdef __cplusplus

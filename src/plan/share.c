@@ -91,12 +91,27 @@ static const weir_fleet_copy *extent_of(const weir_share_maker *m, const weir_sh
     return &m->borders[job->border].copy;
 }
 
+/* Where a job would make the shards too large, new ones begin, of all outputs at once: what is made
+ * together stays together. */
+static void keep_bound(weir_share_maker *m, const weir_share_part *part, const weir_share_job *job)
+{
+    const weir_conversion *conversion = part->entry->tensor.conversion;
+    uint64_t n_bytes = weir_fleet_box_bytes(conversion, job->copy.n_rows, job->copy.n_cols);
+    if (m->most_bytes != 0 && m->run_bytes > 0 && m->run_bytes + n_bytes > m->most_bytes) {
+        for (size_t o = 0; o < conversion->n_outputs; o++)
+            weir_part_output_fence(&m->outputs[o]);
+        m->run_bytes = 0;
+    }
+    m->run_bytes += n_bytes;
+}
+
 weir_status weir_share_add_job(weir_share_maker *m, const weir_share_part *part,
                                weir_share_job *job, size_t first_job)
 {
     weir_status status = WEIR_OK;
     if (!weir_share_make_room(&m->jobs, &m->jobs_room, m->n_jobs, sizeof(m->jobs[0])))
         return WEIR_ERR_NO_MEMORY;
+    keep_bound(m, part, job);
     for (size_t o = 0; o < part->entry->tensor.conversion->n_outputs && status == WEIR_OK; o++) {
         size_t shard = 0, gone;
         if (job->shards[o] == WEIR_ANY)
@@ -111,6 +126,20 @@ weir_status weir_share_add_job(weir_share_maker *m, const weir_share_part *part,
     return status;
 }
 
+/* Rows of a box that are converted together: from block to block, and no more than the bound. */
+static uint32_t rows_per_job(const weir_share_maker *m, const weir_share_part *part,
+                             const weir_fleet_copy *copy)
+{
+    const weir_conversion *conversion = part->entry->tensor.conversion;
+    if (m->most_bytes == 0 || copy->n_rows == 0)
+        return copy->n_rows;
+    uint32_t block_rows = weir_fleet_border_grid(conversion, copy).block_rows;
+    uint64_t block_bytes = weir_fleet_box_bytes(conversion, block_rows, copy->n_cols);
+    uint64_t n_blocks = block_bytes > 0 ? m->most_bytes / block_bytes : 1;
+    uint64_t n_rows = (n_blocks > 0 ? n_blocks : 1) * block_rows;
+    return n_rows < copy->n_rows ? (uint32_t)n_rows : copy->n_rows;
+}
+
 /* What this rank makes alone: a box of one source, or a border of which it converts all. */
 static weir_status make_copy(weir_share_maker *m, const weir_share_part *part,
                              const weir_rule *rule, size_t first_job)
@@ -119,9 +148,20 @@ static weir_status make_copy(weir_share_maker *m, const weir_share_part *part,
     weir_status status = WEIR_OK;
     job.copy.tensor = part->tensor;
     job.copy.rank = m->rank;
-    if (rule->copy.source == WEIR_FLEET_MIXED)
+    if (rule->copy.source == WEIR_FLEET_MIXED) {
         status = weir_share_borrow_border(m, part, rule, &job.copy);
-    return status == WEIR_OK ? weir_share_add_job(m, part, &job, first_job) : status;
+        return status == WEIR_OK ? weir_share_add_job(m, part, &job, first_job) : status;
+    }
+    uint32_t n_rows = rows_per_job(m, part, &rule->copy);
+    for (uint32_t done = 0; done < rule->copy.n_rows && status == WEIR_OK; done += n_rows) {
+        weir_share_job step = job;
+        uint32_t left = rule->copy.n_rows - done;
+        step.copy.row += done;
+        step.copy.source_row += done;
+        step.copy.n_rows = left < n_rows ? left : n_rows;
+        status = weir_share_add_job(m, part, &step, first_job);
+    }
+    return status;
 }
 
 /* ---- parts -----------------------------------------------------------------------------------*/
@@ -171,6 +211,7 @@ static weir_status start_part(weir_share_maker *m, const weir_share_part *part)
 {
     const weir_fleet_tensor *tensor = &part->entry->tensor;
     weir_status status = WEIR_OK;
+    m->run_bytes = 0;
     for (size_t o = 0; o < tensor->conversion->n_outputs && status == WEIR_OK; o++)
         status = weir_part_output_start(&m->outputs[o], tensor, &part->slice->shape, o);
     return status;
@@ -309,7 +350,13 @@ static weir_status pack(weir_share_maker *m, weir_share **out)
 
 weir_status weir_fleet_share(const weir_fleet *fleet, uint32_t rank, weir_share **out)
 {
-    weir_share_maker m = { .fleet = fleet, .rank = rank };
+    return weir_fleet_share_in_pieces(fleet, rank, 0, out);
+}
+
+weir_status weir_fleet_share_in_pieces(const weir_fleet *fleet, uint32_t rank, uint64_t most_bytes,
+                                       weir_share **out)
+{
+    weir_share_maker m = { .fleet = fleet, .rank = rank, .most_bytes = most_bytes };
     if (rank >= fleet->n_ranks)
         return weir_fail(WEIR_ERR_INVALID, "share of rank %u: there are %u", rank, fleet->n_ranks);
     weir_status status = weir_loan_list_open(&m.borrowed, fleet->n_ranks);

@@ -9,6 +9,8 @@
 typedef struct weir_share_maker {
     const weir_fleet *fleet;
     uint32_t rank;
+    uint64_t most_bytes; /* that jobs which share shards come to; 0: no bound */
+    uint64_t run_bytes;  /* of the part's jobs that may share shards with the next one */
     weir_share_shard *shards;
     weir_share_job *jobs;
     weir_share_border *borders;

@@ -64,7 +64,7 @@ weir_status weir_part_output_start(weir_part_output *output, const weir_fleet_te
     output->n_cols = cells_of(slice->n_cols, row->cell_cols);
     output->n_padding_rows = cells_of(slice->n_rows, row->cell_rows) - output->n_rows;
     output->bits = weir_dtype_bits(row->dtype);
-    output->n_shards = 0;
+    output->n_shards = output->first_open = 0;
     bool plain = row->cell_rows == 1 && row->cell_cols == 1;
     if (source.rank > output->leading + 2 && !plain)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: %s of a tensor of %u axes is not planned",
@@ -178,7 +178,7 @@ static weir_status add_shard(weir_part_output *output, const weir_shard_extent *
 /* The last shard is the only one of its slot once that is whole. */
 static bool join_slots(weir_part_output *output)
 {
-    if (output->n_shards < 2)
+    if (output->n_shards < output->first_open + 2)
         return false;
     weir_shard_extent *last = &output->shards[output->n_shards - 1], *before = last - 1;
     if (!is_whole(output, last) || !is_whole(output, before) || before->slot_hi != last->slot_lo)
@@ -186,6 +186,11 @@ static bool join_slots(weir_part_output *output)
     before->slot_hi = last->slot_hi;
     output->n_shards--;
     return true;
+}
+
+void weir_part_output_fence(weir_part_output *output)
+{
+    output->first_open = output->n_shards;
 }
 
 weir_status weir_part_output_put_none(weir_part_output *output)
@@ -198,6 +203,7 @@ weir_status weir_part_output_put(weir_part_output *output, const weir_fleet_copy
 {
     weir_shard_extent at = extent_of(output, copy);
     size_t i = output->n_shards, least = i > MAX_OPEN ? i - MAX_OPEN : 0;
+    least = least > output->first_open ? least : output->first_open;
     bool partial = copy->col > 0 || at.col_hi < output->n_cols;
     if (partial && output->shape.rank > output->leading + 2)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "columns of a tensor of %u axes are cut",

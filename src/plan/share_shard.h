@@ -23,6 +23,7 @@ typedef struct weir_part_output {
     unsigned bits;                 /* of an element */
     weir_shard_extent *shards;
     size_t n_shards, room;
+    size_t first_open; /* shards before it take in nothing more */
 } weir_part_output;
 
 /* Forgets the shards but not their memory, and takes on output `o` of a slice of a tensor. */
@@ -34,6 +35,9 @@ void weir_part_output_close(weir_part_output *output);
  * until another shard takes that in: then *out_gone (SIZE_MAX: none) is now the one before it. */
 weir_status weir_part_output_put(weir_part_output *output, const weir_fleet_copy *copy,
                                  size_t *out_shard, size_t *out_gone);
+
+/* No shard that is there takes in what comes from now on. */
+void weir_part_output_fence(weir_part_output *output);
 
 /* Adds an empty shard, for a part that nobody fills. */
 weir_status weir_part_output_put_none(weir_part_output *output);

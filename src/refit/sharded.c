@@ -69,7 +69,8 @@ static weir_status open_plan(weir_sharded *sharded)
     if (status == WEIR_OK)
         status = weir_fleet_open(&args, &sharded->fleet);
     if (status == WEIR_OK)
-        status = weir_fleet_share(sharded->fleet, trainer->rank, &sharded->share);
+        status = weir_fleet_share_in_pieces(sharded->fleet, trainer->rank,
+                                            weir_window_most_piece(trainer), &sharded->share);
     return status;
 }
 

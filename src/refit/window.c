@@ -22,6 +22,7 @@
 #include "base/error.h"
 
 #define LOOK_EVERY_NS 20000000 /* for a cancellation, and for the end of the bound */
+#define PIECES_PER_BUFFER 4u
 #define ANSWER_BYTES (WEIR_CREDIT_TEXT + 64u)
 
 /* One round. */
@@ -39,6 +40,12 @@ typedef struct round {
 bool weir_window_is_wanted(const weir_trainer *trainer)
 {
     return trainer->is_sharded && trainer->window_bytes > 0;
+}
+
+uint64_t weir_window_most_piece(const weir_trainer *trainer)
+{
+    uint64_t buffer_bytes = trainer->window_bytes / trainer->n_slots;
+    return weir_window_is_wanted(trainer) ? buffer_bytes / PIECES_PER_BUFFER + 1 : 0;
 }
 
 static uint64_t largest_group(const weir_groups *groups)

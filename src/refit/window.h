@@ -28,6 +28,8 @@ typedef struct weir_window {
 
 /* Whether the trainer was asked for one. */
 bool weir_window_is_wanted(const weir_trainer *trainer);
+/* How large a piece the share may have, so that groups fill the buffers well; 0: any. */
+uint64_t weir_window_most_piece(const weir_trainer *trainer);
 /* Cuts what trainer->source makes into groups, and sets trainer->window. */
 weir_status weir_window_open(weir_trainer *trainer);
 /* Takes it out of trainer->window; there may be none. */

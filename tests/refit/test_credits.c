@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_credits.c - who may read which group of a window, and when its buffers are free. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/error.h"
+#include "refit/credits.h"
+
+#define SECOND_NS ((uint64_t)1000000000)
+
+/* Two workers; group 1 is of worker 0 alone, all else of both. */
+#define N_GROUPS 6u
+static const unsigned char reads[(N_GROUPS + 1) * 2] = { 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+
+static void open_credits(weir_credits *credits, uint32_t n_buffers)
+{
+    *credits = (weir_credits){ 0 };
+    assert_int_equal(weir_credits_open(credits, N_GROUPS, 2, n_buffers, reads), WEIR_OK);
+    weir_credits_reset(credits);
+}
+
+static weir_group_state ask_at(weir_credits *credits, const char *reader, uint32_t worker,
+                               uint32_t group, uint32_t round, uint64_t now_ns)
+{
+    weir_group_ask ask = {
+        .reader = reader, .worker = worker, .group = group, .round = round, .gave_up = ""
+    };
+    weir_group_state state;
+    assert_int_equal(weir_credits_ask(credits, &ask, now_ns, &state), WEIR_OK);
+    return state;
+}
+
+static weir_group_state ask(weir_credits *credits, const char *reader, uint32_t worker,
+                            uint32_t group)
+{
+    return ask_at(credits, reader, worker, group, 0, 0);
+}
+
+static void give_up(weir_credits *credits, const char *reader, const char *why)
+{
+    weir_group_ask word = { .reader = reader, .gave_up = why };
+    weir_group_state state;
+    assert_int_equal(weir_credits_ask(credits, &word, 0, &state), WEIR_OK);
+}
+
+static void make(weir_credits *credits, uint32_t group)
+{
+    weir_credits_fill(credits, group);
+    weir_credits_made(credits);
+}
+
+static bool passed(const weir_credits *credits, uint32_t group)
+{
+    weir_credit_gap gap;
+    return weir_credits_passed(credits, group, &gap);
+}
+
+static void test_a_buffer_is_free_when_its_group_was_read_by_all(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 4);
+    weir_credits_begin(&credits, 1, 0);
+    for (uint32_t g = 0; g < 4; g++)
+        make(&credits, g);
+    assert_int_equal(ask(&credits, "a", 0, 0), WEIR_GROUP_READY);
+    assert_int_equal(ask(&credits, "b", 1, 0), WEIR_GROUP_READY);
+    assert_false(passed(&credits, 0)); /* both are in the midst of it */
+    assert_int_equal(ask(&credits, "a", 0, 1), WEIR_GROUP_READY);
+    assert_false(passed(&credits, 0));
+    assert_int_equal(ask(&credits, "b", 1, 2), WEIR_GROUP_READY); /* none of group 1 is its own */
+    assert_true(passed(&credits, 0));
+    assert_false(passed(&credits, 1)); /* which worker 0 alone reads */
+    make(&credits, 4);
+    assert_int_equal(ask(&credits, "a", 0, 2), WEIR_GROUP_READY);
+    assert_true(passed(&credits, 1));
+    assert_false(passed(&credits, 2));
+    weir_credits_close(&credits);
+}
+
+static void test_six_groups_through_four_buffers_end_with_four_finishes(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 4);
+    weir_credits_begin(&credits, 1, 0);
+    for (uint32_t g = 0; g < N_GROUPS; g++) {
+        if (g >= 4) {
+            assert_false(passed(&credits, g - 4));
+            ask(&credits, "a", 0, g - 3);
+            ask(&credits, "b", 1, g - 3);
+            assert_true(passed(&credits, g - 4));
+        }
+        assert_int_equal(ask(&credits, "a", 0, g), WEIR_GROUP_WAIT);
+        ask(&credits, "a", 0, g >= 4 ? g - 3 : 0);
+        make(&credits, g);
+    }
+    for (uint32_t g = 2; g < N_GROUPS; g++) { /* 2 to 5 are still there */
+        assert_false(passed(&credits, g));
+        assert_int_equal(ask(&credits, "a", 0, g), WEIR_GROUP_READY);
+        ask(&credits, "a", 0, g + 1);
+        ask(&credits, "b", 1, g + 1);
+        assert_true(passed(&credits, g));
+    }
+    assert_true(passed(&credits, N_GROUPS));
+    weir_credits_close(&credits);
+}
+
+static void test_readers_that_are_missing_are_counted(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    weir_credit_gap gap;
+    open_credits(&credits, 2);
+    weir_credits_begin(&credits, 2, 0);
+    make(&credits, 0);
+    ask(&credits, "a0", 0, 2);
+    ask(&credits, "b0", 0, 2);
+    ask(&credits, "a1", 1, 2);
+    assert_false(weir_credits_passed(&credits, 0, &gap));
+    assert_null(gap.reader);
+    assert_int_equal(gap.worker, 1);
+    assert_int_equal(gap.n_there, 1);
+    ask(&credits, "b1", 1, 0);
+    assert_false(weir_credits_passed(&credits, 0, &gap));
+    assert_string_equal(gap.reader->id, "b1");
+    ask(&credits, "b1", 1, 2);
+    assert_true(weir_credits_passed(&credits, 0, &gap));
+    weir_credits_close(&credits);
+}
+
+static void test_more_readers_than_asked_for_count_when_they_come_in_time(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    weir_credits_begin(&credits, 1, 0);
+    make(&credits, 0);
+    make(&credits, 1);
+    ask(&credits, "a", 0, 1);
+    ask(&credits, "b", 1, 2);
+    assert_int_equal(ask(&credits, "more", 0, 0), WEIR_GROUP_READY);
+    assert_false(passed(&credits, 0));
+    ask(&credits, "more", 0, 1);
+    assert_true(passed(&credits, 0));
+    make(&credits, 2);
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_GONE);
+    assert_true(passed(&credits, 0)); /* who came too late is not waited for */
+    assert_int_equal(credits.n_readers, 3);
+    weir_credits_close(&credits);
+}
+
+static void test_a_reader_that_gives_up_is_lost_once_none_can_take_its_place(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 1);
+    weir_credits_begin(&credits, 1, 0);
+    make(&credits, 0);
+    ask(&credits, "a", 0, 1);
+    ask(&credits, "b", 1, 0);
+    give_up(&credits, "b", "disk\nfull");
+    assert_null(weir_credits_lost(&credits)); /* group 0 is there for another */
+    ask(&credits, "b2", 1, 2);
+    make(&credits, 1);
+    assert_null(weir_credits_lost(&credits)); /* which has come */
+    give_up(&credits, "a", "digest differs");
+    const weir_reader *lost = weir_credits_lost(&credits);
+    assert_non_null(lost);
+    assert_string_equal(lost->id, "a");
+    assert_string_equal(lost->why, "digest differs");
+    give_up(&credits, "nobody", "was never there");
+    assert_int_equal(credits.n_readers, 3);
+    assert_string_equal(credits.readers[1].why, "disk full"); /* one line */
+    weir_credits_close(&credits);
+}
+
+static void test_a_failed_round_is_off_for_those_in_it_and_may_be_followed_by_another(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 1);
+    assert_int_equal(ask(&credits, "early", 0, 0), WEIR_GROUP_WAIT);
+    weir_credits_begin(&credits, 1, 0);
+    make(&credits, 0);
+    assert_int_equal(ask_at(&credits, "early", 0, 0, credits.round, 0), WEIR_GROUP_READY);
+    assert_int_equal(ask_at(&credits, "b", 1, N_GROUPS, credits.round, 0), WEIR_GROUP_READY);
+    uint32_t first_round = credits.round;
+    weir_credits_end(&credits, "a weight is NaN");
+    assert_int_equal(ask_at(&credits, "early", 0, 1, first_round, 0), WEIR_GROUP_OFF);
+    assert_string_equal(credits.why, "a weight is NaN");
+    assert_int_equal(ask(&credits, "early", 0, 0), WEIR_GROUP_WAIT); /* it joins anew */
+    weir_credits_begin(&credits, 1, 0);
+    assert_int_equal(ask_at(&credits, "early", 0, 1, first_round, 0), WEIR_GROUP_OFF);
+    for (uint32_t g = 0; g < N_GROUPS; g++) {
+        make(&credits, g);
+        ask(&credits, "early", 0, g + 1);
+    }
+    assert_true(passed(&credits, N_GROUPS)); /* b has had it all since the first round */
+    weir_credits_end(&credits, NULL);
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_GONE);
+    weir_credits_close(&credits);
+}
+
+static void test_a_round_begins_without_those_that_were_not_seen_for_long(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    ask_at(&credits, "dead", 0, 0, 0, SECOND_NS);
+    ask_at(&credits, "alive", 0, 0, 0, 9 * SECOND_NS);
+    weir_credits_begin(&credits, 1, 10 * SECOND_NS);
+    assert_int_equal(credits.n_readers, 1);
+    assert_string_equal(credits.readers[0].id, "alive");
+    weir_credits_close(&credits);
+}
+
+static void test_a_version_that_was_withdrawn_is_over_for_all(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    weir_credits_begin(&credits, 1, 0);
+    make(&credits, 0);
+    ask_at(&credits, "a", 0, 0, credits.round, 0);
+    weir_credits_withdraw(&credits, "there is a newer one");
+    assert_int_equal(ask_at(&credits, "a", 0, 1, credits.round, 0), WEIR_GROUP_OFF);
+    assert_string_equal(credits.why, "there is a newer one");
+    assert_int_equal(ask(&credits, "b", 1, 0), WEIR_GROUP_GONE);
+    weir_credits_reset(&credits);
+    assert_int_equal(ask(&credits, "b", 1, 0), WEIR_GROUP_WAIT);
+    weir_credits_close(&credits);
+}
+
+static void expect_refused(weir_credits *credits, const char *reader, uint32_t worker,
+                           uint32_t group, const char *line)
+{
+    weir_group_ask wrong = { .reader = reader, .worker = worker, .group = group };
+    weir_group_state state;
+    assert_int_equal(weir_credits_ask(credits, &wrong, 0, &state), WEIR_ERR_INVALID);
+    assert_non_null(strstr(weir_last_error(), line));
+    assert_int_equal(credits->n_readers, 0);
+}
+
+static void test_what_no_reader_says_is_refused(void **state)
+{
+    (void)state;
+    char name[WEIR_NAME_BYTES + 1];
+    weir_credits credits;
+    open_credits(&credits, 2);
+    memset(name, 'x', WEIR_NAME_BYTES);
+    name[WEIR_NAME_BYTES] = '\0';
+    expect_refused(&credits, "", 0, 0, "a name of 0 bytes");
+    expect_refused(&credits, name, 0, 0, "a name of 256 bytes");
+    expect_refused(&credits, "a", 2, 0, "worker 2 of an engine of 2");
+    expect_refused(&credits, "a", 0, N_GROUPS + 1, "group 7 of 6");
+    weir_credits_close(&credits);
+}
+
+static void test_progress_grows_with_every_step_of_a_reader(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    weir_credits_begin(&credits, 1, 0);
+    uint64_t before = weir_credits_progress(&credits);
+    make(&credits, 0);
+    assert_true(weir_credits_progress(&credits) > before);
+    before = weir_credits_progress(&credits);
+    ask(&credits, "a", 0, 0);
+    assert_true(weir_credits_progress(&credits) > before);
+    before = weir_credits_progress(&credits);
+    ask(&credits, "a", 0, 0);
+    assert_int_equal(weir_credits_progress(&credits), before); /* asking again is none */
+    ask(&credits, "a", 0, 1);
+    assert_true(weir_credits_progress(&credits) > before);
+    weir_credits_close(&credits);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_buffer_is_free_when_its_group_was_read_by_all),
+        cmocka_unit_test(test_six_groups_through_four_buffers_end_with_four_finishes),
+        cmocka_unit_test(test_readers_that_are_missing_are_counted),
+        cmocka_unit_test(test_more_readers_than_asked_for_count_when_they_come_in_time),
+        cmocka_unit_test(test_a_reader_that_gives_up_is_lost_once_none_can_take_its_place),
+        cmocka_unit_test(test_a_failed_round_is_off_for_those_in_it_and_may_be_followed_by_another),
+        cmocka_unit_test(test_a_round_begins_without_those_that_were_not_seen_for_long),
+        cmocka_unit_test(test_a_version_that_was_withdrawn_is_over_for_all),
+        cmocka_unit_test(test_what_no_reader_says_is_refused),
+        cmocka_unit_test(test_progress_grows_with_every_step_of_a_reader),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

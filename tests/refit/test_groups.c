@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_groups.c - shards in groups that fit the buffers of a window. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "refit/groups.h"
+
+#define MOST 400
+
+/* A source of made-up jobs: what they convert does not matter here. */
+typedef struct made {
+    weir_source source;
+    weir_shard before[MOST]; /* the shards as they were given */
+    char names[MOST][16];
+} made;
+
+static made *make(size_t n_shards, size_t n_jobs)
+{
+    static const weir_conversion *pair;
+    made *m = calloc(1, sizeof(*m));
+    assert_non_null(m);
+    assert_int_equal(weir_conversion_get("fp8_128x128", &pair), WEIR_OK);
+    assert_int_equal(pair->n_outputs, 2);
+    weir_source *source = &m->source;
+    weir_arena_init(&source->arena, 0);
+    source->shards = weir_arena_zeroed(&source->arena, n_shards, sizeof(*source->shards));
+    source->jobs = weir_arena_zeroed(&source->arena, n_jobs, sizeof(*source->jobs));
+    assert_true(source->shards != NULL && source->jobs != NULL && n_shards <= MOST);
+    source->n_shards = n_shards;
+    source->n_jobs = n_jobs;
+    for (size_t i = 0; i < n_jobs; i++)
+        source->jobs[i].args.conversion = pair;
+    for (size_t s = 0; s < n_shards; s++) {
+        snprintf(m->names[s], sizeof(m->names[s]), "shard-%zu", s);
+        source->shards[s].name = m->names[s];
+    }
+    return m;
+}
+
+static void keep(made *m)
+{
+    memcpy(m->before, m->source.shards, m->source.n_shards * sizeof(m->before[0]));
+}
+
+static void drop(made *m)
+{
+    weir_arena_close(&m->source.arena);
+    free(m);
+}
+
+static size_t number_of(const made *m, const weir_shard *shard)
+{
+    for (size_t s = 0; s < m->source.n_shards; s++) {
+        if (strcmp(m->before[s].name, shard->name) == 0)
+            return s;
+    }
+    fail_msg("%s was not given", shard->name);
+    return 0;
+}
+
+/* What must hold of any cut. */
+static void check_cut(const made *m, const weir_groups *groups, uint64_t buffer_bytes)
+{
+    const weir_source *source = &m->source;
+    assert_true(groups->n_groups == 0 ||
+                groups->shard_ends[groups->n_groups - 1] == source->n_shards);
+    assert_true(groups->n_groups == 0 || groups->job_ends[groups->n_groups - 1] == source->n_jobs);
+    assert_true(source->slot_bytes <= buffer_bytes);
+    for (uint32_t g = 0; g < groups->n_groups; g++) {
+        uint32_t first = weir_groups_first_shard(groups, g), end = groups->shard_ends[g];
+        uint64_t free_from = 0;
+        assert_true(first < end);
+        for (uint32_t s = first; s < end; s++) {
+            const weir_shard *shard = &source->shards[s];
+            assert_int_equal(shard->region, g % groups->n_buffers);
+            assert_int_equal(shard->offset % 256, 0);
+            assert_true(shard->offset >= free_from);
+            free_from = shard->offset + shard->n_bytes;
+            assert_true(free_from <= source->slot_bytes);
+            assert_true(s == first || number_of(m, shard) > number_of(m, &source->shards[s - 1]));
+        }
+        for (size_t i = weir_groups_first_job(groups, g); i < groups->job_ends[g]; i++) {
+            for (size_t o = 0; o < 2; o++) {
+                uint32_t shard = source->jobs[i].shards[o];
+                assert_true(shard == WEIR_ANY || (shard >= first && shard < end));
+            }
+        }
+    }
+}
+
+static uint32_t roll(uint64_t *seed, uint32_t n)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*seed >> 33) % n;
+}
+
+/* Jobs that share shards with those near them, as a share's do: weights first, then the scales. */
+static made *make_random(uint64_t *seed)
+{
+    size_t n_parts = 1 + roll(seed, 12), n_shards = 0, n_jobs = 0;
+    size_t weights[12], first_shard[12];
+    for (size_t p = 0; p < n_parts; p++) {
+        weights[p] = 1 + roll(seed, 8);
+        first_shard[p] = n_shards;
+        n_shards += 2 * weights[p];
+        n_jobs += 3 * weights[p];
+    }
+    made *m = make(n_shards, n_jobs);
+    size_t i = 0;
+    for (size_t p = 0; p < n_parts; p++) {
+        for (size_t k = 0; k < 3 * weights[p]; k++, i++) {
+            m->source.jobs[i].shards[0] = (uint32_t)(first_shard[p] + k / 3);
+            m->source.jobs[i].shards[1] = (uint32_t)(first_shard[p] + weights[p] + k / 3);
+            if (k % 3 != 0 && roll(seed, 4) == 0)
+                m->source.jobs[i].shards[1] = WEIR_ANY; /* another rank's */
+        }
+    }
+    for (size_t s = 0; s < n_shards; s++)
+        m->source.shards[s].n_bytes = 1 + roll(seed, 5000);
+    keep(m);
+    return m;
+}
+
+static void test_any_source_is_cut_into_groups_that_fit(void **state)
+{
+    (void)state;
+    for (uint64_t run = 0; run < 2000; run++) {
+        uint64_t seed = run * 7919 + 1;
+        made *m = make_random(&seed);
+        unsigned n_buffers = 1 + roll(&seed, 4);
+        uint64_t buffer_bytes = 11000 + roll(&seed, 20000);
+        weir_groups groups;
+        assert_int_equal(weir_groups_cut(&m->source, buffer_bytes, n_buffers, &groups), WEIR_OK);
+        check_cut(m, &groups, buffer_bytes);
+        drop(m);
+    }
+}
+
+static void test_jobs_follow_their_shards(void **state)
+{
+    (void)state;
+    made *m = make(4, 2);
+    uint64_t sizes[4] = { 1000, 1000, 8, 8 }; /* weights, weights, scales, scales */
+    for (size_t s = 0; s < 4; s++)
+        m->source.shards[s].n_bytes = sizes[s];
+    m->source.jobs[0].shards[0] = 0, m->source.jobs[0].shards[1] = 2;
+    m->source.jobs[1].shards[0] = 1, m->source.jobs[1].shards[1] = 3;
+    keep(m);
+    weir_groups groups;
+    assert_int_equal(weir_groups_cut(&m->source, 1300, 2, &groups), WEIR_OK);
+    check_cut(m, &groups, 1300);
+    assert_int_equal(groups.n_groups, 2);
+    assert_string_equal(m->source.shards[0].name, "shard-0");
+    assert_string_equal(m->source.shards[1].name, "shard-2");
+    assert_string_equal(m->source.shards[m->source.jobs[1].shards[0]].name, "shard-1");
+    assert_string_equal(m->source.shards[m->source.jobs[1].shards[1]].name, "shard-3");
+    assert_int_equal(m->source.slot_bytes, 1024 + 256);
+    drop(m);
+}
+
+static void test_what_does_not_fit_is_named(void **state)
+{
+    (void)state;
+    made *m = make(4, 3);
+    for (size_t s = 0; s < 4; s++)
+        m->source.shards[s].n_bytes = 600;
+    m->source.jobs[0].shards[0] = 0, m->source.jobs[0].shards[1] = WEIR_ANY;
+    m->source.jobs[1].shards[0] = 1, m->source.jobs[1].shards[1] = 3;
+    m->source.jobs[2].shards[0] = 2, m->source.jobs[2].shards[1] = 3; /* one unit with it */
+    keep(m);
+    weir_groups groups;
+    assert_int_equal(weir_groups_cut(&m->source, 2000, 2, &groups), WEIR_ERR_UNSUPPORTED);
+    assert_non_null(strstr(weir_last_error(), "shard-1: a piece of 2304 bytes"));
+    assert_non_null(strstr(weir_last_error(), "a buffer of 2000 bytes"));
+    drop(m);
+}
+
+static void test_padding_that_nobody_makes_takes_no_room(void **state)
+{
+    (void)state;
+    made *m = make(3, 1);
+    m->source.shards[1].n_bytes = m->source.shards[2].n_bytes = 100;
+    m->source.jobs[0].shards[0] = 1, m->source.jobs[0].shards[1] = 2;
+    keep(m);
+    weir_groups groups;
+    assert_int_equal(weir_groups_cut(&m->source, 512, 2, &groups), WEIR_OK);
+    check_cut(m, &groups, 512);
+    assert_int_equal(groups.n_groups, 1);
+    drop(m);
+    m = make(1, 0); /* nothing but padding: no group */
+    keep(m);
+    assert_int_equal(weir_groups_cut(&m->source, 512, 2, &groups), WEIR_OK);
+    assert_int_equal(groups.n_groups, 0);
+    assert_int_equal(m->source.slot_bytes, 0);
+    drop(m);
+}
+
+static void test_workers_read_the_groups_of_their_part(void **state)
+{
+    (void)state;
+    uint32_t shard_ends[2] = { 2, 3 };
+    weir_groups groups = { .n_groups = 2, .n_buffers = 2, .shard_ends = shard_ends };
+    weir_shard shards[3] = { { .place = { 0, WEIR_ANY, 1 }, .n_bytes = 8 },
+                             { .place = { 1, WEIR_ANY, WEIR_ANY }, .n_bytes = 0 },
+                             { .place = { 0, WEIR_ANY, WEIR_ANY }, .n_bytes = 8 } };
+    weir_replica_mesh mesh = { .tp = 2, .ep = 1, .dp = 1, .pp = 2, .replicas = 1 };
+    weir_arena arena;
+    weir_arena_init(&arena, 0);
+    const unsigned char *reads = weir_groups_readers(&groups, shards, &mesh, &arena);
+    const unsigned char expected[3 * 4] = { 0, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0 };
+    assert_non_null(reads);
+    assert_memory_equal(reads, expected, sizeof(expected)); /* of padding nobody reads a byte */
+    weir_arena_close(&arena);
+}
+
+static void test_a_heap_that_is_full_is_an_error(void **state)
+{
+    (void)state;
+    made *m = make(2, 1);
+    m->source.shards[0].n_bytes = m->source.shards[1].n_bytes = 100;
+    m->source.jobs[0].shards[1] = 1;
+    keep(m);
+    m->source.arena.cap_bytes = m->source.arena.used_bytes + 16;
+    weir_groups groups;
+    assert_int_equal(weir_groups_cut(&m->source, 512, 2, &groups), WEIR_ERR_NO_MEMORY);
+    drop(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_any_source_is_cut_into_groups_that_fit),
+        cmocka_unit_test(test_jobs_follow_their_shards),
+        cmocka_unit_test(test_what_does_not_fit_is_named),
+        cmocka_unit_test(test_padding_that_nobody_makes_takes_no_room),
+        cmocka_unit_test(test_workers_read_the_groups_of_their_part),
+        cmocka_unit_test(test_a_heap_that_is_full_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
