@@ -61,17 +61,22 @@ const weir_family weir_family_afmoe = {
     .defaults = { { "first_k_dense_replace", "num_dense_layers" },
                   { "head_dim", "hidden_size/num_attention_heads" },
                   { "num_key_value_heads", "num_attention_heads" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"num_shared_experts\": 2, \"hidden_size\": 128, \"num_hidden_layers\": 3, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 128, "
+        "\"intermediate_size\": 512, \"moe_intermediate_size\": 256, \"num_experts\": 8, "
+        "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON "\"num_shared_experts\": 2, "
         "\"hidden_size\": 256, \"num_hidden_layers\": 3, "
         "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 72, "
         "\"intermediate_size\": 352, \"moe_intermediate_size\": 96, \"num_experts\": 8, "
         "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON "\"num_shared_experts\": 1, "
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, "
-        "\"num_attention_heads\": 16, \"num_key_value_heads\": 4, \"head_dim\": 64, "
-        "\"intermediate_size\": 3072, \"moe_intermediate_size\": 384, \"num_experts\": 16, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 6, "
+        "\"num_attention_heads\": 16, \"num_key_value_heads\": 8, \"head_dim\": 64, "
+        "\"intermediate_size\": 3072, \"moe_intermediate_size\": 512, \"num_experts\": 16, "
         "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
     },
 };

@@ -69,8 +69,11 @@ const weir_family weir_family_bert = {
     .layouts = { "default" },
     .parts = { { base, NULL, NULL, rest } },
     .drop = { "embeddings.position_ids" },
-    .presets = { "tiny", "minilm", "demo" },
+    .presets = { "tiny", "ragged", "minilm", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 256, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+        "\"intermediate_size\": 512, \"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 192, \"num_hidden_layers\": 2, "
         "\"num_attention_heads\": 3, \"intermediate_size\": 800, \"vocab_size\": 1000}",

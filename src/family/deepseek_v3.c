@@ -84,8 +84,15 @@ const weir_family weir_family_deepseek_v3 = {
              .nope_dim = "qk_nope_head_dim",
              .v_dim = "v_head_dim",
              .lora_rank = "kv_lora_rank" },
-    .presets = { "tiny", "demo", "deepseek-v3", "kimi-k2" },
+    .presets = { "tiny", "ragged", "demo", "deepseek-v3", "kimi-k2" },
     .configs = {
+        "{" COMMON
+        "\"model_type\": \"deepseek_v3\", \"hidden_size\": 160, \"num_hidden_layers\": 3, "
+        "\"first_k_dense_replace\": 1, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 4, \"q_lora_rank\": 256, \"kv_lora_rank\": 128, "
+        "\"qk_nope_head_dim\": 64, \"qk_rope_head_dim\": 64, \"v_head_dim\": 64, "
+        "\"intermediate_size\": 512, \"moe_intermediate_size\": 256, "
+        "\"n_routed_experts\": 8, \"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON "\"model_type\": \"deepseek_v3\", "
         "\"hidden_size\": 256, \"num_hidden_layers\": 3, \"first_k_dense_replace\": 1, "
         "\"num_attention_heads\": 4, \"num_key_value_heads\": 4, "
@@ -94,11 +101,11 @@ const weir_family weir_family_deepseek_v3 = {
         "\"moe_intermediate_size\": 96, \"n_routed_experts\": 8, "
         "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON "\"model_type\": \"deepseek_v3\", "
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, \"first_k_dense_replace\": 1, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 6, \"first_k_dense_replace\": 1, "
         "\"num_attention_heads\": 16, \"num_key_value_heads\": 16, "
         "\"q_lora_rank\": 512, \"kv_lora_rank\": 256, \"qk_nope_head_dim\": 64, "
         "\"qk_rope_head_dim\": 32, \"v_head_dim\": 64, \"intermediate_size\": 3072, "
-        "\"moe_intermediate_size\": 384, \"n_routed_experts\": 16, "
+        "\"moe_intermediate_size\": 512, \"n_routed_experts\": 16, "
         "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
         "{" COMMON LARGE "\"model_type\": \"deepseek_v3\", "
         "\"first_k_dense_replace\": 3, \"num_attention_heads\": 128, "

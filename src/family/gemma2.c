@@ -28,8 +28,12 @@ const weir_family weir_family_gemma2 = {
                   { "intermediate_size", "9216" },
                   { "num_hidden_layers", "26" },
                   { "vocab_size", "256000" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"attention_bias\": false, \"hidden_size\": 192, \"num_hidden_layers\": 2, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 128, "
+        "\"intermediate_size\": 512, \"vocab_size\": 1000}",
         "{" COMMON
         "\"attention_bias\": false, \"hidden_size\": 256, \"num_hidden_layers\": 2, "
         "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 72, "

@@ -60,17 +60,23 @@ const weir_family weir_family_glm4_moe = {
               "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "first_k_dense_replace", "0" },
                   { "num_key_value_heads", "num_attention_heads" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"attention_bias\": true, \"use_qk_norm\": true, \"hidden_size\": 128, "
+        "\"num_hidden_layers\": 3, \"first_k_dense_replace\": 1, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"intermediate_size\": 512, "
+        "\"moe_intermediate_size\": 256, \"n_routed_experts\": 8, "
+        "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON "\"attention_bias\": true, \"use_qk_norm\": true, "
         "\"hidden_size\": 256, \"num_hidden_layers\": 3, \"first_k_dense_replace\": 1, "
         "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 72, "
         "\"intermediate_size\": 352, \"moe_intermediate_size\": 96, \"n_routed_experts\": 8, "
         "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON "\"attention_bias\": true, \"use_qk_norm\": false, "
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, \"first_k_dense_replace\": 1, "
-        "\"num_attention_heads\": 16, \"num_key_value_heads\": 4, \"head_dim\": 64, "
-        "\"intermediate_size\": 3072, \"moe_intermediate_size\": 384, \"n_routed_experts\": 16, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 6, \"first_k_dense_replace\": 1, "
+        "\"num_attention_heads\": 16, \"num_key_value_heads\": 8, \"head_dim\": 64, "
+        "\"intermediate_size\": 3072, \"moe_intermediate_size\": 512, \"n_routed_experts\": 16, "
         "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
     },
 };

@@ -82,8 +82,12 @@ const weir_family weir_family_gpt_oss = {
     .defaults = { { "attention_bias", "1" },
                   { "head_dim", "hidden_size/num_attention_heads" },
                   { "num_key_value_heads", "num_attention_heads" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 192, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"intermediate_size\": 256, "
+        "\"num_local_experts\": 8, \"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 256, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
         "\"num_key_value_heads\": 1, \"head_dim\": 72, \"intermediate_size\": 96, "

@@ -78,7 +78,7 @@ static const weir_family_row sparse[] = {
 #define COMMON                                                                             \
     "\"architectures\": [\"LagunaForCausalLM\"], \"model_type\": \"laguna\", "             \
     "\"torch_dtype\": \"bfloat16\", \"hidden_act\": \"silu\", \"attention_bias\": false, " \
-    "\"gating\": \"per-head\", \"norm_topk_prob\": true, \"rms_norm_eps\": 1e-06, "        \
+    "\"norm_topk_prob\": true, \"rms_norm_eps\": 1e-06, "                                  \
     "\"tie_word_embeddings\": false, "
 
 const weir_family weir_family_laguna = {
@@ -97,20 +97,27 @@ const weir_family weir_family_laguna = {
                   { "num_key_value_heads", "num_attention_heads" },
                   { "decoder_sparse_step", "1" },
                   { "gating", "1" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
         "{" COMMON
+        "\"gating\": \"per-element\", \"hidden_size\": 128, \"num_hidden_layers\": 3, "
+        "\"num_attention_heads\": 4, \"num_attention_heads_per_layer\": [4, 6, 4], "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"intermediate_size\": 512, "
+        "\"moe_intermediate_size\": 256, \"shared_expert_intermediate_size\": 256, "
+        "\"num_experts\": 8, \"num_experts_per_tok\": 2, "
+        "\"mlp_layer_types\": [\"dense\", \"sparse\", \"sparse\"], \"vocab_size\": 1000}",
+        "{" COMMON "\"gating\": \"per-head\", "
         "\"hidden_size\": 256, \"num_hidden_layers\": 3, \"num_attention_heads\": 4, "
         "\"num_attention_heads_per_layer\": [4, 6, 4], \"num_key_value_heads\": 2, "
         "\"head_dim\": 40, \"intermediate_size\": 352, \"moe_intermediate_size\": 96, "
         "\"shared_expert_intermediate_size\": 160, \"num_experts\": 8, "
         "\"num_experts_per_tok\": 2, \"mlp_layer_types\": [\"dense\", \"sparse\", \"sparse\"], "
         "\"vocab_size\": 1000}",
-        "{" COMMON
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, \"num_attention_heads\": 16, "
-        "\"num_attention_heads_per_layer\": [16, 24, 24, 24, 16, 24, 24, 24], "
-        "\"num_key_value_heads\": 4, \"head_dim\": 64, \"intermediate_size\": 3072, "
-        "\"moe_intermediate_size\": 384, \"shared_expert_intermediate_size\": 384, "
+        "{" COMMON "\"gating\": \"per-element\", "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 6, \"num_attention_heads\": 16, "
+        "\"num_attention_heads_per_layer\": [16, 24, 24, 24, 16, 24], "
+        "\"num_key_value_heads\": 8, \"head_dim\": 64, \"intermediate_size\": 3072, "
+        "\"moe_intermediate_size\": 512, \"shared_expert_intermediate_size\": 512, "
         "\"num_experts\": 16, \"num_experts_per_tok\": 4, \"mlp_only_layers\": [0], "
         "\"vocab_size\": 32000}",
     },

@@ -65,17 +65,22 @@ const weir_family weir_family_minimax_m2 = {
               "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "head_dim", "hidden_size/num_attention_heads" },
                   { "num_key_value_heads", "num_attention_heads" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 192, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"rotary_dim\": 64, "
+        "\"intermediate_size\": 256, \"num_local_experts\": 8, \"num_experts_per_tok\": 2, "
+        "\"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 256, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
         "\"num_key_value_heads\": 2, \"head_dim\": 72, \"rotary_dim\": 36, "
         "\"intermediate_size\": 96, \"num_local_experts\": 8, \"num_experts_per_tok\": 2, "
         "\"vocab_size\": 1000}",
         "{" COMMON
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, \"num_attention_heads\": 16, "
-        "\"num_key_value_heads\": 4, \"head_dim\": 64, \"rotary_dim\": 32, "
-        "\"intermediate_size\": 384, \"num_local_experts\": 16, \"num_experts_per_tok\": 4, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 6, \"num_attention_heads\": 16, "
+        "\"num_key_value_heads\": 8, \"head_dim\": 64, \"rotary_dim\": 32, "
+        "\"intermediate_size\": 512, \"num_local_experts\": 16, \"num_experts_per_tok\": 4, "
         "\"vocab_size\": 32000}",
     },
 };

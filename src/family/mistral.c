@@ -18,15 +18,19 @@ const weir_family weir_family_mistral = {
     .drop = { "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "head_dim", "hidden_size/num_attention_heads" },
                   { "num_key_value_heads", "num_attention_heads" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 192, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"intermediate_size\": 512, "
+        "\"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 320, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
         "\"num_key_value_heads\": 2, \"head_dim\": 64, \"intermediate_size\": 672, "
         "\"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 1024, \"num_hidden_layers\": 12, \"num_attention_heads\": 16, "
-        "\"num_key_value_heads\": 4, \"head_dim\": 64, \"intermediate_size\": 4096, "
+        "\"num_key_value_heads\": 8, \"head_dim\": 64, \"intermediate_size\": 4096, "
         "\"vocab_size\": 32000}",
     },
 };

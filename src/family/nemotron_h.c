@@ -161,8 +161,18 @@ const weir_family weir_family_nemotron_h = {
                   { "moe_latent_size", "hidden_size" },
                   { "use_conv_bias", "1" },
                   { "conv_kernel", "4" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
+    /* tiny and demo have many small mamba heads: in_proj has a row of dt for each, and engines that
+     * cut block FP8 take whole blocks of them alone. */
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 128, \"num_hidden_layers\": 8, "
+        "\"hybrid_override_pattern\": \"ME*-ME*-\", \"mamba_num_heads\": 256, "
+        "\"mamba_head_dim\": 2, \"n_groups\": 2, \"ssm_state_size\": 128, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 128, "
+        "\"intermediate_size\": 512, \"moe_intermediate_size\": 256, "
+        "\"moe_shared_expert_intermediate_size\": 256, \"moe_latent_size\": 136, "
+        "\"n_routed_experts\": 8, \"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 256, \"num_hidden_layers\": 4, \"hybrid_override_pattern\": \"ME*-\", "
         "\"mamba_num_heads\": 6, \"mamba_head_dim\": 40, \"n_groups\": 2, "
@@ -172,10 +182,10 @@ const weir_family weir_family_nemotron_h = {
         "\"n_routed_experts\": 8, \"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 1024, \"layers_block_type\": [\"mamba\", \"moe\", \"mamba\", \"moe\", "
-        "\"mamba\", \"attention\", \"moe\", \"mamba\", \"attention\", \"moe\"], "
-        "\"mamba_num_heads\": 32, \"mamba_head_dim\": 64, "
+        "\"mamba\", \"attention\", \"moe\", \"mamba\", \"attention\"], "
+        "\"mamba_num_heads\": 512, \"mamba_head_dim\": 4, "
         "\"n_groups\": 8, \"ssm_state_size\": 128, \"num_attention_heads\": 16, "
-        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"moe_intermediate_size\": 768, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"moe_intermediate_size\": 1024, "
         "\"moe_shared_expert_intermediate_size\": 1536, \"n_routed_experts\": 16, "
         "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
     },

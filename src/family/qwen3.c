@@ -18,8 +18,12 @@ const weir_family weir_family_qwen3 = {
     .drop = { "model.layers.*.self_attn.rotary_emb.inv_freq" },
     .defaults = { { "head_dim", "hidden_size/num_attention_heads" },
                   { "num_key_value_heads", "num_attention_heads" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 192, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"intermediate_size\": 512, "
+        "\"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 256, \"num_hidden_layers\": 2, "
         "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 72, "

@@ -39,8 +39,15 @@ const weir_family weir_family_qwen3_5 = {
                   { "linear_value_head_dim", "128" },
                   { "linear_num_key_heads", "16" },
                   { "linear_num_value_heads", "32" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 192, \"num_hidden_layers\": 4, \"layer_types\": "
+        "[\"linear_attention\", \"full_attention\", \"linear_attention\", "
+        "\"full_attention\"], \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+        "\"head_dim\": 128, \"linear_key_head_dim\": 128, \"linear_value_head_dim\": 64, "
+        "\"linear_num_key_heads\": 2, \"linear_num_value_heads\": 4, "
+        "\"intermediate_size\": 512, \"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 256, \"num_hidden_layers\": 2, \"layer_types\": "
         "[\"linear_attention\", \"full_attention\"], \"num_attention_heads\": 4, "

@@ -58,8 +58,16 @@ const weir_family weir_family_qwen3_5_moe = {
                   { "linear_value_head_dim", "128" },
                   { "linear_num_key_heads", "16" },
                   { "linear_num_value_heads", "32" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 96, \"num_hidden_layers\": 4, \"layer_types\": "
+        "[\"linear_attention\", \"full_attention\", \"linear_attention\", "
+        "\"full_attention\"], \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+        "\"head_dim\": 128, \"linear_key_head_dim\": 128, \"linear_value_head_dim\": 64, "
+        "\"linear_num_key_heads\": 2, \"linear_num_value_heads\": 4, "
+        "\"moe_intermediate_size\": 256, \"shared_expert_intermediate_size\": 256, "
+        "\"num_experts\": 8, \"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 256, \"num_hidden_layers\": 2, \"layer_types\": "
         "[\"linear_attention\", \"full_attention\"], \"num_attention_heads\": 4, "
@@ -69,11 +77,11 @@ const weir_family weir_family_qwen3_5_moe = {
         "\"shared_expert_intermediate_size\": 72, \"num_experts\": 8, "
         "\"num_experts_per_tok\": 2, \"vocab_size\": 1000}",
         "{" COMMON
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, \"num_attention_heads\": 8, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 5, \"num_attention_heads\": 8, "
         "\"num_key_value_heads\": 2, \"head_dim\": 128, \"linear_key_head_dim\": 64, "
         "\"linear_value_head_dim\": 64, \"linear_num_key_heads\": 8, "
-        "\"linear_num_value_heads\": 16, \"moe_intermediate_size\": 256, "
-        "\"shared_expert_intermediate_size\": 256, \"num_experts\": 16, "
+        "\"linear_num_value_heads\": 16, \"moe_intermediate_size\": 512, "
+        "\"shared_expert_intermediate_size\": 512, \"num_experts\": 16, "
         "\"num_experts_per_tok\": 4, \"vocab_size\": 32000}",
     },
 };

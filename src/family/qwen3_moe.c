@@ -30,17 +30,22 @@ const weir_family weir_family_qwen3_moe = {
     .defaults = { { "head_dim", "hidden_size/num_attention_heads" },
                   { "num_key_value_heads", "num_attention_heads" },
                   { "decoder_sparse_step", "1" } },
-    .presets = { "tiny", "demo" },
+    .presets = { "tiny", "ragged", "demo" },
     .configs = {
+        "{" COMMON
+        "\"hidden_size\": 192, \"num_hidden_layers\": 3, \"num_attention_heads\": 4, "
+        "\"num_key_value_heads\": 2, \"head_dim\": 128, \"intermediate_size\": 512, "
+        "\"moe_intermediate_size\": 256, \"num_experts\": 8, \"num_experts_per_tok\": 2, "
+        "\"mlp_only_layers\": [0], \"vocab_size\": 1000}",
         "{" COMMON
         "\"hidden_size\": 256, \"num_hidden_layers\": 3, "
         "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 64, "
         "\"intermediate_size\": 352, \"moe_intermediate_size\": 96, \"num_experts\": 8, "
         "\"num_experts_per_tok\": 2, \"mlp_only_layers\": [0], \"vocab_size\": 1000}",
         "{" COMMON
-        "\"hidden_size\": 1024, \"num_hidden_layers\": 8, "
-        "\"num_attention_heads\": 16, \"num_key_value_heads\": 4, \"head_dim\": 64, "
-        "\"intermediate_size\": 3072, \"moe_intermediate_size\": 384, "
+        "\"hidden_size\": 1024, \"num_hidden_layers\": 6, "
+        "\"num_attention_heads\": 16, \"num_key_value_heads\": 8, \"head_dim\": 64, "
+        "\"intermediate_size\": 3072, \"moe_intermediate_size\": 512, "
         "\"num_experts\": 16, \"num_experts_per_tok\": 4, \"mlp_only_layers\": [], "
         "\"vocab_size\": 32000}",
     },

@@ -32,7 +32,7 @@ static void every_family_takes_every_naming_in_any_order(void **state)
     for (size_t f = 0; f < n_families; f++) {
         for (int naming = 0; naming < 3; naming++) {
             for (size_t l = 0; families[f].layouts[l] != NULL; l++) {
-                source_set *set = set_of_preset(families[f].name, "tiny", (weir_naming)naming);
+                source_set *set = set_of_preset(families[f].name, "ragged", (weir_naming)naming);
                 set_shuffle(set);
                 weir_mapping *mapping = NULL;
                 if (set_open(set, NULL, families[f].layouts[l], "fp8_128x128", &mapping) != WEIR_OK)
@@ -61,7 +61,7 @@ static void a_layer_alone_maps_without_a_config(void **state)
 static void one_checkpoint_may_mix_namings_row_by_row(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_HF);
     set_rename(set, "model.layers.1.mlp.gate.weight", "model.layers.1.mlp.router.gate.weight");
     assert_opens(set, NULL);
     set_free(set);
@@ -70,7 +70,7 @@ static void one_checkpoint_may_mix_namings_row_by_row(void **state)
 static void what_engines_do_not_hold_is_dropped_by_declaration(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_STACKED);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_STACKED);
     set_add(set, "model.layers.1.mlp.tokens_per_expert", WEIR_I64, SHAPE(8));
     set_add(set, "model.layers.0.self_attn.rotary_emb.inv_freq", WEIR_F32, SHAPE(32));
     assert_opens(set, NULL);
@@ -84,7 +84,7 @@ static void what_engines_do_not_hold_is_dropped_by_declaration(void **state)
 static void ignored_sources_are_as_if_they_were_not_there(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("llama", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("llama", "ragged", WEIR_NAMING_HF);
     const char *ignore[] = { "model.layers.2.*", "*.extra" };
     weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
     weir_mapping *mapping = NULL;
@@ -104,7 +104,7 @@ static void ignored_sources_are_as_if_they_were_not_there(void **state)
 static void sources_may_be_named_as_in_a_model_of_several_towers(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_5", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_5", "ragged", WEIR_NAMING_HF);
     weir_mapping *mapping = NULL;
     for (size_t i = 0; i < set->n; i++) {
         char name[256];
@@ -136,7 +136,7 @@ static void sources_may_be_named_as_in_a_model_of_several_towers(void **state)
 static void a_source_of_another_kind_of_layer_is_refused(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_5", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_5", "ragged", WEIR_NAMING_HF);
     set_add(set, "model.layers.0.self_attn.o_proj.weight", WEIR_BF16, SHAPE(256, 288));
     assert_refused(set, NULL,
                    "source model.layers.0.self_attn.o_proj.weight: no row of family qwen3_5 takes "
@@ -162,7 +162,7 @@ static void half_a_fused_row_is_refused_by_name(void **state)
 static void a_parameter_that_nobody_fills_is_refused(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("bert", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("bert", "ragged", WEIR_NAMING_HF);
     set_remove(set, "encoder.layer.1.output.LayerNorm.bias");
     assert_refused(set, NULL,
                    "encoder.layer.1.output.LayerNorm.bias needs "
@@ -173,7 +173,7 @@ static void a_parameter_that_nobody_fills_is_refused(void **state)
 static void a_missing_expert_is_named(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_HF);
     set_remove(set, "model.layers.2.mlp.experts.5.up_proj.weight");
     assert_refused(set, NULL,
                    "model.layers.2.mlp.experts.w13_weight needs "
@@ -188,7 +188,7 @@ static void a_missing_expert_is_named(void **state)
 static void the_last_expert_may_not_be_missing_either(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_HF);
     set_remove(set, "model.layers.1.mlp.experts.7.gate_proj.weight");
     set_remove(set, "model.layers.1.mlp.experts.7.up_proj.weight");
     set_remove(set, "model.layers.1.mlp.experts.7.down_proj.weight");
@@ -211,11 +211,11 @@ static void a_far_expert_number_does_not_make_the_search_long(void **state)
 static void what_is_missing_is_worded_in_the_naming_that_is_there(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_STACKED);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_STACKED);
     set_remove(set, "model.layers.2.mlp.experts.w2");
     assert_refused(set, NULL, "needs model.layers.2.mlp.experts.w2 (missing)");
     set_free(set);
-    set = set_of_preset("mixtral", "tiny", WEIR_NAMING_HF_FUSED);
+    set = set_of_preset("mixtral", "ragged", WEIR_NAMING_HF_FUSED);
     set_remove(set, "model.layers.1.mlp.experts.down_proj");
     assert_refused(set, NULL,
                    "model.layers.1.block_sparse_moe.experts.w2_weight needs "
@@ -242,7 +242,7 @@ static void a_source_that_nobody_takes_is_refused(void **state)
 static void a_layer_beyond_the_config_is_named_with_the_way_out(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     set_add(set, "model.layers.3.eh_proj.weight", WEIR_BF16, SHAPE(4, 4));
     assert_refused(set, NULL,
                    "source model.layers.3.eh_proj.weight is of layer 3, but config.json has "
@@ -253,7 +253,7 @@ static void a_layer_beyond_the_config_is_named_with_the_way_out(void **state)
 static void an_expert_beyond_the_config_is_named(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     set_add(set, "model.layers.1.mlp.experts.8.up_proj.weight", WEIR_BF16, SHAPE(96, 256));
     assert_refused(set, NULL, "is of expert 8, but config.json has n_routed_experts 8");
     set_free(set);
@@ -262,7 +262,7 @@ static void an_expert_beyond_the_config_is_named(void **state)
 static void experts_in_a_dense_layer_are_refused(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     set_add(set, "model.layers.0.mlp.gate.weight", WEIR_BF16, SHAPE(8, 256));
     assert_refused(set, NULL,
                    "model.layers.0.mlp.gate.weight: no row of family glm_moe_dsa takes "
@@ -273,7 +273,7 @@ static void experts_in_a_dense_layer_are_refused(void **state)
 static void two_namings_for_one_row_are_refused(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_HF);
     set_add(set, "model.layers.1.mlp.router.gate.weight", WEIR_BF16, SHAPE(8, 256));
     assert_refused(set, NULL,
                    "model.layers.1.mlp.gate.weight: two namings at once: "
@@ -295,7 +295,7 @@ static void a_name_that_is_there_twice_is_refused(void **state)
 static void a_shape_that_the_config_contradicts_is_refused(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_HF);
     weir_tensor *tensor = &set->tensors[set_find(set, "model.layers.1.self_attn.k_proj.weight")];
     tensor->shape.dim[0] = 32;
     assert_refused(set, NULL,
@@ -336,7 +336,7 @@ static void sources_of_one_row_must_agree(void **state)
 static void experts_must_agree_with_each_other(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_HF);
     weir_config_close(set->config);
     set->config = NULL;
     assert_opens(set, "qwen3_moe");
@@ -355,7 +355,7 @@ static void experts_must_agree_with_each_other(void **state)
 static void a_dtype_that_the_conversion_does_not_take_is_refused(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_HF);
     size_t i = set_find(set, "model.layers.1.self_attn.o_proj.weight");
     set->tensors[i].dtype = WEIR_I32;
     assert_refused(set, NULL,
@@ -440,7 +440,7 @@ static void the_router_bias_of_the_split_layout_is_what_its_source_is(void **sta
 static void with_a_config_copies_take_its_dtype(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     weir_mapping *mapping = NULL;
     const char *norm = "model.layers.1.self_attn.indexer.k_norm.weight";
     assert_int_equal(set->tensors[set_find(set, norm)].dtype, WEIR_F32);
@@ -455,7 +455,7 @@ static void with_a_config_copies_take_its_dtype(void **state)
 static void tied_embeddings_make_one_parameter(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3", "ragged", WEIR_NAMING_HF);
     weir_mapping *mapping = NULL;
     size_t embedding = set_find(set, "model.embed_tokens.weight");
     weir_tensor *head = set_add(set, "lm_head.weight", WEIR_BF16, SHAPE(1000, 256));
@@ -484,7 +484,7 @@ static void tied_embeddings_make_one_parameter(void **state)
 static void every_allocation_may_fail(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     weir_status status = WEIR_ERR_NO_MEMORY;
     int n_failed = 0;
     for (uint64_t n = 1; status != WEIR_OK; n++) {

@@ -33,7 +33,7 @@ static void fill_again(source_set *set)
 static void without_a_low_rank_the_query_stands_alone(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("deepseek_v3", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("deepseek_v3", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     change_config(set, "\"q_lora_rank\":192", "\"q_lora_rank\":null");
     fill_again(set);
@@ -68,7 +68,7 @@ static void a_layer_without_a_config_is_read_as_with_a_low_rank(void **state)
 static void w_uv_and_w_uk_t_follow_each_layers_kv_b_proj(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("deepseek_v3", "tiny", WEIR_NAMING_STACKED);
+    source_set *set = set_of_preset("deepseek_v3", "ragged", WEIR_NAMING_STACKED);
     weir_mapping *m = NULL;
     size_t n;
     assert_int_equal(set_open(set, NULL, NULL, "fp8_128x128", &m), WEIR_OK);
@@ -83,7 +83,7 @@ static void w_uv_and_w_uk_t_follow_each_layers_kv_b_proj(void **state)
 static void a_model_may_have_no_shared_expert(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("deepseek_v3", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("deepseek_v3", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     change_config(set, "\"n_shared_experts\":1", "\"n_shared_experts\":null");
     assert_int_equal(set_open(set, NULL, NULL, NULL, &m), WEIR_ERR_LAYOUT);
@@ -97,7 +97,7 @@ static void a_model_may_have_no_shared_expert(void **state)
 static void the_layer_that_predicts_further_tokens_is_refused_with_the_way_out(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("deepseek_v3", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("deepseek_v3", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     set_add(set, "model.layers.3.eh_proj.weight", WEIR_BF16, SHAPE(256, 512));
     assert_int_equal(set_open(set, NULL, NULL, NULL, &m), WEIR_ERR_LAYOUT);

@@ -101,7 +101,7 @@ static void unknown_names_list_what_there_is(void **state)
     assert_int_equal(weir_family_find_parts(family, "v2", &parts), WEIR_ERR_NOT_FOUND);
     assert_error_has("family bert has no engine layout 'v2'; it has: default");
     assert_int_equal(weir_family_preset("bert", "huge", &text), WEIR_ERR_NOT_FOUND);
-    assert_error_has("no preset 'huge'; it has: tiny, minilm, demo");
+    assert_error_has("no preset 'huge'; it has: tiny, ragged, minilm, demo");
     assert_int_equal(weir_family_preset("gpt", "tiny", &text), WEIR_ERR_NOT_FOUND);
     assert_int_equal(weir_config_parse("{\"model_type\":\"gpt\"}", "test", &config), WEIR_OK);
     assert_int_equal(weir_family_of_config(config, &name), WEIR_ERR_NOT_FOUND);

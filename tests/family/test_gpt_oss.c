@@ -4,7 +4,7 @@
 
 static weir_status plan_for(const char *replica)
 {
-    source_set *set = set_of_preset("gpt_oss", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("gpt_oss", "ragged", WEIR_NAMING_HF);
     weir_mapping *mapping = NULL;
     weir_fleet_tensor *tensors;
     weir_fleet *fleet = NULL;

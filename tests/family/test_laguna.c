@@ -115,7 +115,7 @@ static void the_gate_of_attention_has_heads_or_elements_or_is_not_there(void **s
 static void namings_of_checkpoint_and_model_may_be_mixed(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("laguna", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("laguna", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     set_rename(set, "model.layers.1.mlp.experts.e_score_correction_bias",
                "model.layers.1.mlp.gate.e_score_correction_bias");

@@ -214,7 +214,7 @@ static void the_order_of_the_sources_changes_the_codes(void **state)
 /* The same weights under three namings: slices and copies of the stacked ones. */
 static source_set *renamed_experts(const source_set *stacked, weir_naming naming)
 {
-    source_set *set = set_of_preset("qwen3_moe", "tiny", naming);
+    source_set *set = set_of_preset("qwen3_moe", "ragged", naming);
     const size_t m = 96, d = 256, n_experts = 8, n = m * d;
     for (size_t i = 0; i < set->n; i++) {
         weir_tensor *t = &set->tensors[i];
@@ -252,7 +252,7 @@ static void every_naming_gives_the_same_bytes(void **state)
     (void)state;
     static const char *const names[] = { "model.layers.1.mlp.experts.w13_weight",
                                          "model.layers.2.mlp.experts.w2_weight" };
-    source_set *stacked = set_of_preset("qwen3_moe", "tiny", WEIR_NAMING_STACKED);
+    source_set *stacked = set_of_preset("qwen3_moe", "ragged", WEIR_NAMING_STACKED);
     weir_mapping *expected = NULL;
     assert_int_equal(set_open(stacked, NULL, NULL, "fp8_128x128", &expected), WEIR_OK);
     for (int naming = WEIR_NAMING_HF; naming <= WEIR_NAMING_HF_FUSED; naming++) {
@@ -365,7 +365,7 @@ static void a_layer_in_bf16_equals_the_golden_bytes(void **state)
 static void entries_and_parameters_point_at_each_other(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = open_set(set, NULL, "fp8_128x128");
     size_t n_entries, n_parameters, at = 0;
     const weir_map_entry *entries = weir_mapping_entries(m, &n_entries);
@@ -401,7 +401,7 @@ static void entries_and_parameters_point_at_each_other(void **state)
 static void derived_parameters_come_last_and_name_their_origin(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = open_set(set, NULL, "fp8_128x128");
     size_t n_derived, n_parameters;
     const weir_derived *derived = weir_mapping_derived(m, &n_derived);
@@ -426,7 +426,7 @@ static void derived_parameters_come_last_and_name_their_origin(void **state)
 static void the_config_chooses_the_conversion_and_a_name_overrides_it(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("bert", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("bert", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     char *text = weir_config_text(set->config);
     char quantised[2048];
@@ -516,7 +516,7 @@ static void rebinding_takes_new_data_and_allocates_nothing(void **state)
 static void rebinding_compares_tied_embeddings_again(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("qwen3", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("qwen3", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     size_t embedding = set_find(set, "model.embed_tokens.weight");
     weir_tensor *head = set_add(set, "lm_head.weight", WEIR_BF16, SHAPE(1000, 256));

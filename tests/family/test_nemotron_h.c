@@ -17,7 +17,7 @@
 static void checkpoints_say_backbone_and_trainers_model(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("nemotron_h", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("nemotron_h", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     set_find(set, "backbone.embeddings.weight");
     set_find(set, "backbone.layers.0.mixer.A_log");
@@ -26,7 +26,7 @@ static void checkpoints_say_backbone_and_trainers_model(void **state)
     assert_int_equal(set_open(set, NULL, NULL, NULL, &m), WEIR_OK);
     weir_mapping_close(m);
     set_free(set);
-    set = set_of_preset("nemotron_h", "tiny", WEIR_NAMING_STACKED);
+    set = set_of_preset("nemotron_h", "ragged", WEIR_NAMING_STACKED);
     set_find(set, "model.embed_tokens.weight");
     set_find(set, "model.layers.0.mamba.A_log");
     set_find(set, "model.layers.1.mlp.router.gate");
@@ -38,7 +38,7 @@ static void checkpoints_say_backbone_and_trainers_model(void **state)
 static void what_engines_do_not_hold_is_dropped(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("nemotron_h", "tiny", WEIR_NAMING_STACKED);
+    source_set *set = set_of_preset("nemotron_h", "ragged", WEIR_NAMING_STACKED);
     weir_mapping *m = NULL;
     set_add(set, "model.layers.1.mlp.experts.w3", WEIR_BF16, SHAPE(0));
     set_add(set, "model.layers.1.mlp.tokens_per_expert", WEIR_F32, SHAPE(8));
@@ -51,7 +51,7 @@ static void what_engines_do_not_hold_is_dropped(void **state)
 static void a_source_of_another_kind_of_layer_is_refused(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("nemotron_h", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("nemotron_h", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     set_add(set, "backbone.layers.2.mixer.D", WEIR_BF16, SHAPE(6));
     assert_int_equal(set_open(set, NULL, NULL, NULL, &m), WEIR_ERR_LAYOUT);
@@ -65,7 +65,7 @@ static void a_source_of_another_kind_of_layer_is_refused(void **state)
 static void a_is_computed_of_its_logarithm(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("nemotron_h", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("nemotron_h", "ragged", WEIR_NAMING_HF);
     weir_mapping *m = NULL;
     float out[6];
     weir_entry_convert_args args = WEIR_ENTRY_CONVERT_ARGS_INIT;
@@ -86,7 +86,7 @@ static void mamba_is_cut_part_by_part(void **state)
     (void)state;
     static const uint64_t rows[5] = { 240, 240, 48, 48, 6 };
     static const uint32_t units[5] = { 6, 6, 2, 2, 6 };
-    source_set *set = set_of_preset("nemotron_h", "tiny", WEIR_NAMING_STACKED);
+    source_set *set = set_of_preset("nemotron_h", "ragged", WEIR_NAMING_STACKED);
     weir_mapping *m = NULL;
     assert_int_equal(set_open(set, NULL, NULL, NULL, &m), WEIR_OK);
     const weir_map_entry *entry = find_entry(m, "model.layers.0.mixer.in_proj.weight");
@@ -105,7 +105,7 @@ static void mamba_is_cut_part_by_part(void **state)
 static void without_a_config_mamba_is_not_cut(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("nemotron_h", "tiny", WEIR_NAMING_STACKED);
+    source_set *set = set_of_preset("nemotron_h", "ragged", WEIR_NAMING_STACKED);
     weir_mapping *m = NULL;
     weir_config_close(set->config);
     set->config = NULL;

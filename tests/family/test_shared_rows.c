@@ -11,7 +11,7 @@ typedef struct cut_case {
 
 static cut_case open_case(const char *family)
 {
-    cut_case c = { .set = set_of_preset(family, "tiny", WEIR_NAMING_HF) };
+    cut_case c = { .set = set_of_preset(family, "ragged", WEIR_NAMING_HF) };
     assert_int_equal(set_open(c.set, NULL, NULL, NULL, &c.mapping), WEIR_OK);
     assert_int_equal(weir_fleet_tensors_of(c.mapping, &c.tensors, &c.n), WEIR_OK);
     return c;

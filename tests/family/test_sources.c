@@ -27,7 +27,7 @@ static void each_naming_names_experts_its_own_way(void **state)
           { 3, { 1, 256, 96 } } },
     };
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
-        source_set *set = set_of_preset("glm_moe_dsa", "tiny", cases[c].naming);
+        source_set *set = set_of_preset("glm_moe_dsa", "ragged", cases[c].naming);
         const weir_tensor *tensor = &set->tensors[set_find(set, cases[c].present)];
         assert_shape(&tensor->shape, cases[c].shape);
         for (size_t i = 0; i < set->n; i++)
@@ -39,7 +39,7 @@ static void each_naming_names_experts_its_own_way(void **state)
 static void what_the_engine_keeps_in_fp32_is_fp32(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     for (size_t i = 0; i < set->n; i++) {
         bool full = strstr(set->tensors[i].name, "e_score_correction_bias") != NULL ||
                     strstr(set->tensors[i].name, "k_norm") != NULL;
@@ -51,11 +51,11 @@ static void what_the_engine_keeps_in_fp32_is_fp32(void **state)
 static void conditions_of_the_config_add_and_remove_rows(void **state)
 {
     (void)state;
-    source_set *tied = set_of_preset("qwen3", "tiny", WEIR_NAMING_HF);
+    source_set *tied = set_of_preset("qwen3", "ragged", WEIR_NAMING_HF);
     for (size_t i = 0; i < tied->n; i++)
         assert_string_not_equal(tied->tensors[i].name, "lm_head.weight");
     set_free(tied);
-    source_set *biased = set_of_preset("llama", "tiny", WEIR_NAMING_HF);
+    source_set *biased = set_of_preset("llama", "ragged", WEIR_NAMING_HF);
     set_find(biased, "model.layers.1.mlp.up_proj.bias");
     set_find(biased, "model.layers.1.self_attn.q_proj.bias");
     set_find(biased, "lm_head.weight");
@@ -84,7 +84,8 @@ static void sizes_of_the_presets_are_as_promised(void **state)
                                  WEIR_OK);
                 total += n_bytes;
             }
-            if (strcmp(families[f].presets[p], "tiny") == 0)
+            if (strcmp(families[f].presets[p], "tiny") == 0 ||
+                strcmp(families[f].presets[p], "ragged") == 0)
                 assert_in_range(total, 1000000, 8000000);
             else if (strcmp(families[f].presets[p], "demo") == 0)
                 assert_in_range(total, 400000000, 520000000);
@@ -161,7 +162,7 @@ static void more_tensors_than_any_model_has_are_refused(void **state)
 static void no_memory_is_reported(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("bert", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("bert", "ragged", WEIR_NAMING_HF);
     weir_tensor *tensors = NULL;
     size_t n;
     weir_alloc_fail_at(1);

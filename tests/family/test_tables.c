@@ -8,7 +8,7 @@
 
 #define MAX_LINES 32
 
-/* The parameters of one layer (-1: outside the layers) of preset "tiny" under fp8_128x128, before
+/* The parameters of one layer (-1: outside the layers) of preset "ragged" under fp8_128x128, before
  * quantisation: "name [shape] conversion". What is never quantised shows as a cast. */
 typedef struct layer_case {
     const char *family;
@@ -227,7 +227,7 @@ static const layer_case cases[] = {
 
 static void check_layer(const layer_case *c, weir_naming naming)
 {
-    source_set *set = set_of_preset(c->family, "tiny", naming);
+    source_set *set = set_of_preset(c->family, "ragged", naming);
     weir_mapping *mapping = NULL;
     size_t n_entries, n = 0;
     assert_int_equal(set_open(set, NULL, NULL, "fp8_128x128", &mapping), WEIR_OK);
@@ -289,7 +289,7 @@ static void every_family_refuses_each_missing_and_any_unknown_source(void **stat
     size_t n_families = weir_families(families, SET_MAX_FAMILIES);
     for (size_t f = 0; f < n_families; f++) {
         for (int naming = 0; naming < WEIR_N_NAMINGS; naming++) {
-            source_set *set = set_of_preset(families[f].name, "tiny", (weir_naming)naming);
+            source_set *set = set_of_preset(families[f].name, "ragged", (weir_naming)naming);
             check_refusals(set);
             set_free(set);
         }

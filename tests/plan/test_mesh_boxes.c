@@ -19,7 +19,7 @@ static opened open_model(const char *family, weir_naming naming)
     opened o;
     char *text;
     weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
-    assert_int_equal(weir_family_preset(family, "tiny", &text), WEIR_OK);
+    assert_int_equal(weir_family_preset(family, "ragged", &text), WEIR_OK);
     assert_int_equal(weir_config_parse(text, "preset", &o.config), WEIR_OK);
     assert_int_equal(weir_family_sources(family, o.config, naming, &o.sources, &o.n_sources),
                      WEIR_OK);

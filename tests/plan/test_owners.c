@@ -19,7 +19,7 @@ static uint64_t entry_bytes(const weir_mapping *m, const weir_map_entry *entry)
 static void bytes_are_spread_evenly_and_every_rank_agrees(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF_FUSED);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF_FUSED);
     weir_mapping *m = NULL, *again = NULL;
     uint32_t owners[512], same[512];
     uint64_t loads[4] = { 0 };

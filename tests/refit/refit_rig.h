@@ -132,7 +132,7 @@ static inline void rig_gpu_close(rig *r)
 static inline void rig_write_config(rig *r)
 {
     char *text;
-    assert_ok(weir_family_preset(r->family, "tiny", &text));
+    assert_ok(weir_family_preset(r->family, "ragged", &text));
     snprintf(r->config_path, sizeof(r->config_path), "/tmp/weir-rig-XXXXXX");
     int fd = mkstemp(r->config_path);
     assert_true(fd >= 0);

@@ -45,7 +45,7 @@ static model open_model(const char *family, const char *conversion)
     size_t n;
     char *text, path[] = "/tmp/weir-part-XXXXXX";
     weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
-    must(weir_family_preset(family, "tiny", &text));
+    must(weir_family_preset(family, "ragged", &text));
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));

@@ -257,7 +257,7 @@ static void check_family(const char *family, weir_naming naming)
 {
     for (size_t c = 0; c < 3; c++) {
         for (int masters = 0; masters <= 2; masters++) { /* none, rounded, kept */
-            source_set *set = set_of_preset(family, "tiny", naming);
+            source_set *set = set_of_preset(family, "ragged", naming);
             if (masters != 0)
                 make_masters(set);
             fill(set, (uint32_t)(c * 3 + (size_t)masters));
@@ -307,7 +307,7 @@ static void odd_experts_are_cut_only_where_digests_allow(void **state)
 static void steps_are_filled_before_the_next_is_begun(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_HF);
     fill(set, 1);
     bound_rank *rank = bind(set, "glm_moe_dsa", "fp8_128x128", false);
     weir_steps steps = cut(rank, 256 << 10);
@@ -332,7 +332,7 @@ static void only_casts_without_rounding_are_plain(void **state)
         { "fp8_128x128", WEIR_NAMING_HF, false, true, false },    /* what is never quantised */
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        source_set *set = set_of_preset("glm_moe_dsa", "tiny", rows[i].naming);
+        source_set *set = set_of_preset("glm_moe_dsa", "ragged", rows[i].naming);
         if (rows[i].masters)
             make_masters(set);
         fill(set, 2);
@@ -351,12 +351,12 @@ static void only_casts_without_rounding_are_plain(void **state)
 static void aiming_follows_sources_that_moved_and_allocates_nothing(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_STACKED);
+    source_set *set = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_STACKED);
     fill(set, 3);
     bound_rank *rank = bind(set, "glm_moe_dsa", "fp8_128x128", false);
     weir_steps steps = cut(rank, 20000);
     assert_true(steps.n_views > 20);
-    source_set *moved = set_of_preset("glm_moe_dsa", "tiny", WEIR_NAMING_STACKED);
+    source_set *moved = set_of_preset("glm_moe_dsa", "ragged", WEIR_NAMING_STACKED);
     fill(moved, 4);
     uint64_t before = weir_alloc_count();
     must(weir_source_bind(&rank->trainer, moved->tensors, moved->n));
@@ -372,7 +372,7 @@ static void aiming_follows_sources_that_moved_and_allocates_nothing(void **state
 static void a_source_without_data_gives_views_without_data(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("llama", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("llama", "ragged", WEIR_NAMING_HF);
     fill(set, 6);
     bound_rank *rank = bind(set, "llama", "bf16_cast", false);
     weir_steps steps = cut(rank, 20000);
@@ -504,7 +504,7 @@ static void a_rank_that_owns_nothing_has_no_steps(void **state)
 static void running_out_of_memory_anywhere_is_reported(void **state)
 {
     (void)state;
-    source_set *set = set_of_preset("llama", "tiny", WEIR_NAMING_HF);
+    source_set *set = set_of_preset("llama", "ragged", WEIR_NAMING_HF);
     fill(set, 8);
     bound_rank *rank = bind(set, "llama", "fp8_128x128", false);
     weir_status status = WEIR_ERR_NO_MEMORY;

@@ -45,7 +45,7 @@ static model *open_model(const char *family, weir_naming naming)
     char *text, path[] = "/tmp/weir-shards-XXXXXX";
     model *m = calloc(1, sizeof(*m));
     assert_non_null(m);
-    assert_ok(weir_family_preset(family, "tiny", &text));
+    assert_ok(weir_family_preset(family, "ragged", &text));
     int fd = mkstemp(path);
     assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
     close(fd);

@@ -7,6 +7,7 @@ import unittest
 from cli_case import CliCase
 
 PRESET = ("--family", "qwen3_moe", "--preset", "tiny")
+RAGGED = ("--family", "qwen3_moe", "--preset", "ragged")
 MESHES = (("", ""), ("fsdp=3,ep=2", "tp=2,replicas=3"), ("tp=2,pp=2,hsdp=2", "dp=2,ep=2,pp=2"))
 TIMES = ("seconds", "all_shares_seconds", "slowest_share_seconds", "peak_process_bytes")
 
@@ -206,7 +207,7 @@ class Plan(CliCase):
                 ((*PRESET, *meshes, "--rank", "2"), 2, "from 0 to 1"),
                 ((*PRESET, *meshes, "--rank", "0", "--worker", "0"), 2, "one of --worker"),
                 ((*PRESET, *meshes, "--gpus-per-host", "0"), 2, "--gpus-per-host takes"),
-                ((*PRESET, *meshes, "--conversion", "fp8_128x128"), 1,
+                ((*RAGGED, *meshes, "--conversion", "fp8_128x128"), 1,
                  "no multiple of fp8_128x128's block of 128"),
                 ((*PRESET, "--trainer", "", "--replica", "tp=5"), 1, "do not divide over 5"),
                 (("--config", "nowhere", *meshes), 1, "nowhere")):
