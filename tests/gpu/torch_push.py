@@ -239,7 +239,7 @@ def main():
     must(weir, weir.weir_directory_open(C.byref(options(DirectoryOptions)), C.byref(directory)))
     address = weir.weir_directory_address(directory)
     text = C.c_char_p()
-    must(weir, weir.weir_family_preset(FAMILY, b"tiny", C.byref(text)))
+    must(weir, weir.weir_family_preset(FAMILY, b"ragged", C.byref(text)))
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         file.write(text.value)
         file.flush()
