@@ -142,6 +142,7 @@ static weir_rule_piece piece_of(const weir_cell_box *box, const cell *at)
                    .source_row = (uint32_t)(box->source_row + at->row_lo - box->row_lo),
                    .source_col = (uint32_t)(box->source_col + at->col_lo - box->col_lo) },
         .n_owners = box->n_owners,
+        .box = box->box,
     };
 }
 
@@ -208,6 +209,7 @@ static weir_status add_rule(weir_cells *cells, const weir_grid *grid, const cell
     rule->copy.source_row = pieces->piece.source_row;
     rule->copy.source_col = pieces->piece.source_col;
     rule->n_owners = pieces->n_owners;
+    rule->box = pieces->box;
     cells->n_pieces = first_piece;
     return WEIR_OK;
 }
@@ -275,7 +277,7 @@ static weir_status make_cell(weir_cells *cells, const weir_grid *grid, const cel
 static bool same_holder(const weir_rule *a, const weir_rule *b)
 {
     return a->copy.source != WEIR_FLEET_MIXED && a->copy.source == b->copy.source &&
-           a->copy.rank == b->copy.rank && a->n_owners == b->n_owners;
+           a->copy.rank == b->copy.rank && a->n_owners == b->n_owners && a->box == b->box;
 }
 
 static void join_left(weir_cells *cells, size_t row_first)

@@ -7,7 +7,7 @@
 
 /* A box of the worker's matrix and who holds what it is made from. */
 typedef struct weir_cell_box {
-    uint32_t rank, n_owners; /* as in weir_holding */
+    uint32_t rank, n_owners, box; /* as in weir_holding */
     uint32_t source;
     uint64_t row_lo, row_hi, col_lo, col_hi;
     uint64_t source_row, source_col; /* of the first row and column */
@@ -18,13 +18,14 @@ typedef struct weir_cell_box {
 typedef struct weir_rule {
     weir_fleet_copy copy;
     uint32_t n_owners;
+    uint32_t box;  /* as in weir_holding; of a border 0 */
     uint32_t turn; /* of a border: whose turn it is among its owners */
 } weir_rule;
 
 /* A piece of which the owner is open, and whose rank is the first of n_owners. */
 typedef struct weir_rule_piece {
     weir_fleet_piece piece;
-    uint32_t n_owners;
+    uint32_t n_owners, box;
     bool may_own; /* its rank holds most of the border; true once for each such rank */
 } weir_rule_piece;
 

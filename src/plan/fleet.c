@@ -210,6 +210,7 @@ static bool cut_box(const weir_holding *h, const weir_segment *s, uint64_t n_col
         return false;
     *out = (weir_cell_box){ .rank = h->rank,
                             .n_owners = h->n_owners,
+                            .box = h->box,
                             .source = s->source,
                             .row_lo = s->row + row - s->source_row,
                             .row_hi = s->row + row_end - s->source_row,

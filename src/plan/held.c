@@ -215,7 +215,7 @@ static weir_status add_holding(weir_held_list *list, const weir_holding *cell, s
                                size_t *n)
 {
     weir_holding *left = *n > first ? &list->holdings[*n - 1] : NULL;
-    if (left != NULL && left->rank == cell->rank && left->col_hi == cell->col_lo) {
+    if (left != NULL && left->box == cell->box && left->col_hi == cell->col_lo) {
         left->col_hi = cell->col_hi;
         return WEIR_OK;
     }
@@ -231,14 +231,14 @@ static weir_status add_holding(weir_held_list *list, const weir_holding *cell, s
     return WEIR_OK;
 }
 
-/* Joins the row holdings[second] on to the one above it where they are of the same ranks. */
+/* Joins the row holdings[second] on to the one above it where they are of the same boxes. */
 static bool join_rows(weir_held_list *list, size_t first, size_t second, size_t *n)
 {
     if (second - first != *n - second)
         return false;
     for (size_t i = first, k = second; i < second; i++, k++) {
         const weir_holding *a = &list->holdings[i], *b = &list->holdings[k];
-        if (a->rank != b->rank || a->col_lo != b->col_lo || a->col_hi != b->col_hi)
+        if (a->box != b->box || a->col_lo != b->col_lo || a->col_hi != b->col_hi)
             return false;
     }
     for (size_t i = first; i < second; i++)
@@ -266,6 +266,7 @@ static weir_status take_cells(weir_held_list *list, const held_source *s, uint64
             if (from == NULL)
                 return fail_gap(list, s, cell, n_rows);
             cell.rank = from->rank;
+            cell.box = (uint32_t)(from - list->sorted) + 1;
             list->given[cell.rank] += (cell.row_hi - cell.row_lo) * (cell.col_hi - cell.col_lo);
             weir_status status = add_holding(list, &cell, row_first, out_n);
             if (status != WEIR_OK)

@@ -9,6 +9,8 @@
  * counted from the first rank of the tensor's stage. */
 typedef struct weir_holding {
     uint32_t rank, n_owners;
+    uint32_t box; /* tells boxes of one rank apart, which are no piece of memory together; 0: of a
+                     mesh, whose ranks have what they hold in one */
     uint64_t row_lo, row_hi, col_lo, col_hi;
 } weir_holding;
 
