@@ -40,6 +40,28 @@ static weir_status check_model(const weir_tensor_descriptor *d, const weir_publi
     return WEIR_OK;
 }
 
+/* Some trainers stack what there is one of: shared experts as (1, rows, columns). The model has the
+ * matrix alone. */
+static weir_tensor_descriptor without_stack(const weir_tensor_descriptor *d,
+                                            const weir_shape *wanted)
+{
+    weir_tensor_descriptor out = *d;
+    uint32_t rank = wanted->rank;
+    if (d->global_shape.rank != rank + 1 || d->global_shape.dim[0] != 1 || d->is_expert ||
+        (d->placement == WEIR_PLACEMENT_SHARD && d->shard_axis == 0))
+        return out;
+    out.global_shape.rank = rank;
+    memmove(out.global_shape.dim, d->global_shape.dim + 1, rank * sizeof(out.global_shape.dim[0]));
+    if (d->placement == WEIR_PLACEMENT_SHARD)
+        out.shard_axis--;
+    if (d->placement == WEIR_PLACEMENT_BOX) {
+        out.box.rank = rank;
+        memmove(out.box.lo, d->box.lo + 1, rank * sizeof(out.box.lo[0]));
+        memmove(out.box.hi, d->box.hi + 1, rank * sizeof(out.box.hi[0]));
+    }
+    return out;
+}
+
 /* The columns of a box whose only cut axis behind the rows is the first one there. */
 static weir_status read_columns(const weir_tensor_descriptor *d, const weir_box *box,
                                 uint32_t first, weir_held *h)
@@ -122,9 +144,10 @@ static weir_status read_publisher(weir_held_boxes *list, const weir_described_mo
                              "%s: published by rank %u (worker %s), the model has no such tensor",
                              d->name, from->rank, from->worker);
         for (size_t k = 0; k < n && status == WEIR_OK; k++) {
-            status = check_model(d, from, &u[k]);
+            weir_tensor_descriptor matrix = without_stack(d, &u[k].source->shape);
+            status = check_model(&matrix, from, &u[k]);
             if (status == WEIR_OK)
-                status = read_box(list, model, &u[k], from, d);
+                status = read_box(list, model, &u[k], from, &matrix);
         }
     }
     return status;
