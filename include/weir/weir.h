@@ -124,6 +124,9 @@ typedef enum weir_delivery {
                                   the tensors must not change until it returns */
 } weir_delivery;
 
+/* As a trainer's mesh: who holds what is what the ranks register. */
+#define WEIR_MESH_EXPLICIT "explicit"
+
 /* Zero means the default in every field, for ever. */
 typedef struct weir_trainer_options {
     size_t size;
@@ -158,7 +161,8 @@ typedef struct weir_trainer_options {
                                   they are read behind it. NULL: the default stream */
     const char *mesh;          /* how the ranks shard the model, "fsdp=8,ep=4": mesh.h. Needs
                                   weir_trainer_register_shards(); n_ranks is then the mesh's. Sharded
-                                  versions are delivered by PULL */
+                                  versions are delivered by PULL. WEIR_MESH_EXPLICIT: no mesh says
+                                  it, n_ranks ranks tell each other what each has registered */
     const char *expert_owners; /* JSON: the expert rank of each expert; NULL: contiguous */
     const char *replica_mesh;  /* the engines that versions are made for, "tp=4,ep=8"; NULL: of one
                                   worker. With it, or with `mesh`, config is required */
@@ -188,7 +192,13 @@ typedef struct weir_tensor_shard {
  * trainer has them (of one tensor one or several; rows that another rank holds too may be among
  * them). What the whole model has comes from the config. ERR_LAYOUT names the first rows that are
  * missing, or whose tensor the model does not have. Collective: where blocks of scales lie on
- * several ranks, publishing waits for the ranks that hold the other rows, at most timeout_ms. */
+ * several ranks, publishing waits for the ranks that hold the other rows, at most timeout_ms.
+ * WEIR_MESH_EXPLICIT: any boxes, none (n_shards 0) too. Waits, at most timeout_ms, until all ranks
+ * have registered, and plans from what they hold: every element somewhere, boxes of two ranks the
+ * same (one of them sends it) or disjoint, shapes and dtypes agreed on; or ERR_LAYOUT on every rank,
+ * naming the tensor, the ranks and the ranges. With the same layout again it takes the pointers and
+ * asks nobody; another layout is registered by all ranks or by none: one that does it alone waits
+ * in vain. A rank that is started anew registers what it held before, and the others need not. */
 WEIR_API weir_status weir_trainer_register_shards(weir_trainer *trainer,
                                                   const weir_tensor_shard *shards, size_t n_shards);
 

@@ -327,7 +327,7 @@ static weir_status encode(weir_border *border, lent_buffer *buffer)
                                .run = trainer->worker.run,
                                .worker_id = trainer->worker.id,
                                .transport = border->link.ops->name,
-                               .layout_signature = "border",
+                               .layout_signature = trainer->source.signature,
                                .version = buffer->version,
                                .rank = trainer->rank,
                                .n_ranks = trainer->n_ranks,

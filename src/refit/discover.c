@@ -413,6 +413,24 @@ static void drop_plan(weir_schedule *schedule)
     schedule->n_copies = 0;
 }
 
+/* Parts of two plans may fit each other by chance. Shards that are the same as before say nothing of
+ * the plan that they are of, so this is asked of every version. */
+static weir_status check_signatures(const weir_schedule *schedule)
+{
+    const weir_remote *first = schedule->participants[0].remote;
+    for (size_t p = 1; p < schedule->n_participants; p++) {
+        const weir_remote *remote = schedule->participants[p].remote;
+        const char *signature = remote->manifest.layout_signature;
+        if (strcmp(signature, first->manifest.layout_signature) != 0)
+            return weir_fail(WEIR_ERR_LAYOUT,
+                             "%s has made version %" PRIu64
+                             " by plan %s, %s by plan %s: their configs or layouts differ",
+                             remote->who, remote->manifest.version, signature, first->who,
+                             first->manifest.layout_signature);
+    }
+    return WEIR_OK;
+}
+
 static const char *mesh_or_one(const char *text)
 {
     return text[0] != '\0' ? text : "one worker";
@@ -500,6 +518,8 @@ static weir_status prepare(weir_replica *replica, const weir_discovery *discover
     /* Also when a later source fails: the participants are not those of the old plan any more. */
     if (changed)
         drop_plan(&replica->schedule);
+    if (status == WEIR_OK)
+        status = check_signatures(&replica->schedule);
     if (status == WEIR_OK && changed)
         status = make_plan(replica);
     if (status == WEIR_OK && changed)

@@ -122,6 +122,12 @@ static weir_status check_part(const weir_lenders *lenders, const lender *l, cons
         return weir_fail(WEIR_ERR_LAYOUT, "%s says that it is trainer rank %u of %u, not %u of %u",
                          remote->who, manifest->rank, manifest->n_ranks, l->loan->rank,
                          lenders->trainer->n_ranks);
+    if (strcmp(manifest->layout_signature, lenders->trainer->source.signature) != 0)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "%s lends by another plan than trainer rank %u has: %s, not %s: are their "
+                         "configs and layouts the same?",
+                         remote->who, rank, manifest->layout_signature,
+                         lenders->trainer->source.signature);
     if (part == NULL)
         return weir_fail(WEIR_ERR_LAYOUT,
                          "%s lends trainer rank %u nothing, which needs %" PRIu64

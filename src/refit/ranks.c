@@ -102,6 +102,7 @@ static weir_status ask(const weir_rank_search *search, size_t i)
     weir_known_rank *known = &search->ranks[i];
     snprintf(known->slot, sizeof(known->slot), "rank-%u", known->rank);
     snprintf(known->found, sizeof(known->found), "it has not announced itself");
+    known->waits = false;
     if (known->worker_id[0] == '\0')
         return WEIR_IN_PROGRESS;
     weir_status status = search->ask(search->context, i);
@@ -131,8 +132,8 @@ static void name_others(const weir_rank_search *search, size_t first, char *text
 {
     size_t used = 0, n = 0;
     text[0] = '\0';
-    for (size_t i = first + 1; i < search->n_ranks; i++) {
-        if (search->ranks[i].done)
+    for (size_t i = 0; i < search->n_ranks; i++) {
+        if (i == first || search->ranks[i].done || search->ranks[i].waits)
             continue;
         if (n++ < MAX_NAMED)
             used += (size_t)snprintf(text + used, text_bytes - used, "%srank %u",
@@ -150,6 +151,10 @@ static weir_status time_out(const weir_rank_search *search)
     size_t first = 0;
     while (search->ranks[first].done)
         first++;
+    for (size_t i = first; search->ranks[first].waits && i < search->n_ranks; i++) {
+        if (!search->ranks[i].done && !search->ranks[i].waits)
+            first = i;
+    }
     name_others(search, first, others, sizeof(others));
     const weir_known_rank *known = &search->ranks[first];
     return weir_fail(WEIR_ERR_TIMED_OUT, "waited %.1f s for %s from rank %u: %s%s",

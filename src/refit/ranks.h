@@ -24,6 +24,7 @@ typedef struct weir_known_rank {
     char endpoint[WEIR_NAME_BYTES];  /* of its manifest service */
     char who[WEIR_RANK_WHO];         /* "trainer rank 3 (worker trainer-3-9f3c12ab)" */
     bool done;                       /* it has given what is wanted */
+    bool waits;                      /* it is here, and waits for others: named after those */
     char found[2 * WEIR_NAME_BYTES]; /* what there was instead, when it was asked last */
     const weir_source_ref *entry;    /* during a look-up: its newest */
 } weir_known_rank;

@@ -2,9 +2,8 @@
 /* sharded.c - binds a trainer rank of a mesh: whole model -> plan of the fleet -> this rank's share
  * -> conversions of registered rows.
  *
- * Each rank plans for itself, from the config and the two meshes, and comes to the same plan: no
- * rank is told what another holds. Memory of a rank: the rules of the plan, this rank's jobs, and
- * scratch for borders whose pieces do not lie one below the other.
+ * Memory of a rank: the rules of the plan (rank_plan.h), this rank's jobs, and scratch for borders
+ * whose pieces do not lie one below the other.
  */
 #include "refit/sharded.h"
 
@@ -13,7 +12,8 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "refit/magnitudes.h"
-#include "refit/model_sources.h"
+#include "refit/rank_plan.h"
+#include "refit/registries.h"
 #include "refit/window.h"
 
 /* A border whose pieces stand side by side is put together in memory before it is converted. */
@@ -28,11 +28,10 @@ typedef struct gathering {
 struct weir_sharded {
     weir_trainer *trainer;
     weir_arena *arena; /* the source's */
-    weir_tensor *described;
-    weir_fleet_tensor *tensors;
+    weir_rank_plan plan;
+    const weir_fleet_tensor *tensors; /* the plan's, as the next two */
     size_t n_tensors;
-    weir_fleet *fleet;
-    weir_share *share;
+    const weir_share *share;
     weir_local_shards *local;
     weir_border_rows *lent;
     weir_tensor **views; /* of each job */
@@ -42,37 +41,7 @@ struct weir_sharded {
     weir_magnitudes *magnitudes; /* NULL: no block of scales is shared with other ranks */
 };
 
-/* ---- the plan --------------------------------------------------------------------------------*/
-
-static weir_status open_mapping(weir_sharded *sharded, size_t n_described)
-{
-    weir_trainer *trainer = sharded->trainer;
-    weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
-    options.family = trainer->settings.family;
-    options.layout = trainer->settings.layout;
-    options.conversion = trainer->settings.conversion;
-    options.config = trainer->settings.config;
-    trainer->worker.counters.plans++;
-    return weir_mapping_open(&options, sharded->described, n_described, &trainer->source.mapping);
-}
-
-static weir_status open_plan(weir_sharded *sharded)
-{
-    const weir_trainer *trainer = sharded->trainer;
-    weir_status status =
-        weir_fleet_tensors_of(trainer->source.mapping, &sharded->tensors, &sharded->n_tensors);
-    weir_fleet_args args = WEIR_FLEET_ARGS_INIT;
-    args.tensors = sharded->tensors;
-    args.n_tensors = sharded->n_tensors;
-    args.trainer = &trainer->mesh;
-    args.replica = &trainer->replica_mesh;
-    if (status == WEIR_OK)
-        status = weir_fleet_open(&args, &sharded->fleet);
-    if (status == WEIR_OK)
-        status = weir_fleet_share_in_pieces(sharded->fleet, trainer->rank,
-                                            weir_window_most_piece(trainer), &sharded->share);
-    return status;
-}
+/* ---- shards ----------------------------------------------------------------------------------*/
 
 static weir_status lay_out_shards(weir_sharded *sharded)
 {
@@ -431,19 +400,16 @@ weir_status weir_sharded_convert(weir_sharded *sharded, unsigned char *data, siz
 weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *shards,
                               size_t n_shards)
 {
-    size_t n_described = 0;
     weir_sharded *sharded = weir_alloc_zeroed(1, sizeof(*sharded));
     if (sharded == NULL)
         return WEIR_ERR_NO_MEMORY;
     trainer->source.sharded = sharded;
     sharded->trainer = trainer;
     sharded->arena = &trainer->source.arena;
-    weir_status status =
-        weir_model_sources(&trainer->settings, shards, n_shards, &sharded->described, &n_described);
-    if (status == WEIR_OK)
-        status = open_mapping(sharded, n_described);
-    if (status == WEIR_OK)
-        status = open_plan(sharded);
+    weir_status status = weir_rank_plan_open(trainer, shards, n_shards, &sharded->plan);
+    sharded->tensors = sharded->plan.tensors;
+    sharded->n_tensors = sharded->plan.n_tensors;
+    sharded->share = sharded->plan.share;
     if (status == WEIR_OK)
         status = weir_local_shards_open(trainer->source.mapping, sharded->tensors,
                                         sharded->n_tensors, shards, n_shards, &sharded->local);
@@ -456,7 +422,11 @@ weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *sh
         status = open_border(sharded);
     if (status == WEIR_OK)
         status = make_jobs(sharded);
-    return status == WEIR_OK ? aim_magnitudes(sharded) : status;
+    if (status == WEIR_OK)
+        status = aim_magnitudes(sharded);
+    if (status != WEIR_OK && trainer->is_explicit)
+        weir_registries_withdraw(trainer->registries);
+    return status;
 }
 
 weir_status weir_sharded_rebind(weir_trainer *trainer, const weir_tensor_shard *shards,
@@ -479,9 +449,6 @@ void weir_sharded_close(weir_sharded *sharded)
     weir_border_close(sharded->trainer->border);
     weir_magnitudes_close(sharded->magnitudes);
     weir_local_shards_close(sharded->local);
-    weir_share_free(sharded->share);
-    weir_fleet_close(sharded->fleet);
-    weir_fleet_tensors_free(sharded->tensors);
-    weir_family_sources_free(sharded->described);
+    weir_rank_plan_close(&sharded->plan);
     weir_free(sharded);
 }

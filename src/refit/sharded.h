@@ -13,8 +13,9 @@
 
 typedef struct weir_sharded weir_sharded;
 
-/* Fills source->mapping, shards and jobs, and opens the border. On failure source.c releases all
- * of it. */
+/* Fills source->mapping, shards and jobs, and opens the border. Where no mesh says who holds what,
+ * waits for the other ranks to say it, and signs the plan. On failure source.c releases all of it.
+ */
 weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *shards,
                               size_t n_shards);
 /* Takes new pointers for shards of the same layout; ERR_LAYOUT when it is another. */

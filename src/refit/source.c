@@ -108,7 +108,9 @@ static weir_status finish_binding(weir_trainer *trainer)
                                             sizeof(*source->job_digests));
     if (source->job_digests == NULL)
         return WEIR_ERR_NO_MEMORY;
-    weir_status status = weir_layout_signature(parameters, n_parameters, source->signature);
+    weir_status status = WEIR_OK;
+    if (source->signature[0] == '\0')
+        status = weir_layout_signature(parameters, n_parameters, source->signature);
     if (status == WEIR_OK)
         status =
             weir_layout_encode(source->shards, source->n_shards, &source->arena, &source->layout);

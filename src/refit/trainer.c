@@ -13,6 +13,7 @@
 #include "base/options.h"
 #include "refit/border.h"
 #include "refit/engine_part.h"
+#include "refit/registries.h"
 #include "refit/window.h"
 
 #define DEFAULT_SLOTS 2u
@@ -26,6 +27,10 @@ static bool find_locked(const weir_trainer *trainer, const weir_manifest_request
         return trainer->window != NULL && weir_window_answer(trainer->window, request, out);
     if (trainer->border != NULL && weir_border_manifest(trainer->border, request->version_uid,
                                                         &out->bytes, &out->n_bytes, &out->digest))
+        return true;
+    if (trainer->registries != NULL &&
+        weir_registries_manifest(trainer->registries, request->version_uid, &out->bytes,
+                                 &out->n_bytes, &out->digest))
         return true;
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         const weir_slot *slot = &trainer->slots[i];
@@ -80,19 +85,30 @@ static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_optio
     return status;
 }
 
-/* A rank of a mesh, or of a trainer whose engines are parallel. */
-static weir_status read_meshes(weir_trainer *trainer, const weir_trainer_options *options)
+/* Ranks whose boxes no mesh says. */
+static weir_status read_explicit(weir_trainer *trainer, const weir_trainer_options *options)
 {
-    trainer->is_sharded = options->mesh != NULL || options->replica_mesh != NULL;
-    if (!trainer->is_sharded)
-        return WEIR_OK;
+    trainer->is_explicit = true;
+    if (options->n_ranks == 0)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "mesh %s does not say how many trainer ranks there are: give n_ranks",
+                         WEIR_MESH_EXPLICIT);
+    if (options->expert_owners != NULL)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "mesh %s: experts are of who registers them, expert_owners say nothing",
+                         WEIR_MESH_EXPLICIT);
+    trainer->n_ranks = options->n_ranks;
+    return WEIR_OK;
+}
+
+static weir_status read_trainer_mesh(weir_trainer *trainer, const weir_trainer_options *options)
+{
+    if (options->mesh != NULL && strcmp(options->mesh, WEIR_MESH_EXPLICIT) == 0)
+        return read_explicit(trainer, options);
     weir_status status =
         weir_trainer_mesh_parse(options->mesh ? options->mesh : "", &trainer->mesh);
     if (status == WEIR_OK && options->expert_owners != NULL)
         status = weir_trainer_mesh_set_owners(&trainer->mesh, options->expert_owners);
-    if (status == WEIR_OK)
-        status = weir_engine_mesh_read(options->replica_mesh, options->replica_experts,
-                                       &trainer->replica_mesh, trainer->mesh_text);
     if (status != WEIR_OK)
         return status;
     uint32_t n_ranks = weir_trainer_mesh_ranks(&trainer->mesh);
@@ -100,6 +116,21 @@ static weir_status read_meshes(weir_trainer *trainer, const weir_trainer_options
         return weir_fail(WEIR_ERR_INVALID, "%u trainer ranks, but the mesh %s has %u",
                          options->n_ranks, options->mesh ? options->mesh : "(none)", n_ranks);
     trainer->n_ranks = n_ranks;
+    return WEIR_OK;
+}
+
+/* A rank of a mesh, or of a trainer whose engines are parallel. */
+static weir_status read_meshes(weir_trainer *trainer, const weir_trainer_options *options)
+{
+    trainer->is_sharded = options->mesh != NULL || options->replica_mesh != NULL;
+    if (!trainer->is_sharded)
+        return WEIR_OK;
+    weir_status status = read_trainer_mesh(trainer, options);
+    if (status == WEIR_OK)
+        status = weir_engine_mesh_read(options->replica_mesh, options->replica_experts,
+                                       &trainer->replica_mesh, trainer->mesh_text);
+    if (status != WEIR_OK)
+        return status;
     if (options->delivery == WEIR_DELIVERY_PUSH)
         return weir_fail(WEIR_ERR_UNSUPPORTED,
                          "trainer rank %u: a sharded version is read by the replicas, not pushed",
@@ -188,6 +219,8 @@ weir_status weir_trainer_open(const weir_trainer_options *given, weir_trainer **
         status = read_meshes(trainer, options);
     if (status == WEIR_OK)
         status = name_slots(trainer, options);
+    if (status == WEIR_OK && trainer->is_explicit)
+        status = weir_registries_open(trainer, &trainer->registries);
     if (status == WEIR_OK)
         status = find_directory(trainer, options->directory);
     if (status == WEIR_OK)
@@ -210,6 +243,7 @@ void weir_trainer_close(weir_trainer *trainer)
     weir_slots_release(trainer);
     weir_delivery_close(trainer);
     weir_source_release(&trainer->source);
+    weir_registries_close(trainer->registries);
     weir_worker_close(&trainer->worker);
     weir_directory_close(trainer->embedded);
     for (uint32_t i = 0; trainer->slot_names != NULL && i < trainer->n_ranks; i++)

@@ -724,7 +724,7 @@ static weir_manifest honest(const case_rank *reader)
     return (weir_manifest){ .model = reader->trainer->worker.model,
                             .run = reader->trainer->worker.run,
                             .worker_id = "trainer-1-liar",
-                            .layout_signature = "border",
+                            .layout_signature = reader->trainer->source.signature,
                             .version = 1,
                             .rank = 1,
                             .n_ranks = reader->n_ranks };
@@ -858,6 +858,9 @@ static void test_manifests_of_something_else_are_refused(void **state)
     told = honest(&c->ranks[0]);
     told.n_ranks = 3;
     check_lie(c, l, &told, WEIR_ERR_LAYOUT, "says that it is trainer rank 1 of 3, not 1 of 2");
+    told = honest(&c->ranks[0]);
+    told.layout_signature = "another";
+    check_lie(c, l, &told, WEIR_ERR_LAYOUT, "lends by another plan than trainer rank 0 has");
     told = honest(&c->ranks[0]);
     told.version = 2;
     check_lie(c, l, &told, WEIR_ERR_LAYOUT, "its manifest is of version 2, 1 was asked for");

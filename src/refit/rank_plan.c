@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rank_plan.c - whole model -> plan of the fleet -> one rank's share. */
+#include "refit/rank_plan.h"
+
+#include "base/alloc.h"
+#include "refit/holders.h"
+#include "refit/model_sources.h"
+#include "refit/window.h"
+
+/* ---- the model -------------------------------------------------------------------------------*/
+
+/* Tells the other ranks of these shards, and hears of theirs. */
+static weir_status ask_ranks(weir_trainer *trainer, const weir_tensor_shard *shards,
+                             size_t n_shards, weir_holders **out)
+{
+    char *text;
+    size_t n_bytes;
+    weir_status status = weir_holders_describe(shards, n_shards, &text, &n_bytes);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_registries_exchange(trainer->registries, text, n_bytes);
+    weir_free(text);
+    if (status == WEIR_OK)
+        status = weir_holders_open(trainer->registries, trainer->n_ranks, out);
+    weir_registries_forget(trainer->registries);
+    return status;
+}
+
+static weir_status open_mapping(weir_trainer *trainer, weir_rank_plan *plan)
+{
+    weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
+    options.family = trainer->settings.family;
+    options.layout = trainer->settings.layout;
+    options.conversion = trainer->settings.conversion;
+    options.config = trainer->settings.config;
+    trainer->worker.counters.plans++;
+    weir_status status =
+        weir_mapping_open(&options, plan->described, plan->n_described, &trainer->source.mapping);
+    if (status != WEIR_OK)
+        return status;
+    return weir_fleet_tensors_of(trainer->source.mapping, &plan->tensors, &plan->n_tensors);
+}
+
+/* ---- the plan --------------------------------------------------------------------------------*/
+
+static weir_status open_fleet(weir_trainer *trainer, weir_rank_plan *plan, const weir_held *held,
+                              size_t n_held)
+{
+    weir_fleet_args args = WEIR_FLEET_ARGS_INIT;
+    args.tensors = plan->tensors;
+    args.n_tensors = plan->n_tensors;
+    args.replica = &trainer->replica_mesh;
+    args.trainer = trainer->is_explicit ? NULL : &trainer->mesh;
+    args.held = held;
+    args.n_held = n_held;
+    weir_status status = weir_fleet_open(&args, &plan->fleet);
+    if (status != WEIR_OK)
+        return status;
+    if (trainer->rank < weir_fleet_ranks(plan->fleet))
+        return weir_fleet_share_in_pieces(plan->fleet, trainer->rank,
+                                          weir_window_most_piece(trainer), &plan->share);
+    plan->share = weir_alloc_zeroed(1, sizeof(*plan->share)); /* behind all that hold something */
+    return plan->share != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
+static weir_status open_by_mesh(weir_trainer *trainer, const weir_tensor_shard *shards,
+                                size_t n_shards, weir_rank_plan *plan)
+{
+    weir_status status = weir_model_sources(&trainer->settings, shards, n_shards, &plan->described,
+                                            &plan->n_described);
+    if (status == WEIR_OK)
+        status = open_mapping(trainer, plan);
+    return status == WEIR_OK ? open_fleet(trainer, plan, NULL, 0) : status;
+}
+
+static weir_status open_by_holders(weir_trainer *trainer, const weir_holders *holders,
+                                   weir_rank_plan *plan)
+{
+    weir_held *held = NULL;
+    size_t n_tensors, n_entries, n_held = 0;
+    const weir_tensor_shard *tensors = weir_holders_tensors(holders, &n_tensors);
+    weir_status status = weir_model_sources(&trainer->settings, tensors, n_tensors,
+                                            &plan->described, &plan->n_described);
+    if (status == WEIR_OK)
+        status = open_mapping(trainer, plan);
+    if (status != WEIR_OK)
+        return status;
+    weir_described_model model = {
+        .entries = weir_mapping_entries(trainer->source.mapping, &n_entries),
+        .tensors = plan->tensors,
+        .n_tensors = plan->n_tensors,
+    };
+    status = weir_holders_boxes(holders, &model, &held, &n_held);
+    if (status == WEIR_OK)
+        status = open_fleet(trainer, plan, held, n_held);
+    weir_held_free(held);
+    if (status == WEIR_OK)
+        weir_fleet_signature(plan->fleet, trainer->source.signature);
+    return status;
+}
+
+weir_status weir_rank_plan_open(weir_trainer *trainer, const weir_tensor_shard *shards,
+                                size_t n_shards, weir_rank_plan *plan)
+{
+    weir_holders *holders = NULL;
+    if (!trainer->is_explicit)
+        return open_by_mesh(trainer, shards, n_shards, plan);
+    weir_status status = ask_ranks(trainer, shards, n_shards, &holders);
+    if (status == WEIR_OK)
+        status = open_by_holders(trainer, holders, plan);
+    weir_holders_close(holders);
+    return status;
+}
+
+void weir_rank_plan_close(weir_rank_plan *plan)
+{
+    weir_share_free(plan->share);
+    weir_fleet_close(plan->fleet);
+    weir_fleet_tensors_free(plan->tensors);
+    weir_family_sources_free(plan->described);
+    *plan = (weir_rank_plan){ 0 };
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rank_plan.h - the plan of a sharded trainer as one of its ranks makes it, and this rank's share
+ * of it.
+ *
+ * Each rank plans for itself, from the config and the two meshes, and comes to the same plan: no
+ * rank is told what another holds. Where no mesh says it, the ranks tell each other first
+ * (registries.h), and all plan from the same boxes.
+ */
+#ifndef WEIR_REFIT_RANK_PLAN_H
+#define WEIR_REFIT_RANK_PLAN_H
+
+#include "refit/trainer.h"
+
+typedef struct weir_rank_plan {
+    weir_tensor *described; /* the whole model's */
+    size_t n_described;
+    weir_fleet_tensor *tensors;
+    size_t n_tensors;
+    weir_fleet *fleet;
+    weir_share *share; /* of a rank that holds nothing, empty */
+} weir_rank_plan;
+
+/* `plan` is zeroed; close it whatever this returns. Opens trainer->source.mapping, which must be
+ * closed after the plan; without a mesh, signs trainer->source by the plan. */
+weir_status weir_rank_plan_open(weir_trainer *trainer, const weir_tensor_shard *shards,
+                                size_t n_shards, weir_rank_plan *plan);
+void weir_rank_plan_close(weir_rank_plan *plan);
+
+#endif
