@@ -259,7 +259,8 @@ static bool run(weir_demo *demo)
         if (!wanted->as_json)
             print_version(&demo->versions[version - 1]);
     }
-    demo->limit_gb_per_s = weir_memory_copy_gb_per_s();
+    if (wanted->device == NULL || strncmp(wanted->device, "cuda", 4) != 0)
+        demo->limit_gb_per_s = weir_memory_copy_gb_per_s();
     return true;
 }
 
