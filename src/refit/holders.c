@@ -258,11 +258,6 @@ static weir_status compare_tensors(const holder_word *a, const holder_word *b)
 static weir_status add_tensor(weir_holders *holders, const holder_word *word)
 {
     weir_tensor_shard *tensor = &holders->tensors[holders->n_tensors++];
-    weir_status status = weir_tensor_descriptor_check(word->tensor);
-    if (status != WEIR_OK) {
-        weir_error_prefix("rank %u (worker %s)", word->line->rank, word->line->worker);
-        return status;
-    }
     tensor->local.name = word->tensor->name;
     tensor->local.dtype = weir_dtype_from_torch_name(word->tensor->dtype);
     tensor->global_shape = word->tensor->global_shape;
@@ -273,16 +268,25 @@ static weir_status add_tensor(weir_holders *holders, const holder_word *word)
     return WEIR_OK;
 }
 
+/* `before` is the word before it by name; NULL: there is none. */
+static weir_status take_word(weir_holders *holders, const holder_word *word,
+                             const holder_word *before)
+{
+    weir_status status = weir_tensor_descriptor_check(word->tensor);
+    if (status != WEIR_OK) {
+        weir_error_prefix("rank %u (worker %s)", word->line->rank, word->line->worker);
+        return status;
+    }
+    bool again = before != NULL && strcmp(before->tensor->name, word->tensor->name) == 0;
+    return again ? compare_tensors(before, word) : add_tensor(holders, word);
+}
+
 static weir_status list_tensors(weir_holders *holders, holder_word *words, size_t n)
 {
     weir_status status = WEIR_OK;
     qsort(words, n, sizeof(*words), compare_words);
-    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
-        if (i > 0 && strcmp(words[i - 1].tensor->name, words[i].tensor->name) == 0)
-            status = compare_tensors(&words[i - 1], &words[i]);
-        else
-            status = add_tensor(holders, &words[i]);
-    }
+    for (size_t i = 0; i < n && status == WEIR_OK; i++)
+        status = take_word(holders, &words[i], i > 0 ? &words[i - 1] : NULL);
     return status;
 }
 

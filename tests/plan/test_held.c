@@ -115,6 +115,27 @@ static void stacked_experts_are_cut_between_experts_or_within(void **state)
     weir_held_close(&list);
 }
 
+/* They are two pieces of memory: no copy reads across. */
+static void boxes_of_one_rank_that_touch_stay_apart(void **state)
+{
+    (void)state;
+    weir_fleet_tensor t = tensor_of(WEIR_CUT_COLUMN, 16);
+    weir_shape shape = { 2, { 16, 8 } };
+    weir_held held[2];
+    weir_held_list list;
+    const weir_holding *holdings;
+    size_t n;
+    assert_int_equal(weir_held_of_range(&t, 0, &shape, 0, 0, 8, &held[0]), WEIR_OK);
+    assert_int_equal(weir_held_of_range(&t, 0, &shape, 0, 8, 16, &held[1]), WEIR_OK);
+    memset(&list, 0, sizeof(list));
+    assert_int_equal(weir_held_open(&list, held, 2, &t, 1), WEIR_OK);
+    assert_int_equal(weir_held_holdings(&list, 0, &t, 0, 0, &holdings, &n), WEIR_OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(holdings[0].rank, holdings[1].rank);
+    assert_int_not_equal(holdings[0].box, holdings[1].box);
+    weir_held_close(&list);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +143,7 @@ int main(void)
         cmocka_unit_test(a_wider_reader_takes_from_several_publishers),
         cmocka_unit_test(an_absent_publisher_leaves_a_gap),
         cmocka_unit_test(stacked_experts_are_cut_between_experts_or_within),
+        cmocka_unit_test(boxes_of_one_rank_that_touch_stay_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,6 +73,30 @@ static void halves_are_two_boxes(void **state)
     weir_held_free(held);
 }
 
+/* Trainers that stack shared experts, of which there is one. */
+static void a_stack_of_one_is_its_matrix(void **state)
+{
+    (void)state;
+    scene s;
+    weir_held *held;
+    size_t n;
+    scene_init(&s);
+    weir_shape stacked = { 3, { 1, 16, 8 } };
+    s.tensors[0].global_shape = s.tensors[1].global_shape = stacked;
+    s.tensors[0].shard_axis = 1;
+    s.tensors[1].placement = WEIR_PLACEMENT_BOX;
+    s.tensors[1].has_range = false;
+    s.tensors[1].box = (weir_box){ 3, { 0, 8, 2 }, { 1, 16, 8 } };
+    assert_int_equal(weir_held_of_registries(&s.model, s.publishers, 2, &held, &n), WEIR_OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(held[0].row_hi, 8);
+    assert_int_equal(held[1].row_lo, 8);
+    assert_int_equal(held[1].col_lo, 2);
+    weir_held_free(held);
+    s.tensors[0].global_shape.dim[0] = 2;
+    assert_refused(&s, WEIR_ERR_LAYOUT, "a: shape disagreement [2, 16, 8] vs [16, 8]");
+}
+
 static void workers_must_agree_on_version_and_ranks(void **state)
 {
     (void)state;
@@ -176,6 +200,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(halves_are_two_boxes),
+        cmocka_unit_test(a_stack_of_one_is_its_matrix),
         cmocka_unit_test(workers_must_agree_on_version_and_ranks),
         cmocka_unit_test(tensors_must_be_the_models),
         cmocka_unit_test(experts_must_lie_where_the_model_has_them),
