@@ -48,7 +48,7 @@ void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now
         weir_reader *reader = &credits->readers[i];
         bool holds = reader->next == credits->n_groups;
         bool recent = now_ns - reader->seen_ns < SEEN_NS;
-        if (reader->left || (!holds && !recent))
+        if (!reader->left && !holds && !recent)
             continue;
         if (kept != i)
             credits->readers[kept] = *reader;

@@ -57,7 +57,7 @@ void weir_credits_close(weir_credits *credits);
 /* Another version: nobody has come for it. */
 void weir_credits_reset(weir_credits *credits);
 /* A round begins. Readers that have come meanwhile count when they were seen in the last moments,
- * and those that hold all of it from an earlier round. */
+ * and those that hold all of it from an earlier round; those that gave up are remembered. */
 void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now_ns);
 /* The buffer of this group is filled from now on: what it held is gone. */
 void weir_credits_fill(weir_credits *credits, uint32_t group);

@@ -95,9 +95,9 @@ static weir_status read_state(const weir_replica *replica, const weir_discovery 
         return WEIR_OK;
     case WEIR_GROUP_GONE:
         return weir_fail(WEIR_ERR_NOT_FOUND,
-                         "%s is sending version %" PRIu64
-                         " already, and group %u is gone: replica %s came too late for it",
-                         who, discovery->version, group, replica->worker.id);
+                         "replica %s came too late for version %" PRIu64
+                         ": its group %u is gone at %s, which has begun to send it",
+                         replica->worker.id, discovery->version, group, who);
     case WEIR_GROUP_OFF:
         return weir_fail(WEIR_ERR_PEER_LOST, "%s has stopped sending version %" PRIu64 ": %.600s",
                          who, discovery->version,

@@ -211,12 +211,25 @@ static uint64_t bytes_of_group(const round *r, uint32_t group)
 
 /* ---- waiting ---------------------------------------------------------------------------------*/
 
+/* "; NAME gave up: REASON" of a reader that came and went, or "". */
+static const char *who_left(const round *r, uint32_t worker, char *text, size_t text_bytes)
+{
+    const weir_credits *credits = &r->window->credits;
+    text[0] = '\0';
+    for (size_t i = 0; i < credits->n_readers && text[0] == '\0'; i++) {
+        const weir_reader *reader = &credits->readers[i];
+        if (reader->left && reader->worker == worker)
+            snprintf(text, text_bytes, "; %s gave up: %s", reader->id, reader->why);
+    }
+    return text;
+}
+
 /* The lock is held: the gap points into the table. */
 static weir_status time_out(const round *r, uint32_t group, const weir_credit_gap *gap)
 {
     const weir_worker *worker = &r->trainer->worker;
     uint32_t n_groups = r->window->groups.n_groups;
-    char what[64];
+    char what[64], left[2 * WEIR_CREDIT_TEXT];
     if (group < n_groups)
         snprintf(what, sizeof(what), "group %u of %u of", group, n_groups);
     else
@@ -224,9 +237,9 @@ static weir_status time_out(const round *r, uint32_t group, const weir_credit_ga
     if (gap->reader == NULL)
         return weir_fail(WEIR_ERR_TIMED_OUT,
                          "timed out after %.1f s: %u of %u replicas have a worker %u that has come "
-                         "for %s version %" PRIu64 " of %s",
+                         "for %s version %" PRIu64 " of %s%s",
                          r->timeout_ms / 1e3, gap->n_there, r->n_replicas, gap->worker, what,
-                         r->version, worker->model);
+                         r->version, worker->model, who_left(r, gap->worker, left, sizeof(left)));
     return weir_fail(WEIR_ERR_TIMED_OUT,
                      "timed out after %.1f s: %s (worker %u of its engine) has not read %s version "
                      "%" PRIu64 " of %s: the last that it asked for is group %u",
