@@ -134,8 +134,8 @@ static void print_share(const weir_plan_model *model, uint32_t rank, const weir_
         print_shard(model, rank, &share->shards[i]);
         n_bytes += share->shards[i].n_bytes;
     }
-    uint64_t lent = print_loans("is lent rows of borders", share->lends, share->n_lends);
-    uint64_t borrowed = print_loans("lends rows of borders", share->borrows, share->n_borrows);
+    uint64_t lent = print_loans("is lent what borders need", share->lends, share->n_lends);
+    uint64_t borrowed = print_loans("lends what borders need", share->borrows, share->n_borrows);
     printf("rank %u publishes %zu shards, ", rank, share->n_shards);
     printf("%s, by %zu conversions; ", weir_cli_bytes_text(n_bytes).text, share->n_jobs);
     printf("lends %s, ", weir_cli_bytes_text(lent).text);

@@ -45,12 +45,28 @@ static uint64_t bits_to_bytes(uint64_t bits)
     return (bits + 7) / 8;
 }
 
+static uint64_t output_bytes(const weir_conversion_output *output, uint64_t n_rows, uint64_t n_cols)
+{
+    uint64_t rows = output->cell_rows == WEIR_WHOLE ? n_rows : output->cell_rows;
+    uint64_t cols = output->cell_cols == WEIR_WHOLE ? n_cols : output->cell_cols;
+    if (rows == 0 || cols == 0)
+        return 0;
+    return bits_to_bytes((n_rows + rows - 1) / rows * ((n_cols + cols - 1) / cols) *
+                         weir_dtype_bits(output->dtype));
+}
+
 /* What a conversion reads and writes. */
 static uint64_t job_bytes(const weir_plan_model *model, const weir_share_job *job)
 {
+    const weir_fleet_tensor *tensor = &model->tensors[job->copy.tensor];
     uint64_t n_elements = (uint64_t)job->copy.n_rows * job->copy.n_cols;
-    return bits_to_bytes(n_elements * model->tensors[job->copy.tensor].source_bits) +
-           weir_fleet_copy_bytes(model->fleet, &job->copy);
+    uint64_t n_bytes = bits_to_bytes(n_elements * tensor->source_bits);
+    for (size_t o = 0; o < tensor->conversion->n_outputs; o++) {
+        if (job->shards[o] != WEIR_ANY)
+            n_bytes +=
+                output_bytes(&tensor->conversion->outputs[o], job->copy.n_rows, job->copy.n_cols);
+    }
+    return n_bytes;
 }
 
 static bool list_add(weir_pair_list *list, const weir_pair_traffic *pair)
@@ -137,14 +153,8 @@ static int count_rank(counter *c, uint32_t rank)
 static uint64_t matrix_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols)
 {
     uint64_t n_bytes = 0;
-    for (size_t i = 0; i < conversion->n_outputs; i++) {
-        const weir_conversion_output *output = &conversion->outputs[i];
-        uint64_t rows = output->cell_rows == WEIR_WHOLE ? n_rows : output->cell_rows;
-        uint64_t cols = output->cell_cols == WEIR_WHOLE ? n_cols : output->cell_cols;
-        if (rows > 0 && cols > 0)
-            n_bytes += bits_to_bytes((n_rows + rows - 1) / rows * ((n_cols + cols - 1) / cols) *
-                                     weir_dtype_bits(output->dtype));
-    }
+    for (size_t o = 0; o < conversion->n_outputs; o++)
+        n_bytes += output_bytes(&conversion->outputs[o], n_rows, n_cols);
     return n_bytes;
 }
 
