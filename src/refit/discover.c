@@ -518,10 +518,10 @@ static weir_status prepare(weir_replica *replica, const weir_discovery *discover
     /* Also when a later source fails: the participants are not those of the old plan any more. */
     if (changed)
         drop_plan(&replica->schedule);
-    if (status == WEIR_OK)
-        status = check_signatures(&replica->schedule);
     if (status == WEIR_OK && changed)
         status = make_plan(replica);
+    if (status == WEIR_OK) /* a parameter that does not fit says more */
+        status = check_signatures(&replica->schedule);
     if (status == WEIR_OK && changed)
         close_strangers(replica);
     return status == WEIR_OK ? weir_group_join(replica, discovery) : status;
