@@ -218,6 +218,9 @@ WEIR_API uint32_t weir_fleet_workers(const weir_fleet *fleet);
  * boxes. Not how many replicas there are: equal signatures, equal shares of every rank. Writes 33
  * bytes. */
 WEIR_API void weir_fleet_signature(const weir_fleet *fleet, char out[33]);
+/* As weir_fleet_signature(), less how the trainer names, stacks and keeps its tensors, which a rank
+ * that has nothing of one cannot know: ranks of one trainer must have equal outlines. */
+WEIR_API void weir_fleet_outline(const weir_fleet *fleet, char out[33]);
 
 WEIR_API weir_status weir_fleet_slice_of(const weir_fleet *fleet, uint32_t worker, uint32_t tensor,
                                          weir_fleet_slice *out);

@@ -25,15 +25,12 @@ static void chain_text(weir_digest *digest, const char *text)
     chain(digest, text != NULL ? text : "", text != NULL ? strlen(text) : 0);
 }
 
-static void chain_tensor(weir_digest *digest, const weir_fleet_tensor *t)
+/* What all ranks of a trainer know alike. */
+static void chain_outline(weir_digest *digest, const weir_fleet_tensor *t)
 {
     const uint64_t numbers[] = { (uint64_t)t->cut,
                                  (uint64_t)(int64_t)t->layer,
                                  t->n_experts,
-                                 t->stacked ? 1 : 0,
-                                 t->source_bits,
-                                 t->n_cols,
-                                 t->n_sources,
                                  t->n_parts,
                                  t->tied ? 1 : 0,
                                  t->shape.rank,
@@ -46,10 +43,20 @@ static void chain_tensor(weir_digest *digest, const weir_fleet_tensor *t)
     chain_text(digest, t->conversion->compile_metadata);
     chain(digest, numbers, sizeof(numbers));
     chain(digest, t->shape.dim, t->shape.rank * sizeof(t->shape.dim[0]));
+    for (uint32_t p = 0; p < t->n_parts; p++) {
+        const uint64_t rows[] = { t->parts[p].units, t->parts[p].n_rows };
+        chain(digest, rows, sizeof(rows));
+    }
+}
+
+/* How the trainer keeps it, which a rank that has nothing of it guesses. */
+static void chain_sources(weir_digest *digest, const weir_fleet_tensor *t)
+{
+    const uint64_t numbers[] = { t->stacked ? 1 : 0, t->source_bits, t->n_cols, t->n_sources };
+    chain(digest, numbers, sizeof(numbers));
     chain(digest, t->source_rows, t->n_sources * sizeof(t->source_rows[0]));
     for (uint32_t p = 0; p < t->n_parts; p++) {
-        const weir_fleet_part *part = &t->parts[p];
-        const uint64_t rows[] = { part->source, part->units, part->first_row, part->n_rows };
+        const uint64_t rows[] = { t->parts[p].source, t->parts[p].first_row };
         chain(digest, rows, sizeof(rows));
     }
 }
@@ -77,7 +84,7 @@ weir_digest weir_fleet_digest_given(const weir_fleet_args *args)
     return digest;
 }
 
-void weir_fleet_signature(const weir_fleet *fleet, char out[33])
+static void sign(const weir_fleet *fleet, bool with_sources, char out[33])
 {
     const weir_trainer_mesh *t = &fleet->trainer;
     const weir_replica_mesh *r = &fleet->replica;
@@ -86,7 +93,20 @@ void weir_fleet_signature(const weir_fleet *fleet, char out[33])
                                 r->dp,          r->pp,     r->vocabulary_pad };
     weir_digest digest = fleet->given;
     chain(&digest, meshes, sizeof(meshes));
-    for (size_t i = 0; i < fleet->n_entries; i++)
-        chain_tensor(&digest, &fleet->entries[i].tensor);
+    for (size_t i = 0; i < fleet->n_entries; i++) {
+        chain_outline(&digest, &fleet->entries[i].tensor);
+        if (with_sources)
+            chain_sources(&digest, &fleet->entries[i].tensor);
+    }
     snprintf(out, 33, "%016" PRIx64 "%016" PRIx64, digest.product, digest.sum);
+}
+
+void weir_fleet_signature(const weir_fleet *fleet, char out[33])
+{
+    sign(fleet, true, out);
+}
+
+void weir_fleet_outline(const weir_fleet *fleet, char out[33])
+{
+    sign(fleet, false, out);
 }

@@ -68,6 +68,52 @@ static void whatever_changes_a_share_changes_the_signature(void **state)
     assert_string_equal(seen[n], seen[n - 1]);
 }
 
+static void outline(const weir_fleet_args *args, char out[33])
+{
+    weir_fleet *fleet = NULL;
+    if (weir_fleet_open(args, &fleet) != WEIR_OK)
+        fail_msg("%s", weir_last_error());
+    weir_fleet_outline(fleet, out);
+    assert_int_equal(strlen(out), 32);
+    weir_fleet_close(fleet);
+}
+
+static void an_outline_leaves_out_what_ranks_guess(void **state)
+{
+    (void)state;
+    static const uint32_t owners[] = { 1, 0, 0, 1 };
+    weir_fleet_tensor t = matrix_of("w1", WEIR_CUT_COLUMN, 16, 8);
+    weir_trainer_mesh trainer = { .fsdp = 2, .ep = 2 };
+    weir_replica_mesh replica = { .tp = 2 };
+    weir_fleet_args args = WEIR_FLEET_ARGS_INIT;
+    char first[33], seen[6][33];
+    size_t n = 0;
+    t.n_experts = 4;
+    args.tensors = &t;
+    args.n_tensors = 1;
+    args.trainer = &trainer;
+    args.replica = &replica;
+    outline(&args, first);
+    t.stacked = true;
+    t.source_bits = 32;
+    outline(&args, seen[n++]);
+    assert_string_equal(first, seen[0]);
+    trainer.expert_owners = owners;
+    trainer.n_expert_owners = 4;
+    outline(&args, seen[n++]);
+    t.conversion = &case_conversions[3];
+    outline(&args, seen[n++]);
+    t.layer = 1;
+    outline(&args, seen[n++]);
+    replica.tp = 1;
+    outline(&args, seen[n++]);
+    trainer.fsdp = 3;
+    outline(&args, seen[n++]);
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < i; k++)
+            assert_string_not_equal(seen[i], seen[k]);
+}
+
 static void held_boxes_are_signed(void **state)
 {
     (void)state;
@@ -92,6 +138,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whatever_changes_a_share_changes_the_signature),
+        cmocka_unit_test(an_outline_leaves_out_what_ranks_guess),
         cmocka_unit_test(held_boxes_are_signed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
