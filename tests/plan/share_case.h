@@ -176,6 +176,7 @@ struct share_player {
     size_t n_tensors;
     share_read read;
     const void *context;
+    uint64_t most_bytes; /* as weir_fleet_share_in_pieces() takes it */
     uint32_t n_ranks;
     weir_share **shares;
     uint16_t ***lent;  /* by rank, by loan: what it hands over */
@@ -549,7 +550,7 @@ static inline void share_play(share_player *p)
     p->lent = calloc(p->n_ranks, sizeof(*p->lent));
     p->shards = calloc(p->n_ranks, sizeof(*p->shards));
     for (uint32_t rank = 0; rank < p->n_ranks; rank++) {
-        if (weir_fleet_share(p->fleet, rank, &p->shares[rank]) != WEIR_OK)
+        if (weir_fleet_share_in_pieces(p->fleet, rank, p->most_bytes, &p->shares[rank]) != WEIR_OK)
             fail_msg("%s", weir_last_error());
         share_lend(p, rank);
     }

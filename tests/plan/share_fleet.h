@@ -46,6 +46,7 @@ typedef struct share_case {
     fleet_case fleet;
     weir_held held[4096];
     size_t n_held;
+    uint64_t most_bytes; /* of a piece; 0: shares as long as can be */
 } share_case;
 
 static inline bool held_by(const share_case *c, uint32_t rank, uint32_t tensor, uint32_t source,
@@ -282,6 +283,32 @@ static inline void check_sums(const share_case *c, const share_player *p)
     free(bordered);
 }
 
+/* Jobs that share shards come to no more than the bound, but for those that cannot be cut: they
+ * are alone. */
+static inline void check_pieces(const share_case *c, const weir_share *share)
+{
+    for (size_t first = 0, end; first < share->n_jobs; first = end) {
+        const weir_conversion *conversion =
+            c->fleet.tensors[share->jobs[first].copy.tensor].conversion;
+        uint64_t n_bytes = 0;
+        uint32_t most[WEIR_MAX_OUTPUTS] = { 0 };
+        for (end = first; end < share->n_jobs; end++) {
+            const weir_share_job *job = &share->jobs[end];
+            bool shares = end == first;
+            for (size_t o = 0; o < conversion->n_outputs; o++)
+                shares |= job->shards[o] != WEIR_ANY && job->shards[o] <= most[o];
+            if (!shares || job->copy.tensor != share->jobs[first].copy.tensor)
+                break;
+            n_bytes += weir_fleet_box_bytes(conversion, job->copy.n_rows, job->copy.n_cols);
+            for (size_t o = 0; o < conversion->n_outputs; o++) {
+                if (job->shards[o] != WEIR_ANY && job->shards[o] > most[o])
+                    most[o] = job->shards[o];
+            }
+        }
+        assert_true(n_bytes <= c->most_bytes || end == first + 1);
+    }
+}
+
 static inline void check_case(const share_case *c)
 {
     weir_fleet *fleet = open_fleet(c);
@@ -289,8 +316,11 @@ static inline void check_case(const share_case *c)
                        .tensors = c->fleet.tensors,
                        .n_tensors = c->fleet.n_tensors,
                        .read = read_case,
-                       .context = c };
+                       .context = c,
+                       .most_bytes = c->most_bytes };
     share_play(&p);
+    for (uint32_t rank = 0; rank < p.n_ranks && c->most_bytes > 0; rank++)
+        check_pieces(c, p.shares[rank]);
     for (uint32_t w = 0; w < weir_fleet_workers(fleet) / c->fleet.replica.replicas; w++)
         check_worker(c, &p, w);
     check_sums(c, &p);
