@@ -92,15 +92,20 @@ uint64_t weir_fleet_box_bytes(const weir_conversion *conversion, uint64_t n_rows
     return n_bytes;
 }
 
-/* Of a box of weights, without scales. */
-static uint64_t plain_bytes(const weir_conversion *conversion, uint64_t n_rows, uint64_t n_cols)
+/* Bytes of a box of weights, without scales, are these bits times its elements. */
+static uint64_t plain_bits(const weir_conversion *conversion)
 {
-    uint64_t n_bytes = 0;
+    uint64_t n_bits = 0;
     for (size_t o = 0; o < conversion->n_outputs; o++) {
         if (weir_fleet_output_is_plain(&conversion->outputs[o]))
-            n_bytes += output_bytes(&conversion->outputs[o], n_rows, n_cols);
+            n_bits += weir_dtype_bits(conversion->outputs[o].dtype);
     }
-    return n_bytes;
+    return n_bits;
+}
+
+static uint64_t plain_bytes(uint64_t n_bits, const weir_fleet_piece *piece)
+{
+    return ((uint64_t)piece->n_rows * piece->n_cols * n_bits + 7) / 8;
 }
 
 /* ---- one worker ------------------------------------------------------------------------------*/
@@ -182,14 +187,20 @@ static bool owner_holds(const weir_fleet *fleet, const weir_fleet_entry *entry,
     return first <= owner && owner - first < from->n_owners;
 }
 
+static uint32_t rank_of_piece(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                              const weir_rule_piece *from, uint32_t owner)
+{
+    if (owner_holds(fleet, entry, from, owner))
+        return owner;
+    return first_of(entry, from) + entry->turn % from->n_owners;
+}
+
 weir_fleet_piece weir_fleet_border_piece(const weir_fleet *fleet, const weir_fleet_entry *entry,
                                          const weir_rule_piece *from, uint32_t owner)
 {
     weir_fleet_piece piece = from->piece;
     piece.owner = owner;
-    piece.rank = owner;
-    if (!owner_holds(fleet, entry, from, owner))
-        piece.rank = first_of(entry, from) + entry->turn % from->n_owners;
+    piece.rank = rank_of_piece(fleet, entry, from, owner);
     return piece;
 }
 
@@ -245,8 +256,7 @@ uint64_t weir_fleet_piece_bytes(const weir_fleet *fleet, const weir_fleet_copy *
     const weir_fleet_piece *piece = &fleet->cells.pieces[(size_t)copy->first_piece + index].piece;
     if (!weir_fleet_copy_is_shared(fleet, copy))
         return 0;
-    return plain_bytes(fleet->entries[copy->tensor].tensor.conversion, piece->n_rows,
-                       piece->n_cols);
+    return plain_bytes(plain_bits(fleet->entries[copy->tensor].tensor.conversion), piece);
 }
 
 /* ---- the whole fleet -------------------------------------------------------------------------*/
@@ -256,7 +266,8 @@ typedef struct summer {
     const weir_fleet *fleet;
     weir_fleet_summary sum;
     uint64_t *sent, *bordered, *received;
-    bool *met; /* by rank, at the border at hand */
+    uint64_t *met; /* by rank: the last shared border that it had a piece of, counted from 1 */
+    uint64_t n_shared;
 } summer;
 
 static void sum_pieces(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
@@ -276,42 +287,40 @@ static void sum_pieces(summer *s, const weir_fleet_entry *entry, const weir_rule
     }
 }
 
-/* Each rank of a shared border hands each of the others its magnitudes. */
+/* Each of n_ranks ranks of a shared border hands each of the others its magnitudes. */
 static void sum_magnitudes(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
-                           uint32_t owner)
+                           uint32_t owner, uint64_t n_ranks)
 {
     const weir_rule_piece *pieces = &s->fleet->cells.pieces[rule->copy.first_piece];
     weir_border_grid grid = weir_fleet_border_grid(entry->tensor.conversion, &rule->copy);
     uint64_t n_bytes = (uint64_t)grid.n_block_rows * grid.n_block_cols * sizeof(float);
-    uint64_t n_ranks = 0;
-    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
-        uint32_t rank = weir_fleet_border_piece(s->fleet, entry, &pieces[k], owner).rank;
-        n_ranks += s->met[rank] ? 0 : 1;
-        s->met[rank] = true;
-    }
     s->sum.n_border_pieces += n_ranks * (n_ranks - 1);
     s->sum.border_bytes += n_ranks * (n_ranks - 1) * n_bytes;
-    for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
-        uint32_t rank = weir_fleet_border_piece(s->fleet, entry, &pieces[k], owner).rank;
-        if (s->met[rank] && s->bordered != NULL)
+    for (uint32_t k = 0; k < rule->copy.n_pieces && s->bordered != NULL; k++) {
+        uint32_t rank = rank_of_piece(s->fleet, entry, &pieces[k], owner);
+        if (s->met[rank] == s->n_shared)
             s->bordered[rank] += (n_ranks - 1) * n_bytes;
-        s->met[rank] = false;
+        s->met[rank] = 0;
     }
 }
 
-/* The weights of a shared border that its ranks send themselves. Returns their bytes. */
-static uint64_t sum_weights(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
-                            uint32_t owner, uint64_t n_workers)
+/* Its ranks send the weights of a shared border themselves. Returns their bytes. */
+static uint64_t sum_shared(summer *s, const weir_fleet_entry *entry, const weir_rule *rule,
+                           uint32_t owner, uint64_t n_workers)
 {
     const weir_rule_piece *pieces = &s->fleet->cells.pieces[rule->copy.first_piece];
-    uint64_t sum = 0;
+    uint64_t n_bits = plain_bits(entry->tensor.conversion), sum = 0, n_ranks = 0;
+    s->n_shared++;
     for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
-        weir_fleet_piece piece = weir_fleet_border_piece(s->fleet, entry, &pieces[k], owner);
-        uint64_t n_bytes = plain_bytes(entry->tensor.conversion, piece.n_rows, piece.n_cols);
+        uint32_t rank = rank_of_piece(s->fleet, entry, &pieces[k], owner);
+        uint64_t n_bytes = plain_bytes(n_bits, &pieces[k].piece);
         if (s->sent != NULL)
-            s->sent[piece.rank] += n_workers * n_bytes;
+            s->sent[rank] += n_workers * n_bytes;
         sum += n_bytes;
+        n_ranks += s->met[rank] != s->n_shared ? 1 : 0;
+        s->met[rank] = s->n_shared;
     }
+    sum_magnitudes(s, entry, rule, owner, n_ranks);
     return sum;
 }
 
@@ -329,8 +338,7 @@ static void sum_slice(summer *s, const weir_fleet_entry *entry, size_t index, ui
         if (n_bytes > s->sum.largest_copy_bytes)
             s->sum.largest_copy_bytes = n_bytes;
         if (weir_fleet_border_is_shared(s->fleet, entry, &rule->copy, owner)) {
-            sum_magnitudes(s, entry, rule, owner);
-            n_bytes -= sum_weights(s, entry, rule, owner, n_workers);
+            n_bytes -= sum_shared(s, entry, rule, owner, n_workers);
         } else if (rule->copy.source == WEIR_FLEET_MIXED) {
             sum_pieces(s, entry, rule, owner);
         }
