@@ -153,10 +153,14 @@ typedef struct weir_trainer_options {
     void *progress_context;
     weir_delivery delivery;
     uint64_t window_bytes;     /* PUSH by broadcast: device memory that converted bytes pass through;
-                                  0: 192 MiB. Into mapped memory they are stored directly */
-    bool scan_first;           /* PUSH: publish reads every weight once and refuses what is not
-                                  finite; otherwise that is found while pushing, when a direct
-                                  replica has changed already */
+                                  0: 192 MiB. Into mapped memory they are stored directly.
+                                  PULL with `mesh` or `replica_mesh` ("" for one rank, for engines of
+                                  one worker): not 0, no version is kept whole. Groups of shards pass
+                                  through n_slots buffers of window_bytes / n_slots while
+                                  weir_trainer_wait() waits; 0: whole versions in n_slots slots */
+    bool scan_first;           /* PUSH, or through a window: publish reads every weight once and
+                                  refuses what is not finite; otherwise that is found while sending,
+                                  when a direct replica has changed already */
     void *stream;              /* tensors on a GPU: the cudaStream_t whose queued work writes them;
                                   they are read behind it. NULL: the default stream */
     const char *mesh;          /* how the ranks shard the model, "fsdp=8,ep=4": mesh.h. Needs
@@ -213,7 +217,15 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
  * handle's). ERR_TIMED_OUT says who has.
  * PUSH: waits until n_replicas replicas are ready for it, or hold it from an earlier call, then
  * sends it at once to all that are ready. When
- * one of them fails the others are told, nobody holds a part of it, and the error names it. */
+ * one of them fails the others are told, nobody holds a part of it, and the error names it.
+ * Through a window: makes the version's bytes group by group, at the pace of the slowest reader, for
+ * n_replicas engines of all their workers, and for others that come before the first group is gone.
+ * The tensors must not change until it returns. A group waits until every reader of the one whose
+ * buffer it takes has verified that; ERR_TIMED_OUT (timeout_ms without any progress) names the
+ * worker, the group and the version, ERR_PEER_LOST one that gave up and why. All readers are then
+ * told, and the same call again begins afresh. Once all workers have acknowledged it the version is
+ * gone: who comes later takes the next one.
+ */
 WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
                                        unsigned n_replicas, unsigned timeout_ms);
 
