@@ -413,8 +413,8 @@ static void drop_plan(weir_schedule *schedule)
     schedule->n_copies = 0;
 }
 
-/* Parts of two plans may fit each other by chance. Shards that are the same as before say nothing of
- * the plan that they are of, so this is asked of every version. */
+/* Parts of two plans may fit each other by chance. Shards that are the same as before say nothing
+ * of the plan that they are of, so this is asked of every version. */
 static weir_status check_signatures(const weir_schedule *schedule)
 {
     const weir_remote *first = schedule->participants[0].remote;
