@@ -328,6 +328,7 @@ static weir_status encode(weir_border *border, lent_buffer *buffer)
                                .worker_id = trainer->worker.id,
                                .transport = border->link.ops->name,
                                .layout_signature = trainer->source.signature,
+                               .plan = trainer->plan,
                                .version = buffer->version,
                                .rank = trainer->rank,
                                .n_ranks = trainer->n_ranks,

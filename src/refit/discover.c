@@ -413,6 +413,11 @@ static void drop_plan(weir_schedule *schedule)
     schedule->n_copies = 0;
 }
 
+static const char *plan_or_none(const weir_remote *remote)
+{
+    return remote->manifest.plan[0] != '\0' ? remote->manifest.plan : "no mesh";
+}
+
 /* Parts of two plans may fit each other by chance. Shards that are the same as before say nothing
  * of the plan that they are of, so this is asked of every version. */
 static weir_status check_signatures(const weir_schedule *schedule)
@@ -421,6 +426,12 @@ static weir_status check_signatures(const weir_schedule *schedule)
     for (size_t p = 1; p < schedule->n_participants; p++) {
         const weir_remote *remote = schedule->participants[p].remote;
         const char *signature = remote->manifest.layout_signature;
+        if (strcmp(remote->manifest.plan, first->manifest.plan) != 0)
+            return weir_fail(WEIR_ERR_LAYOUT,
+                             "version %" PRIu64 ": %s shards the model by %s, %s by %s; give all "
+                             "ranks the same meshes, expert maps, conversion and config.json",
+                             remote->manifest.version, first->who, plan_or_none(first), remote->who,
+                             plan_or_none(remote));
         if (strcmp(signature, first->manifest.layout_signature) != 0)
             return weir_fail(WEIR_ERR_LAYOUT,
                              "%s has made version %" PRIu64

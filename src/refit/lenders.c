@@ -112,6 +112,11 @@ static const weir_shard *find_part(const lender *l, const char *name)
     return NULL;
 }
 
+static const char *plan_or_none(const char *plan)
+{
+    return plan[0] != '\0' ? plan : "no mesh";
+}
+
 /* Both have planned by themselves: what they say must agree. */
 static weir_status check_part(const weir_lenders *lenders, const lender *l, const weir_shard *part)
 {
@@ -122,6 +127,11 @@ static weir_status check_part(const weir_lenders *lenders, const lender *l, cons
         return weir_fail(WEIR_ERR_LAYOUT, "%s says that it is trainer rank %u of %u, not %u of %u",
                          remote->who, manifest->rank, manifest->n_ranks, l->loan->rank,
                          lenders->trainer->n_ranks);
+    if (strcmp(manifest->plan, lenders->trainer->plan) != 0)
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "%s shards the model otherwise: %s there, %s here; give all ranks the "
+                         "same meshes, expert maps, conversion and config.json",
+                         remote->who, plan_or_none(manifest->plan), lenders->trainer->plan);
     if (strcmp(manifest->layout_signature, lenders->trainer->source.signature) != 0)
         return weir_fail(WEIR_ERR_LAYOUT,
                          "%s lends by another plan than trainer rank %u has: %s, not %s: are their "
@@ -210,8 +220,10 @@ static weir_status explain(weir_lenders *lenders, lender *l, uint64_t version)
         snprintf(l->known->found, sizeof(l->known->found),
                  "the newest rows that it lent are of version %" PRIu64, newest);
     else
-        snprintf(l->known->found, sizeof(l->known->found),
-                 "it has announced itself but lent nothing");
+        snprintf(
+            l->known->found, sizeof(l->known->found),
+            "it has announced itself but lent nothing; does it have the same mesh, config.json "
+            "and conversion?");
     return status == WEIR_OK || status == WEIR_ERR_NOT_FOUND ? WEIR_IN_PROGRESS : status;
 }
 

@@ -277,6 +277,8 @@ weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *aren
         message.push_address = (char *)manifest->push_address;
     if (manifest->engine_mesh != NULL)
         message.engine_mesh = (char *)manifest->engine_mesh;
+    if (manifest->plan != NULL)
+        message.plan = (char *)manifest->plan;
     message.address.data = (uint8_t *)manifest->address;
     message.address.len = manifest->address_bytes;
     message.layout.data = (uint8_t *)manifest->layout;
@@ -336,6 +338,9 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
     if (strlen(message->engine_mesh) >= WEIR_MESH_TEXT)
         return weir_fail(WEIR_ERR_CORRUPT, "manifest has an engine mesh of %zu bytes",
                          strlen(message->engine_mesh));
+    if (strlen(message->plan) >= WEIR_PLAN_TEXT)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest has a plan of %zu bytes",
+                         strlen(message->plan));
     weir_status status = check_groups(message);
     if (status != WEIR_OK)
         return status;
@@ -346,6 +351,7 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
                             .layout_signature = message->layout_signature,
                             .push_address = message->push_address,
                             .engine_mesh = message->engine_mesh,
+                            .plan = message->plan,
                             .version = message->version,
                             .rank = message->rank,
                             .n_ranks = message->n_ranks,

@@ -23,6 +23,9 @@ typedef struct weir_buffer {
 weir_status weir_buffer_reserve(weir_buffer *buffer, size_t n_bytes);
 void weir_buffer_free(weir_buffer *buffer);
 
+/* Bytes of a plan's text, and a 0. */
+#define WEIR_PLAN_TEXT 384
+
 typedef struct weir_manifest_region {
     const void *key;
     size_t key_bytes;
@@ -35,6 +38,7 @@ typedef struct weir_manifest {
                                  are pushed to those who join there */
     const char *engine_mesh;  /* weir_replica_mesh_text() of the engines that it is for; NULL or "":
                                  of one worker */
+    const char *plan;         /* weir_trainer.plan of a rank of a mesh; NULL or "": of none */
     uint64_t version;
     uint32_t rank, n_ranks;
     const void *address;

@@ -2,6 +2,8 @@
 /* rank_plan.c - whole model -> plan of the fleet -> one rank's share. */
 #include "refit/rank_plan.h"
 
+#include <stdio.h>
+
 #include "base/alloc.h"
 #include "refit/holders.h"
 #include "refit/model_sources.h"
@@ -43,6 +45,42 @@ static weir_status open_mapping(weir_trainer *trainer, weir_rank_plan *plan)
 
 /* ---- the plan --------------------------------------------------------------------------------*/
 
+/* "fsdp=2,ep=2": what is not as of one rank. */
+static void name_mesh(const weir_trainer_mesh *mesh, char *text, size_t text_bytes)
+{
+    const struct {
+        const char *name;
+        uint32_t value, usual;
+    } keys[] = { { "fsdp", mesh->fsdp, 1 },
+                 { "tp", mesh->tp, 1 },
+                 { "ep", mesh->ep, 1 },
+                 { "pp", mesh->pp, 1 },
+                 { "hsdp", mesh->hsdp, 1 },
+                 { "sender", mesh->sender, 0 },
+                 { "dense_whole", mesh->dense_whole, 0 },
+                 { "owners", mesh->n_expert_owners, 0 } };
+    size_t used = (size_t)snprintf(text, text_bytes, "%s", "");
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        if (keys[i].value > keys[i].usual)
+            used += (size_t)snprintf(text + used, text_bytes - used, "%s%s=%u", used ? "," : "",
+                                     keys[i].name, keys[i].value);
+    }
+    if (used == 0)
+        snprintf(text, text_bytes, "one rank");
+}
+
+/* What all ranks must have come to, and in words what they may have been given. */
+static void name_plan(weir_trainer *trainer, const weir_fleet *fleet)
+{
+    char mesh[128] = "boxes", outline[33];
+    if (!trainer->is_explicit)
+        name_mesh(&trainer->mesh, mesh, sizeof(mesh));
+    weir_fleet_outline(fleet, outline);
+    snprintf(trainer->plan, sizeof(trainer->plan), "%s to engines of %s (plan %s%s)", mesh,
+             trainer->mesh_text[0] != '\0' ? trainer->mesh_text : "one worker", outline,
+             trainer->keep_masters ? ", masters kept" : "");
+}
+
 static weir_status open_fleet(weir_trainer *trainer, weir_rank_plan *plan, const weir_held *held,
                               size_t n_held)
 {
@@ -56,6 +94,7 @@ static weir_status open_fleet(weir_trainer *trainer, weir_rank_plan *plan, const
     weir_status status = weir_fleet_open(&args, &plan->fleet);
     if (status != WEIR_OK)
         return status;
+    name_plan(trainer, plan->fleet);
     if (trainer->rank < weir_fleet_ranks(plan->fleet))
         return weir_fleet_share_in_pieces(plan->fleet, trainer->rank,
                                           weir_window_most_piece(trainer), &plan->share);

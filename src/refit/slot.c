@@ -282,6 +282,7 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
                                .worker_id = trainer->worker.id,
                                .layout_signature = source->signature,
                                .engine_mesh = trainer->mesh_text,
+                               .plan = trainer->plan,
                                .version = slot->version,
                                .rank = trainer->rank,
                                .n_ranks = trainer->n_ranks,

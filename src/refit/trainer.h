@@ -90,6 +90,7 @@ struct weir_trainer {
     weir_trainer_mesh mesh;
     weir_replica_mesh replica_mesh;
     char mesh_text[WEIR_MESH_TEXT]; /* of one replica; "" of a trainer that is not */
+    char plan[WEIR_PLAN_TEXT];      /* that its share follows from: of all ranks the same */
     weir_delivery asked_delivery;
     uint32_t memory; /* where the tensors lie; 0: none were registered yet */
     bool pushes;     /* slots are empty: weir_trainer_wait() sends */

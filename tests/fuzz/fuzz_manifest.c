@@ -102,6 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     weir_arena_init(&arena, CAP_BYTES);
     if (weir_manifest_decode(data, size, &arena, &manifest) == WEIR_OK) {
         must(strlen(manifest.engine_mesh) < WEIR_MESH_TEXT);
+        must(strlen(manifest.plan) < WEIR_PLAN_TEXT);
         decode_layout(manifest.layout, manifest.layout_bytes, manifest.regions, manifest.n_regions,
                       &arena);
     }

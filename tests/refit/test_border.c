@@ -867,6 +867,9 @@ static void test_manifests_of_something_else_are_refused(void **state)
     told = honest(&c->ranks[0]);
     told.run = "another";
     check_lie(c, l, &told, WEIR_ERR_LAYOUT, "its manifest is of run another");
+    told = honest(&c->ranks[0]);
+    told.plan = "fsdp=9";
+    check_lie(c, l, &told, WEIR_ERR_LAYOUT, "shards the model otherwise: fsdp=9 there, ");
     l->digest.sum++;
     told = honest(&c->ranks[0]);
     check_lie(c, l, &told, WEIR_ERR_CORRUPT, "is not the one that it gave");

@@ -54,6 +54,7 @@ static int set_up(void **state)
                                    .transport = "ucx",
                                    .layout_signature = "s",
                                    .engine_mesh = "tp=4,ep=2",
+                                   .plan = "fsdp=2 (plan 0123)",
                                    .version = 7,
                                    .rank = 1,
                                    .n_ranks = 2,
@@ -92,6 +93,7 @@ static void a_manifest_comes_back_as_it_went(void **state)
     assert_string_equal(got.worker_id, "w");
     assert_string_equal(got.transport, "ucx");
     assert_string_equal(got.engine_mesh, "tp=4,ep=2");
+    assert_string_equal(got.plan, "fsdp=2 (plan 0123)");
     assert_int_equal(got.version, 7);
     assert_int_equal(got.rank, 1);
     assert_int_equal(got.n_regions, 1);
@@ -253,6 +255,24 @@ static void a_mesh_longer_than_any_is_refused(void **state)
                      WEIR_ERR_CORRUPT);
     assert_string_equal(weir_last_error(), "manifest has an engine mesh of 160 bytes");
     f->manifest.engine_mesh = mesh + 1;
+    assert_int_equal(weir_manifest_encode(&f->manifest, &f->arena, &f->bytes), WEIR_OK);
+    assert_int_equal(weir_manifest_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, &got),
+                     WEIR_OK);
+}
+
+static void a_plan_longer_than_any_is_refused(void **state)
+{
+    fixture *f = *state;
+    weir_manifest got;
+    char plan[WEIR_PLAN_TEXT + 1];
+    memset(plan, 'x', sizeof(plan));
+    plan[WEIR_PLAN_TEXT] = '\0';
+    f->manifest.plan = plan;
+    assert_int_equal(weir_manifest_encode(&f->manifest, &f->arena, &f->bytes), WEIR_OK);
+    assert_int_equal(weir_manifest_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, &got),
+                     WEIR_ERR_CORRUPT);
+    assert_string_equal(weir_last_error(), "manifest has a plan of 384 bytes");
+    f->manifest.plan = plan + 1;
     assert_int_equal(weir_manifest_encode(&f->manifest, &f->arena, &f->bytes), WEIR_OK);
     assert_int_equal(weir_manifest_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, &got),
                      WEIR_OK);
@@ -457,6 +477,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_manifest_without_a_mesh_is_of_one_worker, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_mesh_longer_than_any_is_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_plan_longer_than_any_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_box_that_takes_padding_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_empty_box_is_for_parameters_that_are_all_padding, set_up,
                                         tear_down),
