@@ -69,7 +69,8 @@ static weir_status fill_window(weir_trainer *trainer, weir_window *window)
     window->digests = weir_arena_zeroed(&source->arena, source->n_shards, sizeof(weir_digest));
     const unsigned char *reads =
         weir_groups_readers(groups, source->shards, &trainer->replica_mesh, &source->arena);
-    if (window->digests == NULL || reads == NULL)
+    window->making = weir_arena_zeroed(&source->arena, source->n_shards, sizeof(weir_digest));
+    if (window->digests == NULL || window->making == NULL || reads == NULL)
         return WEIR_ERR_NO_MEMORY;
     status = weir_credits_open(&window->credits, groups->n_groups,
                                weir_replica_mesh_workers(&trainer->replica_mesh), groups->n_buffers,
@@ -186,10 +187,17 @@ static weir_status make_group(weir_trainer *trainer, uint32_t group)
     const weir_groups *groups = &window->groups;
     size_t first_job = weir_groups_first_job(groups, group);
     uint32_t first = weir_groups_first_shard(groups, group);
-    memset(window->digests + first, 0,
-           (groups->shard_ends[group] - first) * sizeof(*window->digests));
-    return weir_stage_jobs(trainer, &trainer->slots[group % groups->n_buffers], first_job,
-                           groups->job_ends[group] - first_job, window->digests);
+    size_t n_bytes = (groups->shard_ends[group] - first) * sizeof(*window->digests);
+    memset(window->making + first, 0, n_bytes);
+    weir_status status =
+        weir_stage_jobs(trainer, &trainer->slots[group % groups->n_buffers], first_job,
+                        groups->job_ends[group] - first_job, window->making);
+    if (status != WEIR_OK)
+        return status;
+    pthread_mutex_lock(&trainer->lock); /* other groups' are being handed out meanwhile */
+    memcpy(window->digests + first, window->making + first, n_bytes);
+    pthread_mutex_unlock(&trainer->lock);
+    return WEIR_OK;
 }
 
 weir_status weir_window_try(weir_trainer *trainer)

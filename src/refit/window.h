@@ -19,6 +19,7 @@
 typedef struct weir_window {
     weir_groups groups;
     weir_digest *digests;     /* of the source's shards, group by group */
+    weir_digest *making;      /* the same while they are made, the trainer's thread alone */
     const weir_slot *version; /* that is offered; NULL: none */
     char uid[WEIR_ID_BYTES];  /* that answers are for, also when it is offered no more */
     weir_credits credits;
