@@ -148,6 +148,54 @@ static void test_refusals_name_the_worker(void **state)
     weir_manifest_service_close(NULL);
 }
 
+/* Repeats what it was asked for. */
+static bool repeat(void *context, const weir_manifest_request *request, weir_manifest_found *out)
+{
+    static char said[256];
+    (void)context;
+    int n = snprintf(said, sizeof(said), "%s %s %s %u %u %u %s", request->version_uid,
+                     request->slot, request->reader, request->worker, request->group,
+                     request->round, request->gave_up);
+    *out = (weir_manifest_found){ said, (size_t)n, "" };
+    return true;
+}
+
+static void repeated(void *context)
+{
+    (void)context;
+}
+
+static void test_what_a_reader_says_of_a_group_arrives(void **state)
+{
+    (void)state;
+    weir_manifest_source source = { repeat, repeated, NULL };
+    weir_manifest_service *service;
+    assert_int_equal(weir_manifest_service_open("127.0.0.1", &source, &service), WEIR_OK);
+    weir_directory_client *client = open_client();
+    const char *address = weir_manifest_service_address(service);
+    unsigned char *buffer = NULL;
+    size_t buffer_bytes = 0, n_bytes;
+    char digest[WEIR_DIGEST_TEXT];
+    weir_group_ask ask = { "replica-1", 3, 17, 2, NULL };
+    assert_int_equal(weir_directory_ask_group(client, address, "rank 0", "uid", "rank-0", &ask, 0,
+                                              &buffer, &buffer_bytes, &n_bytes),
+                     WEIR_OK);
+    assert_int_equal(n_bytes, strlen("uid rank-0 replica-1 3 17 2 "));
+    assert_memory_equal(buffer, "uid rank-0 replica-1 3 17 2 ", n_bytes);
+    ask.gave_up = "it fails";
+    assert_int_equal(weir_directory_ask_group(client, address, "rank 0", "uid", "rank-0", &ask, 500,
+                                              &buffer, &buffer_bytes, &n_bytes),
+                     WEIR_OK);
+    assert_memory_equal(buffer, "uid rank-0 replica-1 3 17 2 it fails", n_bytes);
+    assert_int_equal(weir_directory_get_manifest(client, address, "rank 0", "uid", "rank-0",
+                                                 &buffer, &buffer_bytes, &n_bytes, digest),
+                     WEIR_OK);
+    assert_memory_equal(buffer, "uid rank-0  0 0 0 ", n_bytes); /* no reader: a manifest */
+    weir_manifest_service_close(service);
+    weir_directory_client_close(client);
+    weir_free(buffer);
+}
+
 static void test_a_host_that_is_not_ours_is_named(void **state)
 {
     (void)state;
@@ -164,6 +212,7 @@ int main(void)
         cmocka_unit_test(test_manifests_come_from_many_workers),
         cmocka_unit_test(test_a_large_manifest_again_takes_nothing_from_the_heap),
         cmocka_unit_test(test_refusals_name_the_worker),
+        cmocka_unit_test(test_what_a_reader_says_of_a_group_arrives),
         cmocka_unit_test(test_a_host_that_is_not_ours_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -260,6 +260,72 @@ static void a_mesh_longer_than_any_is_refused(void **state)
                      WEIR_OK);
 }
 
+static weir_status decode_groups(fixture *f, const uint32_t *ends, size_t n, weir_manifest *got)
+{
+    f->manifest.group_ends = ends;
+    f->manifest.n_groups = n;
+    assert_int_equal(weir_manifest_encode(&f->manifest, &f->arena, &f->bytes), WEIR_OK);
+    return weir_manifest_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, got);
+}
+
+static void groups_come_back_as_they_went(void **state)
+{
+    fixture *f = *state;
+    weir_manifest got;
+    const uint32_t ends[] = { 1, 2 };
+    assert_int_equal(f->manifest.n_digests, 2);
+    assert_int_equal(decode_groups(f, NULL, 0, &got), WEIR_OK);
+    assert_int_equal(got.n_groups, 0);
+    assert_int_equal(decode_groups(f, ends, 2, &got), WEIR_OK);
+    assert_int_equal(got.n_groups, 2);
+    assert_memory_equal(got.group_ends, ends, sizeof(ends));
+}
+
+static void groups_that_leave_shards_out_or_go_back_are_refused(void **state)
+{
+    fixture *f = *state;
+    weir_manifest got;
+    static const struct {
+        uint32_t ends[2];
+        size_t n;
+        const char *line;
+    } cases[] = { { { 1 }, 1, "manifest: 1 groups have 1 shards of 2" },
+                  { { 2, 3 }, 2, "manifest: 2 groups have 3 shards of 2" },
+                  { { 0, 2 }, 2, "manifest: group 0 ends with shard 0 of 2" },
+                  { { 2, 2 }, 2, "manifest: group 1 ends with shard 2 of 2" },
+                  { { 2, 1 }, 2, "manifest: group 1 ends with shard 1 of 2" } };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(decode_groups(f, cases[i].ends, cases[i].n, &got), WEIR_ERR_CORRUPT);
+        assert_string_equal(weir_last_error(), cases[i].line);
+    }
+}
+
+static void what_readers_of_a_group_are_told_comes_back(void **state)
+{
+    fixture *f = *state;
+    weir_group_record told = {
+        .state = 1, .round = 7, .digests = f->manifest.digests, .n_digests = 2, .why = "no reason"
+    };
+    weir_group_record got;
+    assert_int_equal(weir_group_record_encode(&told, &f->bytes), WEIR_OK);
+    assert_int_equal(weir_group_record_decode(f->bytes.data, f->bytes.n_bytes, &f->arena, &got),
+                     WEIR_OK);
+    assert_int_equal(got.state, 1);
+    assert_int_equal(got.round, 7);
+    assert_int_equal(got.n_digests, 2);
+    assert_memory_equal(got.digests, told.digests, 2 * sizeof(*told.digests));
+    assert_string_equal(got.why, "no reason");
+    for (size_t n = 0; n < f->bytes.n_bytes; n++) {
+        weir_status status = weir_group_record_decode(f->bytes.data, n, &f->arena, &got);
+        assert_true(status == WEIR_OK || status == WEIR_ERR_CORRUPT);
+    }
+    static const char half[] = "\x1a\x08"
+                               "12345678"; /* one number of a pair */
+    assert_int_equal(weir_group_record_decode(half, sizeof(half) - 1, &f->arena, &got),
+                     WEIR_ERR_CORRUPT);
+    assert_string_equal(weir_last_error(), "record of a group has 1 halves of digests");
+}
+
 static void a_plan_longer_than_any_is_refused(void **state)
 {
     fixture *f = *state;
@@ -477,6 +543,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_manifest_without_a_mesh_is_of_one_worker, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_mesh_longer_than_any_is_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(groups_come_back_as_they_went, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(groups_that_leave_shards_out_or_go_back_are_refused, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(what_readers_of_a_group_are_told_comes_back, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_plan_longer_than_any_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_box_that_takes_padding_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_empty_box_is_for_parameters_that_are_all_padding, set_up,
