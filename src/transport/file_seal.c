@@ -33,7 +33,7 @@ typedef struct sealing {
     weir_arena arena;          /* everything below */
     const weir_shard **shards; /* of this region, by offset */
     size_t n_shards;
-    weir_tensor *tensors; /* one per shard */
+    weir_tensor *tensors; /* one per shard, under the name that it has in the file */
     weir_file_segment *segments;
     size_t n_segments;
     uint64_t nonce[2];
@@ -108,6 +108,41 @@ static weir_status check_shard(const file_region *region, const weir_shard *shar
     return WEIR_OK;
 }
 
+/* A tensor of the file, and which shard it is. */
+typedef struct named_shard {
+    const char *name;
+    size_t number;
+} named_shard;
+
+static int by_name(const void *a, const void *b)
+{
+    const named_shard *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order != 0 ? order : (x->number > y->number) - (x->number < y->number);
+}
+
+/* A file has each name once: of several shards of a tensor the second is NAME#2. */
+static weir_status name_tensors(sealing *work)
+{
+    size_t n = work->n_shards, nth = 1;
+    named_shard *named = weir_arena_alloc(&work->arena, n * sizeof(*named));
+    if (named == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n; i++)
+        named[i] = (named_shard){ work->shards[i]->name, i };
+    qsort(named, n, sizeof(*named), by_name);
+    for (size_t i = 1; i < n; i++) {
+        nth = strcmp(named[i].name, named[i - 1].name) == 0 ? nth + 1 : 1;
+        if (nth == 1)
+            continue;
+        weir_tensor *tensor = &work->tensors[named[i].number];
+        tensor->name = weir_arena_format(&work->arena, "%s#%zu", named[i].name, nth);
+        if (tensor->name == NULL)
+            return WEIR_ERR_NO_MEMORY;
+    }
+    return WEIR_OK;
+}
+
 static weir_status select_shards(sealing *work)
 {
     const weir_seal *seal = &work->seal;
@@ -130,7 +165,7 @@ static weir_status select_shards(sealing *work)
         work->tensors[i] =
             (weir_tensor){ shard->name, shard->dtype, weir_box_shape(&shard->box), NULL };
     }
-    return WEIR_OK;
+    return name_tensors(work);
 }
 
 /* Tensors follow each other in the file without gaps, in the order of the region. */
@@ -173,7 +208,7 @@ static void box_text(const weir_box *box, char out[BOX_TEXT])
                                  (unsigned long long)box->lo[d], (unsigned long long)box->hi[d]);
 }
 
-/* Names stay as they are; where only a part of a tensor is here, the metadata says which. */
+/* Where only a part of a tensor is here, the metadata says which. */
 static weir_status make_metadata(sealing *work, const char *(**out)[2], size_t *out_n)
 {
     const char *(*pairs)[2] = weir_arena_alloc(&work->arena, (work->n_shards + 2) * sizeof(*pairs));
@@ -189,7 +224,7 @@ static weir_status make_metadata(sealing *work, const char *(**out)[2], size_t *
             continue;
         char text[BOX_TEXT];
         box_text(&work->shards[i]->box, text);
-        pairs[n][0] = weir_arena_format(&work->arena, "weir.box:%s", work->shards[i]->name);
+        pairs[n][0] = weir_arena_format(&work->arena, "weir.box:%s", work->tensors[i].name);
         pairs[n][1] = weir_arena_strdup(&work->arena, text);
         if (pairs[n][0] == NULL || pairs[n][1] == NULL)
             return WEIR_ERR_NO_MEMORY;
@@ -288,19 +323,22 @@ static json_t *numbers_json(const uint64_t *numbers, uint32_t n)
     return array;
 }
 
-static json_t *shard_json(const weir_shard *shard, uint64_t file_offset)
+static json_t *shard_json(const weir_shard *shard, const char *file_name, uint64_t file_offset)
 {
     char digest[40];
     snprintf(digest, sizeof(digest), "%016llx%016llx", (unsigned long long)shard->digest.product,
              (unsigned long long)shard->digest.sum);
-    return json_pack("{s:s, s:s, s:o, s:{s:o, s:o}, s:I, s:I, s:I, s:s, s:s*, s:s*}", "name",
-                     shard->name, "dtype", weir_dtype_name(shard->dtype), "global_shape",
-                     numbers_json(shard->global_shape.dim, shard->global_shape.rank), "box", "lo",
-                     numbers_json(shard->box.lo, shard->box.rank), "hi",
-                     numbers_json(shard->box.hi, shard->box.rank), "n_bytes",
-                     (json_int_t)shard->n_bytes, "region_offset", (json_int_t)shard->offset,
-                     "file_offset", (json_int_t)file_offset, "digest", digest, "compile_target",
-                     shard->compile_target, "compile_metadata", shard->compile_metadata);
+    return json_pack(
+        "{s:s, s:s, s:[I,I,I], s:s, s:o, s:{s:o, s:o}, s:I, s:I, s:I, s:s, s:s*, s:s*}", "name",
+        shard->name, "file_name", file_name, "place", (json_int_t)shard->place.stage,
+        (json_int_t)shard->place.d, (json_int_t)shard->place.t, "dtype",
+        weir_dtype_name(shard->dtype), "global_shape",
+        numbers_json(shard->global_shape.dim, shard->global_shape.rank), "box", "lo",
+        numbers_json(shard->box.lo, shard->box.rank), "hi",
+        numbers_json(shard->box.hi, shard->box.rank), "n_bytes", (json_int_t)shard->n_bytes,
+        "region_offset", (json_int_t)shard->offset, "file_offset", (json_int_t)file_offset,
+        "digest", digest, "compile_target", shard->compile_target, "compile_metadata",
+        shard->compile_metadata);
 }
 
 static weir_status write_manifest(sealing *work, uint64_t data_offset)
@@ -312,7 +350,9 @@ static weir_status write_manifest(sealing *work, uint64_t data_offset)
     uint64_t offset = data_offset;
     bool whole = root != NULL;
     for (size_t i = 0; i < work->n_shards; i++) {
-        whole = json_array_append_new(tensors, shard_json(work->shards[i], offset)) == 0 && whole;
+        whole = json_array_append_new(
+                    tensors, shard_json(work->shards[i], work->tensors[i].name, offset)) == 0 &&
+                whole;
         offset += work->shards[i]->n_bytes;
     }
     char *text = whole ? json_dumps(root, JSON_INDENT(1)) : NULL;

@@ -226,6 +226,47 @@ static void shards_that_do_not_fit_are_refused(void **state)
     b->ops->release(region);
 }
 
+/* Parts of one parameter for two workers, and a second box of it for one of them. */
+static void shards_of_one_name_are_tensors_of_their_own(void **state)
+{
+    bench *b = bench_of(state);
+    weir_region *region;
+    assert_ok(b->ops->allocate(b->transport, 30, &region));
+    unsigned char *bytes = b->ops->region_data(region);
+    for (unsigned char i = 0; i < 30; i++)
+        bytes[i] = i;
+    weir_shard shards[3] = { shard_of("t", 20, 10), shard_of("t", 0, 10), shard_of("t", 10, 10) };
+    shards[0].place = (weir_mesh_place){ 0, 0, 1 };
+    shards[2].global_shape.dim[0] = 20; /* the only one that is a part */
+    assert_ok(seal_shards(b, region, shards, 3, "m", "l"));
+    char path[256];
+    snprintf(path, sizeof(path), "%s/m/l.safetensors", b->directory);
+    weir_checkpoint *checkpoint = NULL;
+    assert_ok(weir_checkpoint_open(path, &checkpoint));
+    static const char *const names[] = { "t", "t#2", "t#3" };
+    for (size_t i = 0; i < 3; i++) {
+        const weir_tensor *tensor = weir_checkpoint_find(checkpoint, names[i]);
+        assert_non_null(tensor);
+        assert_memory_equal(tensor->data, bytes + 10 * i, 10);
+    }
+    assert_string_equal(weir_checkpoint_metadata(checkpoint, "weir.box:t#2"), "0:10");
+    assert_null(weir_checkpoint_metadata(checkpoint, "weir.box:t"));
+    weir_checkpoint_close(checkpoint);
+    snprintf(path, sizeof(path), "%s/m/l.manifest.json", b->directory);
+    json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    const char *name, *file_name;
+    int stage, d, t;
+    assert_int_equal(json_unpack(json_array_get(json_object_get(root, "tensors"), 2),
+                                 "{s:s, s:s, s:[i, i, i]}", "name", &name, "file_name", &file_name,
+                                 "place", &stage, &d, &t),
+                     0);
+    assert_string_equal(name, "t");
+    assert_string_equal(file_name, "t#3");
+    assert_true(stage == 0 && d == 0 && t == 1);
+    json_decref(root);
+    b->ops->release(region);
+}
+
 static void names_cannot_lead_out_of_the_directory(void **state)
 {
     bench *b = bench_of(state);
@@ -277,6 +318,7 @@ int main(int argc, char **argv)
         CASE(links_are_not_followed),
         CASE(gaps_between_tensors_cannot_be_read),
         CASE(shards_that_do_not_fit_are_refused),
+        CASE(shards_of_one_name_are_tensors_of_their_own),
         CASE(names_cannot_lead_out_of_the_directory),
         CASE(a_directory_that_cannot_be_is_an_error),
     };
