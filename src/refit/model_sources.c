@@ -107,7 +107,8 @@ static weir_status check_shards(const weir_tensor_shard *shards, size_t n_shards
 }
 
 weir_status weir_model_sources(const weir_settings *settings, const weir_tensor_shard *shards,
-                               size_t n_shards, weir_tensor **out, size_t *out_n)
+                               size_t n_shards, weir_naming *naming, weir_tensor **out,
+                               size_t *out_n)
 {
     const char *family = settings->family, *unknown = NULL;
     weir_status status = check_shards(shards, n_shards);
@@ -117,12 +118,13 @@ weir_status weir_model_sources(const weir_settings *settings, const weir_tensor_
                                              "know what the whole model has");
     if (status == WEIR_OK && family == NULL)
         status = weir_family_of_config(settings->config, &family);
-    for (int naming = 0; naming < N_NAMINGS && status == WEIR_OK; naming++) {
+    for (int tried = (int)*naming; tried < N_NAMINGS && status == WEIR_OK; tried++) {
         described_model model = { 0 };
-        status = describe(family, settings->config, (weir_naming)naming, &model);
+        status = describe(family, settings->config, (weir_naming)tried, &model);
         size_t n_known = status == WEIR_OK ? first_unknown(&model, shards, n_shards) : 0;
         if (status == WEIR_OK && n_known == n_shards) {
             adopt_dtypes(&model, shards, n_shards);
+            *naming = (weir_naming)tried;
             *out = model.tensors;
             *out_n = model.n;
             model.tensors = NULL;

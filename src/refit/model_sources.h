@@ -8,10 +8,12 @@
 #include "refit/settings.h"
 #include "weir/weir.h"
 
-/* Gives an array as weir_family_sources() does. Tensors that are not registered here have the
- * dtype that registered ones of their kind have: trainers keep all masters alike. ERR_LAYOUT names
- * a registered tensor that no naming of the model has. */
+/* Gives an array as weir_family_sources() does. *naming: the first that is tried, and the first
+ * from there on that has all registered names, which is the one given. Tensors that are not
+ * registered here have the dtype that registered ones of their kind have: trainers keep all masters
+ * alike. ERR_LAYOUT names a registered tensor that no such naming of the model has. */
 weir_status weir_model_sources(const weir_settings *settings, const weir_tensor_shard *shards,
-                               size_t n_shards, weir_tensor **out, size_t *out_n);
+                               size_t n_shards, weir_naming *naming, weir_tensor **out,
+                               size_t *out_n);
 
 #endif

@@ -3,6 +3,8 @@
 #include "refit/rank_plan.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "refit/holders.h"
@@ -41,6 +43,69 @@ static weir_status open_mapping(weir_trainer *trainer, weir_rank_plan *plan)
     if (status != WEIR_OK)
         return status;
     return weir_fleet_tensors_of(trainer->source.mapping, &plan->tensors, &plan->n_tensors);
+}
+
+/* ---- the naming ------------------------------------------------------------------------------*/
+
+static int compare_texts(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Whether this rank has registered something of every source that the mesh gives it. */
+static weir_status has_all_sources(const weir_trainer *trainer, const weir_tensor_shard *shards,
+                                   size_t n_shards, bool *out)
+{
+    weir_mesh_box *boxes = NULL;
+    size_t n_boxes = 0;
+    const char **names = weir_alloc(n_shards * sizeof(*names));
+    if (names == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n_shards; i++)
+        names[i] = shards[i].local.name;
+    qsort(names, n_shards, sizeof(*names), compare_texts);
+    weir_status status = weir_trainer_mesh_boxes(&trainer->mesh, trainer->source.mapping,
+                                                 trainer->rank, &boxes, &n_boxes);
+    *out = status == WEIR_OK;
+    for (size_t i = 0; i < n_boxes && *out; i++)
+        *out = bsearch(&boxes[i].source->name, names, n_shards, sizeof(*names), compare_texts);
+    weir_mesh_boxes_free(boxes);
+    weir_free(names);
+    return status;
+}
+
+static weir_status describe_as(weir_trainer *trainer, const weir_tensor_shard *shards,
+                               size_t n_shards, weir_naming *naming, weir_rank_plan *plan,
+                               bool *out_all)
+{
+    weir_rank_plan_close(plan);
+    weir_mapping_close(trainer->source.mapping);
+    trainer->source.mapping = NULL;
+    weir_status status = weir_model_sources(&trainer->settings, shards, n_shards, naming,
+                                            &plan->described, &plan->n_described);
+    if (status == WEIR_OK)
+        status = open_mapping(trainer, plan);
+    return status == WEIR_OK ? has_all_sources(trainer, shards, n_shards, out_all) : status;
+}
+
+/* The names of a rank that holds no experts fit any naming, yet by a wrong one experts may be cut
+ * so that it should hold some: it is the naming by which nothing is missing. Where something is
+ * missing by all, the first, and what is missing is said later. */
+static weir_status describe_model(weir_trainer *trainer, const weir_tensor_shard *shards,
+                                  size_t n_shards, weir_rank_plan *plan)
+{
+    weir_naming naming = WEIR_NAMING_HF;
+    bool all = false;
+    weir_status status = describe_as(trainer, shards, n_shards, &naming, plan, &all);
+    weir_naming first = naming;
+    while (status == WEIR_OK && !all && naming < WEIR_NAMING_STACKED) {
+        naming++;
+        status = describe_as(trainer, shards, n_shards, &naming, plan, &all);
+    }
+    bool none_fits = status == WEIR_ERR_LAYOUT || (status == WEIR_OK && !all);
+    if (!none_fits || naming == first)
+        return status;
+    return describe_as(trainer, shards, n_shards, &first, plan, &all);
 }
 
 /* ---- the plan --------------------------------------------------------------------------------*/
@@ -105,10 +170,7 @@ static weir_status open_fleet(weir_trainer *trainer, weir_rank_plan *plan, const
 static weir_status open_by_mesh(weir_trainer *trainer, const weir_tensor_shard *shards,
                                 size_t n_shards, weir_rank_plan *plan)
 {
-    weir_status status = weir_model_sources(&trainer->settings, shards, n_shards, &plan->described,
-                                            &plan->n_described);
-    if (status == WEIR_OK)
-        status = open_mapping(trainer, plan);
+    weir_status status = describe_model(trainer, shards, n_shards, plan);
     return status == WEIR_OK ? open_fleet(trainer, plan, NULL, 0) : status;
 }
 
@@ -118,7 +180,8 @@ static weir_status open_by_holders(weir_trainer *trainer, const weir_holders *ho
     weir_held *held = NULL;
     size_t n_tensors, n_entries, n_held = 0;
     const weir_tensor_shard *tensors = weir_holders_tensors(holders, &n_tensors);
-    weir_status status = weir_model_sources(&trainer->settings, tensors, n_tensors,
+    weir_naming naming = WEIR_NAMING_HF;
+    weir_status status = weir_model_sources(&trainer->settings, tensors, n_tensors, &naming,
                                             &plan->described, &plan->n_described);
     if (status == WEIR_OK)
         status = open_mapping(trainer, plan);

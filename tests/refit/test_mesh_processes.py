@@ -61,6 +61,13 @@ class Pairs(unittest.TestCase):
     def test_bytes_land_in_place_when_installed_direct(self):
         self.demo("qwen3_moe", "tp=2,ep=2", "tp=2", "--install", "direct", ranks=4, workers=2)
 
+    def test_shards_of_several_workers_are_sealed_in_one_file(self):
+        self.demo("qwen3_moe", "fsdp=2,ep=2", "tp=2,ep=2", "--transport", "file", ranks=4, workers=2)
+
+    def test_a_rank_that_has_no_experts_plans_by_the_naming_of_the_others(self):
+        self.demo("qwen3_moe", "fsdp=5", "tp=2", "--naming", "hf_fused", "--conversion", "bf16_cast",
+                  ranks=5, workers=2)
+
     def test_one_trainer_feeds_a_parallel_engine(self):
         self.demo("gemma2", "fsdp=1", "tp=2", "--conversion", "bf16_cast", ranks=1, workers=2)
 
