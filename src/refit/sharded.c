@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "refit/find_nonfinite.h"
 #include "refit/magnitudes.h"
 #include "refit/rank_plan.h"
 #include "refit/registries.h"
@@ -439,6 +440,21 @@ weir_status weir_sharded_rebind(weir_trainer *trainer, const weir_tensor_shard *
     for (size_t i = 0; i < trainer->source.n_jobs && status == WEIR_OK; i++)
         status = aim_job(sharded, i);
     return status == WEIR_OK ? aim_magnitudes(sharded) : status;
+}
+
+void weir_sharded_name_nonfinite(const weir_sharded *sharded)
+{
+    weir_error_line cause;
+    const weir_local_shards *local = sharded->local;
+    weir_error_save(&cause);
+    if (weir_find_nonfinite(local->shards, local->n_shards, !sharded->trainer->keep_masters) !=
+        WEIR_OK)
+        return;
+    cause.text[strcspn(cause.text, "[")] = '\0';
+    weir_fail(WEIR_ERR_NONFINITE,
+              "%s shares a block of scales with other ranks, where it is not finite: their lines "
+              "say what is wrong",
+              cause.text);
 }
 
 void weir_sharded_close(weir_sharded *sharded)

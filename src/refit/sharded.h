@@ -31,5 +31,8 @@ weir_status weir_sharded_borrow(weir_sharded *sharded, uint64_t version);
  * its offset in `data`, its digest added to digests[i]. Accepts NULL: there are none. */
 weir_status weir_sharded_convert(weir_sharded *sharded, unsigned char *data, size_t first_job,
                                  size_t n_jobs, weir_digest *digests);
+/* After ERR_NONFINITE, of tensors in host memory: records which weight of the whole model it was,
+ * instead of a place within a job; or that it is another rank's. */
+void weir_sharded_name_nonfinite(const weir_sharded *sharded);
 
 #endif

@@ -93,6 +93,15 @@ static void add_digests(const weir_source *source, size_t first_job, size_t n_jo
     }
 }
 
+/* A conversion counts within the piece of a tensor that it is given. */
+static weir_status name_weight(const weir_trainer *trainer, weir_status status)
+{
+    if (status == WEIR_ERR_NONFINITE && trainer->source.sharded != NULL &&
+        trainer->memory != WEIR_MEMORY_CUDA)
+        weir_sharded_name_nonfinite(trainer->source.sharded);
+    return status;
+}
+
 weir_status weir_stage_jobs(weir_trainer *trainer, const weir_slot *slot, size_t first_job,
                             size_t n_jobs, weir_digest *digests)
 {
@@ -110,7 +119,7 @@ weir_status weir_stage_jobs(weir_trainer *trainer, const weir_slot *slot, size_t
         add_digests(source, first_job, n_jobs, digests);
     if (status == WEIR_OK)
         status = weir_sharded_convert(source->sharded, slot->data, first_job, n_jobs, digests);
-    return status;
+    return name_weight(trainer, status);
 }
 
 static weir_status convert_jobs(weir_trainer *trainer, weir_slot *slot)
@@ -155,7 +164,7 @@ weir_status weir_stop_stage(weir_trainer *trainer, weir_slot *slot)
         status = convert_jobs(trainer, slot);
     else if (trainer->scan_first)
         status = weir_push_scan(trainer->push, trainer->keep_masters);
-    if (status != WEIR_OK)
+    if (name_weight(trainer, status) != WEIR_OK)
         weir_error_prefix("trainer rank %u", trainer->rank);
     return status;
 }
