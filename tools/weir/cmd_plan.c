@@ -3,6 +3,9 @@
  * and how long that would take. Nothing is opened but the config.
  */
 #include <stdlib.h>
+#ifdef __GLIBC__ /* stdlib.h says */
+#include <malloc.h>
+#endif
 
 #include "plan_report.h"
 
@@ -184,12 +187,23 @@ static int report_all(const plan_options *options, weir_plan_report *report)
     return code;
 }
 
+/* Shares of hundreds of ranks are made and freed one after the other: what one gave back is kept
+ * for the next one. To fetch it from the kernel anew takes longer than planning. */
+static void keep_freed_memory(void)
+{
+#ifdef __GLIBC__
+    (void)mallopt(M_MMAP_MAX, 0);
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
+
 int weir_cmd_plan(int argc, char **argv)
 {
     plan_options options = { .request = { .conversion = "auto" } };
     weir_plan_report report = { .simulated = false };
     if (!read_options(argc, argv, &options) || !read_rates(argv[0], &options, &report))
         return WEIR_EXIT_USAGE;
+    keep_freed_memory();
     int code = weir_plan_model_open(argv[0], &options.request, &report.model);
     if (code == WEIR_EXIT_OK && (options.worker != NULL || options.rank != NULL))
         code = list_one(argv[0], &options, &report.model);
