@@ -42,6 +42,28 @@ class Plan(CliCase):
         self.assertEqual(one["rank_memory_bytes"], three["rank_memory_bytes"])
         self.assertEqual([3 * n for n in one["rank_bytes_sent"]], three["rank_bytes_sent"])
 
+    def test_a_signature_stands_for_the_layout_however_many_replicas_there_are(self):
+        signature = self.plan("fsdp=3,ep=2", "tp=2")["plan"]["signature"]
+        self.assertRegex(signature, "^[0-9a-f]{32}$")
+        again, three, other = (self.plan(*meshes)["plan"]["signature"] for meshes in (
+            ("ep=2,fsdp=3", "tp=2"), ("fsdp=3,ep=2", "tp=2,replicas=3"), ("fsdp=2,ep=3", "tp=2")))
+        self.assertEqual((again, three), (signature, signature))
+        self.assertNotEqual(other, signature)
+
+    def test_two_plans_of_the_same_are_the_same(self):
+        meshes = ("fsdp=3,ep=2", "tp=2,replicas=3", "--simulate", "link_gb_per_s=50")
+        one, two = (self.plan(*meshes) for _ in range(2))
+        for key in TIMES:
+            del one["plan"][key], two["plan"][key]
+        self.assertEqual(one, two)
+
+    def test_balance_is_the_most_over_the_mean(self):
+        skewed = self.plan("ep=2", "tp=2,ep=2", "--owners", "[0,1,1,1,1,1,1,1]")
+        self.assertGreater(skewed["balance"]["rank_bytes_sent"], 1.2)
+        for key, balance in skewed["balance"].items():
+            numbers = skewed[key]
+            self.assertAlmostEqual(balance, max(numbers) * len(numbers) / sum(numbers))
+
     def test_a_rank_alone_keeps_the_model_twice(self):
         plan = self.plan("", "")
         self.assertEqual(plan["rank_slot_bytes"], [plan["bytes"]])

@@ -16,6 +16,27 @@ static json_t *figures_json(const weir_plan_report *report, weir_plan_figure fig
     return list;
 }
 
+/* How many times the mean the most burdened one has; of nothing at all 1. */
+static json_t *balance_json(const weir_plan_report *report, weir_plan_figure figure)
+{
+    size_t n;
+    uint64_t *numbers = weir_plan_figures(report, figure, &n);
+    if (numbers == NULL)
+        return NULL;
+    weir_spread spread = weir_spread_of(numbers, n);
+    free(numbers);
+    return json_real(spread.mean > 0 ? (double)spread.most / spread.mean : 1.0);
+}
+
+static json_t *balances_json(const weir_plan_report *report)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "rank_slot_bytes",
+                     balance_json(report, WEIR_FIGURE_SLOT), "rank_bytes_sent",
+                     balance_json(report, WEIR_FIGURE_RANK_SENDS), "rank_memory_bytes",
+                     balance_json(report, WEIR_FIGURE_RANK_MEMORY), "worker_bytes",
+                     balance_json(report, WEIR_FIGURE_WORKER_READS));
+}
+
 static json_t *bound_json(const weir_link_bound *bound)
 {
     return json_pack("{s:s, s:i, s:f, s:f}", "link", weir_link_text(bound).text, "index",
@@ -60,12 +81,14 @@ static json_t *totals_json(const weir_plan_report *report)
 static json_t *planning_json(const weir_plan_report *report)
 {
     struct rusage used = { 0 };
+    char signature[33];
     getrusage(RUSAGE_SELF, &used);
-    return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f}", "rules", (json_int_t)report->sum.n_rules,
-                     "bytes", (json_int_t)report->sum.plan_bytes, "peak_process_bytes",
-                     (json_int_t)used.ru_maxrss * 1024, "seconds", report->model.seconds,
-                     "all_shares_seconds", report->traffic.seconds, "slowest_share_seconds",
-                     report->traffic.slowest_share_seconds);
+    weir_fleet_signature(report->model.fleet, signature);
+    return json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:f}", "signature", signature, "rules",
+                     (json_int_t)report->sum.n_rules, "bytes", (json_int_t)report->sum.plan_bytes,
+                     "peak_process_bytes", (json_int_t)used.ru_maxrss * 1024, "seconds",
+                     report->model.seconds, "all_shares_seconds", report->traffic.seconds,
+                     "slowest_share_seconds", report->traffic.slowest_share_seconds);
 }
 
 int weir_plan_print_json(const weir_plan_report *report)
@@ -88,7 +111,8 @@ int weir_plan_print_json(const weir_plan_report *report)
         if (figure < WEIR_FIGURE_HOST_SENDS || report->gpus_per_host > 0)
             complete = json_object_set_new(out, names[figure], figures_json(report, figure)) == 0;
     }
-    complete = complete && json_object_set_new(out, "plan", planning_json(report)) == 0 &&
+    complete = complete && json_object_set_new(out, "balance", balances_json(report)) == 0 &&
+               json_object_set_new(out, "plan", planning_json(report)) == 0 &&
                json_object_set_new(out, "simulation", forecast_json(report)) == 0;
     if (!complete) {
         json_decref(out);

@@ -84,6 +84,9 @@ int weir_plan_print_text(const weir_plan_report *report)
     printf(LABEL "%" PRIu64 " rules, %s, made in %.1f ms; a rank's share in %.1f ms at most\n",
            "plan", report->sum.n_rules, weir_cli_bytes_text(report->sum.plan_bytes).text,
            report->model.seconds * 1e3, report->traffic.slowest_share_seconds * 1e3);
+    char signature[33];
+    weir_fleet_signature(report->model.fleet, signature);
+    printf(LABEL "%s\n", "signature", signature);
     if (report->simulated)
         print_forecast(report);
     return WEIR_EXIT_OK;
