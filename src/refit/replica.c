@@ -34,8 +34,9 @@ static weir_status read_mesh(weir_replica *replica, const weir_replica_options *
         return status;
     uint32_t n_workers = weir_replica_mesh_workers(mesh);
     if (options->worker >= n_workers)
-        return weir_fail(WEIR_ERR_INVALID, "worker %u: an engine of '%s' has %u", options->worker,
-                         options->mesh != NULL ? options->mesh : "", n_workers);
+        return weir_fail(WEIR_ERR_INVALID, "worker %u: an engine of '%s' has %u, counted from 0",
+                         options->worker, options->mesh != NULL ? options->mesh : "tp=1",
+                         n_workers);
     replica->mesh_worker = options->worker;
     replica->place = weir_replica_mesh_place(mesh, options->worker);
     return WEIR_OK;

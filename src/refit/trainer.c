@@ -148,8 +148,8 @@ static weir_status name_slots(weir_trainer *trainer, const weir_trainer_options 
         return weir_fail(WEIR_ERR_INVALID, "%u trainer ranks, at most %d are possible",
                          trainer->n_ranks, WEIR_MAX_RANKS);
     if (trainer->rank >= trainer->n_ranks)
-        return weir_fail(WEIR_ERR_INVALID, "trainer rank %u of %u", trainer->rank,
-                         trainer->n_ranks);
+        return weir_fail(WEIR_ERR_INVALID, "trainer rank %u: of %u ranks the last is %u",
+                         trainer->rank, trainer->n_ranks, trainer->n_ranks - 1);
     if (trainer->n_slots > WEIR_MAX_SLOTS)
         return weir_fail(WEIR_ERR_INVALID, "%u slots, at most %d are possible", trainer->n_slots,
                          WEIR_MAX_SLOTS);

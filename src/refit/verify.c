@@ -359,8 +359,8 @@ static weir_status read_mesh(verification *job)
         return status;
     uint32_t n_workers = weir_replica_mesh_workers(&job->mesh);
     if (options->worker >= n_workers)
-        return weir_fail(WEIR_ERR_INVALID, "worker %u: an engine of %s has %u", options->worker,
-                         mesh_name(job->mesh_text), n_workers);
+        return weir_fail(WEIR_ERR_INVALID, "worker %u: an engine of %s has %u, counted from 0",
+                         options->worker, mesh_name(job->mesh_text), n_workers);
     job->gather.mesh = &job->mesh;
     job->gather.place = weir_replica_mesh_place(&job->mesh, options->worker);
     return WEIR_OK;
