@@ -92,16 +92,33 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
     return link.ops->caps & WEIR_CAP_DURABLE ? WEIR_OK : seal_region(trainer, slot, &link);
 }
 
+static void release_slot(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_slot_drop(trainer, slot);
+    unpin_slot(slot);
+    if (slot->region != NULL)
+        slot->region->transport->ops->release(slot->region);
+    weir_free(slot->digests);
+    weir_free(slot->shards);
+    weir_buffer_free(&slot->manifest);
+    *slot = (weir_slot){ 0 };
+}
+
 /* All at the first publish: the second refit allocates nothing, and a rank that lacks the memory
- * says so before it has published anything. */
+ * says so before it has published anything. A slot is there whole or not at all. */
 static weir_status allocate_slots(weir_trainer *trainer)
 {
-    weir_status status = WEIR_OK;
-    for (unsigned i = 0; i < trainer->n_slots && status == WEIR_OK; i++) {
-        if (trainer->slots[i].digests == NULL)
-            status = allocate_slot(trainer, &trainer->slots[i]);
+    for (unsigned i = 0; i < trainer->n_slots; i++) {
+        weir_slot *slot = &trainer->slots[i];
+        if (slot->digests != NULL)
+            continue;
+        weir_status status = allocate_slot(trainer, slot);
+        if (status != WEIR_OK) {
+            release_slot(trainer, slot);
+            return status;
+        }
     }
-    return status;
+    return WEIR_OK;
 }
 
 /* Who else retires this version does not matter: what counts is that the shard goes. */
@@ -334,15 +351,6 @@ weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t vers
 
 void weir_slots_release(weir_trainer *trainer)
 {
-    for (unsigned i = 0; i < trainer->n_slots; i++) {
-        weir_slot *slot = &trainer->slots[i];
-        weir_slot_drop(trainer, slot);
-        unpin_slot(slot);
-        if (slot->region != NULL)
-            slot->region->transport->ops->release(slot->region);
-        weir_free(slot->digests);
-        weir_free(slot->shards);
-        weir_buffer_free(&slot->manifest);
-        *slot = (weir_slot){ 0 };
-    }
+    for (unsigned i = 0; i < trainer->n_slots; i++)
+        release_slot(trainer, &trainer->slots[i]);
 }
