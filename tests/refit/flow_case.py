@@ -72,13 +72,16 @@ class FlowCase(unittest.TestCase):
     """A directory and three versions of a small checkpoint, in a folder of the test's own."""
     family = "glm_moe_dsa"
     versions = 3
+    naming = "hf"
+    dtype = "bf16"
 
     @classmethod
     def setUpClass(cls):
         cls.checkpoints = tempfile.mkdtemp(prefix="weir-steps-")
         for step in range(cls.versions):
-            subprocess.run([WEIR, "synth", "--family", cls.family, "--preset", "tiny", "--step",
-                            str(step), "-o", os.path.join(cls.checkpoints, str(step + 1))],
+            subprocess.run([WEIR, "synth", "--family", cls.family, "--preset", "tiny", "--naming",
+                            cls.naming, "--dtype", cls.dtype, "--step", str(step), "-o",
+                            os.path.join(cls.checkpoints, str(step + 1))],
                            check=True, capture_output=True, timeout=WAIT_S)
 
     @classmethod

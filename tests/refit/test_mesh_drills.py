@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sharded trainers and parallel engines as real processes, when one of them comes, goes, is killed at
-each stop, stalls, or was started with something else than the others."""
+"""Sharded trainers and parallel engines as real processes, when one of them comes, goes, is killed
+at each stop, stalls, or was started with something else than the others."""
 import glob
 import json
 import os
@@ -23,6 +23,11 @@ class MeshFlow(FlowCase):
     engine_mesh = "tp=2"
     n_ranks = 4
     n_workers = 2
+
+    def setUp(self):
+        super().setUp()
+        # A thread takes its scratch with its first task, whichever version that is of.
+        self.flow += ["--threads", "1"]
 
     def rank(self, number, *more, first=1, mesh=None, engine=None):
         return self.start("publish", "--follow", "--version", str(first), "--rank", str(number),
@@ -107,9 +112,9 @@ class Scene:
     """Ranks and one engine under a run of their own: several are played side by side, so that
     their waits overlap."""
 
-    def __init__(self, case, name, doomed, *drill):
+    def __init__(self, case, name, doomed, *drill, bound_s=BOUND_S):
         self.case, self.name, self.doomed = case, name, doomed
-        self.flow = ["--run", name, "--timeout", str(BOUND_S), "--lease", "2"]
+        self.flow = ["--run", name, "--timeout", str(bound_s), "--lease", "2"]
         self.ranks = [case.rank(number, *self.flow, *(drill if number == doomed else ()))
                       for number in range(case.n_ranks)]
         self.workers = case.engine(name, "--follow", *self.flow)
@@ -188,7 +193,7 @@ class WhenARankIsLost(MeshFlow):
                 scene.publish_and_install(3)
 
     def test_halted_for_longer_than_rows_are_kept_it_says_so_and_catches_up(self):
-        scene = Scene(self, "long", 2, "--stall-at", "stage:2")
+        scene = Scene(self, "long", 2, "--stall-at", "stage:2", bound_s=2)
         self.begin([scene])
         for version in (2, 3, 4):
             self.send(scene.ranks, version)
@@ -231,6 +236,267 @@ class WhenAWorkerIsLost(MeshFlow):
             self.verify_engine(engine, 4)
         for report in reports:
             self.assertEqual(report["counters"], SETTLED, report)
+
+
+
+class WhenSomebodyWasToldSomethingElse(MeshFlow):
+    """None of these may end in bytes that are wrong: somebody says what differs, in time."""
+
+    def changed_config(self, **changes):
+        with open(self.config, encoding="utf-8") as stream:
+            config = json.load(stream)
+        path = os.path.join(self.folder, "-".join(changes) + ".json")
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump({**config, **changes}, stream)
+        return path
+
+    def test_workers_are_refused_with_both_sides(self):
+        self.publish(self.ranks(), 1)
+        engines = "for engines of tp=2,ep=1,dp=1,pp=1,pad=64,experts=contiguous"
+        heads = self.changed_config(num_attention_heads=8)
+        layers = self.changed_config(num_hidden_layers=4)
+        cases = {
+            "one": (("--worker", "0"), engines, "this replica is of one worker"),
+            "ep": (("--replica-mesh", "tp=2,ep=2"), engines, "this replica is of tp=2,ep=2"),
+            "pad": (("--replica-mesh", "tp=2,pad=128"), engines, "pad=128"),
+            "experts": (("--replica-mesh", "tp=2,ep=2", "--replica-experts",
+                         "[[7,6,5,4],[3,2,1,0]]"), engines, "experts="),
+            "channel": (("--replica-mesh", "tp=2", "--conversion",
+                         "cutlass_fp8_e4m3_per_channel"), "compile target is deep_gemm_fp8",
+                        "this replica needs cutlass_fp8"),
+            "bf16": (("--replica-mesh", "tp=2", "--conversion", "bf16_cast"), "dtype is F8_E4M3",
+                     "this replica needs BF16"),
+            "heads": (("--replica-mesh", "tp=2", "--config", heads), "qkv_proj.weight: shape is "
+                      "[512, 192] at trainer rank 0", "this replica needs [768, 192]"),
+            "layers": (("--replica-mesh", "tp=2", "--config", layers), "model.layers.3.",
+                       "no source publishes it"),
+            "number": (("--replica-mesh", "tp=2", "--worker", "2"), "worker 2",
+                       "an engine of 'tp=2' has 2"),
+            "many": (("--replica-mesh", "tp=8"), "4 heads do not divide over 8 workers"),
+            "maps": (("--replica-mesh", "tp=2,ep=2", "--replica-experts", "[[0,1,2,3],[4,5,6]]"),
+                     "no expert rank of a replica holds expert 7"),
+        }
+        workers = {name: self.replica(name, "--version", "1", *arguments)
+                   for name, (arguments, *_) in cases.items()}
+        for name, (_, *words) in cases.items():
+            with self.subTest(name=name):
+                code, line = workers[name].wait()
+                self.assertEqual(code, 1, line)
+                for word in words:
+                    self.assertIn(word, line)
+
+    def play(self, name, odd, odd_ranks=(1,), mesh=None, n_ranks=4):
+        """Version 1 of ranks of which some are started otherwise, with a worker that wants it."""
+        flow = ("--run", name, "--timeout", str(BOUND_S))
+        usual = ("--mesh", mesh or self.mesh, "--replica-mesh", self.engine_mesh)
+        ranks = [self.start("publish", "--follow", "--version", "1", "--rank", str(number),
+                            *self.flow, *usual, *(odd if number in odd_ranks else ()), *flow)
+                 for number in range(n_ranks)]
+        worker = self.worker(name, 0, "--version", "1", *flow)
+        self.send(ranks, 1)
+        return ranks, worker
+
+    def errors_of(self, ranks):
+        """What each rank ends version 1 with; None: it was published."""
+        errors = []
+        for rank in ranks:
+            said = rank.line()
+            errors.append(rank.wait()[1] if said is None else said.get("error"))
+        return errors
+
+    def test_ranks_that_plan_otherwise_are_refused_by_name(self):
+        otherwise = "trainer rank 1 (worker trainer-1-"
+        same = "give all ranks the same"
+        cases = {
+            "fsdp": (("--mesh", "fsdp=4"), otherwise, "fsdp=4 to engines of", "fsdp=2,ep=2 to",
+                     same),
+            "ranks": (("--mesh", "fsdp=8"), otherwise, "trainer rank 1 of 8, not 1 of 4"),
+            "engine": (("--replica-mesh", "tp=2,pad=128"), otherwise, "pad=128", "pad=64", same),
+            "worker": (("--replica-mesh", "tp=1"), otherwise, "engines of one worker", same),
+            "owners": (("--expert-owners", "[1,1,1,1,0,0,0,0]"), otherwise, "owners=8", same),
+            "masters": (("--keep-masters",), otherwise, "masters kept", same),
+            "layout": (("--conversion", "bf16_cast"), "version 1 from rank 1", "lent nothing",
+                       "same mesh, config.json and conversion?"),
+            "config": (("--config", self.changed_config(num_hidden_layers=2)),
+                       "version 1 from rank 1", "it has not announced itself"),
+        }
+        begun = time.monotonic()
+        scenes = {name: self.play(name, odd) for name, (odd, *_) in cases.items()}
+        for name, (_, *words) in cases.items():
+            with self.subTest(name=name):
+                ranks, worker = scenes[name]
+                errors = self.errors_of(ranks)
+                for word in words:
+                    self.assertIn(word, errors[0])
+                said = worker.line()
+                self.assertEqual(said["event"], "failed", said)
+        self.assertLess(time.monotonic() - begun, 3 * BOUND_S + 6)
+
+    def test_expert_maps_that_cover_the_model_together_are_told_apart(self):
+        # All shards fit: the magnitudes that ranks 4 and 5 lend are of other experts.
+        ranks, worker = self.play("maps", ("--expert-owners", "[1,1,1,1,0,0,0,0]"), (4, 5),
+                                  mesh="fsdp=3,ep=2", n_ranks=6)
+        errors = [error for error in self.errors_of(ranks) if error is not None]
+        self.assertTrue(errors)
+        for error in errors:
+            self.assertIn("shards the model otherwise", error)
+        self.assertEqual(worker.line()["event"], "failed")
+
+    def test_ranks_without_borders_are_told_apart_by_the_replica(self):
+        # Whole experts on each rank: nobody lends, so the worker is the first to see it.
+        ranks, worker = self.play("whole", ("--mesh", "ep=2,dense_whole=1"), (1,),
+                                  mesh="ep=2", n_ranks=2)
+        errors = [error for error in self.errors_of(ranks) if error is not None]
+        said = worker.line()
+        self.assertEqual(said["event"], "failed", said)
+        if not errors:
+            self.assertIn("give all ranks the same meshes", said["error"])
+
+    def test_meshes_that_cannot_be_read_are_usage_errors(self):
+        trainers = ("fsdp=2,data=3", "fsdp=2,fsdp=2", "fsdp=0", "fsdp=99999", "fsdp=65536,ep=2",
+                    "fsdp=-1", "fsdp=", "fsdp=2,", "fsdp=4294967298", "sender=1")
+        replicas = ("tp=2,cp=3", "tp=2,tp=2", "tp=0", "tp=99999", "tp=65536,dp=2", "tp=2,ep=4",
+                    "ep=3")
+        for verb, option, texts in (("publish", "--mesh", trainers),
+                                    ("publish", "--replica-mesh", replicas),
+                                    ("receive", "--replica-mesh", replicas)):
+            for text in texts:
+                with self.subTest(verb=verb, text=text):
+                    result = subprocess.run([WEIR, verb, option, text], capture_output=True,
+                                            text=True, timeout=WAIT_S, check=False)
+                    self.assertEqual(result.returncode, 2, result.stderr)
+                    self.assertIn(option, result.stderr)
+                    self.assertIn("mesh: ", result.stderr)
+
+    def test_ranks_that_cannot_be_are_refused_before_anything_is_published(self):
+        cases = ((("--mesh", self.mesh, "--expert-owners", "[0,1,0]"),
+                  "8 experts, the trainer's owner map has 3"),
+                 (("--mesh", self.mesh, "--expert-owners", "[0,1,0,1,0,1,0,2]"),
+                  "expert 7: expected an expert rank below ep=2"),
+                 (("--mesh", self.mesh, "--rank", "4"), "trainer rank 4: of 4 ranks"),
+                 (("--mesh", self.mesh, "--ranks", "3"),
+                  "3 trainer ranks, but the mesh fsdp=2,ep=2 has 4"),
+                 (("--mesh", self.mesh, "--replica-mesh", "tp=8"),
+                  "4 heads do not divide over 8 workers"))
+        for arguments, words in cases:
+            with self.subTest(words=words):
+                rank = self.start("publish", self.checkpoint(1), "--version", "1",
+                                  "--replica-mesh", "tp=2", *self.flow, *arguments)
+                code, line = rank.wait()
+                self.assertEqual(code, 1)
+                self.assertIn(words, line)
+
+
+def patch_tensor(path, name, index, value):
+    """Writes one element of a tensor of a safetensors file; its shape."""
+    with open(path, "r+b") as stream:
+        n_bytes = struct.unpack("<Q", stream.read(8))[0]
+        entry = json.loads(stream.read(n_bytes))[name]
+        stream.seek(8 + n_bytes + entry["data_offsets"][0] + index * len(value))
+        stream.write(value)
+    return entry["shape"]
+
+
+class WhenAWeightIsNotFinite(MeshFlow):
+    def test_its_rank_names_it_and_replicas_keep_the_version_before(self):
+        name = "model.layers.1.self_attn.o_proj.weight"
+        flow = ("--timeout", str(BOUND_S))
+        ranks, workers = self.ranks(*flow), self.engine("one", "--follow", *flow)
+        self.publish(ranks, 1)
+        self.expect_all_installed(workers, 1)
+        shape = patch_tensor(os.path.join(self.checkpoint(2), "model.safetensors"), name,
+                             192 * 512 - 1, b"\xc0\x7f")
+        self.assertEqual(shape, [192, 512])
+        self.send(ranks, 2)
+        said = [rank.line() for rank in ranks]
+        self.assertIn(f"trainer rank 3: {name}[191, 511] is NaN", said[3].get("error", ""))
+        for line in said[:3]:  # who shares a block of scales with it points at others
+            if line["event"] == "failed":
+                self.assertIn("their lines say", line["error"])
+        late = self.worker("late", 0, "--version", "2", *flow)
+        self.expect_failed(late, "version 2", "rank-3")
+        self.verify_engine("one", 1)
+        self.publish(ranks, 3)
+        self.expect_all_installed(workers, 3)
+        self.verify_engine("one", 3)
+
+
+class WhenMeshesAreUneven(MeshFlow):
+    versions = 2
+
+    def follow(self, mesh, n_ranks, engine="tp=2"):
+        self.engine_mesh = engine
+        ranks = [self.rank(number, mesh=mesh) for number in range(n_ranks)]
+        workers = self.engine("one", "--follow")
+        for version in (1, 2):
+            reports = self.publish(ranks, version)
+            self.expect_all_installed(workers, version)
+            self.verify_engine("one", version)
+        for process in ranks + workers:
+            process.end()
+        return reports
+
+    def test_more_ranks_than_experts_and_than_rows_of_small_tensors(self):
+        reports = self.follow("fsdp=2,ep=9", 18)
+        self.assertEqual(len(reports), 18)
+
+    def test_ranks_that_hold_next_to_nothing(self):
+        self.follow("fsdp=8,ep=2", 16)
+
+    def test_a_worker_whose_vocabulary_is_all_padding(self):
+        self.follow("fsdp=2", 2, engine="tp=2,pad=2048")
+
+
+class WhenFewRanksSeeHowTensorsAreKept(WhenMeshesAreUneven):
+    """The same of stacked experts in fp32: a rank that holds none of a tensor can only guess."""
+    naming = "stacked"
+    dtype = "f32"
+
+
+class WhenBytesGoAnotherWay(MeshFlow):
+    versions = 2
+
+    def test_by_files(self):
+        ranks, workers = self.ranks("--transport", "file"), self.engine("one", "--follow")
+        for version in (1, 2):
+            self.publish(ranks, version)
+            self.expect_all_installed(workers, version)
+            self.verify_engine("one", version)
+        self.assertTrue(glob.glob(self.folder + "/*/*rank-3*"))
+
+    def test_into_live_parameters(self):
+        ranks, workers = self.ranks(), self.engine("one", "--follow", "--install", "direct")
+        for version in (1, 2):
+            self.publish(ranks, version)
+            self.expect_all_installed(workers, version)
+            self.verify_engine("one", version)
+
+
+class Masters(MeshFlow):
+    """Sharded or not, fp32 masters become the same bytes, rounded before they are quantised or
+    kept."""
+    versions = 1
+    dtype = "f32"
+
+    def dumped(self, name, *more, mesh=None, n_ranks=1):
+        flow = ("--run", name, *more)
+        sharded = ("--mesh", mesh) if mesh else ()
+        ranks = [self.start("publish", "--follow", "--version", "1", "--rank", str(number),
+                            *sharded, *self.flow, *flow) for number in range(n_ranks)]
+        worker = self.replica(name, "--version", "1", "--run", name, "--dump",
+                              os.path.join(self.folder, name))
+        self.publish(ranks, 1)
+        self.expect_installed(worker, 1)
+        self.assertEqual(worker.wait()[0], 0)
+        with open(os.path.join(self.folder, name, "v1.safetensors"), "rb") as stream:
+            return stream.read()
+
+    def test_sharded_bytes_are_those_of_one_rank(self):
+        rounded = self.dumped("rounded")
+        kept = self.dumped("kept", "--keep-masters")
+        self.assertNotEqual(rounded, kept)
+        self.assertEqual(self.dumped("rounded-3", mesh="fsdp=3", n_ranks=3), rounded)
+        self.assertEqual(self.dumped("kept-3", "--keep-masters", mesh="fsdp=3", n_ranks=3), kept)
 
 
 if __name__ == "__main__":
