@@ -13,7 +13,7 @@
 typedef struct mesh_key {
     const char *name;
     uint32_t *value;
-    uint32_t least;
+    uint32_t least, most;
     bool counts; /* among the factors of the number of ranks */
     bool seen;
 } mesh_key;
@@ -23,15 +23,15 @@ static weir_status read_number(const char *what, mesh_key *key, const char *toke
     const char *digits = token + strlen(key->name) + 1;
     uint64_t number = 0;
     size_t n = length - strlen(key->name) - 1;
-    for (size_t i = 0; i < n && number <= WEIR_MESH_MAX_RANKS; i++) {
+    for (size_t i = 0; i < n && number <= key->most; i++) {
         if (digits[i] < '0' || digits[i] > '9')
             n = 0;
         else
             number = number * 10 + (uint64_t)(digits[i] - '0');
     }
-    if (n == 0 || number < key->least || number > WEIR_MESH_MAX_RANKS)
+    if (n == 0 || number < key->least || number > key->most)
         return weir_fail(WEIR_ERR_INVALID, "%s mesh: '%.*s': expected a number from %u to %u", what,
-                         (int)length, token, key->least, WEIR_MESH_MAX_RANKS);
+                         (int)length, token, key->least, key->most);
     if (key->seen)
         return weir_fail(WEIR_ERR_INVALID, "%s mesh: '%.*s': %s is given twice", what, (int)length,
                          token, key->name);
@@ -83,13 +83,13 @@ weir_status weir_trainer_mesh_parse(const char *text, weir_trainer_mesh *out)
 {
     weir_trainer_mesh mesh = { .pp = 1, .hsdp = 1, .fsdp = 1, .ep = 1, .tp = 1 };
     mesh_key keys[] = {
-        { "fsdp", &mesh.fsdp, 1, true, false },
-        { "tp", &mesh.tp, 1, true, false },
-        { "ep", &mesh.ep, 1, true, false },
-        { "pp", &mesh.pp, 1, true, false },
-        { "hsdp", &mesh.hsdp, 1, true, false },
-        { "sender", &mesh.sender, 0, false, false },
-        { "dense_whole", &mesh.dense_whole, 0, false, false },
+        { "fsdp", &mesh.fsdp, 1, WEIR_MESH_MAX_RANKS, true, false },
+        { "tp", &mesh.tp, 1, WEIR_MESH_MAX_RANKS, true, false },
+        { "ep", &mesh.ep, 1, WEIR_MESH_MAX_RANKS, true, false },
+        { "pp", &mesh.pp, 1, WEIR_MESH_MAX_RANKS, true, false },
+        { "hsdp", &mesh.hsdp, 1, WEIR_MESH_MAX_RANKS, true, false },
+        { "sender", &mesh.sender, 0, WEIR_MESH_MAX_RANKS, false, false },
+        { "dense_whole", &mesh.dense_whole, 0, 1, false, false },
     };
     weir_status status = read_mesh("trainer", text, keys, sizeof(keys) / sizeof(keys[0]));
     if (status != WEIR_OK)
@@ -105,12 +105,12 @@ weir_status weir_replica_mesh_parse(const char *text, weir_replica_mesh *out)
 {
     weir_replica_mesh mesh = { 1, 1, 1, 1, 1, 0, NULL, NULL };
     /* ep says how the dp * tp workers are grouped: it adds none. */
-    mesh_key keys[] = { { "tp", &mesh.tp, 1, true, false },
-                        { "ep", &mesh.ep, 1, false, false },
-                        { "dp", &mesh.dp, 1, true, false },
-                        { "pp", &mesh.pp, 1, true, false },
-                        { "replicas", &mesh.replicas, 1, true, false },
-                        { "pad", &mesh.vocabulary_pad, 1, false, false } };
+    mesh_key keys[] = { { "tp", &mesh.tp, 1, WEIR_MESH_MAX_RANKS, true, false },
+                        { "ep", &mesh.ep, 1, WEIR_MESH_MAX_RANKS, false, false },
+                        { "dp", &mesh.dp, 1, WEIR_MESH_MAX_RANKS, true, false },
+                        { "pp", &mesh.pp, 1, WEIR_MESH_MAX_RANKS, true, false },
+                        { "replicas", &mesh.replicas, 1, WEIR_MESH_MAX_RANKS, true, false },
+                        { "pad", &mesh.vocabulary_pad, 1, WEIR_MESH_MAX_RANKS, false, false } };
     weir_status status = read_mesh("replica", text, keys, sizeof(keys) / sizeof(keys[0]));
     if (status != WEIR_OK)
         return status;

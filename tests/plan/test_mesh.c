@@ -45,6 +45,7 @@ static void a_wrong_token_is_named(void **state)
                   "sender, dense_whole" },
         { "fsdp=", "trainer mesh: 'fsdp=': expected a number from 1 to 65536" },
         { "fsdp=0", "trainer mesh: 'fsdp=0': expected a number from 1 to 65536" },
+        { "dense_whole=2", "trainer mesh: 'dense_whole=2': expected a number from 0 to 1" },
         { "fsdp=-1", "trainer mesh: 'fsdp=-1': expected a number from 1 to 65536" },
         { "tp=2x", "trainer mesh: 'tp=2x': expected a number from 1 to 65536" },
         { "tp=99999999999999999999999", "trainer mesh: 'tp=99999999999999999999999': expected a "
