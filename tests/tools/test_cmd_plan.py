@@ -42,6 +42,20 @@ class Plan(CliCase):
         self.assertEqual(one["rank_memory_bytes"], three["rank_memory_bytes"])
         self.assertEqual([3 * n for n in one["rank_bytes_sent"]], three["rank_bytes_sent"])
 
+    def test_a_window_stands_for_the_slots(self):
+        slots, window = (self.plan("", "", *more) for more in ((), ("--window", "1M")))
+        self.assertEqual((slots["window_bytes"], window["window_bytes"]), (0, 1 << 20))
+        for key in ("bytes", "rank_slot_bytes", "worker_bytes", "rank_bytes_sent"):
+            self.assertEqual(window[key], slots[key])
+        self.assertEqual(window["rank_memory_bytes"], [1 << 20])
+        self.assertGreater(window["copies"], slots["copies"])
+        self.assertGreater(slots["largest_copy_bytes"], 1 << 19)
+        self.assertLessEqual(window["largest_copy_bytes"], 1 << 19)
+        part = self.plan("", "", "--window", "1M", "--rank", "0")
+        self.assertEqual(len(part["shards"]), window["copies"])
+        self.assertIn("that cannot be cut does not fit a buffer of 32 bytes", self.error(
+            "plan", *PRESET, "--trainer", "", "--replica", "", "--window", "64", code=1))
+
     def test_a_signature_stands_for_the_layout_however_many_replicas_there_are(self):
         signature = self.plan("fsdp=3,ep=2", "tp=2")["plan"]["signature"]
         self.assertRegex(signature, "^[0-9a-f]{32}$")
@@ -229,6 +243,7 @@ class Plan(CliCase):
                 ((*PRESET, *meshes, "--rank", "2"), 2, "from 0 to 1"),
                 ((*PRESET, *meshes, "--rank", "0", "--worker", "0"), 2, "one of --worker"),
                 ((*PRESET, *meshes, "--gpus-per-host", "0"), 2, "--gpus-per-host takes"),
+                ((*PRESET, *meshes, "--window", "0"), 2, "--window takes bytes"),
                 ((*RAGGED, *meshes, "--conversion", "fp8_128x128"), 1,
                  "no multiple of fp8_128x128's block of 128"),
                 ((*PRESET, "--trainer", "", "--replica", "tp=5"), 1, "do not divide over 5"),

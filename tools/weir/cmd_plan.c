@@ -28,6 +28,7 @@ const char weir_usage_plan[] =
     "  --layout NAME      the engine's layout (default: the family's first)\n"
     "  --naming NAME      how the trainer keeps experts: hf (default), hf_fused, stacked\n"
     "  --gpus-per-host N  also sum up hosts: N ranks, or N workers, of following numbers each\n"
+    "  --window BYTES     as of `weir publish`: ranks keep 2 buffers of half of it, no slots\n"
     "  --simulate RATES   also predict the refit's time, the link that bounds it, and how near it\n"
     "                     comes to that: link_gb_per_s=50,latency_us=5; besides, host_gb_per_s of\n"
     "                     all GPUs of a host, convert_gb_per_s of a rank (read and written),\n"
@@ -36,9 +37,8 @@ const char weir_usage_plan[] =
     "  --rank N           list what that rank publishes, lends and borrows instead\n"
     "  --json             one object, with the figures of every rank and worker\n"
     "\n"
-    "Memory of a rank is two slots, two buffers of what it lends, and what it borrows; of a "
-    "worker\n"
-    "its parameters, and in staged mode as much again as it gets.\n";
+    "Memory of a rank is two slots or the window, two buffers of what it lends, and what it\n"
+    "borrows; of a worker its parameters, and in staged mode as much again as it gets.\n";
 
 typedef struct plan_options {
     weir_plan_request request;
@@ -59,6 +59,7 @@ enum {
     OPT_LAYOUT,
     OPT_NAMING,
     OPT_GPUS_PER_HOST,
+    OPT_WINDOW,
     OPT_SIMULATE,
     OPT_WORKER,
     OPT_RANK,
@@ -77,6 +78,7 @@ static const struct option long_options[] = {
     { "layout", required_argument, NULL, OPT_LAYOUT },
     { "naming", required_argument, NULL, OPT_NAMING },
     { "gpus-per-host", required_argument, NULL, OPT_GPUS_PER_HOST },
+    { "window", required_argument, NULL, OPT_WINDOW },
     { "simulate", required_argument, NULL, OPT_SIMULATE },
     { "worker", required_argument, NULL, OPT_WORKER },
     { "rank", required_argument, NULL, OPT_RANK },
@@ -105,6 +107,8 @@ static bool read_option(const char *verb, int option, plan_options *options)
     if (option == OPT_GPUS_PER_HOST)
         return weir_cli_number(verb, "--gpus-per-host", optarg, 1, WEIR_MESH_MAX_RANKS,
                                &options->gpus_per_host);
+    if (option == OPT_WINDOW)
+        return weir_cli_byte_count(verb, "--window", optarg, &options->request.window_bytes);
     if (option == OPT_JSON)
         options->json = true;
     else if (option >= OPT_CONFIG && option <= OPT_RANK)

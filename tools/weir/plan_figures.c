@@ -15,7 +15,14 @@ weir_spread weir_spread_of(const uint64_t *numbers, size_t n)
     return out;
 }
 
-static uint64_t rank_figure(const weir_rank_traffic *rank, weir_plan_figure figure)
+/* Slots, or the window that stands for them. */
+static uint64_t kept_bytes(const weir_plan_model *model, const weir_rank_traffic *rank)
+{
+    return model->window_bytes > 0 ? model->window_bytes : rank->slot_bytes * WEIR_PLAN_SLOTS;
+}
+
+static uint64_t rank_figure(const weir_plan_model *model, const weir_rank_traffic *rank,
+                            weir_plan_figure figure)
 {
     switch (figure) {
     case WEIR_FIGURE_SLOT:
@@ -25,8 +32,7 @@ static uint64_t rank_figure(const weir_rank_traffic *rank, weir_plan_figure figu
     case WEIR_FIGURE_RANK_BORROWS:
         return rank->borrowed_bytes;
     case WEIR_FIGURE_RANK_MEMORY:
-        return rank->slot_bytes * WEIR_PLAN_SLOTS + rank->lent_bytes * WEIR_PLAN_LENDS +
-               rank->borrowed_bytes;
+        return kept_bytes(model, rank) + rank->lent_bytes * WEIR_PLAN_LENDS + rank->borrowed_bytes;
     default:
         return rank->sent_bytes;
     }
@@ -50,7 +56,7 @@ static uint64_t figure_of(const weir_plan_report *report, weir_plan_figure figur
                      figure == WEIR_FIGURE_HOST_READS;
     if (of_worker)
         return worker_figure(&report->traffic.workers[i % report->model.n_parts], figure);
-    return rank_figure(&report->traffic.ranks[i], figure);
+    return rank_figure(&report->model, &report->traffic.ranks[i], figure);
 }
 
 uint64_t *weir_plan_figures(const weir_plan_report *report, weir_plan_figure figure, size_t *out_n)

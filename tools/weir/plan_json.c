@@ -67,7 +67,7 @@ static json_t *totals_json(const weir_plan_report *report)
     const weir_plan_traffic *traffic = &report->traffic;
     uint64_t n_copies = traffic->n_copies > 0 ? traffic->n_copies : 1;
     return json_pack(
-        "{s:s, s:I, s:i, s:i, s:i, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:i}", "conversion",
+        "{s:s, s:I, s:i, s:i, s:i, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:i, s:I}", "conversion",
         weir_mapping_conversion(model->mapping)->name, "tensors", (json_int_t)model->n_tensors,
         "ranks", (int)model->n_ranks, "workers", (int)model->n_workers, "replicas",
         (int)(model->n_workers / model->n_parts), "copies", (json_int_t)traffic->n_copies, "bytes",
@@ -75,7 +75,8 @@ static json_t *totals_json(const weir_plan_report *report)
         "mean_copy_bytes", (double)traffic->n_bytes / (double)n_copies, "largest_copy_bytes",
         (json_int_t)traffic->largest_copy_bytes, "conversions", (json_int_t)traffic->n_jobs,
         "border_pieces", (json_int_t)traffic->n_border_pieces, "border_bytes",
-        (json_int_t)traffic->n_loan_bytes, "slots", WEIR_PLAN_SLOTS);
+        (json_int_t)traffic->n_loan_bytes, "slots", WEIR_PLAN_SLOTS, "window_bytes",
+        (json_int_t)model->window_bytes);
 }
 
 static json_t *planning_json(const weir_plan_report *report)

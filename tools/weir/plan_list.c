@@ -83,7 +83,7 @@ int weir_plan_list_worker(const weir_plan_model *model, uint32_t worker, bool as
     uint64_t n_bytes = 0, n_copies = 0;
     for (uint32_t rank = 0; rank < model->n_ranks; rank++) {
         weir_share *share;
-        if (weir_fleet_share(model->fleet, rank, &share) != WEIR_OK) {
+        if (weir_plan_model_share(model, rank, &share) != WEIR_OK) {
             json_decref(list);
             return weir_cli_fail();
         }
@@ -157,7 +157,7 @@ int weir_plan_list_rank(const weir_plan_model *model, uint32_t rank, bool as_jso
 {
     weir_share *share;
     int code = WEIR_EXIT_OK;
-    if (weir_fleet_share(model->fleet, rank, &share) != WEIR_OK)
+    if (weir_plan_model_share(model, rank, &share) != WEIR_OK)
         return weir_cli_fail();
     if (as_json)
         code = print_share_json(model, rank, share);

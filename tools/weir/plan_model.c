@@ -70,12 +70,18 @@ static weir_status read_meshes(weir_plan_model *model, const weir_plan_request *
 
 int weir_plan_model_open(const char *verb, const weir_plan_request *request, weir_plan_model *model)
 {
-    *model = (weir_plan_model){ 0 };
+    *model = (weir_plan_model){ .window_bytes = request->window_bytes };
     if (read_meshes(model, request) != WEIR_OK)
         return weir_cli_usage_error(verb, "%s", weir_last_error());
     if (open_mapping(model, request) != WEIR_OK || open_fleet(model) != WEIR_OK)
         return weir_cli_fail();
     return WEIR_EXIT_OK;
+}
+
+weir_status weir_plan_model_share(const weir_plan_model *model, uint32_t rank, weir_share **out)
+{
+    return weir_fleet_share_in_pieces(model->fleet, rank, model->window_bytes / WEIR_PLAN_SLOTS,
+                                      out);
 }
 
 void weir_plan_model_close(weir_plan_model *model)

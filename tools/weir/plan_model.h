@@ -11,6 +11,7 @@ typedef struct weir_plan_request {
     const char *config, *family, *preset, *trainer, *replica, *conversion, *layout;
     const char *experts, *owners;
     weir_naming naming;
+    uint64_t window_bytes; /* 0: ranks keep slots */
 } weir_plan_request;
 
 typedef struct weir_plan_model {
@@ -24,13 +25,19 @@ typedef struct weir_plan_model {
     size_t n_tensors;
     weir_fleet *fleet;
     uint32_t n_ranks, n_workers, n_parts; /* workers of all replicas, and of one */
-    double seconds;                       /* that planning took */
+    uint64_t window_bytes;
+    double seconds; /* that planning took */
 } weir_plan_model;
+
+#define WEIR_PLAN_SLOTS 2 /* that a trainer rank has unless it is told otherwise; or buffers */
 
 /* Plans. Returns an exit code, after having printed why when it is not 0; weir_plan_model_close()
  * follows in any case. */
 int weir_plan_model_open(const char *verb, const weir_plan_request *request,
                          weir_plan_model *model);
 void weir_plan_model_close(weir_plan_model *model);
+
+/* A rank's share, cut to pass through the window if there is one. Gives *out. */
+weir_status weir_plan_model_share(const weir_plan_model *model, uint32_t rank, weir_share **out);
 
 #endif

@@ -49,7 +49,8 @@ static void print_totals(const weir_plan_report *report)
 
 static bool print_figures(const weir_plan_report *report)
 {
-    bool printed = print_spread(report, "one of 2 slots", WEIR_FIGURE_SLOT) &&
+    const char *slot = report->model.window_bytes > 0 ? "rank makes" : "one of 2 slots";
+    bool printed = print_spread(report, slot, WEIR_FIGURE_SLOT) &&
                    print_spread(report, "rank sends", WEIR_FIGURE_RANK_SENDS) &&
                    print_spread(report, "rank lends", WEIR_FIGURE_RANK_LENDS) &&
                    print_spread(report, "rank borrows", WEIR_FIGURE_RANK_BORROWS) &&

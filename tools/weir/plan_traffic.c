@@ -4,6 +4,7 @@
  */
 #include "plan_traffic.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 typedef struct counter {
@@ -131,20 +132,40 @@ static bool list_pairs(counter *c, uint32_t rank, const weir_share *share)
     return true;
 }
 
+/* What one conversion writes passes through one buffer. */
+static int check_window(const weir_plan_model *model, uint32_t rank, const weir_share *share)
+{
+    uint64_t buffer_bytes = model->window_bytes / WEIR_PLAN_SLOTS;
+    for (size_t i = 0; i < share->n_jobs && model->window_bytes > 0; i++) {
+        const weir_share_job *job = &share->jobs[i];
+        const weir_fleet_tensor *tensor = &model->tensors[job->copy.tensor];
+        uint64_t n_bytes = 0;
+        for (size_t o = 0; o < tensor->conversion->n_outputs; o++)
+            n_bytes += job->shards[o] != WEIR_ANY ? share->shards[job->shards[o]].n_bytes : 0;
+        if (n_bytes > buffer_bytes)
+            return weir_cli_error("%s: rank %u: a piece of %" PRIu64 " bytes that cannot be cut "
+                                  "does not fit a buffer of %" PRIu64 " bytes of the window",
+                                  tensor->name, rank, n_bytes, buffer_bytes);
+    }
+    return WEIR_EXIT_OK;
+}
+
 static int count_rank(counter *c, uint32_t rank)
 {
     weir_share *share;
     double begun = weir_cli_now();
-    if (weir_fleet_share(c->model->fleet, rank, &share) != WEIR_OK)
+    if (weir_plan_model_share(c->model, rank, &share) != WEIR_OK)
         return weir_cli_fail();
     double seconds = weir_cli_now() - begun;
     c->traffic->seconds += seconds;
     if (seconds > c->traffic->slowest_share_seconds)
         c->traffic->slowest_share_seconds = seconds;
+    int code = check_window(c->model, rank, share);
     count_share(c, rank, share);
-    bool listed = list_pairs(c, rank, share);
+    if (!list_pairs(c, rank, share) && code == WEIR_EXIT_OK)
+        code = weir_cli_error("out of memory");
     weir_share_free(share);
-    return listed ? WEIR_EXIT_OK : weir_cli_error("out of memory");
+    return code;
 }
 
 /* ---- workers ---------------------------------------------------------------------------------*/

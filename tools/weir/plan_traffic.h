@@ -7,7 +7,6 @@
 
 #include "plan_model.h"
 
-#define WEIR_PLAN_SLOTS 2 /* that a trainer rank has unless it is told otherwise */
 #define WEIR_PLAN_LENDS 2 /* buffers of what it lends */
 
 /* Of one trainer rank. */
