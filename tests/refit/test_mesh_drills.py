@@ -192,6 +192,32 @@ class WhenARankIsLost(MeshFlow):
                 self.expect_published(scene.ranks[2], 2)  # of which the others have lent
                 scene.publish_and_install(3)
 
+    def test_started_again_while_the_others_wait_it_is_taken_for_the_same_version(self):
+        scene = Scene(self, "soon", 1, "--die-at", "stage:2", bound_s=20)
+        self.begin([scene])
+        self.send(scene.ranks, 2)
+        self.assertEqual(scene.ranks[1].wait()[0], -signal.SIGKILL)
+        scene.restart(2)
+        self.send([scene.ranks[1]], 2)
+        for rank in scene.ranks:
+            self.expect_published(rank, 2)
+        self.expect_all_installed(scene.workers, 2)
+        self.verify_engine(scene.name, 2, *scene.flow)
+
+    def test_halted_while_it_waits_for_another_it_ends_at_once_when_it_goes_on(self):
+        scene = Scene(self, "wait", 2, "--stall-at", "stage:2", bound_s=2)
+        self.begin([scene])
+        self.send(scene.ranks, 2)
+        time.sleep(0.5)
+        scene.ranks[0].signal(signal.SIGSTOP)
+        ended = [self.expect_end(scene.ranks[number], 2, 2) for number in (1, 3)]
+        for number in (0, 2):
+            scene.ranks[number].signal(signal.SIGCONT)
+        ended.append(self.expect_end(scene.ranks[0], 2, 2))
+        self.assertIn(True, ended)
+        self.expect_published(scene.ranks[2], 2)
+        scene.publish_and_install(3)
+
     def test_halted_for_longer_than_rows_are_kept_it_says_so_and_catches_up(self):
         scene = Scene(self, "long", 2, "--stall-at", "stage:2", bound_s=2)
         self.begin([scene])
