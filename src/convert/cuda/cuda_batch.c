@@ -8,13 +8,14 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "convert/cuda/cuda_digest.h"
+#include "convert/cuda/cuda_magnitude.h"
 #include "convert/cuda/cuda_plan.h"
 #include "convert/cuda/cuda_tables.h"
 #include "convert/nonfinite.h"
 #include "device/cuda_wait.h"
 #include "weir/cuda.h"
 
-typedef enum what_runs { NOTHING, CONVERSIONS, DIGESTS } what_runs;
+typedef enum what_runs { NOTHING, CONVERSIONS, DIGESTS, MEASURES } what_runs;
 
 struct weir_cuda_batch {
     const weir_cuda_runtime *cuda;
@@ -25,6 +26,7 @@ struct weir_cuda_batch {
     weir_cuda_plan plan;
     weir_cuda_tables tables; /* of conversions; a counter for each launch */
     weir_cuda_digests digests;
+    weir_cuda_tables measures;
     void *done; /* event */
     what_runs runs;
 };
@@ -121,12 +123,31 @@ static weir_status queue_conversions(weir_cuda_batch *batch, void *stream)
     return weir_cuda_check(error, "cannot queue a batch of %zu conversions", plan->n_entries);
 }
 
+/* Only scales are made of magnitudes. */
+static weir_status join_magnitudes(weir_cuda_batch *batch, const float *const *magnitudes)
+{
+    for (size_t i = 0; magnitudes != NULL && i < batch->plan.n_entries; i++) {
+        weir_cuda_entry *entry = &batch->entries[i];
+        const char *name = entry->args.sources[0].name;
+        entry->magnitudes = magnitudes[i];
+        if (magnitudes[i] != NULL &&
+            (!entry->args.conversion->by_magnitude || entry->fused.n_matrices != 1))
+            return weir_fail(WEIR_ERR_INVALID,
+                             "%s: '%s' of %zu matrices cannot be joined with magnitudes",
+                             name != NULL ? name : "(unnamed)", entry->args.conversion->name,
+                             (size_t)entry->fused.n_matrices);
+    }
+    return WEIR_OK;
+}
+
 static weir_status start_conversions(weir_cuda_batch *batch, const weir_convert_args *args,
-                                     size_t n_args, void *stream)
+                                     const float *const *magnitudes, size_t n_args, void *stream)
 {
     weir_status status = room_for_entries(batch, n_args);
     if (status == WEIR_OK)
         status = weir_cuda_plan_init(&batch->plan, args, n_args, batch->entries);
+    if (status == WEIR_OK)
+        status = join_magnitudes(batch, magnitudes);
     if (status == WEIR_OK)
         status = weir_cuda_tables_room(&batch->tables, batch->plan.image_bytes, n_args);
     if (status == WEIR_OK && batch->plan.image_bytes > 0)
@@ -178,22 +199,34 @@ static weir_status take_conversions(weir_cuda_batch *batch)
 typedef struct wish {
     what_runs what;
     const weir_convert_args *args;
+    const float *const *magnitudes; /* NULL, or parallel to args */
     const weir_cuda_range *ranges;
+    const weir_cuda_measure *measures;
     size_t n;
 } wish;
 
 /* What a piece of work of this kind keeps on the GPU. */
 static weir_cuda_tables *tables_of(weir_cuda_batch *batch, what_runs what)
 {
+    if (what == MEASURES)
+        return &batch->measures;
     return what == CONVERSIONS ? &batch->tables : &batch->digests.tables;
+}
+
+static weir_status start_wished(weir_cuda_batch *batch, const wish *w, void *stream)
+{
+    if (w->what == CONVERSIONS)
+        return start_conversions(batch, w->args, w->magnitudes, w->n, stream);
+    if (w->what == MEASURES)
+        return weir_cuda_measures_start(&batch->measures, batch->converter, batch->device,
+                                        w->measures, w->n, stream);
+    return weir_cuda_digests_start(&batch->digests, batch->converter, batch->device, w->ranges,
+                                   w->n, stream);
 }
 
 static weir_status start_on_device(weir_cuda_batch *batch, const wish *w, void *stream)
 {
-    weir_status status = w->what == CONVERSIONS
-                             ? start_conversions(batch, w->args, w->n, stream)
-                             : weir_cuda_digests_start(&batch->digests, batch->converter,
-                                                       batch->device, w->ranges, w->n, stream);
+    weir_status status = start_wished(batch, w, stream);
     if (status != WEIR_OK)
         return status;
     status = weir_cuda_check(batch->cuda->event_record(batch->done, stream),
@@ -222,8 +255,9 @@ static weir_status fail_busy(void)
     return weir_fail(WEIR_ERR_BUSY, "the batch was started before and has not been seen to end");
 }
 
-weir_status weir_cuda_batch_start(weir_cuda_batch *batch, const weir_convert_args *args,
-                                  size_t n_args, void *stream)
+weir_status weir_cuda_batch_start_joined(weir_cuda_batch *batch, const weir_convert_args *args,
+                                         const float *const *magnitudes, size_t n_args,
+                                         void *stream)
 {
     if (batch->runs != NOTHING)
         return fail_busy();
@@ -231,7 +265,14 @@ weir_status weir_cuda_batch_start(weir_cuda_batch *batch, const weir_convert_arg
         return WEIR_OK;
     if (args == NULL || args->size < sizeof(args->size))
         return weir_fail(WEIR_ERR_INVALID, "weir_convert_args has no size");
-    return start(batch, &(wish){ .what = CONVERSIONS, .args = args, .n = n_args }, stream);
+    wish w = { .what = CONVERSIONS, .args = args, .magnitudes = magnitudes, .n = n_args };
+    return start(batch, &w, stream);
+}
+
+weir_status weir_cuda_batch_start(weir_cuda_batch *batch, const weir_convert_args *args,
+                                  size_t n_args, void *stream)
+{
+    return weir_cuda_batch_start_joined(batch, args, NULL, n_args, stream);
 }
 
 weir_status weir_cuda_batch_digest(weir_cuda_batch *batch, const weir_cuda_range *ranges,
@@ -244,10 +285,22 @@ weir_status weir_cuda_batch_digest(weir_cuda_batch *batch, const weir_cuda_range
     return start(batch, &(wish){ .what = DIGESTS, .ranges = ranges, .n = n_ranges }, stream);
 }
 
+weir_status weir_cuda_batch_measure(weir_cuda_batch *batch, const weir_cuda_measure *measures,
+                                    size_t n_measures, void *stream)
+{
+    if (batch->runs != NOTHING)
+        return fail_busy();
+    if (n_measures == 0)
+        return WEIR_OK;
+    return start(batch, &(wish){ .what = MEASURES, .measures = measures, .n = n_measures }, stream);
+}
+
 static weir_status take(weir_cuda_batch *batch, int error)
 {
     what_runs ran = batch->runs;
     batch->runs = NOTHING;
+    if (ran == MEASURES)
+        return weir_cuda_check(error, "magnitudes could not be measured");
     weir_status status =
         ran == CONVERSIONS
             ? weir_cuda_check(error, "a batch of %zu conversions failed", batch->plan.n_entries)
@@ -308,6 +361,7 @@ weir_status weir_cuda_batch_open(unsigned device, weir_cuda_batch **out)
     batch->tables = (weir_cuda_tables){ .cuda = cuda, .n_counters = WEIR_CUDA_MAX_LAUNCHES };
     batch->digests.tables =
         (weir_cuda_tables){ .cuda = cuda, .n_counters = WEIR_CUDA_DIGEST_COUNTERS };
+    batch->measures = (weir_cuda_tables){ .cuda = cuda };
     batch->device = (int)device;
     status = weir_cuda_check(cuda->enter(batch->device, &previous), "cannot use GPU %u", device);
     if (status == WEIR_OK) {
@@ -334,6 +388,7 @@ void weir_cuda_batch_close(weir_cuda_batch *batch)
             WEIR_CUDA_NOT_READY;
     weir_cuda_tables_drop(&batch->tables);
     weir_cuda_digests_drop(&batch->digests);
+    weir_cuda_tables_drop(&batch->measures);
     batch->cuda->event_close(batch->done);
     if (inside)
         batch->cuda->leave(previous);

@@ -54,6 +54,7 @@ typedef struct weir_cuda_job {
     uint64_t out, scales;                  /* outputs 0 and 1, dense */
     uint64_t words_per_row;                /* of output 0, for its digest */
     uint64_t first_word, first_scale_word; /* numbers of the outputs' first digest words */
+    uint64_t magnitudes;                   /* parallel to scales, 0: none (magnitude_batch.h) */
     uint32_t number;                       /* of its weir_cuda_result */
     uint32_t n_rows, n_cols;               /* of one matrix */
     uint32_t tile_rows, tile_cols;
@@ -105,8 +106,9 @@ typedef struct weir_cuda_search {
     uint32_t element_bytes, least_refused;
 } weir_cuda_search;
 
-struct weir_cuda_digest_launch; /* digest_job.h */
-struct weir_cuda_derived_job;   /* derived_job.h */
+struct weir_cuda_digest_launch;    /* digest_job.h */
+struct weir_cuda_derived_job;      /* derived_job.h */
+struct weir_cuda_magnitude_launch; /* magnitude_job.h */
 
 /* The kernels, as libweir_cuda.so offers them: on the calling thread's device, 0 or CUDA's error.
  * Append only; never reorder. */
@@ -117,6 +119,7 @@ typedef struct weir_cuda_converter {
     int (*find_refused)(const weir_cuda_search *search, void *stream);
     int (*digest)(const struct weir_cuda_digest_launch *launch, void *stream);
     int (*derive)(const struct weir_cuda_derived_job *job, void *stream);
+    int (*measure)(const struct weir_cuda_magnitude_launch *launch, void *stream);
 } weir_cuda_converter;
 
 #endif

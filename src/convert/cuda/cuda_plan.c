@@ -86,6 +86,7 @@ static weir_cuda_job make_job(const weir_cuda_entry *entry, uint32_t number)
     memset(&job, 0, sizeof(job)); /* the padding too: images are compared */
     job.out = (uintptr_t)entry->args.outputs[0];
     job.scales = conversion->n_outputs > 1 ? (uintptr_t)entry->args.outputs[1] : 0;
+    job.magnitudes = (uintptr_t)entry->magnitudes;
     job.number = number;
     job.n_rows = (uint32_t)fused->n_rows;
     job.n_cols = (uint32_t)fused->n_cols;

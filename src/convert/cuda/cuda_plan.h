@@ -19,6 +19,7 @@ typedef struct weir_cuda_entry {
     bool empty;             /* writes nothing */
     bool rounds;            /* F32 sources become bf16 first */
     uint32_t kind, from;
+    const float *magnitudes; /* of others, parallel to output 1; NULL: none */
 } weir_cuda_entry;
 
 /* The jobs of one kernel, which follow each other in the image. */

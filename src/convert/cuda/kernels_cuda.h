@@ -7,6 +7,7 @@
 #include "convert/cuda/cuda_job.h"
 #include "convert/cuda/derived_job.h"
 #include "convert/cuda/digest_job.h"
+#include "convert/cuda/magnitude_job.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,6 +36,7 @@ int weir_cuda_finish_batch(const weir_cuda_finish *finish, void *stream);
 int weir_cuda_find_refused(const weir_cuda_search *search, void *stream);
 int weir_cuda_digest_ranges(const weir_cuda_digest_launch *launch, void *stream);
 int weir_cuda_derive(const weir_cuda_derived_job *job, void *stream);
+int weir_cuda_measure_rows(const weir_cuda_magnitude_launch *launch, void *stream);
 
 #ifdef __cplusplus
 }

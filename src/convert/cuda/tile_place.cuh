@@ -17,6 +17,7 @@
 struct tile_place {
     const char *rows[MOST_TILE_ROWS];   /* where they begin */
     uint64_t out, scale;                /* its first element, its first scale */
+    uint64_t magnitudes;                /* parallel to the scales; 0: none but its own */
     uint64_t first_word, words_per_row; /* of output 0's digest */
     uint32_t n_rows, n_cols;
     uint32_t all_cols; /* of the matrix: from one row to the next */
@@ -111,6 +112,7 @@ __device__ __forceinline__ void find_place(const weir_cuda_launch &launch, uint3
     const uint64_t out_row = static_cast<uint64_t>(matrix) * job.n_rows + row;
     out->out = job.out + (out_row * job.n_cols + column) * To::element_bytes;
     out->scale = To::scale_address(job, matrix, row, column);
+    out->magnitudes = job.magnitudes != 0 ? job.magnitudes + (out->scale - job.scales) : 0;
     out->first_word = job.first_word + out_row * job.words_per_row + column / 8 * To::element_bytes;
     out->words_per_row = job.words_per_row;
     out->n_rows = n_rows;

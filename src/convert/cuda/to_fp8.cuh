@@ -29,6 +29,14 @@ __device__ __forceinline__ uint32_t shared_peak(uint32_t mine, uint32_t log_lane
     return mine;
 }
 
+/* The larger of a scale's own magnitude and of what others hold under it. */
+__device__ __forceinline__ uint32_t joined_peak(const tile_place &place, uint32_t number,
+                                                uint32_t mine)
+{
+    const uint32_t *others = reinterpret_cast<const uint32_t *>(place.magnitudes);
+    return others != nullptr ? max(mine, __ldg(&others[number])) : mine;
+}
+
 template <class From>
 __device__ __forceinline__ uint2 store_codes(uint64_t address, uint2 codes, uint32_t n)
 {
@@ -89,8 +97,10 @@ template <bool BLOCK> struct to_fp8 {
 #pragma unroll
         for (int i = 0; i < static_cast<int>(WEIR_CUDA_CHUNKS); i++)
             peak = From::peak(peak, held[i]);
-        const fp8_scale scale =
-            scale_of(shared_peak<BLOCK>(From::magnitude(peak), place.log_lanes, turn));
+        peak = shared_peak<BLOCK>(From::magnitude(peak), place.log_lanes, turn);
+        if (BLOCK || chunks.row < place.n_rows)
+            peak = joined_peak(place, BLOCK ? 0 : chunks.row, peak);
+        const fp8_scale scale = scale_of(peak);
         if (BLOCK ? threadIdx.x == 0 : chunks.column == 0 && chunks.row < place.n_rows) {
             reinterpret_cast<float *>(place.scale)[BLOCK ? 0 : chunks.row] = scale.scale;
             if (!scale.finite && !place.propagate)
@@ -136,7 +146,8 @@ __global__ void __launch_bounds__(WEIR_CUDA_THREADS, From::blocks_per_sm)
     for (uint32_t column = threadIdx.x * 8; column < place.n_cols; column += turn)
         peak = From::peak(peak, From::hold(chunk_loader<From>::load(
                                     launch, place, 0, column, min(8u, place.n_cols - column))));
-    const fp8_scale scale = scale_of(shared_peak<true>(From::magnitude(peak), 0, 0));
+    const fp8_scale scale =
+        scale_of(joined_peak(place, 0, shared_peak<true>(From::magnitude(peak), 0, 0)));
     if (threadIdx.x == 0) {
         *reinterpret_cast<float *>(place.scale) = scale.scale;
         if (!scale.finite && !place.propagate)
