@@ -59,16 +59,26 @@ struct weir_border {
 
 /* ---- open ------------------------------------------------------------------------------------*/
 
-/* Rows are copied by this processor, and converted by it. */
+/* Whether rows are handed over, not magnitudes alone. */
+static bool moves_rows(const weir_share *share)
+{
+    for (size_t i = 0; i < share->n_lent; i++) {
+        if (share->lent[i].border == WEIR_ANY)
+            return true;
+    }
+    for (size_t i = 0; i < share->n_pieces; i++) {
+        if (share->pieces[i].loan != WEIR_ANY && share->pieces[i].border == WEIR_ANY)
+            return true;
+    }
+    return false;
+}
+
+/* Rows are copied by this processor, and converted by it; magnitudes lie in host memory wherever
+ * the rows do. */
 static weir_status refuse_devices(const weir_border *border)
 {
-    uint32_t memory = border->trainer->memory;
-    unsigned device;
-    weir_status status = WEIR_OK;
-    if (border->share->n_lent > 0 && memory != WEIR_MEMORY_CUDA)
-        status = weir_work_locate(border->lent[0].data, &memory, &device);
-    if (status != WEIR_OK || memory != WEIR_MEMORY_CUDA)
-        return status;
+    if (border->trainer->memory != WEIR_MEMORY_CUDA || !moves_rows(border->share))
+        return WEIR_OK;
     return weir_fail(WEIR_ERR_UNSUPPORTED,
                      "blocks of scales lie on several ranks, which takes tensors in host memory: "
                      "these are on a GPU");
@@ -165,12 +175,13 @@ static weir_status allocate(weir_border *border, lent_buffer *buffer)
 static weir_status open_lending(weir_border *border)
 {
     weir_trainer *trainer = border->trainer;
-    weir_status status =
-        weir_worker_link(&trainer->worker, trainer->settings.transport, &border->link);
-    if (status == WEIR_OK && !(border->link.ops->memory & WEIR_MEMORY_HOST))
-        status = weir_fail(WEIR_ERR_UNSUPPORTED,
-                           "lends rows in host memory, which transport %s does not move",
-                           border->link.ops->name);
+    const weir_transport_ops *ops;
+    const char *name = trainer->settings.transport;
+    weir_status status = weir_transport_get(name, &ops);
+    if (status == WEIR_OK && !(ops->memory & WEIR_MEMORY_HOST))
+        name = NULL; /* what is lent need not travel as versions do */
+    if (status == WEIR_OK)
+        status = weir_worker_link(&trainer->worker, name, &border->link);
     if (status == WEIR_OK)
         status = lay_out(border);
     for (unsigned i = 0; i < N_BUFFERS && status == WEIR_OK; i++)

@@ -14,7 +14,8 @@
  * Threads    the trainer's; weir_border_manifest() the manifest service's.
  * Errors     ERR_TIMED_OUT names the rank that has not lent the version, ERR_NOT_FOUND one that has
  *            gone two versions further, ERR_LAYOUT one that lends something else than is borrowed;
- *            ERR_CORRUPT rows that changed on the way, ERR_UNSUPPORTED tensors on a GPU.
+ *            ERR_CORRUPT rows that changed on the way, ERR_UNSUPPORTED rows of tensors on a
+ *            GPU: magnitudes alone can be lent of those.
  */
 #ifndef WEIR_REFIT_BORDER_H
 #define WEIR_REFIT_BORDER_H

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* magnitudes.c - measures, joins and converts borders by magnitude, on all threads of the pool.
+/* magnitudes.c - measures, joins and converts borders by magnitude, on all threads of the pool;
+ * what lies on a GPU is measured and converted by magnitudes_cuda.c.
  *
  * A job is cut into chunks of whole blocks, one task each. Rows below the block's height are padded
  * with a row, where they lie; columns narrower than the block are copied beside one more column.
  * The outputs of a chunk are made in scratch, without their padding put into the slot, and digested
  * there.
  */
-#include "refit/magnitudes.h"
+#include "refit/magnitudes_state.h"
 
 #include <string.h>
 
@@ -19,33 +20,6 @@
 
 #define CHUNK_ELEMENTS ((uint64_t)1 << 19)
 #define CHUNK_ALIGN_ROWS 64u /* so that chunks of scales begin at whole digest words */
-
-/* A job of a border, or a part of it. */
-typedef struct chunk {
-    uint32_t job;
-    uint32_t row, n_rows; /* within the job's copy */
-} chunk;
-
-struct weir_magnitudes {
-    const weir_share *share;
-    const weir_fleet_tensor *tensors;
-    weir_pool *pool;
-    size_t *first_value;         /* of each border; one more for the end */
-    float *own, *joined;         /* parallel */
-    weir_magnitude_rows *pieces; /* parallel to share->pieces; those of own rows are set */
-    weir_magnitude_rows *jobs;   /* parallel to share->jobs; those of borders are set */
-    chunk *chunks;
-    size_t n_chunks;
-    unsigned char *scratch; /* scratch_bytes for each thread of the pool */
-    uint64_t scratch_bytes;
-    const weir_magnitude_target *target; /* of the call at hand */
-    weir_digest *digests;                /* of each chunk, WEIR_MAX_OUTPUTS apart */
-};
-
-static const weir_conversion *conversion_of(const weir_magnitudes *m, const weir_share_job *job)
-{
-    return m->tensors[job->copy.tensor].conversion;
-}
 
 /* ---- open ------------------------------------------------------------------------------------*/
 
@@ -97,7 +71,7 @@ static weir_status plan_job(weir_magnitudes *m, uint32_t j)
 {
     const weir_share_job *job = &m->share->jobs[j];
     const weir_share_border *border = &m->share->borders[job->border];
-    const weir_conversion *conversion = conversion_of(m, job);
+    const weir_conversion *conversion = weir_magnitudes_conversion(m, job);
     uint32_t n_rows = rows_of_chunk(border, job);
     weir_shape source = padded_shape(border, job, n_rows);
     uint64_t total = aligned(source.dim[0] * source.dim[1] * sizeof(float)), n_bytes;
@@ -114,7 +88,8 @@ static weir_status plan_job(weir_magnitudes *m, uint32_t j)
     for (uint32_t row = 0; row < job->copy.n_rows; row += n_rows) {
         uint32_t left = job->copy.n_rows - row;
         if (m->chunks != NULL)
-            m->chunks[m->n_chunks] = (chunk){ j, row, left < n_rows ? left : n_rows };
+            m->chunks[m->n_chunks] =
+                (weir_magnitude_chunk){ j, row, left < n_rows ? left : n_rows };
         m->n_chunks++;
     }
     return WEIR_OK;
@@ -141,12 +116,17 @@ static weir_status make_room(weir_magnitudes *m, weir_arena *arena)
     for (size_t b = 0; b < share->n_borders; b++)
         m->first_value[b + 1] = m->first_value[b] + (size_t)share->borders[b].n_block_rows *
                                                         share->borders[b].n_block_cols;
-    size_t n_values = m->first_value[share->n_borders];
-    m->own = weir_arena_zeroed(arena, n_values, sizeof(*m->own));
-    m->joined = weir_arena_zeroed(arena, n_values, sizeof(*m->joined));
     m->pieces = weir_arena_zeroed(arena, share->n_pieces, sizeof(*m->pieces));
     m->jobs = weir_arena_zeroed(arena, share->n_jobs, sizeof(*m->jobs));
-    if (m->own == NULL || m->joined == NULL || m->pieces == NULL || m->jobs == NULL)
+    return m->pieces != NULL && m->jobs != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
+static weir_status open_on_host(weir_magnitudes *m, weir_arena *arena)
+{
+    size_t n_values = m->first_value[m->share->n_borders];
+    m->own = weir_arena_zeroed(arena, n_values, sizeof(*m->own));
+    m->joined = weir_arena_zeroed(arena, n_values, sizeof(*m->joined));
+    if (m->own == NULL || m->joined == NULL)
         return WEIR_ERR_NO_MEMORY;
     weir_status status = plan_jobs(m);
     if (status != WEIR_OK)
@@ -159,16 +139,18 @@ static weir_status make_room(weir_magnitudes *m, weir_arena *arena)
     return plan_jobs(m);
 }
 
-weir_status weir_magnitudes_open(const weir_share *share, const weir_fleet_tensor *tensors,
-                                 weir_pool *pool, weir_arena *arena, weir_magnitudes **out)
+weir_status weir_magnitudes_open(const weir_magnitudes_options *options, weir_magnitudes **out)
 {
     weir_magnitudes *m = weir_alloc_zeroed(1, sizeof(*m));
     if (m == NULL)
         return WEIR_ERR_NO_MEMORY;
-    m->share = share;
-    m->tensors = tensors;
-    m->pool = pool;
-    weir_status status = make_room(m, arena);
+    m->share = options->share;
+    m->tensors = options->tensors;
+    m->pool = options->pool;
+    weir_status status = make_room(m, options->arena);
+    if (status == WEIR_OK)
+        status = options->work != NULL ? weir_magnitudes_cuda_open(m, options)
+                                       : open_on_host(m, options->arena);
     if (status != WEIR_OK) {
         weir_magnitudes_close(m);
         return status;
@@ -181,6 +163,7 @@ void weir_magnitudes_close(weir_magnitudes *magnitudes)
 {
     if (magnitudes == NULL)
         return;
+    weir_magnitudes_cuda_close(magnitudes);
     weir_free(magnitudes->scratch);
     weir_free(magnitudes);
 }
@@ -207,6 +190,21 @@ void weir_magnitudes_aim_job(weir_magnitudes *magnitudes, size_t job,
 
 /* ---- measure and join ------------------------------------------------------------------------*/
 
+weir_magnitude_view weir_magnitudes_view_of(const weir_magnitudes *m,
+                                            const weir_share_border *border, size_t piece)
+{
+    const weir_share_piece *own = &m->share->pieces[piece];
+    return (weir_magnitude_view){ .dtype = m->pieces[piece].view.dtype,
+                                  .data = m->pieces[piece].view.data,
+                                  .pitch_bytes = m->pieces[piece].pitch_bytes,
+                                  .n_rows = own->n_rows,
+                                  .n_cols = own->n_cols,
+                                  .row = own->row - border->copy.row,
+                                  .col = own->col - border->copy.col,
+                                  .block_rows = border->block_rows,
+                                  .block_cols = border->block_cols };
+}
+
 static weir_status measure_border(void *context, size_t b, unsigned thread)
 {
     weir_magnitudes *m = context;
@@ -215,18 +213,9 @@ static weir_status measure_border(void *context, size_t b, unsigned thread)
     (void)thread;
     memset(own, 0, (m->first_value[b + 1] - m->first_value[b]) * sizeof(*own));
     for (size_t k = border->first_piece; k < border->first_piece + border->n_pieces; k++) {
-        const weir_share_piece *piece = &m->share->pieces[k];
-        if (piece->loan != WEIR_ANY)
+        if (m->share->pieces[k].loan != WEIR_ANY)
             continue;
-        weir_magnitude_view view = { .dtype = m->pieces[k].view.dtype,
-                                     .data = m->pieces[k].view.data,
-                                     .pitch_bytes = m->pieces[k].pitch_bytes,
-                                     .n_rows = piece->n_rows,
-                                     .n_cols = piece->n_cols,
-                                     .row = piece->row - border->copy.row,
-                                     .col = piece->col - border->copy.col,
-                                     .block_rows = border->block_rows,
-                                     .block_cols = border->block_cols };
+        weir_magnitude_view view = weir_magnitudes_view_of(m, border, k);
         weir_magnitude_raise(&view, border->n_block_cols, own);
     }
     return WEIR_OK;
@@ -234,6 +223,8 @@ static weir_status measure_border(void *context, size_t b, unsigned thread)
 
 weir_status weir_magnitudes_measure(weir_magnitudes *magnitudes)
 {
+    if (magnitudes->gpu != NULL)
+        return weir_magnitudes_cuda_measure(magnitudes);
     return weir_pool_run(magnitudes->pool, magnitudes->share->n_borders, measure_border,
                          magnitudes);
 }
@@ -267,7 +258,7 @@ typedef struct bench {
     const weir_magnitudes *m;
     const weir_share_job *job;
     const weir_share_border *border;
-    const chunk *at;
+    const weir_magnitude_chunk *at;
     weir_tensor rows; /* the chunk's, as they lie */
     uint64_t pitch_bytes;
     const float *magnitudes; /* of the first block of the job */
@@ -368,7 +359,7 @@ typedef struct output_rows {
 
 static output_rows rows_of_output(const bench *b, size_t o)
 {
-    const weir_conversion_output *row = &conversion_of(b->m, b->job)->outputs[o];
+    const weir_conversion_output *row = &weir_magnitudes_conversion(b->m, b->job)->outputs[o];
     uint64_t cols = row->cell_cols == WEIR_WHOLE
                         ? 1
                         : (b->job->copy.n_cols + row->cell_cols - 1) / row->cell_cols;
@@ -381,17 +372,11 @@ static output_rows rows_of_output(const bench *b, size_t o)
                           made * bits / 8, row->cell_cols == WEIR_WHOLE };
 }
 
-static uint32_t shard_of(const weir_magnitudes *m, size_t job, size_t o)
-{
-    const weir_stage_job *jobs = m->target->jobs;
-    return jobs != NULL ? jobs[job].shards[o] : m->share->jobs[job].shards[o];
-}
-
 /* Puts output `o` where it belongs, and digests it there. */
 static void deliver(const bench *b, size_t o, const unsigned char *made, weir_digest *digest)
 {
     const weir_magnitude_target *target = b->m->target;
-    uint32_t shard = shard_of(b->m, b->at->job, o);
+    uint32_t shard = weir_magnitudes_shard(b->m, target, b->at->job, o);
     if (shard == WEIR_ANY)
         return;
     output_rows rows = rows_of_output(b, o);
@@ -409,18 +394,31 @@ static void deliver(const bench *b, size_t o, const unsigned char *made, weir_di
                               weir_digest_words_per_row(rows.row_bytes));
 }
 
-static weir_status convert_chunk(void *context, size_t index, unsigned thread)
+/* The first chunk of job `job` or of one after it; they come in the order of their jobs. */
+static size_t first_chunk_of(const weir_magnitudes *m, size_t job)
+{
+    size_t low = 0, high = m->n_chunks;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (m->chunks[middle].job < job)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static weir_status convert_chunk(void *context, size_t number, unsigned thread)
 {
     weir_magnitudes *m = context;
-    const chunk *at = &m->chunks[index];
+    size_t index = m->first_chunk + number;
+    const weir_magnitude_chunk *at = &m->chunks[index];
     const weir_share_job *job = &m->share->jobs[at->job];
-    const weir_conversion *conversion = conversion_of(m, job);
+    const weir_conversion *conversion = weir_magnitudes_conversion(m, job);
     const weir_share_border *border = &m->share->borders[job->border];
     const weir_magnitude_rows *rows = &m->jobs[at->job];
     weir_digest *digests = &m->digests[index * WEIR_MAX_OUTPUTS];
     memset(digests, 0, WEIR_MAX_OUTPUTS * sizeof(*digests));
-    if (at->job < m->target->first_job || at->job >= m->target->end_job)
-        return WEIR_OK;
     bench b = { .m = m,
                 .job = job,
                 .border = border,
@@ -439,7 +437,7 @@ static weir_status convert_chunk(void *context, size_t index, unsigned thread)
     args.sources = sources;
     args.source_pitches = pitches;
     args.n_sources = lacks_columns(border, job) ? 1 : 2;
-    args.round_masters = m->target->round_masters;
+    args.round_masters = m->target->round_masters && rows->view.dtype != WEIR_F16;
     if (lacks_columns(border, job))
         pad_with_column(&b, sources);
     else
@@ -461,12 +459,16 @@ weir_status weir_magnitudes_convert(weir_magnitudes *magnitudes,
                                     const weir_magnitude_target *target)
 {
     weir_magnitudes *m = magnitudes;
+    if (m->gpu != NULL)
+        return weir_magnitudes_cuda_convert(m, target);
+    size_t end = first_chunk_of(m, target->end_job);
     m->target = target;
-    weir_status status = weir_pool_run(m->pool, m->n_chunks, convert_chunk, m);
-    for (size_t i = 0; i < m->n_chunks && status == WEIR_OK; i++) {
+    m->first_chunk = first_chunk_of(m, target->first_job);
+    weir_status status = weir_pool_run(m->pool, end - m->first_chunk, convert_chunk, m);
+    for (size_t i = m->first_chunk; i < end && status == WEIR_OK; i++) {
         const weir_share_job *job = &m->share->jobs[m->chunks[i].job];
-        for (size_t o = 0; o < conversion_of(m, job)->n_outputs; o++) {
-            uint32_t shard = shard_of(m, m->chunks[i].job, o);
+        for (size_t o = 0; o < weir_magnitudes_conversion(m, job)->n_outputs; o++) {
+            uint32_t shard = weir_magnitudes_shard(m, target, m->chunks[i].job, o);
             if (shard != WEIR_ANY)
                 weir_digest_merge(&target->digests[shard], &m->digests[i * WEIR_MAX_OUTPUTS + o]);
         }

@@ -4,7 +4,9 @@
  *
  * A kernel finds a block's scale by itself, from the rows it is given. So it is given one more row,
  * or column where columns are cut, that holds the largest magnitude of the blocks and is not kept:
- * any kernel of any instruction set then makes the bytes of an unsharded conversion.
+ * any kernel of any instruction set then makes the bytes of an unsharded conversion. A GPU's
+ * kernels take the magnitudes themselves (convert/magnitude_batch.h), and write where the bytes
+ * belong.
  *
  * Threads    the trainer's; the pool's within a call.
  */
@@ -22,13 +24,21 @@ typedef struct weir_magnitude_rows {
     uint64_t pitch_bytes;
 } weir_magnitude_rows;
 
-/* Room for the share's borders in `arena`. `tensors` as the share was planned from; both are kept.
- */
-weir_status weir_magnitudes_open(const weir_share *share, const weir_fleet_tensor *tensors,
-                                 weir_pool *pool, weir_arena *arena, weir_magnitudes **out);
+/* All of it is kept. */
+typedef struct weir_magnitudes_options {
+    const weir_share *share;
+    const weir_fleet_tensor *tensors; /* as the share was planned from */
+    weir_pool *pool;
+    weir_work *work;     /* of the GPU where the tensors lie; NULL: host memory */
+    unsigned timeout_ms; /* of the GPU's work */
+    weir_arena *arena;   /* for what lasts */
+} weir_magnitudes_options;
+
+/* Room for the share's borders. */
+weir_status weir_magnitudes_open(const weir_magnitudes_options *options, weir_magnitudes **out);
 void weir_magnitudes_close(weir_magnitudes *magnitudes); /* accepts NULL */
 
-/* Where a border's own magnitudes lie: what is lent of it. */
+/* Where a border's own magnitudes lie, in host memory: what is lent of it. */
 const float *weir_magnitudes_own(const weir_magnitudes *magnitudes, uint32_t border,
                                  uint32_t *out_n);
 /* Which rows an own piece of a border has now (piece: index in share->pieces), and a job. */
@@ -44,7 +54,8 @@ weir_status weir_magnitudes_measure(weir_magnitudes *magnitudes);
 typedef const void *(*weir_loan_at)(void *context, uint32_t loan, uint64_t offset);
 void weir_magnitudes_join(weir_magnitudes *magnitudes, weir_loan_at at, void *context);
 
-/* Where the outputs go: shard i's bytes at shards[i].offset of `data`. Of all jobs [first_job,
+/* Where the outputs go: shard i's bytes at shards[i].offset of `data`, which a GPU that converts
+ * reaches. Of all jobs [first_job,
  * end_job) those of borders are converted. Digests are added to digests[shard]. */
 typedef struct weir_magnitude_target {
     unsigned char *data;

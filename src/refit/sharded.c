@@ -202,6 +202,11 @@ static weir_status add_gathering(weir_sharded *sharded, size_t i, weir_stage_job
     weir_tensor *whole = weir_arena_zeroed(sharded->arena, 1, sizeof(*whole));
     if (whole == NULL)
         return WEIR_ERR_NO_MEMORY;
+    if (sharded->trainer->memory == WEIR_MEMORY_CUDA)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s: rows of one block of scales lie side by side in several tensors, "
+                         "which takes tensors in host memory: these are on a GPU",
+                         views[0].name);
     for (uint32_t k = 1; k < from->copy.n_pieces; k++) {
         if (views[k].dtype != views[0].dtype)
             return weir_fail(WEIR_ERR_UNSUPPORTED,
@@ -340,6 +345,18 @@ static weir_status open_border(weir_sharded *sharded)
     return status == WEIR_OK ? weir_border_open(&options, &trainer->border) : status;
 }
 
+static weir_status open_magnitudes(weir_sharded *sharded)
+{
+    const weir_trainer *trainer = sharded->trainer;
+    weir_magnitudes_options options = { .share = sharded->share,
+                                        .tensors = sharded->tensors,
+                                        .pool = trainer->worker.pool,
+                                        .work = trainer->work,
+                                        .timeout_ms = trainer->worker.timeout_ms,
+                                        .arena = sharded->arena };
+    return weir_magnitudes_open(&options, &sharded->magnitudes);
+}
+
 weir_status weir_sharded_lend(weir_sharded *sharded, uint64_t version)
 {
     weir_border *border = sharded->trainer->border;
@@ -417,8 +434,7 @@ weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *sh
     if (status == WEIR_OK)
         status = lay_out_shards(sharded);
     if (status == WEIR_OK && sharded->share->n_borders > 0)
-        status = weir_magnitudes_open(sharded->share, sharded->tensors, trainer->worker.pool,
-                                      sharded->arena, &sharded->magnitudes);
+        status = open_magnitudes(sharded);
     if (status == WEIR_OK)
         status = open_border(sharded);
     if (status == WEIR_OK)

@@ -62,7 +62,7 @@ static weir_status stage_on_host(weir_trainer *trainer, weir_slot *slot, bool bo
     return WEIR_OK;
 }
 
-/* Jobs as one piece of work. */
+/* Jobs as one piece of work, but for those of shared borders. */
 static weir_status stage_on_gpu(weir_trainer *trainer, const weir_slot *slot, size_t first_job,
                                 size_t n_jobs)
 {
@@ -70,13 +70,16 @@ static weir_status stage_on_gpu(weir_trainer *trainer, const weir_slot *slot, si
     weir_convert_args *args = weir_arena_zeroed(&trainer->scratch, n_jobs, sizeof(*args));
     if (args == NULL)
         return WEIR_ERR_NO_MEMORY;
-    for (size_t i = 0; i < n_jobs; i++)
-        args[i] = args_of(trainer, slot, first_job + i);
+    size_t n_args = 0;
+    for (size_t i = first_job; i < first_job + n_jobs; i++) {
+        if (!trainer->source.jobs[i].by_magnitude)
+            args[n_args++] = args_of(trainer, slot, i);
+    }
     weir_status status = WEIR_OK;
     if (trainer->stage == NULL)
         status = weir_task_open(trainer->work, &trainer->stage);
     if (status == WEIR_OK)
-        status = weir_task_convert(trainer->stage, WEIR_LANE_COMPUTE, args, n_jobs);
+        status = weir_task_convert(trainer->stage, WEIR_LANE_COMPUTE, args, n_args);
     if (status == WEIR_OK)
         status = weir_task_wait(trainer->stage, trainer->worker.timeout_ms);
     return status;

@@ -241,8 +241,8 @@ void weir_trainer_close(weir_trainer *trainer)
     weir_worker_leave(&trainer->worker, trainer->source_id, trainer->rank);
     weir_manifest_service_close(trainer->service);
     weir_slots_release(trainer);
+    weir_source_release(&trainer->source); /* borders on a GPU end in the work's streams */
     weir_delivery_close(trainer);
-    weir_source_release(&trainer->source);
     weir_registries_close(trainer->registries);
     weir_worker_close(&trainer->worker);
     weir_directory_close(trainer->embedded);

@@ -79,7 +79,7 @@ static void share_all(case_rank *r)
             (weir_share_loan){ other, lay_out(r->rank, other, offsets), r->share.n_lent, N_PIECES };
         for (size_t p = 0; p < N_PIECES; p++) {
             size_t i = r->share.n_lent++;
-            r->lent[i] = (weir_share_piece){ .offset = offsets[p] };
+            r->lent[i] = (weir_share_piece){ .offset = offsets[p], .border = WEIR_ANY };
             r->rows[i] = shape_of(r->rank, other, p);
             r->rows[i].data = r->memory[i];
         }
@@ -644,6 +644,39 @@ static void test_tensors_on_a_gpu_are_refused(void **state)
     close_case(c);
 }
 
+/* Of tensors on a GPU magnitudes can be lent, which lie here: by a transport of hosts, whatever
+ * versions travel by. */
+static void lend_magnitudes_by(const char *transport)
+{
+    border_case *c = open_ranks(transport, 2, RIG_TIMEOUT_MS);
+    for (uint32_t r = 0; r < 2; r++) {
+        c->ranks[r].trainer->memory = WEIR_MEMORY_CUDA;
+        for (size_t i = 0; i < c->ranks[r].share.n_lent; i++)
+            c->ranks[r].lent[i].border = 0;
+        assert_ok(open_border(&c->ranks[r]));
+    }
+    exchange(c, 1);
+    exchange(c, 2);
+    close_case(c);
+}
+
+static void test_magnitudes_of_tensors_on_a_gpu_are_lent(void **state)
+{
+    (void)state;
+    lend_magnitudes_by("ucx");
+}
+
+static void test_magnitudes_travel_where_versions_go_from_gpu_to_gpu(void **state)
+{
+    const weir_transport_ops *ops;
+    (void)state;
+    if (weir_transport_get("cuda_ipc", &ops) != WEIR_OK) {
+        print_message("SKIPPED: %s\n", weir_last_error());
+        skip();
+    }
+    lend_magnitudes_by("cuda_ipc");
+}
+
 static void test_memory_that_runs_out_leaves_nothing(void **state)
 {
     (void)state;
@@ -890,7 +923,7 @@ static void test_a_newest_manifest_that_does_not_decode_is_refused(void **state)
     close_with_liar(c, l);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_strided_rows_arrive_without_their_gaps),
@@ -916,11 +949,15 @@ int main(void)
         cmocka_unit_test(test_rows_that_outgrow_the_plan_are_refused),
         cmocka_unit_test(test_what_a_failed_lending_overwrote_is_not_given),
         cmocka_unit_test(test_tensors_on_a_gpu_are_refused),
+        cmocka_unit_test(test_magnitudes_of_tensors_on_a_gpu_are_lent),
+        cmocka_unit_test(test_magnitudes_travel_where_versions_go_from_gpu_to_gpu),
         cmocka_unit_test(test_memory_that_runs_out_leaves_nothing),
         cmocka_unit_test(test_rows_that_differ_from_their_digest_are_refused),
         cmocka_unit_test(test_rows_overwritten_while_read_are_explained),
         cmocka_unit_test(test_manifests_of_something_else_are_refused),
         cmocka_unit_test(test_a_newest_manifest_that_does_not_decode_is_refused),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
