@@ -109,7 +109,7 @@ static weir_status fetch_manifest(weir_remote *remote, const weir_manifest_wish 
 
 static bool buffer_equals(const weir_buffer *buffer, const void *data, size_t n_bytes)
 {
-    return buffer->n_bytes == n_bytes && memcmp(buffer->data, data, n_bytes) == 0;
+    return buffer->n_bytes == n_bytes && (n_bytes == 0 || memcmp(buffer->data, data, n_bytes) == 0);
 }
 
 static weir_status buffer_set(weir_buffer *buffer, const void *data, size_t n_bytes)
@@ -117,7 +117,8 @@ static weir_status buffer_set(weir_buffer *buffer, const void *data, size_t n_by
     weir_status status = weir_buffer_reserve(buffer, n_bytes ? n_bytes : 1);
     if (status != WEIR_OK)
         return status;
-    memcpy(buffer->data, data, n_bytes);
+    if (n_bytes > 0) /* a rank that sends nothing has no layout */
+        memcpy(buffer->data, data, n_bytes);
     buffer->n_bytes = n_bytes;
     return WEIR_OK;
 }

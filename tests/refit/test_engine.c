@@ -189,6 +189,7 @@ static const struct {
 } pairs[] = {
     { "llama", "bf16_cast", { .trainer_mesh = "fsdp=2", .mesh = "tp=2", .n_workers = 2 } },
     { "llama", "bf16_cast", { .trainer_mesh = "tp=2", .mesh = "tp=4", .n_workers = 4 } },
+    { "llama", "bf16_cast", { .trainer_mesh = "hsdp=2,sender=1", .mesh = "tp=2", .n_workers = 2 } },
     { "llama", "fp8_128x128", { .trainer_mesh = "tp=2", .n_workers = 1 } },
     { "qwen3", "fp8_128x128", { .trainer_mesh = "pp=2", .mesh = "pp=2", .n_workers = 2 } },
     { "qwen3",
@@ -369,8 +370,7 @@ static void a_worker_that_cannot_be_is_refused_before_anything_is_allocated(void
     assert_error(open_worker(&e, NULL, NULL, 1), WEIR_ERR_INVALID, "has 1");
     assert_error(open_worker(&e, "tp=x", NULL, 0), WEIR_ERR_INVALID, "'tp=x'");
     assert_error(open_worker(&e, "tp=3", NULL, 0), WEIR_ERR_LAYOUT, "do not divide over 3 workers");
-    assert_error(open_worker(&e, "tp=2", NULL, 0), WEIR_ERR_UNSUPPORTED,
-                 "block of 128");
+    assert_error(open_worker(&e, "tp=2", NULL, 0), WEIR_ERR_UNSUPPORTED, "block of 128");
     assert_error(open_worker(&e, "dp=2,ep=2", "[[0,1],[2,9]]", 0), WEIR_ERR_LAYOUT,
                  "holds expert 9 of 8");
     rig_close(e.r);
