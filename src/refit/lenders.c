@@ -201,30 +201,32 @@ static weir_status find_newest(weir_lenders *lenders, const lender *l, uint64_t 
 }
 
 /* It answers, but not with this version: has it not come so far, or is it beyond? What it lends
- * next may have come between two questions, so that who is beyond is asked once more. */
+ * next may have come between two questions, so that who is not behind is asked once more. */
 static weir_status explain(weir_lenders *lenders, lender *l, uint64_t version)
 {
     uint64_t newest = 0;
     weir_status status = find_newest(lenders, l, &newest);
-    if (status == WEIR_OK && newest > version) {
-        status = fetch(l, version);
-        if (status != WEIR_ERR_NOT_FOUND)
-            return status;
-        return weir_fail(WEIR_ERR_NOT_FOUND,
-                         "needs rows of version %" PRIu64
-                         " from rank %u, which lends those of version %" PRIu64
-                         " already and keeps only the last two",
-                         version, l->loan->rank, newest);
-    }
-    if (status == WEIR_OK)
-        snprintf(l->known->found, sizeof(l->known->found),
-                 "the newest rows that it lent are of version %" PRIu64, newest);
-    else
+    if (status == WEIR_ERR_NOT_FOUND)
         snprintf(
             l->known->found, sizeof(l->known->found),
             "it has announced itself but lent nothing; does it have the same mesh, config.json "
             "and conversion?");
-    return status == WEIR_OK || status == WEIR_ERR_NOT_FOUND ? WEIR_IN_PROGRESS : status;
+    if (status != WEIR_OK)
+        return status == WEIR_ERR_NOT_FOUND ? WEIR_IN_PROGRESS : status;
+    snprintf(l->known->found, sizeof(l->known->found),
+             "the newest rows that it lent are of version %" PRIu64, newest);
+    if (newest < version)
+        return WEIR_IN_PROGRESS;
+    status = fetch(l, version);
+    if (status != WEIR_ERR_NOT_FOUND)
+        return status;
+    if (newest == version)
+        return WEIR_IN_PROGRESS; /* it lends that version anew */
+    return weir_fail(WEIR_ERR_NOT_FOUND,
+                     "needs rows of version %" PRIu64
+                     " from rank %u, which lends those of version %" PRIu64
+                     " already and keeps only the last two",
+                     version, l->loan->rank, newest);
 }
 
 /* A rank that was started anew is another worker. */
