@@ -213,8 +213,11 @@ class WhenARankIsLost(MeshFlow):
         ended = [self.expect_end(scene.ranks[number], 2, 2) for number in (1, 3)]
         for number in (0, 2):
             scene.ranks[number].signal(signal.SIGCONT)
-        ended.append(self.expect_end(scene.ranks[0], 2, 2))
         self.assertIn(True, ended)
+        said = scene.ranks[0].line()
+        self.assertEqual(said["version"], 2)
+        if said["event"] == "failed":
+            self.assertIn("for rows of version 2 from rank", said["error"])
         self.expect_published(scene.ranks[2], 2)
         scene.publish_and_install(3)
 
