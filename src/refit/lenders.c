@@ -353,6 +353,8 @@ static weir_status read_all(weir_lenders *lenders, uint64_t version)
     weir_status status = post_all(lenders);
     if (status == WEIR_OK)
         status = drive(lenders, version);
+    if (status == WEIR_ERR_PEER_LOST) /* the transport knows who, not what for */
+        weir_error_prefix("rows of version %" PRIu64, version);
     weir_error_save(&cause);
     finish_all(lenders, status != WEIR_OK);
     weir_error_restore(&cause);
