@@ -74,8 +74,8 @@ static weir_status read_mesh(const char *what, const char *text, mesh_key *keys,
             n_ranks *= *keys[k].value > 0 ? *keys[k].value : 1;
     }
     if (n_ranks > WEIR_MESH_MAX_RANKS)
-        return weir_fail(WEIR_ERR_INVALID, "%s mesh: more than %u ranks", what,
-                         WEIR_MESH_MAX_RANKS);
+        return weir_fail(WEIR_ERR_INVALID, "%s mesh: more than %u %s", what, WEIR_MESH_MAX_RANKS,
+                         strcmp(what, "replica") == 0 ? "workers" : "ranks");
     return WEIR_OK;
 }
 

@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "refit/engine_part.h"
 #include "refit/replica.h"
 
 #define MAX_REFS 512u
@@ -492,7 +493,10 @@ static weir_status make_plan(weir_replica *replica)
     }
     schedule->planned = weir_plan_copies(schedule->plan, &schedule->n_copies);
     schedule->n_bytes = weir_plan_bytes(schedule->plan);
-    if (!schedule->pushed)
+    if (replica->filled_bytes != NULL)
+        status = weir_engine_part_check(replica->wanted, replica->n_parameters,
+                                        replica->filled_bytes, schedule->plan);
+    if (status == WEIR_OK && !schedule->pushed)
         status = weir_landing_open(replica);
     if (status != WEIR_OK)
         drop_plan(schedule);

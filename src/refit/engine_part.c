@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 
 /* ---- the mesh --------------------------------------------------------------------------------*/
@@ -66,6 +67,18 @@ static weir_status cut_shape(const weir_map_entry *entry, bool is_expert,
                      entry->name, out->rank);
 }
 
+/* Padding is at the end of the rows, of parameters that are no experts'. */
+static weir_status count_filled(const weir_parameter *parameter, const weir_conversion *conversion,
+                                size_t output, const weir_fleet_slice *slice, uint64_t *out_bytes)
+{
+    weir_shape filled = parameter->shape;
+    uint64_t cell_rows = conversion->outputs[output].cell_rows;
+    if (slice->n_filled_rows != slice->n_rows && !parameter->is_expert && filled.rank > 0 &&
+        cell_rows != WEIR_WHOLE)
+        filled.dim[0] = (slice->n_filled_rows + cell_rows - 1) / cell_rows;
+    return weir_tensor_bytes(parameter->dtype, &filled, out_bytes);
+}
+
 static weir_status cut_entry(cutter *c, uint32_t worker, size_t i)
 {
     const weir_map_entry *entry = &c->entries[i];
@@ -76,10 +89,14 @@ static weir_status cut_entry(cutter *c, uint32_t worker, size_t i)
         return status;
     status = cut_shape(entry, c->whole[entry->first_parameter].is_expert, &slice, &source);
     for (size_t o = 0; o < entry->conversion->n_outputs && status == WEIR_OK; o++) {
-        weir_parameter *parameter = &c->part->parameters[c->part->n_parameters];
+        size_t at = c->part->n_parameters++;
+        weir_parameter *parameter = &c->part->parameters[at];
         *parameter = c->whole[entry->first_parameter + o];
-        c->local[entry->first_parameter + o] = c->part->n_parameters++;
+        c->local[entry->first_parameter + o] = at;
         status = weir_conversion_output_shape(entry->conversion, o, &source, &parameter->shape);
+        if (status == WEIR_OK)
+            status =
+                count_filled(parameter, entry->conversion, o, &slice, &c->part->filled_bytes[at]);
     }
     return status;
 }
@@ -118,7 +135,9 @@ static weir_status open_cutter(cutter *c, const weir_mapping *mapping,
     c->local = weir_arena_alloc(c->arena, (c->n_whole + 1) * sizeof(*c->local));
     c->part->parameters = weir_arena_zeroed(c->arena, c->n_whole + 1, sizeof(weir_parameter));
     c->part->derived = weir_arena_zeroed(c->arena, n_derived + 1, sizeof(weir_derived));
-    if (c->local == NULL || c->part->parameters == NULL || c->part->derived == NULL)
+    c->part->filled_bytes = weir_arena_zeroed(c->arena, c->n_whole + 1, sizeof(uint64_t));
+    if (c->local == NULL || c->part->parameters == NULL || c->part->derived == NULL ||
+        c->part->filled_bytes == NULL)
         return WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < c->n_whole; i++)
         c->local[i] = SIZE_MAX;
@@ -129,6 +148,28 @@ static weir_status open_cutter(cutter *c, const weir_mapping *mapping,
     args.trainer = &one_rank;
     args.replica = mesh;
     return weir_fleet_open(&args, &c->fleet);
+}
+
+weir_status weir_engine_part_check(const weir_parameter *parameters, size_t n_parameters,
+                                   const uint64_t *filled_bytes, const weir_plan *plan)
+{
+    size_t n_copies;
+    const weir_plan_copy *copies = weir_plan_copies(plan, &n_copies);
+    uint64_t *planned = weir_alloc_zeroed(n_parameters, sizeof(*planned));
+    weir_status status = WEIR_OK;
+    if (planned == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n_copies; i++)
+        planned[copies[i].parameter] += copies[i].n_bytes;
+    for (size_t i = 0; i < n_parameters && status == WEIR_OK; i++) {
+        if (parameters[i].entry != SIZE_MAX && planned[i] != filled_bytes[i])
+            status = weir_fail(WEIR_ERR_LAYOUT,
+                               "%s: its sources fill %" PRIu64 " bytes and call the rest padding, "
+                               "this worker needs %" PRIu64,
+                               parameters[i].name, planned[i], filled_bytes[i]);
+    }
+    weir_free(planned);
+    return status;
 }
 
 weir_status weir_engine_part_of(const weir_mapping *mapping, const weir_replica_mesh *mesh,

@@ -19,7 +19,8 @@ weir_status weir_engine_mesh_read(const char *mesh, const char *experts, weir_re
 typedef struct weir_engine_part {
     weir_parameter *parameters; /* entry and output are the mapping's */
     size_t n_parameters;
-    weir_derived *derived; /* of the worker's own heads; indices are of `parameters` */
+    uint64_t *filled_bytes; /* parallel: without the rows that the engine pads */
+    weir_derived *derived;  /* of the worker's own heads; indices are of `parameters` */
     size_t n_derived;
 } weir_engine_part;
 
@@ -27,5 +28,10 @@ typedef struct weir_engine_part {
  * ERR_LAYOUT or ERR_UNSUPPORTED names a tensor that cannot be cut that way. */
 weir_status weir_engine_part_of(const weir_mapping *mapping, const weir_replica_mesh *mesh,
                                 uint32_t worker, weir_arena *arena, weir_engine_part *out);
+
+/* Whether a plan fills that much of every parameter: sources say themselves which rows nobody
+ * fills. ERR_LAYOUT names the first parameter of which they leave out more, or less. */
+weir_status weir_engine_part_check(const weir_parameter *parameters, size_t n_parameters,
+                                   const uint64_t *filled_bytes, const weir_plan *plan);
 
 #endif

@@ -365,6 +365,7 @@ static weir_status describe_part(weir_replica *replica, const weir_parameter **o
     *out_n = part.n_parameters;
     replica->derived = part.derived;
     replica->n_derived = part.n_derived;
+    replica->filled_bytes = part.filled_bytes;
     return WEIR_OK;
 }
 

@@ -86,8 +86,9 @@ struct weir_replica {
     weir_mapping *mapping;  /* parameters, like this */
     void *owned;            /* their memory when no transport gave it */
     uint64_t owned_bytes;
-    weir_tensor *live;      /* n_parameters */
-    weir_parameter *wanted; /* parallel: names, dtypes, shapes, tags */
+    weir_tensor *live;            /* n_parameters */
+    const uint64_t *filled_bytes; /* parallel, of an allocated part of an engine; NULL: not known */
+    weir_parameter *wanted;       /* parallel: names, dtypes, shapes, tags */
     size_t n_parameters;
     const weir_derived *derived;
     size_t n_derived;

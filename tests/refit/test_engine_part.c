@@ -339,6 +339,56 @@ static void running_out_of_memory_is_reported(void **state)
     close_model(&m);
 }
 
+/* Plans one shard per parameter, of which `extra_rows` more of the embedding are called padding. */
+static weir_status plan_with_padding(const model *m, uint64_t extra_rows, weir_plan **out)
+{
+    const weir_mesh_place place = weir_replica_mesh_place(&m->mesh, 1);
+    weir_shard *shards = calloc(m->part.n_parameters, sizeof(*shards));
+    weir_plan_source source = { "trainer rank 0", shards, m->part.n_parameters };
+    assert_non_null(shards);
+    for (size_t i = 0; i < m->part.n_parameters; i++) {
+        const weir_parameter *parameter = &m->part.parameters[i];
+        uint64_t n_bytes, row_bytes;
+        must(weir_tensor_bytes(parameter->dtype, &parameter->shape, &n_bytes));
+        row_bytes = n_bytes / parameter->shape.dim[0];
+        bool pads = strstr(parameter->name, "embed_tokens") != NULL;
+        shards[i] = (weir_shard){ .name = parameter->name,
+                                  .dtype = parameter->dtype,
+                                  .global_shape = parameter->shape,
+                                  .place = { WEIR_ANY, WEIR_ANY, WEIR_ANY },
+                                  .compile_target = parameter->compile_target,
+                                  .compile_metadata = parameter->compile_metadata };
+        shards[i].n_padding_rows = parameter->shape.dim[0] - m->part.filled_bytes[i] / row_bytes;
+        shards[i].n_padding_rows += pads ? extra_rows : 0;
+        shards[i].box = weir_box_whole(&parameter->shape);
+        shards[i].box.hi[0] -= shards[i].n_padding_rows;
+        shards[i].n_bytes = shards[i].box.hi[0] * row_bytes;
+    }
+    weir_status status =
+        weir_plan_open(m->part.parameters, m->part.n_parameters, &place, &source, 1, out);
+    free(shards);
+    return status;
+}
+
+static void rows_that_sources_wrongly_call_padding_are_refused(void **state)
+{
+    (void)state;
+    model m = open_model("llama", "bf16_cast");
+    cut(&m, "tp=2", NULL, 1);
+    for (uint64_t extra = 0; extra < 2; extra++) {
+        weir_plan *plan;
+        must(plan_with_padding(&m, extra, &plan));
+        weir_status status = weir_engine_part_check(m.part.parameters, m.part.n_parameters,
+                                                    m.part.filled_bytes, plan);
+        if (extra == 0)
+            must(status);
+        else
+            expect_error(status, WEIR_ERR_LAYOUT, "embed_tokens.weight: its sources fill ");
+        weir_plan_close(plan);
+    }
+    close_model(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +399,7 @@ int main(void)
         cmocka_unit_test(a_trainer_publishes_these_shapes_and_no_others),
         cmocka_unit_test(one_worker_without_padding_or_map_is_no_mesh),
         cmocka_unit_test(running_out_of_memory_is_reported),
+        cmocka_unit_test(rows_that_sources_wrongly_call_padding_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
