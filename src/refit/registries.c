@@ -128,7 +128,8 @@ static weir_status hand_out(weir_registries *registries, const char *text, size_
     registries->head_bytes = 0;
     weir_status status = weir_buffer_reserve(&own->text, n_bytes);
     if (status == WEIR_OK) {
-        memcpy(own->text.data, text, n_bytes);
+        if (n_bytes > 0)
+            memcpy(own->text.data, text, n_bytes);
         own->text.n_bytes = n_bytes;
         status = weir_sha256_hex(text, n_bytes, own->digest);
     }
