@@ -33,8 +33,8 @@ extern "C" {
  * Matrices    cut by tp first: columns, rows or vocabulary in chunks as torch cuts them
  *             (ceil(n / tp), the last ones short or empty), or whole heads where the family names
  *             them and tp divides them; heads fewer than tp are repeated on tp / heads neighbours.
- *             A source that is fused already ([q;k;v] in one tensor) is cut as one matrix, not part by
- *             part: who cuts that by heads says so box by box (WEIR_MESH_EXPLICIT).
+ *             A source that is fused already ([q;k;v] in one tensor) is cut as one matrix, not part
+ *             by part: who cuts that by heads says so box by box (WEIR_MESH_EXPLICIT).
  *             Then rows (axis 0) are cut by fsdp * ep in the same chunks; rank's index f * ep + e.
  * Experts     expert x is of e = x / ceil(n_experts / ep), or expert_owners[x]. One tensor per
  *             expert: cut by tp as above, its rows then by fsdp. Stacked: e's experts in ascending
