@@ -93,6 +93,23 @@ typedef struct weir_report {
 typedef void (*weir_progress_fn)(void *context, weir_stop stop, uint64_t version,
                                  uint64_t done_bytes, uint64_t total_bytes);
 
+/* ---- who may talk to whom --------------------------------------------------------------------*/
+
+/* For every connection of a handle: calls, answers, and the words beside a push (bytes of weights
+ * travel as their transport does it). What is NULL is taken from the environment (WEIR_TLS_CERTIFICATE,
+ * WEIR_TLS_KEY, WEIR_TLS_CA, WEIR_TOKEN_FILE; WEIR_INSECURE=1), so that a whole fleet can be told in
+ * one place. */
+typedef struct weir_security {
+    const char *certificate, *key; /* PEM files: it listens with TLS alone, and shows them where it
+                                      calls (mutual TLS) */
+    const char *ca;                /* PEM file, "system": it calls with TLS alone, and believes only
+                                      whom this signed; where it listens, callers must show such a
+                                      certificate */
+    const char *token;             /* bearer token: sent with every call, asked of every caller */
+    bool insecure;                 /* listens beyond loopback without TLS or without a token; else
+                                      that is refused */
+} weir_security;
+
 /* ---- directory -------------------------------------------------------------------------------*/
 
 /* Who has which version: a gRPC server, wire-compatible with ModelExpress, in a thread of its own. */
@@ -103,6 +120,12 @@ typedef struct weir_directory_options {
     unsigned stale_after_s;      /* 0: 90; a source without an update turns STALE */
     unsigned delete_after_s;     /* 0: 3600; a STALE source is deleted */
     unsigned sweep_every_s;      /* 0: 30 */
+    weir_security security;
+    const char *store;           /* NULL or "memory"; "redis://[USER:PASSWORD@]HOST:PORT[/DB]": records
+                                    outlive the directory, and several directories have one store */
+    const char *name;            /* of the fleet within that Redis; NULL: "default" */
+    const char *http;            /* "HOST:PORT" of /metrics, /healthz, /readyz and the page; NULL:
+                                    none. The same certificate and token */
 } weir_directory_options;
 #define WEIR_DIRECTORY_OPTIONS_INIT WEIR_SIZED(weir_directory_options)
 WEIR_API weir_status weir_directory_open(const weir_directory_options *options,
@@ -110,6 +133,8 @@ WEIR_API weir_status weir_directory_open(const weir_directory_options *options,
 WEIR_API void weir_directory_close(weir_directory *directory); /* accepts NULL */
 /* "HOST:PORT" that it listens on. */
 WEIR_API const char *weir_directory_address(const weir_directory *directory);
+/* "HOST:PORT" of its page; "" when it has none. */
+WEIR_API const char *weir_directory_http_address(const weir_directory *directory);
 
 /* ---- trainer rank ----------------------------------------------------------------------------*/
 
@@ -171,6 +196,7 @@ typedef struct weir_trainer_options {
     const char *replica_mesh;  /* the engines that versions are made for, "tp=4,ep=8"; NULL: of one
                                   worker. With it, or with `mesh`, config is required */
     const char *replica_experts; /* JSON: the experts of each of their expert ranks; NULL: contiguous */
+    weir_security security;
 } weir_trainer_options;
 #define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 
@@ -290,6 +316,9 @@ typedef struct weir_replica_options {
      * `version` too where WEIR_LATEST is installed. Other than OK: nothing changes (the first), the
      * old version comes back (the second; direct: UNUSABLE). NULL: each worker is alone. */
     weir_status (*agree)(void *context, uint64_t version, weir_status mine);
+    weir_security security;
+    bool reads_trainers_alone; /* never from another replica that holds the same part */
+    bool serves_nobody;        /* never as a source of other replicas */
 } weir_replica_options;
 #define WEIR_REPLICA_OPTIONS_INIT WEIR_SIZED(weir_replica_options)
 
@@ -337,6 +366,7 @@ typedef struct weir_verify_options {
     const char *mesh;          /* as for the replica: `sources` are the whole model's all the same */
     uint32_t worker;
     const char *experts;
+    weir_security security;
 } weir_verify_options;
 #define WEIR_VERIFY_OPTIONS_INIT WEIR_SIZED(weir_verify_options)
 

@@ -28,7 +28,7 @@ weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
     memcpy(client->address, address, strlen(address) + 1);
     client->timeout_ms = timeout_ms;
     weir_arena_init(&client->arena, ARENA_BYTES);
-    weir_status status = weir_rpc_client_open(address, "directory", &client->rpc);
+    weir_status status = weir_rpc_client_open(address, "directory", NULL, &client->rpc);
     if (status != WEIR_OK) {
         weir_directory_client_close(client);
         return status;

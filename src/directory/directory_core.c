@@ -51,9 +51,11 @@ weir_rpc_code weir_directory_core_refuse(weir_status status, char *text)
     }
 }
 
-static weir_rpc_code get_health(void *context, const ProtobufCMessage *request, weir_arena *arena,
+static weir_rpc_code get_health(void *context, const weir_rpc_call_info *call,
+                                const ProtobufCMessage *request, weir_arena *arena,
                                 const ProtobufCMessage **out_response, char *text)
 {
+    (void)call;
     (void)request;
     (void)text;
     const weir_directory_core *core = context;

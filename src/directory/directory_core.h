@@ -12,6 +12,7 @@
 typedef struct weir_directory_core {
     weir_store *store;
     uint64_t begun_unix_ms, begun_ns;
+    uint64_t salt; /* random: makes ids */
 } weir_directory_core;
 
 #define WEIR_DIRECTORY_SERVICES 3

@@ -15,8 +15,9 @@ typedef ModelExpress__Refit__WeightVersionShard shard_message;
         return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, text); \
     init(name)
 
-#define HANDLER(name)                                                                            \
-    static weir_rpc_code name(void *context, const ProtobufCMessage *message, weir_arena *arena, \
+#define HANDLER(name)                                                             \
+    static weir_rpc_code name(void *context, const weir_rpc_call_info *call,      \
+                              const ProtobufCMessage *message, weir_arena *arena, \
                               const ProtobufCMessage **out_response, char *text)
 
 /* ---- to messages -----------------------------------------------------------------------------*/
@@ -75,6 +76,7 @@ static weir_rpc_code answer_version(weir_status status, const weir_store_version
 
 HANDLER(register_worker)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__RegisterWorkerRequest *request = (const void *)message;
     if (request->worker == NULL) {
@@ -99,6 +101,7 @@ HANDLER(register_worker)
 
 HANDLER(create_version)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__CreateWeightVersionRequest *request = (const void *)message;
     weir_store_version wanted = {
@@ -117,13 +120,14 @@ HANDLER(create_version)
         MODEL_EXPRESS__REFIT__CREATE_WEIGHT_VERSION_REQUEST___BASE_VERSION_ID_BASE_VERSION_ID)
         wanted.base_uid = request->base_version_id;
     const weir_store_version *version = NULL;
-    weir_status status =
-        weir_store_create_version(core->store, &wanted, weir_directory_core_now_ms(core), &version);
+    weir_status status = weir_store_create_version(core->store, &wanted, core->salt,
+                                                   weir_directory_core_now_ms(core), &version);
     return answer_version(status, version, arena, out_response, text);
 }
 
 HANDLER(get_version)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__GetWeightVersionRequest *request = (const void *)message;
     const weir_store_version *version = NULL;
@@ -133,6 +137,7 @@ HANDLER(get_version)
 
 HANDLER(delete_version)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__DeleteWeightVersionRequest *request = (const void *)message;
     const weir_store_version *version = NULL;
@@ -145,6 +150,7 @@ HANDLER(delete_version)
 
 HANDLER(create_shard)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__CreateWeightVersionShardRequest *request = (const void *)message;
     const shard_message *wanted = request->shard;
@@ -179,6 +185,7 @@ HANDLER(create_shard)
 
 HANDLER(list_shards)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__ListWeightVersionShardsRequest *request = (const void *)message;
     const weir_store_shard *first = NULL;
@@ -205,6 +212,7 @@ HANDLER(list_shards)
 
 HANDLER(delete_shard)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__DeleteWeightVersionShardRequest *request = (const void *)message;
     MAKE(ModelExpress__Refit__DeleteWeightVersionShardResponse,
@@ -224,6 +232,7 @@ HANDLER(delete_shard)
 
 HANDLER(register_lease)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__RegisterVersionLeaseRequest *request = (const void *)message;
     MAKE(ModelExpress__Refit__VersionLease, model_express__refit__version_lease__init, response);
@@ -245,6 +254,7 @@ HANDLER(register_lease)
 
 HANDLER(delete_lease)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__Refit__DeleteVersionLeaseRequest *request = (const void *)message;
     MAKE(ModelExpress__Refit__DeleteVersionLeaseResponse,

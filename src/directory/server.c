@@ -11,12 +11,15 @@
 struct weir_directory {
     weir_directory_core core;
     weir_rpc_server *server;
+    unsigned sweep_ms;
 };
 
-static void sweep(void *context)
+static unsigned sweep(void *context)
 {
-    const weir_directory_core *core = context;
+    const weir_directory *directory = context;
+    const weir_directory_core *core = &directory->core;
     weir_store_sweep(core->store, weir_directory_core_now_ms(core));
+    return directory->sweep_ms;
 }
 
 /* Ids of versions must not repeat those of the server before a restart. */
@@ -31,23 +34,24 @@ static uint64_t random_seed(void)
 static weir_status start(weir_directory *directory, const weir_directory_options *options)
 {
     weir_store_options store_options = {
-        .seed = random_seed(),
         .stale_after_ms = (uint64_t)options->stale_after_s * 1000,
         .delete_after_ms = (uint64_t)options->delete_after_s * 1000,
     };
     weir_status status = weir_directory_core_open(&store_options, &directory->core);
     if (status != WEIR_OK)
         return status;
+    directory->core.salt = random_seed();
     weir_rpc_service services[WEIR_DIRECTORY_SERVICES];
     weir_directory_core_services(&directory->core, services);
     unsigned sweep_s = options->sweep_every_s != 0 ? options->sweep_every_s : 30;
+    directory->sweep_ms = sweep_s > UINT32_MAX / 1000 ? UINT32_MAX : sweep_s * 1000;
     weir_rpc_server_options server_options = {
         .listen = options->listen != NULL ? options->listen : "127.0.0.1:0",
         .services = services,
         .n_services = WEIR_DIRECTORY_SERVICES,
         .tick = sweep,
-        .tick_context = &directory->core,
-        .tick_ms = sweep_s > UINT32_MAX / 1000 ? UINT32_MAX : sweep_s * 1000,
+        .tick_context = directory,
+        .tick_ms = directory->sweep_ms,
     };
     return weir_rpc_server_open(&server_options, &directory->server);
 }
@@ -84,4 +88,10 @@ void weir_directory_close(weir_directory *directory)
 const char *weir_directory_address(const weir_directory *directory)
 {
     return weir_rpc_server_address(directory->server);
+}
+
+const char *weir_directory_http_address(const weir_directory *directory)
+{
+    (void)directory;
+    return "";
 }

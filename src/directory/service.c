@@ -35,9 +35,11 @@ static manifest_response *copy_manifest(weir_arena *arena, const weir_manifest_f
     return response;
 }
 
-static weir_rpc_code get_manifest(void *context, const ProtobufCMessage *message, weir_arena *arena,
+static weir_rpc_code get_manifest(void *context, const weir_rpc_call_info *call,
+                                  const ProtobufCMessage *message, weir_arena *arena,
                                   const ProtobufCMessage **out_response, char *text)
 {
+    (void)call;
     const weir_manifest_source *source = &((weir_manifest_service *)context)->source;
     const ModelExpress__Refit__GetWeightVersionShardManifestRequest *request =
         (const void *)message;

@@ -18,8 +18,9 @@ typedef ModelExpress__P2p__SourceInstanceRef ref_message;
         return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, text); \
     init(name)
 
-#define HANDLER(name)                                                                            \
-    static weir_rpc_code name(void *context, const ProtobufCMessage *message, weir_arena *arena, \
+#define HANDLER(name)                                                             \
+    static weir_rpc_code name(void *context, const weir_rpc_call_info *call,      \
+                              const ProtobufCMessage *message, weir_arena *arena, \
                               const ProtobufCMessage **out_response, char *text)
 
 static bool is_status(int status)
@@ -75,6 +76,7 @@ static weir_status publish(const weir_directory_core *core, const publish_reques
 
 HANDLER(publish_metadata)
 {
+    (void)call;
     const publish_request *request = (const void *)message;
     MAKE(ModelExpress__P2p__PublishMetadataResponse,
          model_express__p2p__publish_metadata_response__init, response);
@@ -110,6 +112,7 @@ HANDLER(publish_metadata)
 
 HANDLER(update_status)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__P2p__UpdateStatusRequest *request = (const void *)message;
     MAKE(ModelExpress__P2p__UpdateStatusResponse, model_express__p2p__update_status_response__init,
@@ -192,6 +195,7 @@ static void fill_ref(const weir_store_source *source, ref_message *out)
 
 HANDLER(list_sources)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__P2p__ListSourcesRequest *request = (const void *)message;
     weir_store_filter filter = { 0 };
@@ -227,6 +231,7 @@ HANDLER(list_sources)
 
 HANDLER(get_metadata)
 {
+    (void)call;
     const weir_directory_core *core = context;
     const ModelExpress__P2p__GetMetadataRequest *request = (const void *)message;
     MAKE(ModelExpress__P2p__GetMetadataResponse, model_express__p2p__get_metadata_response__init,

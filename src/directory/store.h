@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* store.h - what the directory knows: workers, versions, shards, leases, sources. Pure.
  *
- * No I/O, no clock, no protobuf: the time is passed in, so that every expiry can be tested.
+ * No I/O, no clock, no protobuf: the time is passed in, so that every expiry can be tested; it
+ * never goes back. Deterministic: the same calls with the same times and salts make the same store,
+ * byte for byte, which is how several directories keep one (directory_log.h). A call that fails
+ * changes nothing.
  *
  * Threads    one at a time.
  * Ownership  arguments are borrowed and copied; records given out are the store's and valid until
@@ -23,7 +26,6 @@
 
 typedef struct weir_store weir_store;
 typedef struct weir_store_options {
-    uint64_t seed;            /* version ids are derived from it: random, or ids repeat */
     uint64_t stale_after_ms;  /* 0: 90 s; a source without an update turns STALE */
     uint64_t delete_after_ms; /* 0: 3,600 s; a STALE source is deleted */
     uint64_t forget_after_ms; /* 0: 3,600 s; a version that nobody can serve or reads is dropped */
@@ -43,7 +45,9 @@ typedef enum weir_store_role {
     WEIR_STORE_GENERATOR = 2,
 } weir_store_role;
 
-/* Registers or renews; a live worker keeps its role and model. ttl_s beyond a day is cut to one. */
+/* Registers or renews; a live worker keeps its role and model. ttl_s beyond a day is cut to one.
+ * The first registration gives a worker its generation, greater than all before: of two workers
+ * that claim one rank the greater one is the one that was started last. */
 weir_status weir_store_register_worker(weir_store *store, const char *worker_id, int role,
                                        const char *model, uint32_t ttl_s, uint64_t now_ms,
                                        uint64_t *out_expires_ms);
@@ -59,6 +63,8 @@ typedef enum weir_store_state {
     WEIR_STORE_STAGING = 1,
     WEIR_STORE_READY = 2,
     WEIR_STORE_RELEASING = 3,
+    WEIR_STORE_ABORTED = 4, /* it will never be READY, or is so no more: no new lease, shards may be
+                               taken back as in RELEASING */
 } weir_store_state;
 
 typedef struct weir_store_version {
@@ -71,15 +77,28 @@ typedef struct weir_store_version {
     const char *base_uid; /* NULL: none */
     const char *const *slots;
     size_t n_slots;
-    weir_store_state state; /* this and the next: not read in requests */
-    uint64_t created_at_ms;
+    const char *run;  /* "" of versions that the ModelExpress call made; with it, `attempt` */
+    uint32_t attempt; /* 0 in a request: the first that is neither RELEASING nor ABORTED, or made */
+    const char *trace_id;                /* "" when none said one */
+    const char *layout_signature;        /* "" */
+    weir_store_state state;              /* this and the next: not read in requests */
+    uint64_t created_at_ms, ready_at_ms; /* 0: never was */
+    const char *reason;                  /* of ABORTED; else "" */
+    size_t n_covered;                    /* slots that have a shard */
 } weir_store_version;
 
-/* The same key and request again give the same version. */
+/* The same key and request again give the same version. `salt` makes its uid: random, or uids
+ * repeat. A request with a run needs no key: (model, run, number, attempt) is one. */
 weir_status weir_store_create_version(weir_store *store, const weir_store_version *request,
-                                      uint64_t now_ms, const weir_store_version **out);
+                                      uint64_t salt, uint64_t now_ms,
+                                      const weir_store_version **out);
 weir_status weir_store_get_version(weir_store *store, const char *uid,
                                    const weir_store_version **out);
+/* STAGING or READY -> ABORTED, for good; again with ABORTED: nothing. The worker must have a shard
+ * in it, be expected to (a live trainer of its model), or hold a lease. Leases end with it. */
+weir_status weir_store_abort_version(weir_store *store, const char *uid, const char *worker_id,
+                                     const char *reason, uint64_t now_ms,
+                                     const weir_store_version **out);
 /* READY -> RELEASING. */
 weir_status weir_store_delete_version(weir_store *store, const char *uid, uint64_t now_ms,
                                       const weir_store_version **out);
@@ -116,6 +135,49 @@ weir_status weir_store_delete_lease(weir_store *store, const char *version_uid,
                                     const char *lease_id, const char *worker_id, uint64_t now_ms,
                                     bool *out_deleted);
 
+/* ---- a replica's wish ------------------------------------------------------------------------*/
+
+typedef struct weir_store_wish {
+    const char *model, *run, *worker_id; /* a registered generator */
+    uint32_t worker_rank;
+    uint64_t lowest, highest;
+    const char *but_not_uid, *host, *part; /* "" when not said */
+    const char *const *avoid;              /* worker ids */
+    size_t n_avoid;
+    uint32_t ttl_s;
+    const char *trace_id;
+} weir_store_wish;
+
+/* What came of it. Pointers as of records. */
+typedef struct weir_store_grant {
+    const weir_store_version *version; /* leased; NULL: there is none */
+    weir_store_lease lease;
+    const weir_store_shard *const *shards; /* one per slot of the version, in its order: of the live
+                                              worker of the greatest generation. In memory that is
+                                              valid until the next call on the store */
+    size_t n_shards;
+    const struct weir_store_source *peer; /* to read from instead; NULL: the shards */
+    const char *peer_endpoint, *peer_host;
+    uint32_t n_peer_readers;
+    /* Without a version: */
+    bool has_trainer;
+    uint64_t newest;                   /* version number known of that model and run */
+    const weir_store_version *awaited; /* the newest that would do, were it READY; NULL: none */
+    const char *const *missing;        /* its slots without a shard of a live worker, n_missing */
+    size_t n_missing;
+} weir_store_grant;
+
+/* The newest version of the model and run within [lowest, highest] that is READY and of which every
+ * slot has a shard of a worker that is alive (or which a peer holds): leases it. One that is not
+ * READY yet does not keep an older one from being given. A peer is a live replica worker of the
+ * same part that holds that very version and whose word of it is READY; of those the one with the
+ * fewest readers, and of equals the one on the same host; it is given when it has fewer readers
+ * than the version's trainers have per slot, so that readers spread over a tree by themselves. With
+ * `take` false nothing changes: only says whether there is one. OK, or IN_PROGRESS when there is
+ * none, or an error. */
+weir_status weir_store_acquire(weir_store *store, const weir_store_wish *wish, bool take,
+                               uint64_t now_ms, weir_store_grant *out);
+
 /* ---- sources ---------------------------------------------------------------------------------*/
 
 typedef enum weir_store_source_status {
@@ -137,9 +199,18 @@ typedef struct weir_store_source {
     const char *layout_signature; /* NULL: none said */
     const void *identity, *metadata;
     size_t n_identity, n_metadata;
+    /* What Weir's own workers say beside; "" and 0 of others. */
+    const char *run, *role;  /* "trainer", "inference_replica" */
+    const char *version_uid; /* what it published or holds */
+    const char *endpoint;    /* of its manifests */
+    const char *host, *part; /* of replicas that can be read from: as in weir_store_wish */
+    uint64_t generation;     /* of its worker when it published; not read in requests */
 } weir_store_source;
 
-/* Replaces what the same worker said before. */
+/* Replaces what the same worker said before. Entries of the same model, run, role and rank by
+ * workers of smaller generations turn STALE: their ranks were started anew. (Of role
+ * "inference_replica", ranks of different replicas have the same numbers: only those that share the
+ * worker id's name up to its last '-' count.) */
 weir_status weir_store_publish_source(weir_store *store, const weir_store_source *source,
                                       uint64_t now_ms);
 /* ERR_NOT_FOUND when there is no such source. */
@@ -166,5 +237,76 @@ size_t weir_store_count_sources(const weir_store *store);
  * all sources, and returns how many. */
 size_t weir_store_list_sources(const weir_store *store, const weir_store_filter *filter,
                                const weir_store_source **out);
+
+/* ---- what became of versions -----------------------------------------------------------------*/
+
+typedef struct weir_store_span {
+    const char *name; /* of a stop */
+    uint64_t begun_us, duration_us;
+} weir_store_span;
+
+/* A worker's word about one version: a trainer rank's when it published, a replica worker's when it
+ * installed or refused it. The last 64 versions of a model and run are kept. */
+typedef struct weir_store_word {
+    const struct weir_store_word *next; /* of the same version, in the order they came */
+    const char *worker_id, *run, *role, *host, *read_from, *text, *trace_id;
+    uint32_t rank;
+    uint64_t number;
+    const char *version_uid;
+    int status; /* weir_status */
+    uint64_t n_bytes, at_ms;
+    const weir_store_span *spans;
+    size_t n_spans;
+} weir_store_word;
+
+/* Replaces the same worker's word about the same version uid. */
+weir_status weir_store_put_word(weir_store *store, const char *model, const weir_store_word *word,
+                                uint64_t now_ms);
+/* Words about version `number` of a model and run, every attempt; NULL: none. */
+const weir_store_word *weir_store_words(const weir_store *store, const char *model, const char *run,
+                                        uint64_t number);
+
+/* ---- all of it -------------------------------------------------------------------------------*/
+
+/* Grows with every change of the model (NULL: of any), from 1; renewals that change nothing but a
+ * time are no change. */
+uint64_t weir_store_revision(const weir_store *store, const char *model);
+
+typedef struct weir_store_worker {
+    const char *worker_id, *model;
+    int role;
+    uint64_t expires_ms, generation;
+} weir_store_worker;
+
+/* Each calls `visit` for every record of the model (NULL: of all), newest first, until it returns
+ * false. Nothing may be changed meanwhile. */
+void weir_store_each_worker(const weir_store *store, const char *model,
+                            bool (*visit)(void *context, const weir_store_worker *worker),
+                            void *context);
+void weir_store_each_version(const weir_store *store, const char *model,
+                             bool (*visit)(void *context, const weir_store_version *version,
+                                           size_t n_leases),
+                             void *context);
+void weir_store_each_source(const weir_store *store, const char *model,
+                            bool (*visit)(void *context, const weir_store_source *source),
+                            void *context);
+/* Words by version, the newest number first. */
+void weir_store_each_word(const weir_store *store, const char *model,
+                          bool (*visit)(void *context, const char *model,
+                                        const weir_store_word *word),
+                          void *context);
+
+typedef struct weir_store_totals {
+    size_t n_workers, n_versions, n_shards, n_leases, n_sources, n_words;
+    size_t n_bytes; /* of memory */
+} weir_store_totals;
+weir_store_totals weir_store_count(const weir_store *store);
+
+/* The whole store as bytes and back, for a directory that joins others or starts again. Gives *out
+ * (weir_free()). A store made of it behaves as the one that it was made of. ERR_FORMAT: bytes that
+ * no store wrote, ERR_UNSUPPORTED: of a newer Weir. */
+weir_status weir_store_save(const weir_store *store, unsigned char **out, size_t *out_n);
+weir_status weir_store_load(const weir_store_options *options, const unsigned char *bytes, size_t n,
+                            weir_store **out);
 
 #endif

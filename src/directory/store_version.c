@@ -83,11 +83,11 @@ static bool is_same_request(const weir_store_version *a, const weir_store_versio
     return true;
 }
 
-static weir_status make_uid(weir_store *store, char out[9])
+static weir_status make_uid(weir_store *store, uint64_t salt, char out[9])
 {
     char hash[WEIR_SHA256_HEX];
     for (;;) {
-        uint64_t input[2] = { store->options.seed, store->n_uids++ };
+        uint64_t input[2] = { salt, store->n_uids++ };
         weir_status status = weir_sha256_hex(input, sizeof(input), hash);
         if (status != WEIR_OK)
             return status;
@@ -130,14 +130,14 @@ static store_version *copy_version(weir_store *store, const weir_store_version *
     return version;
 }
 
-static weir_status add_version(weir_store *store, const weir_store_version *request,
+static weir_status add_version(weir_store *store, const weir_store_version *request, uint64_t salt,
                                uint64_t now_ms, const weir_store_version **out)
 {
     if (store->n_versions == MAX_VERSIONS)
         return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u weight versions",
                          MAX_VERSIONS);
     char uid[9];
-    weir_status status = make_uid(store, uid);
+    weir_status status = make_uid(store, salt, uid);
     if (status != WEIR_OK)
         return status;
     store_version *version = copy_version(store, request);
@@ -154,7 +154,8 @@ static weir_status add_version(weir_store *store, const weir_store_version *requ
 }
 
 weir_status weir_store_create_version(weir_store *store, const weir_store_version *request,
-                                      uint64_t now_ms, const weir_store_version **out)
+                                      uint64_t salt, uint64_t now_ms,
+                                      const weir_store_version **out)
 {
     weir_status status = weir_store_check_name("model_name", request->model);
     if (status == WEIR_OK)
@@ -175,7 +176,7 @@ weir_status weir_store_create_version(weir_store *store, const weir_store_versio
         return WEIR_OK;
     }
     status = check_base(store, request);
-    return status != WEIR_OK ? status : add_version(store, request, now_ms, out);
+    return status != WEIR_OK ? status : add_version(store, request, salt, now_ms, out);
 }
 
 weir_status weir_store_get_version(weir_store *store, const char *uid,

@@ -48,12 +48,26 @@ typedef enum weir_rpc_code {
 
 typedef struct weir_rpc_server weir_rpc_server;
 
+/* The call that a handler answers. Lives until the handler returns, or as long as the ticket does.
+ */
+typedef struct weir_rpc_call_info {
+    uint64_t ticket;            /* for weir_rpc_server_answer(); never 0, never the same again */
+    const unsigned char *bytes; /* the request as it came, n_bytes */
+    size_t n_bytes;
+    const char *peer;       /* "10.0.0.1:51234", or the name in its certificate */
+    weir_deadline deadline; /* the caller's; 0: none */
+} weir_rpc_call_info;
+
+/* Of a handler: the answer follows by weir_rpc_server_answer(). The caller's deadline ends such a
+ * call too. */
+#define WEIR_RPC_LATER ((weir_rpc_code)100)
+
 /* Answers one call. `request` is of the method's input type. On WEIR_RPC_OK *out_response is a
  * message of the output type whose memory lasts until the handler is called again (the arena's,
  * say); otherwise `message` (WEIR_RPC_MESSAGE_TEXT bytes) says why. Must not block. */
-typedef weir_rpc_code (*weir_rpc_handler)(void *context, const ProtobufCMessage *request,
-                                          weir_arena *arena, const ProtobufCMessage **out_response,
-                                          char *message);
+typedef weir_rpc_code (*weir_rpc_handler)(void *context, const weir_rpc_call_info *call,
+                                          const ProtobufCMessage *request, weir_arena *arena,
+                                          const ProtobufCMessage **out_response, char *message);
 
 typedef struct weir_rpc_method {
     const char *name; /* "GetWeightVersion" */
@@ -68,15 +82,67 @@ typedef struct weir_rpc_service {
     void *context;
 } weir_rpc_service;
 
+/* Who may talk to whom, and whether others can listen. Strings are copied on open; all NULL: plain
+ * text, and everybody may. */
+typedef struct weir_rpc_security {
+    const char *certificate, *key; /* PEM files. Of a server: it speaks TLS (1.2 or later) alone. Of
+                                      a client: it shows them (mutual TLS) */
+    const char
+        *ca; /* PEM file. Of a server: clients must show a certificate that it signed. Of a
+                client: it speaks TLS, and the server's must be signed by it and name its host
+                ("system": the machine's own) */
+    const char *token; /* a bearer token. Of a server: calls without it are UNAUTHENTICATED. Of a
+                          client: sent with every call */
+    bool insecure; /* of a server: listens beyond loopback without TLS or without a token; else that
+                      is ERR_REFUSED */
+} weir_rpc_security;
+
+/* 0: as said. */
+typedef struct weir_rpc_limits {
+    unsigned connections;          /* 4,096 */
+    unsigned connections_per_host; /* 1,024 from one address that is not loopback */
+    unsigned streams;              /* 128 calls at once on one connection */
+    unsigned parked;               /* 16,384 calls that wait for a later answer */
+    size_t message_bytes;          /* 64 MiB of one request */
+    size_t request_bytes;          /* 256 MiB of all that are not answered */
+} weir_rpc_limits;
+
+/* What the server's thread counted so far. */
+typedef struct weir_rpc_counts {
+    uint64_t calls, failures;                               /* answered; of these not OK */
+    uint64_t connections;                                   /* accepted */
+    uint64_t refused_connections, unauthenticated, dropped; /* dropped: for what its peer did */
+    uint64_t in_bytes, out_bytes;
+    unsigned open_connections, parked;
+} weir_rpc_counts;
+
 typedef struct weir_rpc_server_options {
     const char *listen;               /* "HOST:PORT"; port 0: any */
     const weir_rpc_service *services; /* copied; descriptors and methods are kept */
     size_t n_services;
-    /* Called in the server's thread every tick_ms (0: never): sweeps, expiries. */
-    void (*tick)(void *context);
+    /* Called in the server's thread when due; returns after how many milliseconds next (at least
+     * 1). NULL: never. */
+    unsigned (*tick)(void *context);
     void *tick_context;
-    unsigned tick_ms;
+    unsigned tick_ms; /* until the first */
+    /* Called in the server's thread when a call that was to be answered later is over without: its
+     * caller is gone or its time is up. NULL: nobody wants to know. */
+    void (*gone)(void *context, uint64_t ticket);
+    void *gone_context;
+    weir_rpc_security security;
+    weir_rpc_limits limits;
 } weir_rpc_server_options;
+
+/* In the server's thread alone, from a handler, a tick or a watched file descriptor: answers a call
+ * that was to be answered later. `response` as handlers give it. False: that call is over. */
+bool weir_rpc_server_answer(weir_rpc_server *server, uint64_t ticket, weir_rpc_code code,
+                            const ProtobufCMessage *response, const char *text);
+/* In the server's thread, or before the server is open to others: `ready` is called whenever `fd`
+ * has one of `events` (EPOLLIN | EPOLLOUT), until events is 0. At most 8 of them. */
+weir_status weir_rpc_server_watch(weir_rpc_server *server, int fd, uint32_t events,
+                                  void (*ready)(void *context, uint32_t events), void *context);
+/* In the server's thread. */
+weir_rpc_counts weir_rpc_server_counts(const weir_rpc_server *server);
 
 /* Listens and starts the thread. ERR_IO "cannot listen on HOST:PORT: Address already in use". */
 weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rpc_server **out);
@@ -90,8 +156,9 @@ const char *weir_rpc_server_address(const weir_rpc_server *server);
 typedef struct weir_rpc_client weir_rpc_client;
 
 /* Remembers "HOST:PORT"; connects at the first call. `who` ("directory", "trainer rank 1") goes
- * before the address in errors; NULL: nothing. */
-weir_status weir_rpc_client_open(const char *address, const char *who, weir_rpc_client **out);
+ * before the address in errors; NULL: nothing. security NULL: plain text, no token. */
+weir_status weir_rpc_client_open(const char *address, const char *who,
+                                 const weir_rpc_security *security, weir_rpc_client **out);
 void weir_rpc_client_close(weir_rpc_client *client); /* accepts NULL */
 
 /* One call. `method` names a method of `service`. Unpacks the response into `arena`. A call that

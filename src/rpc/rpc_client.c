@@ -175,8 +175,10 @@ static weir_status prepare(weir_rpc_client *client)
     return WEIR_OK;
 }
 
-weir_status weir_rpc_client_open(const char *address, const char *who, weir_rpc_client **out)
+weir_status weir_rpc_client_open(const char *address, const char *who,
+                                 const weir_rpc_security *security, weir_rpc_client **out)
 {
+    (void)security;
     weir_rpc_address parsed;
     weir_status status = weir_rpc_address_parse(address, &parsed);
     if (status != WEIR_OK)

@@ -44,7 +44,7 @@ bool weir_rpc_find_route(const weir_rpc_service *services, size_t n_services, co
     return false;
 }
 
-void weir_rpc_dispatch(const weir_rpc_route *route, const unsigned char *request, size_t n_bytes,
+void weir_rpc_dispatch(const weir_rpc_route *route, const weir_rpc_call_info *call,
                        weir_arena *arena, weir_rpc_answer *out)
 {
     out->message = NULL;
@@ -52,14 +52,15 @@ void weir_rpc_dispatch(const weir_rpc_route *route, const unsigned char *request
     weir_arena_reset(arena);
     ProtobufCMessage *message;
     weir_status status =
-        weir_rpc_message_unpack(route->method->input, request, n_bytes, arena, &message);
+        weir_rpc_message_unpack(route->method->input, call->bytes, call->n_bytes, arena, &message);
     if (status != WEIR_OK) {
         out->code =
             status == WEIR_ERR_NO_MEMORY ? WEIR_RPC_RESOURCE_EXHAUSTED : WEIR_RPC_INVALID_ARGUMENT;
         snprintf(out->text, sizeof(out->text), "%s", weir_last_error());
         return;
     }
-    out->code = route->handler(route->service->context, message, arena, &out->message, out->text);
+    out->code =
+        route->handler(route->service->context, call, message, arena, &out->message, out->text);
     weir_rpc_text_repair(out->text);
     if (out->code == WEIR_RPC_OK && out->message == NULL) {
         out->code = WEIR_RPC_INTERNAL;

@@ -21,8 +21,8 @@ typedef struct weir_rpc_answer {
     const ProtobufCMessage *message;  /* when it is: in the arena, or the handler's */
 } weir_rpc_answer;
 
-/* Unpacks, calls the handler. Resets the arena first. */
-void weir_rpc_dispatch(const weir_rpc_route *route, const unsigned char *request, size_t n_bytes,
+/* Unpacks call->bytes, calls the handler. Resets the arena first. */
+void weir_rpc_dispatch(const weir_rpc_route *route, const weir_rpc_call_info *call,
                        weir_arena *arena, weir_rpc_answer *out);
 
 #endif

@@ -31,7 +31,7 @@
 struct weir_rpc_server {
     weir_rpc_service *services;
     weir_rpc_shared shared;
-    void (*tick)(void *context);
+    unsigned (*tick)(void *context);
     void *tick_context;
     unsigned tick_ms;
     weir_rpc_address listen;
@@ -160,7 +160,7 @@ static void keep_time(weir_rpc_server *server)
         server->next_check_ns = now_ns + TIME_CHECK_MS * NS_PER_MS;
     }
     if (server->tick_ms != 0 && now_ns >= server->next_tick_ns) {
-        server->tick(server->tick_context);
+        server->tick_ms = server->tick(server->tick_context);
         server->next_tick_ns = now_ns + server->tick_ms * NS_PER_MS;
     }
 }

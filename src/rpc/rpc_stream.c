@@ -164,8 +164,10 @@ static void call_handler(weir_rpc_stream *stream)
         return;
     }
     weir_rpc_answer answer;
-    weir_rpc_dispatch(&stream->route, stream->body.data, stream->body.n_bytes, &shared->arena,
-                      &answer);
+    const weir_rpc_call_info call = { .bytes = stream->body.data,
+                                      .n_bytes = stream->body.n_bytes,
+                                      .deadline = stream->deadline };
+    weir_rpc_dispatch(&stream->route, &call, &shared->arena, &answer);
     drop_request(stream);
     if (answer.code == WEIR_RPC_OK)
         answer_message(stream, answer.message);

@@ -22,7 +22,7 @@
 
 static inline int open_store(void **state)
 {
-    weir_store_options options = { .seed = 7 };
+    weir_store_options options = { 0 };
     return weir_store_open(&options, (weir_store **)state) != WEIR_OK;
 }
 
@@ -68,7 +68,7 @@ static inline const weir_store_version *add_version(weir_store *store, const cha
 {
     weir_store_version request = version_request(key);
     const weir_store_version *version = NULL;
-    assert_int_equal(weir_store_create_version(store, &request, NOW, &version), WEIR_OK);
+    assert_int_equal(weir_store_create_version(store, &request, 7, NOW, &version), WEIR_OK);
     return version;
 }
 

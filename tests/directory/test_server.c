@@ -24,7 +24,7 @@ static void test_it_says_where_it_listens_and_how_it_is(void **state)
     weir_arena_init(&arena, 0);
     assert_int_equal(weir_directory_open(NULL, &directory), WEIR_OK);
     assert_memory_equal(weir_directory_address(directory), "127.0.0.1:", 10);
-    assert_int_equal(weir_rpc_client_open(weir_directory_address(directory), NULL, &client),
+    assert_int_equal(weir_rpc_client_open(weir_directory_address(directory), NULL, NULL, &client),
                      WEIR_OK);
     ModelExpress__Health__HealthRequest request = MODEL_EXPRESS__HEALTH__HEALTH_REQUEST__INIT;
     const ProtobufCMessage *answer;

@@ -80,7 +80,7 @@ static void test_a_long_run_does_not_grow(void **state)
         bool deleted;
         add_worker_for(*state, "t", WEIR_STORE_TRAINER, 90, now);
         add_worker_for(*state, "g", WEIR_STORE_GENERATOR, 90, now);
-        assert_int_equal(weir_store_create_version(*state, &request, now, &version), WEIR_OK);
+        assert_int_equal(weir_store_create_version(*state, &request, 7, now, &version), WEIR_OK);
         for (int s = 0; s < 2; s++) {
             weir_store_shard shard = shard_of(version, slots_ab[s], "t");
             assert_int_equal(weir_store_create_shard(*state, &shard, now, &after), WEIR_OK);
@@ -106,7 +106,7 @@ static void test_every_failed_allocation_is_survived(void **state)
 {
     (void)state;
     for (uint64_t n = 1; n < 6; n++) {
-        weir_store_options options = { .seed = n };
+        weir_store_options options = { .stale_after_ms = 0 };
         weir_store *store = NULL;
         uint64_t expires;
         weir_alloc_fail_at(n);

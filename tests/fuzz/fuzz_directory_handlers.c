@@ -35,7 +35,8 @@ static void call(const weir_rpc_service *services, unsigned number, const uint8_
                                                                               method->name),
                              method->handler };
     weir_rpc_answer answer;
-    weir_rpc_dispatch(&route, data, n, arena, &answer);
+    const weir_rpc_call_info call = { .ticket = 1, .bytes = data, .n_bytes = n };
+    weir_rpc_dispatch(&route, &call, arena, &answer);
     if (answer.code == WEIR_RPC_OK)
         check_answer(&route, answer.message);
     else if (memchr(answer.text, '\0', sizeof(answer.text)) == NULL)
@@ -58,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     weir_directory_core core;
     weir_rpc_service services[WEIR_DIRECTORY_SERVICES];
-    weir_store_options options = { .seed = 1 };
+    weir_store_options options = { 0 };
     weir_arena arena;
     weir_arena_init(&arena, (size_t)32 << 20);
     if (weir_directory_core_open(&options, &core) != WEIR_OK)

@@ -69,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     weir_rpc_client *client;
     weir_arena arena;
     weir_arena_init(&arena, (size_t)16 << 20);
-    if (weir_rpc_client_open(address_text, NULL, &client) == WEIR_OK) {
+    if (weir_rpc_client_open(address_text, NULL, NULL, &client) == WEIR_OK) {
         ModelExpress__Refit__GetWeightVersionRequest request =
             MODEL_EXPRESS__REFIT__GET_WEIGHT_VERSION_REQUEST__INIT;
         const ProtobufCMessage *response;

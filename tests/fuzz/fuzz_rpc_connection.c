@@ -24,7 +24,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc;
     (void)argv;
-    weir_store_options options = { .seed = 1 };
+    weir_store_options options = { 0 };
     weir_directory_core_open(&options, &core);
     weir_directory_core_services(&core, services);
     return 0;

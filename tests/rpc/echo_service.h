@@ -31,10 +31,11 @@ static inline weir_rpc_code echo_slots(size_t n, weir_arena *arena,
     return WEIR_RPC_OK;
 }
 
-static inline weir_rpc_code echo_get(void *context, const ProtobufCMessage *message,
-                                     weir_arena *arena, const ProtobufCMessage **out_response,
-                                     char *text)
+static inline weir_rpc_code echo_get(void *context, const weir_rpc_call_info *call,
+                                     const ProtobufCMessage *message, weir_arena *arena,
+                                     const ProtobufCMessage **out_response, char *text)
 {
+    (void)call;
     (void)context;
     const ModelExpress__Refit__GetWeightVersionRequest *request = (const void *)message;
     if (strcmp(request->uid, "missing") == 0) {

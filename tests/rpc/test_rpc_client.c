@@ -31,7 +31,8 @@ static int set_up(void **state)
     assert_non_null(f->server);
     weir_arena_init(&f->arena, (size_t)256 << 20);
     assert_int_equal(
-        weir_rpc_client_open(weir_rpc_server_address(f->server), "directory", &f->client), WEIR_OK);
+        weir_rpc_client_open(weir_rpc_server_address(f->server), "directory", NULL, &f->client),
+        WEIR_OK);
     *state = f;
     return 0;
 }
@@ -190,7 +191,7 @@ static void test_every_failed_allocation_is_survived(void **state)
         weir_arena_init(&arena, 0);
         weir_alloc_fail_at(n);
         weir_status status =
-            weir_rpc_client_open(weir_rpc_server_address(f->server), NULL, &client);
+            weir_rpc_client_open(weir_rpc_server_address(f->server), NULL, NULL, &client);
         if (status == WEIR_OK)
             status = echo_call(client, "uid", TIMEOUT_MS, &arena, NULL);
         weir_alloc_fail_at(0);
@@ -258,7 +259,7 @@ static weir_status call_bad_peer(bad_peer *peer, unsigned timeout_ms, double *ou
     weir_arena arena;
     weir_arena_init(&arena, 0);
     bad_peer_open(peer);
-    assert_int_equal(weir_rpc_client_open(peer->address, NULL, &client), WEIR_OK);
+    assert_int_equal(weir_rpc_client_open(peer->address, NULL, NULL, &client), WEIR_OK);
     double begin = weir_now_s();
     weir_status status = echo_call(client, "uid", timeout_ms, &arena, NULL);
     *out_s = weir_now_s() - begin;
@@ -315,7 +316,7 @@ static void test_a_call_in_flight_can_be_cancelled(void **state)
     weir_rpc_client *client;
     weir_arena arena;
     weir_arena_init(&arena, 0);
-    assert_int_equal(weir_rpc_client_open(peer.address, NULL, &client), WEIR_OK);
+    assert_int_equal(weir_rpc_client_open(peer.address, NULL, NULL, &client), WEIR_OK);
     pthread_t thread;
     pthread_create(&thread, NULL, cancel_soon, client);
     double begin = weir_now_s();
@@ -346,11 +347,11 @@ static void test_a_host_without_address_is_named(void **state)
     weir_rpc_client *client;
     weir_arena arena;
     weir_arena_init(&arena, 0);
-    assert_int_equal(weir_rpc_client_open("no-such-host.invalid:1", NULL, &client), WEIR_OK);
+    assert_int_equal(weir_rpc_client_open("no-such-host.invalid:1", NULL, NULL, &client), WEIR_OK);
     assert_int_equal(echo_call(client, "uid", TIMEOUT_MS, &arena, NULL), WEIR_ERR_PEER_LOST);
     assert_error_has("cannot find host 'no-such-host.invalid'");
     weir_rpc_client_close(client);
-    assert_int_equal(weir_rpc_client_open("nonsense", NULL, &client), WEIR_ERR_INVALID);
+    assert_int_equal(weir_rpc_client_open("nonsense", NULL, NULL, &client), WEIR_ERR_INVALID);
     assert_error_has("address 'nonsense' is not HOST:PORT");
 }
 
@@ -361,7 +362,7 @@ static void *call_often(void *context)
     weir_rpc_client *client;
     weir_arena arena;
     weir_arena_init(&arena, 0);
-    intptr_t n_failed = weir_rpc_client_open(context, NULL, &client) != WEIR_OK;
+    intptr_t n_failed = weir_rpc_client_open(context, NULL, NULL, &client) != WEIR_OK;
     for (int i = 0; i < 100 && n_failed == 0; i++)
         n_failed +=
             echo_call(client, i % 10 ? "uid" : "slots:300", TIMEOUT_MS, &arena, NULL) != WEIR_OK;

@@ -41,7 +41,8 @@ static void assert_still_answers(weir_rpc_server *server)
     weir_rpc_client *client;
     weir_arena arena;
     weir_arena_init(&arena, 0);
-    assert_int_equal(weir_rpc_client_open(weir_rpc_server_address(server), NULL, &client), WEIR_OK);
+    assert_int_equal(weir_rpc_client_open(weir_rpc_server_address(server), NULL, NULL, &client),
+                     WEIR_OK);
     assert_int_equal(echo_call(client, "uid", TIMEOUT_MS, &arena, NULL), WEIR_OK);
     weir_rpc_client_close(client);
     weir_arena_close(&arena);
@@ -471,9 +472,10 @@ static void test_failed_allocations_leave_nothing_open(void **state)
     weir_rpc_server_close(NULL);
 }
 
-static void count_tick(void *context)
+static unsigned count_tick(void *context)
 {
     __atomic_add_fetch((int *)context, 1, __ATOMIC_RELAXED);
+    return 10;
 }
 
 static void test_ticks_come(void **state)
