@@ -46,7 +46,8 @@ static bool check_fit(const weir_shard *shard, const char *worker, char why[WEIR
 }
 
 /* A part of the parameter that is filled, of as many bytes as it says, in equally spaced runs. */
-static bool check_box(const weir_shard *shard, const char *worker, char why[WEIR_ERROR_TEXT])
+static bool check_box(const weir_shard *shard, const char *worker, weir_box_runs *out,
+                      char why[WEIR_ERROR_TEXT])
 {
     char box[WEIR_BOX_TEXT], text[WEIR_SHAPE_TEXT];
     const weir_shape *shape = &shard->global_shape;
@@ -66,11 +67,12 @@ static bool check_box(const weir_shard *shard, const char *worker, char why[WEIR
                        runs.n_bytes);
     if (__builtin_add_overflow(shard->offset, shard->n_bytes, &end))
         return differs(why, "%s: %s publishes it at an impossible offset", shard->name, worker);
+    *out = runs;
     return true;
 }
 
 bool weir_shard_matches(const weir_shard *shard, const weir_parameter *parameter,
-                        const char *worker, char why[WEIR_ERROR_TEXT])
+                        const char *worker, weir_box_runs *out, char why[WEIR_ERROR_TEXT])
 {
     char got[WEIR_SHAPE_TEXT], want[WEIR_SHAPE_TEXT], difference[WEIR_TAG_TEXT];
     if (shard->dtype != parameter->dtype)
@@ -87,5 +89,5 @@ bool weir_shard_matches(const weir_shard *shard, const weir_parameter *parameter
     if (!weir_tag_metadata_equal(shard->compile_metadata, parameter->compile_metadata, worker,
                                  difference))
         return differs(why, "%s: compile metadata %s", shard->name, difference);
-    return check_box(shard, worker, why);
+    return check_box(shard, worker, out, why);
 }
