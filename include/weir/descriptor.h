@@ -239,7 +239,8 @@ typedef struct weir_described_model {
 } weir_described_model;
 
 /* What rank `rank` of a mesh holds and may send: of HSDP groups the sender alone says anything.
- * Gives *out, which keeps the names of the model's tensors. */
+ * ERR_UNSUPPORTED when tp cuts a fused source part by part, so that it is several boxes. Gives *out,
+ * which keeps the names of the model's tensors. */
 WEIR_API weir_status weir_tensor_registry_of_mesh(const weir_described_model *model,
                                                   const weir_trainer_mesh *mesh, uint32_t rank,
                                                   uint64_t version, weir_tensor_registry **out);

@@ -33,12 +33,17 @@ extern "C" {
  * Matrices    cut by tp first: columns, rows or vocabulary in chunks as torch cuts them
  *             (ceil(n / tp), the last ones short or empty), or whole heads where the family names
  *             them and tp divides them; heads fewer than tp are repeated on tp / heads neighbours.
- *             A source that is fused already ([q;k;v] in one tensor) is cut as one matrix, not part
- *             by part: who cuts that by heads says so box by box (WEIR_MESH_EXPLICIT).
+ *             Of a source that is fused already ([q;k;v] or [gate;up] in one tensor) each part that
+ *             the family names is cut by itself: a rank's own rows are those of its heads of q, of
+ *             k, then of v, side by side. Heads of the first part are never repeated; parts that
+ *             tp does not divide are cut in chunks, each for itself. What alternates row by row or
+ *             column by column (gate and up of GPT-OSS) is one part.
  *             Then rows (axis 0) are cut by fsdp * ep in the same chunks; rank's index f * ep + e.
+ *             Of a fused source it is the rank's own rows, side by side, that are cut: a chunk that
+ *             has rows of several parts is as many boxes of the source.
  * Experts     expert x is of e = x / ceil(n_experts / ep), or expert_owners[x]. One tensor per
  *             expert: cut by tp as above, its rows then by fsdp. Stacked: e's experts in ascending
- *             order are cut into fsdp chunks; each expert's matrix by tp.
+ *             order are cut into fsdp chunks; each expert's matrix by tp, part by part.
  * dense_whole not 0: matrices that are no expert's are cut by tp alone, and every rank of fsdp and
  *             ep holds their rows whole (as Megatron's ranks of expert parallelism do). Who makes
  *             which rows is as above, so that the work is spread; no rows are lent for that.
@@ -101,7 +106,8 @@ typedef struct weir_mesh_box {
     weir_box box;
 } weir_mesh_box;
 /* Everything that a rank holds, source by source in the mapping's order, experts that follow each
- * other in one box; none of them empty. Gives an array: free with weir_mesh_boxes_free(). */
+ * other in one box; parts of a fused source that tp cuts are a box each, in the order of the rank's
+ * own rows. None of them is empty. Gives an array: free with weir_mesh_boxes_free(). */
 WEIR_API weir_status weir_trainer_mesh_boxes(const weir_trainer_mesh *mesh,
                                              const weir_mapping *mapping, uint32_t rank,
                                              weir_mesh_box **out, size_t *out_n);
@@ -109,7 +115,7 @@ WEIR_API void weir_mesh_boxes_free(weir_mesh_box *boxes); /* accepts NULL */
 
 /* ---- what is moved ---------------------------------------------------------------------------*/
 
-/* Rows of a fused matrix that engines cut as one. */
+/* Rows of a fused matrix that are cut as one. Parts of one source follow each other in it. */
 typedef struct weir_fleet_part {
     uint32_t source;    /* which of the sources holds them */
     uint32_t units;     /* heads, which a cut keeps whole; 0: none */

@@ -115,12 +115,15 @@ static weir_status check_tensor(const weir_fleet_tensor *t)
                 t->n_sources <= WEIR_MAX_PARTS && t->n_parts > 0 && t->n_parts <= WEIR_MAX_PARTS &&
                 t->n_cols > 0 && t->n_cols < UINT32_MAX && t->n_experts <= UINT16_MAX &&
                 fits_shape(t);
-    uint64_t n_rows = 0;
+    uint64_t n_rows = 0, ends[WEIR_MAX_PARTS] = { 0 };
     for (uint32_t p = 0; good && p < t->n_parts; p++) {
         const weir_fleet_part *part = &t->parts[p];
         good = part->source < t->n_sources && part->n_rows > 0 && part->n_rows < UINT32_MAX &&
+               part->first_row >= ends[part->source] &&
                part->first_row <= t->source_rows[part->source] &&
                part->n_rows <= t->source_rows[part->source] - part->first_row;
+        if (good)
+            ends[part->source] = part->first_row + part->n_rows;
         n_rows += part->n_rows;
     }
     if (good && n_rows < UINT32_MAX && (t->cut != WEIR_CUT_VOCABULARY || t->n_parts == 1))

@@ -14,7 +14,7 @@ typedef struct box_maker {
     weir_trainer_mesh mesh;
     uint32_t stage, place; /* of the rank: as if it were of the group that sends */
     uint32_t n_layers;
-    weir_holding *holdings;
+    weir_holding holdings[WEIR_MAX_PARTS]; /* of the source at hand */
     weir_expert_place *places;
     uint32_t places_room;
     weir_mesh_box *boxes;
@@ -33,12 +33,6 @@ static weir_status add_box(box_maker *m, const weir_tensor *source, const weir_b
     }
     m->boxes[m->n_boxes++] = (weir_mesh_box){ source, *box };
     return WEIR_OK;
-}
-
-static const weir_holding *holding_of(box_maker *m, const weir_fleet_tensor *tensor,
-                                      uint32_t source, const weir_expert_place *place)
-{
-    return weir_holding_of_rank(&m->mesh, tensor, source, place, m->place, m->holdings);
 }
 
 /* Rows and columns as axes of the source; what stands behind the columns is whole. */
@@ -61,19 +55,33 @@ static weir_status box_of(const weir_fleet_tensor *tensor, const weir_tensor *so
     return WEIR_OK;
 }
 
+/* The parts that the rank has of source number s of the tensor's. */
+static size_t find_parts(box_maker *m, const weir_fleet_tensor *tensor, uint32_t s,
+                         const weir_expert_place *place)
+{
+    return weir_holdings_of_rank(&m->mesh, tensor, s, place, m->place, m->holdings);
+}
+
+/* One box for each of the n parts that were found. */
+static weir_status add_parts(box_maker *m, const weir_fleet_tensor *tensor,
+                             const weir_tensor *source, size_t n)
+{
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+        weir_box box;
+        status = box_of(tensor, source, &m->holdings[i], &box);
+        if (status == WEIR_OK)
+            status = add_box(m, source, &box);
+    }
+    return status;
+}
+
 static weir_status add_matrices(box_maker *m, const weir_map_entry *entry,
                                 const weir_fleet_tensor *tensor)
 {
     weir_status status = WEIR_OK;
-    for (uint32_t s = 0; s < tensor->n_sources && status == WEIR_OK; s++) {
-        const weir_holding *h = holding_of(m, tensor, s, NULL);
-        weir_box box;
-        if (h == NULL)
-            continue;
-        status = box_of(tensor, &entry->sources[s], h, &box);
-        if (status == WEIR_OK)
-            status = add_box(m, &entry->sources[s], &box);
-    }
+    for (uint32_t s = 0; s < tensor->n_sources && status == WEIR_OK; s++)
+        status = add_parts(m, tensor, &entry->sources[s], find_parts(m, tensor, s, NULL));
     return status;
 }
 
@@ -83,40 +91,28 @@ static weir_status add_experts(box_maker *m, const weir_map_entry *entry,
 {
     weir_status status = WEIR_OK;
     for (uint32_t x = 0; x < tensor->n_experts; x++) {
-        for (uint32_t s = 0; s < tensor->n_sources && status == WEIR_OK; s++) {
-            const weir_tensor *source = &entry->sources[(size_t)x * tensor->n_sources + s];
-            const weir_holding *h = holding_of(m, tensor, s, &m->places[x]);
-            weir_box box;
-            if (h == NULL)
-                continue;
-            status = box_of(tensor, source, h, &box);
-            if (status == WEIR_OK)
-                status = add_box(m, source, &box);
-        }
+        const weir_tensor *sources = &entry->sources[(size_t)x * tensor->n_sources];
+        for (uint32_t s = 0; s < tensor->n_sources && status == WEIR_OK; s++)
+            status = add_parts(m, tensor, &sources[s], find_parts(m, tensor, s, &m->places[x]));
     }
     return status;
 }
 
-/* All experts of a source in one tensor: a box per run of consecutive ids. */
-static weir_status add_stacked(box_maker *m, const weir_map_entry *entry,
-                               const weir_fleet_tensor *tensor)
+/* All experts of a source in one tensor: a box of each part per run of consecutive ids. All that
+ * are here are cut alike. */
+static weir_status add_stacked(box_maker *m, const weir_fleet_tensor *tensor,
+                               const weir_tensor *source, uint32_t s)
 {
     weir_status status = WEIR_OK;
-    for (uint32_t s = 0; s < tensor->n_sources && status == WEIR_OK; s++) {
-        bool continues = false;
-        for (uint32_t x = 0; x < tensor->n_experts && status == WEIR_OK; x++) {
-            const weir_holding *h = holding_of(m, tensor, s, &m->places[x]);
-            weir_box box;
-            if (h != NULL && continues) {
-                m->boxes[m->n_boxes - 1].box.hi[0] = x + 1;
-            } else if (h != NULL) {
-                status = box_of(tensor, &entry->sources[s], h, &box);
-                box.lo[0] = x;
-                box.hi[0] = x + 1;
-                if (status == WEIR_OK)
-                    status = add_box(m, &entry->sources[s], &box);
-            }
-            continues = h != NULL;
+    size_t n_before = 0, n;
+    for (uint32_t x = 0; x < tensor->n_experts && status == WEIR_OK; x++, n_before = n) {
+        n = find_parts(m, tensor, s, &m->places[x]);
+        if (n_before == 0)
+            status = add_parts(m, tensor, source, n);
+        for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+            weir_box *box = &m->boxes[m->n_boxes - n + i].box;
+            box->lo[0] = n_before == 0 ? x : box->lo[0];
+            box->hi[0] = x + 1;
         }
     }
     return status;
@@ -139,7 +135,11 @@ static weir_status add_entry(box_maker *m, const weir_map_entry *entry,
     weir_status status = weir_expert_places(&m->mesh, tensor, m->places);
     if (status != WEIR_OK)
         return status;
-    return tensor->stacked ? add_stacked(m, entry, tensor) : add_experts(m, entry, tensor);
+    if (!tensor->stacked)
+        return add_experts(m, entry, tensor);
+    for (uint32_t s = 0; s < tensor->n_sources && status == WEIR_OK; s++)
+        status = add_stacked(m, tensor, &entry->sources[s], s);
+    return status;
 }
 
 static weir_status add_mapping(box_maker *m, const weir_mapping *mapping)
@@ -170,9 +170,7 @@ weir_status weir_trainer_mesh_boxes(const weir_trainer_mesh *mesh, const weir_ma
     uint32_t per_group = m.mesh.fsdp * m.mesh.ep * m.mesh.tp;
     m.stage = rank / (per_group * m.mesh.hsdp);
     m.place = m.mesh.sender * per_group + rank % per_group;
-    m.holdings = weir_alloc_zeroed(weir_holdings_most(&m.mesh), sizeof(m.holdings[0]));
-    status = m.holdings != NULL ? add_mapping(&m, mapping) : WEIR_ERR_NO_MEMORY;
-    weir_free(m.holdings);
+    status = add_mapping(&m, mapping);
     weir_free(m.places);
     if (status != WEIR_OK) {
         weir_free(m.boxes);

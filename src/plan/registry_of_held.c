@@ -262,7 +262,6 @@ weir_status weir_tensor_registry_of_held(const weir_described_model *model, cons
 typedef struct mesh_walk {
     weir_trainer_mesh mesh;
     uint32_t rank; /* within its stage */
-    weir_holding *holdings;
     weir_expert_place *places;
     weir_held_boxes list;
 } mesh_walk;
@@ -270,15 +269,17 @@ typedef struct mesh_walk {
 static weir_status add_source(mesh_walk *w, const weir_fleet_tensor *t, weir_held h)
 {
     const weir_expert_place *place = t->n_experts > 0 ? &w->places[h.expert_lo] : NULL;
-    const weir_holding *box =
-        weir_holding_of_rank(&w->mesh, t, h.source, place, w->rank, w->holdings);
-    if (box == NULL)
-        return WEIR_OK;
-    h.row_lo = box->row_lo;
-    h.row_hi = box->row_hi;
-    h.col_lo = box->col_lo;
-    h.col_hi = box->col_hi;
-    return weir_held_boxes_add(&w->list, &h);
+    weir_holding boxes[WEIR_MAX_PARTS];
+    size_t n = weir_holdings_of_rank(&w->mesh, t, h.source, place, w->rank, boxes);
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+        h.row_lo = boxes[i].row_lo;
+        h.row_hi = boxes[i].row_hi;
+        h.col_lo = boxes[i].col_lo;
+        h.col_hi = boxes[i].col_hi;
+        status = weir_held_boxes_add(&w->list, &h);
+    }
+    return status;
 }
 
 static weir_status add_tensor(mesh_walk *w, const weir_fleet_tensor *t, uint32_t tensor,
@@ -314,9 +315,6 @@ static weir_status walk_mesh(mesh_walk *w, const weir_described_model *model, ui
         return weir_fail(WEIR_ERR_INVALID, "trainer mesh: rank %u of %u", rank,
                          per_stage * w->mesh.pp);
     w->rank = rank % per_stage;
-    w->holdings = weir_alloc_zeroed(weir_holdings_most(&w->mesh), sizeof(w->holdings[0]));
-    if (w->holdings == NULL)
-        return WEIR_ERR_NO_MEMORY;
     for (uint32_t i = 0; i < model->n_tensors && status == WEIR_OK; i++) {
         if (weir_trainer_stage(&w->mesh, model->tensors[i].layer, n_layers) == rank / per_stage)
             status = add_tensor(w, &model->tensors[i], i, rank);
@@ -336,7 +334,6 @@ weir_status weir_tensor_registry_of_mesh(const weir_described_model *model,
     if (status == WEIR_OK)
         status =
             weir_tensor_registry_of_held(model, w.list.boxes, w.list.n, rank, version, &registry);
-    weir_free(w.holdings);
     weir_free(w.places);
     weir_held_free(w.list.boxes);
     if (status != WEIR_OK)

@@ -58,32 +58,34 @@ static const weir_conversion case_conversions[] = {
 
 /* ---- making one ------------------------------------------------------------------------------*/
 
+/* Parts of a source each, all of one, or some of which share one. */
 static inline void case_parts(fleet_case *c, weir_fleet_tensor *t)
 {
     uint32_t width =
         t->n_experts > 0 ? c->replica.dp * c->replica.tp / c->replica.ep : c->replica.tp;
-    uint32_t n = 1 + (uint32_t)case_random(c, WEIR_MAX_PARTS);
-    bool one_source = n > 1 && case_random(c, 4) == 0;
+    uint32_t n = 1 + (uint32_t)case_random(c, WEIR_MAX_PARTS), source = 0;
+    uint64_t one_in = 1 + case_random(c, 3);
+    bool apart = case_random(c, 2) == 0;
     uint64_t rows = (1 + case_random(c, 4)) * 4 * width; /* an expert's width in whole blocks */
     for (uint32_t p = 0; p < n; p++) {
         weir_fleet_part *part = &t->parts[p];
         part->units = 0;
-        if (!one_source && (p == 0 || t->n_experts == 0))
-            rows = t->n_experts > 0 ? rows : width * (1 + case_random(c, 9));
-        if (t->cut == WEIR_CUT_COLUMN && t->n_experts == 0 && !one_source &&
-            case_random(c, 2) == 0) {
+        if (t->n_experts == 0)
+            rows = width * (1 + case_random(c, 9));
+        if (t->cut == WEIR_CUT_COLUMN && t->n_experts == 0 && case_random(c, 3) <= (p > 0)) {
             part->units = width * (1 + (uint32_t)case_random(c, 2));
-            if (p > 0 && case_random(c, 2) == 0)
-                part->units = width % 2 == 0 ? width / 2 : 1;
+            if (p > 0 && case_random(c, 3) != 0)
+                part->units = width % 2 == 0 && case_random(c, 2) == 0 ? width / 2 : 1;
             rows = part->units * (1 + case_random(c, 6));
         }
+        source += p > 0 && (apart || case_random(c, one_in) != 0);
         part->n_rows = rows;
-        part->source = one_source ? 0 : p;
-        part->first_row = one_source ? p * rows : 0;
-        t->source_rows[part->source] = part->first_row + rows;
+        part->source = source;
+        part->first_row = t->source_rows[source];
+        t->source_rows[source] += rows;
     }
     t->n_parts = n;
-    t->n_sources = one_source ? 1 : n;
+    t->n_sources = source + 1;
 }
 
 /* What engines cut, they cut at blocks. */
@@ -209,31 +211,62 @@ static inline uint64_t case_chunk_of(uint64_t n, uint64_t k, uint64_t at, uint64
     return at / chunk;
 }
 
-static inline bool case_tp_holds(const fleet_case *c, const weir_fleet_tensor *t, uint32_t source,
-                                 uint32_t tp, uint64_t row, uint64_t col, uint64_t *lo,
-                                 uint64_t *hi)
+/* Which rows of a part, counted in it, a rank of tensor parallelism has. */
+static inline void case_part_rows(const fleet_case *c, const weir_fleet_part *part, uint32_t p,
+                                  uint32_t tp, uint64_t *lo, uint64_t *hi)
 {
-    uint64_t n_rows = t->source_rows[source], skip;
-    *lo = 0;
-    *hi = n_rows;
-    if (t->cut == WEIR_CUT_NONE)
+    uint64_t each = (part->n_rows + c->trainer.tp - 1) / c->trainer.tp;
+    *lo = each * tp;
+    if (p > 0 && part->units > 0 && part->units < c->trainer.tp &&
+        c->trainer.tp % part->units == 0) {
+        each = part->n_rows / part->units; /* one head, which neighbours have too */
+        *lo = each * (tp / (c->trainer.tp / part->units));
+    }
+    if (part->units > 0 && part->units % c->trainer.tp == 0)
+        assert_int_equal(each % (part->n_rows / part->units), 0);
+    *lo = *lo < part->n_rows ? *lo : part->n_rows;
+    *hi = *lo + each < part->n_rows ? *lo + each : part->n_rows;
+}
+
+/* Whether a rank of tensor parallelism has that element; its row is number *at of *n there. */
+static inline bool case_tp_holds(const fleet_case *c, const weir_fleet_tensor *t, uint32_t source,
+                                 uint32_t tp, uint64_t row, uint64_t col, uint64_t *at, uint64_t *n)
+{
+    uint64_t skip;
+    bool found = false;
+    *at = row;
+    *n = t->source_rows[source];
+    if (t->cut == WEIR_CUT_NONE || t->cut == WEIR_CUT_ONE_RANK)
         return true;
     if (t->cut == WEIR_CUT_ROW)
         return case_chunk_of(t->n_cols, c->trainer.tp, col, &skip, &skip) == tp;
-    uint32_t units = t->n_sources == t->n_parts ? t->parts[source].units : 0;
-    if (t->cut == WEIR_CUT_COLUMN && units > 0 && units % c->trainer.tp == 0) {
-        uint64_t rows = n_rows / c->trainer.tp;
-        *lo = tp * rows;
-        *hi = *lo + rows;
-        return row / rows == tp;
+    *n = 0;
+    for (uint32_t p = 0; p < t->n_parts; p++) {
+        const weir_fleet_part *part = &t->parts[p];
+        uint64_t lo, hi;
+        if (part->source != source)
+            continue;
+        case_part_rows(c, part, p, tp, &lo, &hi);
+        if (row >= part->first_row + lo && row < part->first_row + hi) {
+            *at = *n + row - part->first_row - lo;
+            found = true;
+        }
+        *n += hi - lo;
     }
-    if (t->cut == WEIR_CUT_COLUMN && units > 0 && source > 0 && c->trainer.tp % units == 0) {
-        uint32_t unit = tp / (c->trainer.tp / units);
-        *lo = n_rows / units * unit;
-        *hi = *lo + n_rows / units;
-        return row >= *lo && row < *hi;
+    return found;
+}
+
+/* The rows that can be one piece of a rank's memory with that one: its part's, where those lie
+ * elsewhere at other ranks; else all. */
+static inline uint32_t case_part_of(const fleet_case *c, const weir_fleet_tensor *t,
+                                    uint32_t source, uint64_t row)
+{
+    for (uint32_t p = 0; p < t->n_parts && t->cut == WEIR_CUT_COLUMN && c->trainer.tp > 1; p++) {
+        if (t->parts[p].source == source && row >= t->parts[p].first_row &&
+            row < t->parts[p].first_row + t->parts[p].n_rows)
+            return p;
     }
-    return case_chunk_of(n_rows, c->trainer.tp, row, lo, hi) == tp;
+    return 0;
 }
 
 /* Whether the rank holds that element, and is the one of its HSDP group that may send. */
@@ -257,13 +290,13 @@ static inline bool case_holds(const fleet_case *c, const weir_fleet_tensor *t, u
             layer_stage++;
     if (stage != layer_stage || group != m->sender)
         return false;
-    uint64_t lo, hi, skip;
-    if (!case_tp_holds(c, t, source, tp, row, col, &lo, &hi))
+    uint64_t at, n_rows, skip;
+    if (!case_tp_holds(c, t, source, tp, row, col, &at, &n_rows))
         return false;
     if (t->n_experts == 0 && m->dense_whole != 0)
         return true;
     if (t->n_experts == 0)
-        return case_chunk_of(hi - lo, m->fsdp * m->ep, row - lo, &skip, &skip) == f * m->ep + e;
+        return case_chunk_of(n_rows, m->fsdp * m->ep, at, &skip, &skip) == f * m->ep + e;
     uint32_t per = (t->n_experts + m->ep - 1) / m->ep, place = 0, n_local = 0;
     for (uint32_t x = 0; x < t->n_experts; x++) {
         uint32_t owner = m->expert_owners != NULL ? m->expert_owners[x] : x / per;
@@ -276,7 +309,7 @@ static inline bool case_holds(const fleet_case *c, const weir_fleet_tensor *t, u
     }
     if (t->stacked)
         return case_chunk_of(n_local, m->fsdp, place, &skip, &skip) == f;
-    return case_chunk_of(hi - lo, m->fsdp, row - lo, &skip, &skip) == f;
+    return case_chunk_of(n_rows, m->fsdp, at, &skip, &skip) == f;
 }
 
 /* ---- what workers need -----------------------------------------------------------------------*/

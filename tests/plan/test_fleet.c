@@ -16,13 +16,18 @@
 
 /* ---- one random fleet ------------------------------------------------------------------------*/
 
+/* In one piece of memory. */
 static void assert_held(const fleet_case *c, const weir_fleet_tensor *t, uint32_t rank,
                         uint32_t expert, const weir_fleet_piece *p)
 {
-    uint64_t rows[] = { p->source_row, p->source_row + p->n_rows - 1 };
+    uint64_t first = p->source_row, end = first + p->n_rows;
     uint64_t cols[] = { p->source_col, p->source_col + p->n_cols - 1 };
-    for (int i = 0; i < 4; i++)
-        assert_true(case_holds(c, t, rank, p->source, expert, rows[i / 2], cols[i % 2]));
+    uint32_t part = case_part_of(c, t, p->source, first);
+    for (uint64_t row = first; row < end; row++) {
+        assert_true(case_holds(c, t, rank, p->source, expert, row, cols[0]));
+        assert_true(case_holds(c, t, rank, p->source, expert, row, cols[1]));
+        assert_int_equal(case_part_of(c, t, p->source, row), part);
+    }
 }
 
 /* Writes what a box brings; what it would write over must be untouched. */
