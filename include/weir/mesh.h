@@ -226,6 +226,10 @@ WEIR_API uint32_t weir_fleet_workers(const weir_fleet *fleet);
  * boxes. Not how many replicas there are: equal signatures, equal shares of every rank. Writes 33
  * bytes. */
 WEIR_API void weir_fleet_signature(const weir_fleet *fleet, char out[33]);
+/* The signature of the plan that weir_fleet_open() would make, without making it: what plans are
+ * kept by. Two ways to say the same have one: 0 and 1 in a mesh, no expert map and one that gives
+ * every rank its chunk, boxes in any order. Its errors, but for tensors that cannot be cut. */
+WEIR_API weir_status weir_fleet_sign(const weir_fleet_args *args, char out[33]);
 /* As weir_fleet_signature(), less how the trainer names, stacks and keeps its tensors, which a rank
  * that has nothing of one cannot know: ranks of one trainer must have equal outlines. */
 WEIR_API void weir_fleet_outline(const weir_fleet *fleet, char out[33]);
@@ -321,7 +325,7 @@ typedef struct weir_share_loan {
     size_t first_piece, n_pieces; /* of `lent`; of borrows 0 */
 } weir_share_loan;
 
-/* What one rank does in every refit, whatever the number of replicas. All of it in one block. */
+/* What one rank does in every refit, whatever the number of replicas. */
 typedef struct weir_share {
     weir_share_shard *shards;
     weir_share_job *jobs; /* by tensor, place, slot, row, column */

@@ -51,7 +51,11 @@ uint32_t weir_fleet_layers(const weir_fleet_tensor *tensors, size_t n_tensors);
 /* The trainer's stage that has what is of this layer. The mesh has no 0. */
 uint32_t weir_trainer_stage(const weir_trainer_mesh *mesh, int32_t layer, uint32_t n_layers);
 
-/* Of what a fleet is made from but does not keep; the args have been checked. */
+/* Whether an expert map says no more than that there is none: every rank has its chunk, in order. */
+bool weir_experts_are_contiguous(const weir_replica_mesh *mesh);
+bool weir_owners_are_contiguous(const weir_trainer_mesh *mesh);
+
+/* Of what a fleet is made from but does not keep. */
 weir_digest weir_fleet_digest_given(const weir_fleet_args *args);
 
 /* The slice of an entry that a worker holds; NULL: another stage's. */
@@ -74,6 +78,9 @@ uint32_t weir_fleet_rank_of(const weir_fleet *fleet, const weir_fleet_entry *ent
 /* A piece of a border that `owner` makes: from itself where it holds it. */
 weir_fleet_piece weir_fleet_border_piece(const weir_fleet *fleet, const weir_fleet_entry *entry,
                                          const weir_rule_piece *from, uint32_t owner);
+/* Which rank that piece is taken from. */
+uint32_t weir_fleet_border_rank(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                                const weir_rule_piece *from, uint32_t owner);
 /* Whether a border of which `owner` publishes the scales is converted by all that hold pieces of
  * it, each its own: ranks then hand each other magnitudes, and no rows. */
 bool weir_fleet_border_is_shared(const weir_fleet *fleet, const weir_fleet_entry *entry,

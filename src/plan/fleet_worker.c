@@ -187,8 +187,8 @@ static bool owner_holds(const weir_fleet *fleet, const weir_fleet_entry *entry,
     return first <= owner && owner - first < from->n_owners;
 }
 
-static uint32_t rank_of_piece(const weir_fleet *fleet, const weir_fleet_entry *entry,
-                              const weir_rule_piece *from, uint32_t owner)
+uint32_t weir_fleet_border_rank(const weir_fleet *fleet, const weir_fleet_entry *entry,
+                                const weir_rule_piece *from, uint32_t owner)
 {
     if (owner_holds(fleet, entry, from, owner))
         return owner;
@@ -200,7 +200,7 @@ weir_fleet_piece weir_fleet_border_piece(const weir_fleet *fleet, const weir_fle
 {
     weir_fleet_piece piece = from->piece;
     piece.owner = owner;
-    piece.rank = rank_of_piece(fleet, entry, from, owner);
+    piece.rank = weir_fleet_border_rank(fleet, entry, from, owner);
     return piece;
 }
 
@@ -297,7 +297,7 @@ static void sum_magnitudes(summer *s, const weir_fleet_entry *entry, const weir_
     s->sum.n_border_pieces += n_ranks * (n_ranks - 1);
     s->sum.border_bytes += n_ranks * (n_ranks - 1) * n_bytes;
     for (uint32_t k = 0; k < rule->copy.n_pieces && s->bordered != NULL; k++) {
-        uint32_t rank = rank_of_piece(s->fleet, entry, &pieces[k], owner);
+        uint32_t rank = weir_fleet_border_rank(s->fleet, entry, &pieces[k], owner);
         if (s->met[rank] == s->n_shared)
             s->bordered[rank] += (n_ranks - 1) * n_bytes;
         s->met[rank] = 0;
@@ -312,7 +312,7 @@ static uint64_t sum_shared(summer *s, const weir_fleet_entry *entry, const weir_
     uint64_t n_bits = plain_bits(entry->tensor.conversion), sum = 0, n_ranks = 0;
     s->n_shared++;
     for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
-        uint32_t rank = rank_of_piece(s->fleet, entry, &pieces[k], owner);
+        uint32_t rank = weir_fleet_border_rank(s->fleet, entry, &pieces[k], owner);
         uint64_t n_bytes = plain_bytes(n_bits, &pieces[k].piece);
         if (s->sent != NULL)
             s->sent[rank] += n_workers * n_bytes;

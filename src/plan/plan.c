@@ -43,7 +43,7 @@ static int compare_names(const void *a, const void *b, void *context)
  * none. */
 static uint32_t find_wanted(const weir_planner *p, const char *name, uint32_t before)
 {
-    for (uint32_t guess = before; guess < p->n_wanted && guess < before + MAX_GUESSES; guess++) {
+    for (uint32_t guess = before; guess < p->n_wanted && guess - before < MAX_GUESSES; guess++) {
         if (strcmp(p->wanted[guess].name, name) == 0)
             return guess;
     }

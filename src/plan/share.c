@@ -290,60 +290,60 @@ static weir_status make_entry(weir_share_maker *m, uint32_t tensor)
     return status;
 }
 
-/* ---- all of it in one block ------------------------------------------------------------------*/
+/* ---- what has been made ----------------------------------------------------------------------*/
 
-static size_t aligned(size_t n_bytes)
+static weir_status write_loans(const weir_share_maker *m, weir_share *share)
 {
-    return (n_bytes + 15) / 16 * 16;
-}
-
-static void *take(unsigned char **at, const void *from, size_t n_bytes)
-{
-    void *taken = *at;
-    if (from != NULL && n_bytes > 0)
-        memcpy(taken, from, n_bytes);
-    *at += aligned(n_bytes);
-    return taken;
-}
-
-static weir_status pack(weir_share_maker *m, weir_share **out)
-{
-    size_t shards_bytes = m->n_shards * sizeof(m->shards[0]);
-    size_t jobs_bytes = m->n_jobs * sizeof(m->jobs[0]);
-    size_t borders_bytes = m->n_borders * sizeof(m->borders[0]);
-    size_t pieces_bytes = m->borrowed.n_pieces * sizeof(weir_share_piece);
-    size_t lent_bytes = m->lent.n_pieces * sizeof(weir_share_piece);
-    size_t borrows_bytes = m->borrowed.n_loans * sizeof(weir_share_loan);
-    size_t lends_bytes = m->lent.n_loans * sizeof(weir_share_loan);
-    weir_share *share =
-        weir_alloc(aligned(sizeof(*share)) + aligned(shards_bytes) + aligned(jobs_bytes) +
-                   aligned(borders_bytes) + aligned(pieces_bytes) + aligned(lent_bytes) +
-                   aligned(borrows_bytes) + aligned(lends_bytes));
-    if (share == NULL)
+    const weir_loan_list *borrowed = &m->loans.borrowed, *lent = &m->loans.lent;
+    share->n_pieces = weir_loans_pieces(&m->loans, borrowed);
+    share->n_borrows = borrowed->n_loans;
+    share->n_lent = weir_loans_pieces(&m->loans, lent);
+    share->n_lends = lent->n_loans;
+    share->pieces = weir_alloc(share->n_pieces * sizeof(share->pieces[0]));
+    share->borrows = weir_alloc(share->n_borrows * sizeof(share->borrows[0]));
+    share->lent = weir_alloc(share->n_lent * sizeof(share->lent[0]));
+    share->lends = weir_alloc(share->n_lends * sizeof(share->lends[0]));
+    if (share->pieces == NULL || share->borrows == NULL || share->lent == NULL ||
+        share->lends == NULL)
         return WEIR_ERR_NO_MEMORY;
-    unsigned char *at = (unsigned char *)share + aligned(sizeof(*share));
-    share->shards = take(&at, m->shards, shards_bytes);
-    share->jobs = take(&at, m->jobs, jobs_bytes);
-    share->borders = take(&at, m->borders, borders_bytes);
-    share->borrows = take(&at, NULL, borrows_bytes);
-    share->lends = take(&at, NULL, lends_bytes);
-    weir_status status = weir_loan_list_write(&m->borrowed, share->borrows);
-    if (status == WEIR_OK)
-        status = weir_loan_list_write(&m->lent, share->lends);
-    if (status != WEIR_OK) {
-        weir_free(share);
-        return status;
-    }
-    share->pieces = take(&at, m->borrowed.pieces, pieces_bytes);
-    share->lent = take(&at, NULL, lent_bytes);
-    weir_loan_list_group(&m->lent, share->lends, share->lent);
-    share->n_borders = m->n_borders;
+    weir_status status =
+        weir_loans_write(&m->loans, borrowed, m->borders, share->borrows, share->pieces);
+    return status == WEIR_OK
+               ? weir_loans_write(&m->loans, lent, m->borders, share->lends, share->lent)
+               : status;
+}
+
+static void *fitted(void *block, size_t n_bytes)
+{
+    void *shrunk = n_bytes > 0 ? weir_realloc(block, n_bytes) : NULL;
+    return shrunk != NULL ? shrunk : block;
+}
+
+/* The arrays are the share's from now on, without the room that they have grown into. */
+static void hand_over(weir_share_maker *m, weir_share *share)
+{
+    share->shards = fitted(m->shards, m->n_shards * sizeof(m->shards[0]));
+    share->jobs = fitted(m->jobs, m->n_jobs * sizeof(m->jobs[0]));
+    share->borders = fitted(m->borders, m->n_borders * sizeof(m->borders[0]));
     share->n_shards = m->n_shards;
     share->n_jobs = m->n_jobs;
-    share->n_pieces = m->borrowed.n_pieces;
-    share->n_borrows = m->borrowed.n_loans;
-    share->n_lends = m->lent.n_loans;
-    share->n_lent = m->lent.n_pieces;
+    share->n_borders = m->n_borders;
+    m->shards = NULL;
+    m->jobs = NULL;
+    m->borders = NULL;
+}
+
+static weir_status finish(weir_share_maker *m, weir_share **out)
+{
+    weir_share *share = weir_alloc_zeroed(1, sizeof(*share));
+    if (share == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    weir_status status = write_loans(m, share);
+    if (status != WEIR_OK) {
+        weir_share_free(share);
+        return status;
+    }
+    hand_over(m, share);
     *out = share;
     return WEIR_OK;
 }
@@ -359,20 +359,17 @@ weir_status weir_fleet_share_in_pieces(const weir_fleet *fleet, uint32_t rank, u
     weir_share_maker m = { .fleet = fleet, .rank = rank, .most_bytes = most_bytes };
     if (rank >= fleet->n_ranks)
         return weir_fail(WEIR_ERR_INVALID, "share of rank %u: there are %u", rank, fleet->n_ranks);
-    weir_status status = weir_loan_list_open(&m.borrowed, fleet->n_ranks);
-    if (status == WEIR_OK)
-        status = weir_loan_list_open(&m.lent, fleet->n_ranks);
+    weir_status status = weir_loans_open(&m.loans, fleet->n_ranks);
     m.met = weir_alloc_zeroed(fleet->n_ranks, sizeof(m.met[0]));
     if (status == WEIR_OK)
         status = m.met != NULL ? pick_rules(&m) : WEIR_ERR_NO_MEMORY;
     for (uint32_t i = 0; i < fleet->n_entries && status == WEIR_OK; i++)
         status = make_entry(&m, i);
     if (status == WEIR_OK)
-        status = pack(&m, out);
+        status = finish(&m, out);
     for (size_t o = 0; o < WEIR_MAX_OUTPUTS; o++)
         weir_part_output_close(&m.outputs[o]);
-    weir_loan_list_close(&m.borrowed);
-    weir_loan_list_close(&m.lent);
+    weir_loans_close(&m.loans);
     weir_free(m.first_picked);
     weir_free(m.picked);
     weir_free(m.shards);
@@ -384,5 +381,14 @@ weir_status weir_fleet_share_in_pieces(const weir_fleet *fleet, uint32_t rank, u
 
 void weir_share_free(weir_share *share)
 {
+    if (share == NULL)
+        return;
+    weir_free(share->shards);
+    weir_free(share->jobs);
+    weir_free(share->pieces);
+    weir_free(share->borders);
+    weir_free(share->borrows);
+    weir_free(share->lends);
+    weir_free(share->lent);
     weir_free(share);
 }

@@ -15,15 +15,15 @@ weir_status weir_share_borrow_border(weir_share_maker *m, const weir_share_part 
 {
     const weir_fleet_tensor *tensor = &part->entry->tensor;
     weir_status status = WEIR_OK;
-    if (m->borrowed.n_pieces + copy->n_pieces > UINT32_MAX)
+    if (weir_loans_pieces(&m->loans, &m->loans.borrowed) + copy->n_pieces > UINT32_MAX)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: more than 2^32 pieces of borders",
                          tensor->name);
-    copy->first_piece = (uint32_t)m->borrowed.n_pieces;
+    copy->first_piece = (uint32_t)weir_loans_pieces(&m->loans, &m->loans.borrowed);
     for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
         const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
         weir_fleet_piece piece = weir_fleet_border_piece(m->fleet, part->entry, from, m->rank);
         uint32_t other = piece.rank != m->rank ? piece.rank : WEIR_ANY;
-        status = weir_loan_list_add(&m->borrowed, tensor, copy, &piece, other);
+        status = weir_loans_add_rows(&m->loans, &m->loans.borrowed, tensor, copy, &piece, other);
     }
     return status;
 }
@@ -38,7 +38,8 @@ weir_status weir_share_lend_border(weir_share_maker *m, const weir_share_part *p
         const weir_rule_piece *from = &m->fleet->cells.pieces[(size_t)rule->copy.first_piece + k];
         weir_fleet_piece piece = weir_fleet_border_piece(m->fleet, part->entry, from, owner);
         if (piece.rank == m->rank)
-            status = weir_loan_list_add(&m->lent, &part->entry->tensor, &copy, &piece, owner);
+            status = weir_loans_add_rows(&m->loans, &m->loans.lent, &part->entry->tensor, &copy,
+                                         &piece, owner);
     }
     return status;
 }
@@ -80,7 +81,8 @@ static weir_status take_pieces(weir_share_maker *m, const weir_share_part *part,
             weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], copy.rank);
         if (piece.rank != m->rank)
             continue;
-        status = weir_loan_list_add(&m->borrowed, &part->entry->tensor, &copy, &piece, WEIR_ANY);
+        status = weir_loans_add_rows(&m->loans, &m->loans.borrowed, &part->entry->tensor, &copy,
+                                     &piece, WEIR_ANY);
         if (status == WEIR_OK)
             status = convert_piece(m, part, &piece, index, scales, first_job);
         scales = false;
@@ -98,13 +100,11 @@ static weir_status trade_magnitudes(weir_share_maker *m, const weir_share_part *
     m->met[m->rank] = index + 1;
     for (uint32_t k = 0; k < rule->copy.n_pieces && status == WEIR_OK; k++) {
         uint32_t other =
-            weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], border->copy.rank).rank;
+            weir_fleet_border_rank(m->fleet, part->entry, &pieces[k], border->copy.rank);
         if (m->met[other] == index + 1)
             continue;
         m->met[other] = index + 1;
-        status = weir_loan_list_add_magnitudes(&m->borrowed, border, index, other);
-        if (status == WEIR_OK)
-            status = weir_loan_list_add_magnitudes(&m->lent, border, index, other);
+        status = weir_loans_trade(&m->loans, border, index, other);
     }
     return status;
 }
@@ -114,7 +114,7 @@ bool weir_share_has_piece(const weir_share_maker *m, const weir_share_part *part
 {
     const weir_rule_piece *pieces = &m->fleet->cells.pieces[rule->copy.first_piece];
     for (uint32_t k = 0; k < rule->copy.n_pieces; k++) {
-        if (weir_fleet_border_piece(m->fleet, part->entry, &pieces[k], owner).rank == m->rank)
+        if (weir_fleet_border_rank(m->fleet, part->entry, &pieces[k], owner) == m->rank)
             return true;
     }
     return false;
@@ -131,18 +131,19 @@ weir_status weir_share_make_border(weir_share_maker *m, const weir_share_part *p
     if (!weir_share_make_room(&m->borders, &m->borders_room, m->n_borders, sizeof(m->borders[0])))
         return WEIR_ERR_NO_MEMORY;
     weir_share_border *border = &m->borders[m->n_borders++];
-    *border = (weir_share_border){ .copy = rule->copy,
-                                   .block_rows = grid.block_rows,
-                                   .block_cols = grid.block_cols,
-                                   .n_block_rows = grid.n_block_rows,
-                                   .n_block_cols = grid.n_block_cols,
-                                   .first_piece = m->borrowed.n_pieces };
+    *border =
+        (weir_share_border){ .copy = rule->copy,
+                             .block_rows = grid.block_rows,
+                             .block_cols = grid.block_cols,
+                             .n_block_rows = grid.n_block_rows,
+                             .n_block_cols = grid.n_block_cols,
+                             .first_piece = weir_loans_pieces(&m->loans, &m->loans.borrowed) };
     border->copy.tensor = part->tensor;
     border->copy.rank = owner;
     border->copy.first_piece = border->copy.n_pieces = 0;
     weir_status status = take_pieces(m, part, rule, index, first_job);
     if (status == WEIR_OK)
         status = trade_magnitudes(m, part, rule, index);
-    border->n_pieces = m->borrowed.n_pieces - border->first_piece;
+    border->n_pieces = weir_loans_pieces(&m->loans, &m->loans.borrowed) - border->first_piece;
     return status;
 }

@@ -16,7 +16,7 @@ typedef struct weir_share_maker {
     weir_share_border *borders;
     size_t n_shards, shards_room, n_jobs, jobs_room, n_borders, borders_room;
     uint32_t *met; /* by rank: the last border that it had a piece of, counted from 1 */
-    weir_loan_list borrowed, lent; /* what is borrowed has pieces of this rank's own among it */
+    weir_loans loans;
     weir_part_output outputs[WEIR_MAX_OUTPUTS]; /* of the part at hand */
     uint32_t *picked;                           /* rules, slice by slice */
     size_t *first_picked;                       /* of each slice; one more for the end */
