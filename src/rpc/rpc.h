@@ -129,6 +129,11 @@ typedef struct weir_rpc_server_options {
      * caller is gone or its time is up. NULL: nobody wants to know. */
     void (*gone)(void *context, uint64_t ticket);
     void *gone_context;
+    /* Called by weir_rpc_server_open() when it listens and its thread has not begun: keeps the
+     * handle, watches descriptors. Unless it says OK, open fails with what it says. NULL: nothing.
+     */
+    weir_status (*begin)(void *context, weir_rpc_server *server);
+    void *begin_context;
     weir_rpc_security security;
     weir_rpc_limits limits;
 } weir_rpc_server_options;

@@ -34,6 +34,8 @@ struct weir_rpc_server {
     unsigned (*tick)(void *context);
     void *tick_context;
     unsigned tick_ms;
+    weir_status (*begin)(void *context, weir_rpc_server *server);
+    void *begin_context;
     weir_rpc_address listen;
     char address[WEIR_RPC_ADDRESS_TEXT];
     int listen_fd, epoll_fd, stop_fd;
@@ -256,6 +258,8 @@ static weir_status start(weir_rpc_server *server)
         return status;
     weir_rpc_address_format(&server->listen, server->address);
     status = watch_all(server);
+    if (status == WEIR_OK && server->begin != NULL)
+        status = server->begin(server->begin_context, server);
     if (status != WEIR_OK)
         return status;
     server->next_tick_ns = weir_now_ns() + server->tick_ms * NS_PER_MS;
@@ -292,6 +296,8 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
     server->tick = options->tick;
     server->tick_context = options->tick_context;
     server->tick_ms = options->tick != NULL ? options->tick_ms : 0;
+    server->begin = options->begin;
+    server->begin_context = options->begin_context;
     size_t n_bytes = options->n_services * sizeof(*server->services);
     server->services = weir_alloc(n_bytes);
     if (server->services == NULL) {
