@@ -64,6 +64,7 @@ weir_status weir_client_call(weir_directory_client *client,
 {
     weir_arena_reset(&client->arena);
     client->version = NULL;
+    client->n_messages++;
     return weir_rpc_call(client->rpc, service, method, request, client->timeout_ms, &client->arena,
                          out_response);
 }

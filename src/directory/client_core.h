@@ -26,6 +26,7 @@ struct weir_directory_client {
     client_worker workers[WEIR_CLIENT_MAX_WORKERS];
     size_t n_workers;
     uint64_t n_calls;
+    uint64_t n_messages; /* requests made, of workers too */
 };
 
 /* A call to the directory: resets the arena, forgets the last version. */

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* client_manifest.c - asking workers for their manifests, over connections that are kept from refit
- * to refit. */
+/* client_manifest.c - asking workers for their manifests and groups, over connections that are kept
+ * from refit to refit. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "directory/client_core.h"
+#include "worker.pb-c.h"
 
 /* The place for a new connection: a free one, or the one unused for longest. */
 static client_worker *make_place(weir_directory_client *client)
@@ -49,8 +50,8 @@ static weir_status connect_worker(weir_directory_client *client, const char *end
     return WEIR_OK;
 }
 
-static weir_status copy_manifest(const ProtobufCBinaryData *manifest, unsigned char **buffer,
-                                 size_t *buffer_bytes)
+static weir_status copy_bytes(const ProtobufCBinaryData *manifest, unsigned char **buffer,
+                              size_t *buffer_bytes)
 {
     if (manifest->len > *buffer_bytes) {
         /* The next version's manifest may be a few digits longer. */
@@ -66,27 +67,28 @@ static weir_status copy_manifest(const ProtobufCBinaryData *manifest, unsigned c
     return WEIR_OK;
 }
 
-typedef ModelExpress__Refit__GetWeightVersionShardManifestRequest manifest_request;
 typedef ModelExpress__Refit__GetWeightVersionShardManifestResponse manifest_response;
+
+typedef struct question {
+    const ProtobufCServiceDescriptor *service;
+    const char *method;
+    const ProtobufCMessage *request;
+    unsigned timeout_ms;
+} question;
 
 /* The response lives until the client's next call. */
 static weir_status ask_worker(weir_directory_client *client, const char *endpoint, const char *who,
-                              const manifest_request *request, unsigned timeout_ms,
-                              const manifest_response **out)
+                              const question *what, const ProtobufCMessage **out)
 {
     weir_rpc_client *rpc = NULL;
     weir_status status = connect_worker(client, endpoint, who, &rpc);
     if (status != WEIR_OK)
         return status;
-    const ProtobufCMessage *answer;
     weir_arena_reset(&client->arena);
     client->version = NULL;
-    status = weir_rpc_call(rpc, &model_express__refit__refit_worker_service__descriptor,
-                           "GetWeightVersionShardManifest", &request->base, timeout_ms,
-                           &client->arena, &answer);
-    if (status == WEIR_OK)
-        *out = (const void *)answer;
-    return status;
+    client->n_messages++;
+    return weir_rpc_call(rpc, what->service, what->method, what->request, what->timeout_ms,
+                         &client->arena, out);
 }
 
 weir_status weir_directory_get_manifest(weir_directory_client *client, const char *endpoint,
@@ -94,20 +96,23 @@ weir_status weir_directory_get_manifest(weir_directory_client *client, const cha
                                         unsigned char **buffer, size_t *buffer_bytes,
                                         size_t *out_n_bytes, char out_digest[WEIR_DIGEST_TEXT])
 {
-    manifest_request request =
+    ModelExpress__Refit__GetWeightVersionShardManifestRequest request =
         MODEL_EXPRESS__REFIT__GET_WEIGHT_VERSION_SHARD_MANIFEST_REQUEST__INIT;
     request.version_id = (char *)version_uid;
     request.source_slot_id = (char *)slot;
-    const manifest_response *response;
+    const question what = { &model_express__refit__refit_worker_service__descriptor,
+                            "GetWeightVersionShardManifest", &request.base, client->timeout_ms };
+    const ProtobufCMessage *answer;
     who = who != NULL ? who : "worker";
-    weir_status status = ask_worker(client, endpoint, who, &request, client->timeout_ms, &response);
+    weir_status status = ask_worker(client, endpoint, who, &what, &answer);
     if (status != WEIR_OK)
         return status;
+    const manifest_response *response = (const void *)answer;
     if (strlen(response->manifest_digest) >= WEIR_DIGEST_TEXT)
         return weir_fail(WEIR_ERR_FORMAT,
                          "%s %s: manifest_digest has %zu bytes, at most %d are allowed", who,
                          endpoint, strlen(response->manifest_digest), WEIR_DIGEST_TEXT - 1);
-    status = copy_manifest(&response->manifest, buffer, buffer_bytes);
+    status = copy_bytes(&response->manifest, buffer, buffer_bytes);
     if (status != WEIR_OK)
         return status;
     *out_n_bytes = response->manifest.len;
@@ -121,8 +126,7 @@ weir_status weir_directory_ask_group(weir_directory_client *client, const char *
                                      unsigned char **buffer, size_t *buffer_bytes,
                                      size_t *out_n_bytes)
 {
-    manifest_request request =
-        MODEL_EXPRESS__REFIT__GET_WEIGHT_VERSION_SHARD_MANIFEST_REQUEST__INIT;
+    Weir__Worker__AskGroupRequest request = WEIR__WORKER__ASK_GROUP_REQUEST__INIT;
     request.version_id = (char *)version_uid;
     request.source_slot_id = (char *)slot;
     request.reader = (char *)ask->reader;
@@ -131,12 +135,15 @@ weir_status weir_directory_ask_group(weir_directory_client *client, const char *
     request.round = ask->round;
     if (ask->gave_up != NULL)
         request.gave_up = (char *)ask->gave_up;
-    const manifest_response *response;
-    weir_status status = ask_worker(client, endpoint, who, &request,
-                                    timeout_ms != 0 ? timeout_ms : client->timeout_ms, &response);
+    const question what = { &weir__worker__worker_service__descriptor, "AskGroup", &request.base,
+                            timeout_ms != 0 ? timeout_ms : client->timeout_ms };
+    const ProtobufCMessage *answer;
+    weir_status status = ask_worker(client, endpoint, who, &what, &answer);
+    if (status != WEIR_OK)
+        return status;
+    const Weir__Worker__AskGroupResponse *response = (const void *)answer;
+    status = copy_bytes(&response->group, buffer, buffer_bytes);
     if (status == WEIR_OK)
-        status = copy_manifest(&response->manifest, buffer, buffer_bytes);
-    if (status == WEIR_OK)
-        *out_n_bytes = response->manifest.len;
+        *out_n_bytes = response->group.len;
     return status;
 }

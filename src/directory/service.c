@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* service.c - RefitWorkerService: hands out the manifests that a worker has. */
+/* service.c - RefitWorkerService and WorkerService: hand out the manifests that a worker has, and
+ * the groups of a version that passes through a window. */
 #include "directory/service.h"
 
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include "refit.pb-c.h"
 #include "rpc/rpc.h"
 #include "rpc/rpc_address.h"
+#include "worker.pb-c.h"
 
 struct weir_manifest_service {
     weir_manifest_source source;
@@ -19,20 +21,22 @@ struct weir_manifest_service {
 typedef ModelExpress__Refit__GetWeightVersionShardManifestResponse manifest_response;
 
 /* Copied, so that the owner's bytes are held for no longer than this. */
-static manifest_response *copy_manifest(weir_arena *arena, const weir_manifest_found *found)
+static bool copy_bytes(weir_arena *arena, const weir_manifest_found *found,
+                       ProtobufCBinaryData *out)
 {
-    manifest_response *response = weir_arena_alloc(arena, sizeof(*response));
-    if (response == NULL)
-        return NULL;
-    model_express__refit__get_weight_version_shard_manifest_response__init(response);
-    response->manifest_digest = weir_arena_strdup(arena, found->digest);
-    response->manifest.data = weir_arena_alloc(arena, found->n_bytes);
-    response->manifest.len = found->n_bytes;
-    if (response->manifest_digest == NULL || response->manifest.data == NULL)
-        return NULL;
+    out->data = weir_arena_alloc(arena, found->n_bytes);
+    out->len = found->n_bytes;
+    if (out->data == NULL)
+        return false;
     if (found->n_bytes != 0)
-        memcpy(response->manifest.data, found->bytes, found->n_bytes);
-    return response;
+        memcpy(out->data, found->bytes, found->n_bytes);
+    return true;
+}
+
+static weir_rpc_code too_large(char *text)
+{
+    snprintf(text, WEIR_RPC_MESSAGE_TEXT, "the answer does not fit in memory");
+    return WEIR_RPC_RESOURCE_EXHAUSTED;
 }
 
 static weir_rpc_code get_manifest(void *context, const weir_rpc_call_info *call,
@@ -45,28 +49,71 @@ static weir_rpc_code get_manifest(void *context, const weir_rpc_call_info *call,
         (const void *)message;
     const weir_manifest_request wanted = { .version_uid = request->version_id,
                                            .slot = request->source_slot_id,
-                                           .reader = request->reader,
-                                           .worker = request->worker,
-                                           .group = request->group,
-                                           .round = request->round,
-                                           .gave_up = request->gave_up };
+                                           .reader = "",
+                                           .gave_up = "" };
     weir_manifest_found found;
     if (!source->find(source->context, &wanted, &found)) {
         snprintf(text, WEIR_RPC_MESSAGE_TEXT, "no manifest of version '%.64s', slot '%.64s' here",
                  request->version_id, request->source_slot_id);
         return WEIR_RPC_NOT_FOUND;
     }
-    manifest_response *response = copy_manifest(arena, &found);
-    source->done(source->context);
-    if (response == NULL) {
-        snprintf(text, WEIR_RPC_MESSAGE_TEXT, "the manifest does not fit in memory");
-        return WEIR_RPC_RESOURCE_EXHAUSTED;
+    ModelExpress__Refit__GetWeightVersionShardManifestResponse *response =
+        weir_arena_alloc(arena, sizeof(*response));
+    bool copied = response != NULL;
+    if (copied) {
+        model_express__refit__get_weight_version_shard_manifest_response__init(response);
+        response->manifest_digest = weir_arena_strdup(arena, found.digest);
+        copied =
+            response->manifest_digest != NULL && copy_bytes(arena, &found, &response->manifest);
     }
+    source->done(source->context);
+    if (!copied)
+        return too_large(text);
     *out_response = &response->base;
     return WEIR_RPC_OK;
 }
 
-static const weir_rpc_method methods[] = { { "GetWeightVersionShardManifest", get_manifest } };
+static weir_rpc_code ask_group(void *context, const weir_rpc_call_info *call,
+                               const ProtobufCMessage *message, weir_arena *arena,
+                               const ProtobufCMessage **out_response, char *text)
+{
+    (void)call;
+    const weir_manifest_source *source = &((weir_manifest_service *)context)->source;
+    const Weir__Worker__AskGroupRequest *request = (const void *)message;
+    const weir_manifest_request wanted = { .version_uid = request->version_id,
+                                           .slot = request->source_slot_id,
+                                           .reader = request->reader,
+                                           .worker = request->worker,
+                                           .group = request->group,
+                                           .round = request->round,
+                                           .gave_up = request->gave_up };
+    if (request->reader[0] == '\0') {
+        snprintf(text, WEIR_RPC_MESSAGE_TEXT, "reader is required");
+        return WEIR_RPC_INVALID_ARGUMENT;
+    }
+    weir_manifest_found found;
+    if (!source->find(source->context, &wanted, &found)) {
+        snprintf(text, WEIR_RPC_MESSAGE_TEXT, "no group of version '%.64s', slot '%.64s' here",
+                 request->version_id, request->source_slot_id);
+        return WEIR_RPC_NOT_FOUND;
+    }
+    Weir__Worker__AskGroupResponse *response = weir_arena_alloc(arena, sizeof(*response));
+    bool copied = response != NULL;
+    if (copied) {
+        weir__worker__ask_group_response__init(response);
+        copied = copy_bytes(arena, &found, &response->group);
+    }
+    source->done(source->context);
+    if (!copied)
+        return too_large(text);
+    *out_response = &response->base;
+    return WEIR_RPC_OK;
+}
+
+static const weir_rpc_method manifest_methods[] = {
+    { "GetWeightVersionShardManifest", get_manifest },
+};
+static const weir_rpc_method worker_methods[] = { { "AskGroup", ask_group } };
 
 weir_status weir_manifest_service_open(const char *host, const weir_manifest_source *source,
                                        weir_manifest_service **out)
@@ -80,11 +127,13 @@ weir_status weir_manifest_service_open(const char *host, const weir_manifest_sou
     if (service == NULL)
         return WEIR_ERR_NO_MEMORY;
     service->source = *source;
-    const weir_rpc_service offered = { &model_express__refit__refit_worker_service__descriptor,
-                                       methods, 1, service };
+    const weir_rpc_service offered[] = {
+        { &model_express__refit__refit_worker_service__descriptor, manifest_methods, 1, service },
+        { &weir__worker__worker_service__descriptor, worker_methods, 1, service },
+    };
     const weir_rpc_server_options options = { .listen = listen,
-                                              .services = &offered,
-                                              .n_services = 1 };
+                                              .services = offered,
+                                              .n_services = 2 };
     weir_status status = weir_rpc_server_open(&options, &service->server);
     if (status != WEIR_OK) {
         weir_free(service);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* service.h - RefitWorkerService as a trainer or replica offers it: its manifests, on request. */
+/* service.h - RefitWorkerService and WorkerService as a trainer or replica offers them: its
+ * manifests and groups, on request. */
 #ifndef WEIR_DIRECTORY_SERVICE_H
 #define WEIR_DIRECTORY_SERVICE_H
 

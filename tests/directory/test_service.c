@@ -191,6 +191,11 @@ static void test_what_a_reader_says_of_a_group_arrives(void **state)
                                                  &buffer, &buffer_bytes, &n_bytes, digest),
                      WEIR_OK);
     assert_memory_equal(buffer, "uid rank-0  0 0 0 ", n_bytes); /* no reader: a manifest */
+    ask.reader = "";
+    assert_int_equal(weir_directory_ask_group(client, address, "rank 0", "uid", "rank-0", &ask, 0,
+                                              &buffer, &buffer_bytes, &n_bytes),
+                     WEIR_ERR_REFUSED);
+    assert_non_null(strstr(weir_last_error(), "AskGroup: INVALID_ARGUMENT: reader is required"));
     weir_manifest_service_close(service);
     weir_directory_client_close(client);
     weir_free(buffer);
