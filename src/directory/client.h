@@ -93,7 +93,7 @@ weir_status weir_directory_register_lease(weir_directory_client *client, const c
 weir_status weir_directory_delete_lease(weir_directory_client *client, const char *version_uid,
                                         const char *lease_id, const char *worker_id);
 
-/* ---- RefitWorkerService: a trainer's manifest ------------------------------------------------*/
+/* ---- RefitWorkerService and WorkerService: a trainer's manifests and groups ------------------*/
 
 /* Asks the worker at `endpoint` ("HOST:PORT"). `who` names it in errors. Copies the manifest into
  * *buffer (weir_realloc'd when *buffer_bytes is too small). Does not check the digest. */
@@ -102,7 +102,7 @@ weir_status weir_directory_get_manifest(weir_directory_client *client, const cha
                                         unsigned char **buffer, size_t *buffer_bytes,
                                         size_t *out_n_bytes, char out_digest[WEIR_DIGEST_TEXT]);
 
-/* What a reader of a version that passes through a window says (proto/refit.proto). */
+/* What a reader of a version that passes through a window says (proto/worker.proto). */
 typedef struct weir_group_ask {
     const char *reader;  /* its worker id */
     uint32_t worker;     /* its number within its engine */
@@ -128,11 +128,23 @@ typedef enum weir_source_status {
     WEIR_SOURCE_STALE = 3
 } weir_source_status;
 
+/* The registry of what a worker publishes (weir/descriptor.h) as it travels: the inside of a JSON
+ * string, behind room for the words that change from version to version, which are written there in
+ * place. Whoever makes it keeps it for as long as a record points to it; one thread at a time. */
+typedef struct weir_sidecar_registry {
+    char *buffer;
+    size_t n_bytes, capacity_bytes; /* of all */
+    bool in_manifest; /* too long to travel: who wants it asks for the worker's manifest */
+} weir_sidecar_registry;
+/* The text of weir_tensor_registry_encode(), of version 0; NULL: it is in the manifest. A text as
+ * long as the last allocates nothing. */
+weir_status weir_sidecar_registry_set(weir_sidecar_registry *text, const char *registry);
+void weir_sidecar_registry_free(weir_sidecar_registry *text);
+
 /* One worker's entry. Its identity (and so its source id) is made of model, run and role alone and
- * stays the same from version to version. Version, uid, timings ride in descriptors of size 0 whose
- * names begin with "__mx_" and which nobody transfers: "__mx_v2_meta__" (the JSON sidecar of
- * ModelExpress v2) and "__mx_weir__" (see sidecar.h). Neither a uid nor a layout signature may hold
- * a space. */
+ * stays the same from version to version. What changes rides in descriptors of size 0 whose names
+ * begin with "__mx_" and which nobody transfers (sidecar.h). Neither a uid nor a layout signature
+ * nor a role may hold a space. */
 typedef struct weir_source_record {
     char source_id[WEIR_ID_BYTES]; /* out only */
     char worker_id[WEIR_NAME_BYTES];
@@ -145,8 +157,11 @@ typedef struct weir_source_record {
     char version_uid[WEIR_ID_BYTES]; /* of the RefitService version; "" if none */
     char endpoint[WEIR_NAME_BYTES];  /* worker_grpc_endpoint: where its manifest is */
     char layout_signature[WEIR_ID_BYTES];
-    char note[512];        /* a replica's timings: one JSON object, or "" */
-    int64_t updated_at_ms; /* out only: by the server's clock */
+    char note[512];                   /* a replica's timings: one JSON object, or "" */
+    char world_layout[WEIR_ID_BYTES]; /* "fsdp:8,tp:2,pp:1,ep:4"; "": n_ranks of fsdp. This and the
+                                         next: not read from a directory */
+    weir_sidecar_registry *registry;  /* NULL: none. Borrowed */
+    int64_t updated_at_ms;            /* out only: by the server's clock */
 } weir_source_record;
 
 weir_status weir_directory_publish_source(weir_directory_client *client,

@@ -2,8 +2,9 @@
 /* client_source.c - P2pService as Weir's workers use it: one entry per worker, found by model.
  *
  * The identity holds model, run and role alone, so the source id stays from version to version and
- * a worker's entry is replaced, not added to. It leaves out the "mx_v2" mark: Weir's entries have
- * no addresses to read from, and clients of ModelExpress v2 pass over what is not marked. */
+ * a worker's entry is replaced, not added to. It has no extra parameters: clients of ModelExpress
+ * v2 look at the sidecar of a source only when there are none. They find the compile target of
+ * every tensor there, and pass over what they cannot read. */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,7 +15,6 @@
 #define IDENTITY_VERSION "0.3.0" /* part of the hash: it never changes */
 
 typedef ModelExpress__P2p__SourceIdentity identity_message;
-typedef ModelExpress__P2p__SourceIdentity__ExtraParametersEntry extra_entry;
 typedef ModelExpress__P2p__TensorDescriptor descriptor_message;
 
 static weir_status call_p2p(weir_directory_client *client, const char *method,
@@ -61,29 +61,26 @@ weir_status weir_directory_publish_source(weir_directory_client *client,
                                           const weir_source_record *record,
                                           char out_source_id[WEIR_ID_BYTES])
 {
-    char json[WEIR_SIDECAR_JSON_BYTES], words[WEIR_SIDECAR_WEIR_BYTES];
-    weir_status status = weir_sidecar_write(record, json, words);
+    weir_sidecar_texts texts;
+    weir_status status = weir_sidecar_write(record, &texts);
     if (status != WEIR_OK)
         return status;
-    extra_entry role = MODEL_EXPRESS__P2P__SOURCE_IDENTITY__EXTRA_PARAMETERS_ENTRY__INIT;
-    extra_entry run = role;
-    role.key = (char *)"role", role.value = (char *)record->role;
-    run.key = (char *)"run", run.value = (char *)record->run;
-    extra_entry *extras[] = { &role, &run };
+    char revision[WEIR_NAME_BYTES + WEIR_ID_BYTES];
+    snprintf(revision, sizeof(revision), "%s/%s", record->run, record->role);
     identity_message identity = MODEL_EXPRESS__P2P__SOURCE_IDENTITY__INIT;
     identity.mx_version = (char *)IDENTITY_VERSION;
     identity.model_name = (char *)record->model;
-    identity.extra_parameters = extras;
-    identity.n_extra_parameters = 2;
+    identity.revision = revision;
     descriptor_message for_weir = MODEL_EXPRESS__P2P__TENSOR_DESCRIPTOR__INIT;
-    descriptor_message for_all = for_weir;
-    for_weir.name = (char *)WEIR_SIDECAR_WEIR, for_weir.dtype = words;
-    for_all.name = (char *)WEIR_SIDECAR_JSON, for_all.dtype = json;
-    descriptor_message *descriptors[] = { &for_weir, &for_all };
+    descriptor_message of_weir = for_weir, for_all = for_weir;
+    for_weir.name = (char *)WEIR_SIDECAR_WEIR, for_weir.dtype = texts.words;
+    of_weir.name = (char *)WEIR_SIDECAR_WEIR_OF, of_weir.dtype = texts.of;
+    for_all.name = (char *)WEIR_SIDECAR_JSON, for_all.dtype = (char *)texts.json;
+    descriptor_message *descriptors[] = { &for_weir, &of_weir, &for_all };
     ModelExpress__P2p__TensorSourceMetadata tensors =
         MODEL_EXPRESS__P2P__TENSOR_SOURCE_METADATA__INIT;
     tensors.tensors = descriptors;
-    tensors.n_tensors = 2;
+    tensors.n_tensors = 3;
     const ModelExpress__P2p__PublishMetadataResponse *response;
     status = call_publish(client, record, &identity, &tensors, &response);
     if (status != WEIR_OK)
@@ -184,7 +181,6 @@ static weir_status take_names(const weir_directory_client *client,
                               weir_source_record *out)
 {
     const identity_message *identity = response->identity;
-    const char *run = identity != NULL ? weir_sidecar_extra(identity, "run") : NULL;
     const struct {
         const char *field, *text;
         char *out;
@@ -192,7 +188,6 @@ static weir_status take_names(const weir_directory_client *client,
     } texts[] = {
         { "identity.model_name", identity != NULL ? identity->model_name : "", out->model,
           sizeof(out->model) },
-        { "identity.run", run != NULL ? run : "", out->run, sizeof(out->run) },
         { "worker_grpc_endpoint", response->worker->worker_grpc_endpoint, out->endpoint,
           sizeof(out->endpoint) },
     };
@@ -215,6 +210,7 @@ static void take_foreign(const ModelExpress__P2p__GetMetadataResponse *response,
                       &said);
     out->version = said.step;
     memcpy(out->role, said.role, sizeof(out->role));
+    memcpy(out->run, said.run, sizeof(out->run));
     if (strlen(said.layout_signature) < sizeof(out->layout_signature))
         memcpy(out->layout_signature, said.layout_signature, strlen(said.layout_signature) + 1);
 }
@@ -230,20 +226,18 @@ static weir_status take_source(const weir_directory_client *client,
     if (status != WEIR_OK)
         return status;
     const char *words = weir_sidecar_find(response->worker, WEIR_SIDECAR_WEIR);
+    const char *of = weir_sidecar_find(response->worker, WEIR_SIDECAR_WEIR_OF);
     if (words == NULL) {
         take_foreign(response, out);
         return WEIR_OK;
     }
     status = weir_sidecar_parse(words, out);
-    if (status != WEIR_OK) {
+    if (status == WEIR_OK)
+        status = weir_sidecar_parse_of(of != NULL ? of : "", out);
+    if (status != WEIR_OK)
         weir_error_prefix("directory %s: source %s of %s", client->address, out->source_id,
                           out->worker_id);
-        return status;
-    }
-    const char *role =
-        response->identity != NULL ? weir_sidecar_extra(response->identity, "role") : NULL;
-    return weir_client_copy(client, "identity.role", role != NULL ? role : "", out->role,
-                            sizeof(out->role));
+    return status;
 }
 
 weir_status weir_directory_get_source(weir_directory_client *client, const char *source_id,

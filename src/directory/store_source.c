@@ -48,9 +48,28 @@ static const void *put_bytes(char **at, const void *data, size_t n_bytes)
     return copy;
 }
 
+/* A record's memory: what the worker said before makes room where that is enough, so that a word
+ * that is as long as the last takes none. */
+static store_source *make_room(weir_store *store, const weir_store_source *source)
+{
+    size_t n_bytes = source_bytes(source);
+    store_source **link = find_source(store, source->source_id, source->worker_id);
+    store_source *known = *link;
+    if (known != NULL && weir_rpc_heap_block_bytes(source_bytes(&known->view)) ==
+                             weir_rpc_heap_block_bytes(n_bytes)) {
+        *link = known->next;
+        store->n_sources--;
+        return known;
+    }
+    store_source *room = weir_store_alloc(store, n_bytes);
+    if (room != NULL && known != NULL)
+        drop_source(store, find_source(store, source->source_id, source->worker_id));
+    return room;
+}
+
 static store_source *copy_source(weir_store *store, const weir_store_source *source)
 {
-    store_source *copy = weir_store_alloc(store, source_bytes(source));
+    store_source *copy = make_room(store, source);
     if (copy == NULL)
         return NULL;
     char *at = (char *)(copy + 1);
@@ -87,8 +106,6 @@ weir_status weir_store_publish_source(weir_store *store, const weir_store_source
     store_source *copy = copy_source(store, source);
     if (copy == NULL)
         return WEIR_ERR_NO_MEMORY;
-    if (is_known)
-        drop_source(store, find_source(store, source->source_id, source->worker_id));
     set_status(copy, source->status, now_ms);
     copy->next = store->sources;
     store->sources = copy;

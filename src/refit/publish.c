@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "refit/publish_registry.h"
 #include "refit/serve.h"
 #include "refit/window.h"
 
@@ -87,6 +88,7 @@ static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
     snprintf(record.layout_signature, sizeof(record.layout_signature), "%s",
              trainer->source.signature);
     weir_keeper_pause(trainer->worker.keeper);
+    weir_publish_registry(trainer, &record);
     weir_status status =
         weir_directory_publish_source(trainer->worker.client, &record, trainer->source_id);
     if (status == WEIR_OK)

@@ -102,6 +102,7 @@ void weir_worker_close(weir_worker *worker)
     for (size_t i = 0; i < worker->n_links; i++)
         worker->links[i].ops->close(worker->links[i].transport);
     weir_pool_close(worker->pool);
+    weir_sidecar_registry_free(&worker->registry);
     weir_free(worker->transport_directory);
     memset(worker, 0, sizeof(*worker));
 }

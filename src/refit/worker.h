@@ -32,6 +32,8 @@ typedef struct weir_worker {
     weir_pool *pool;
     weir_directory_client *client;
     weir_keeper *keeper;
+    weir_sidecar_registry registry; /* that its entry carries */
+    uint64_t registry_of;           /* the layout that it was written of; 0: none */
     weir_link links[WEIR_MAX_LINKS];
     size_t n_links;
     weir_progress_fn progress;

@@ -28,9 +28,10 @@ static weir_source_record record(void)
 static void test_weirs_words_come_back(void **state)
 {
     (void)state;
-    char json[WEIR_SIDECAR_JSON_BYTES], words[WEIR_SIDECAR_WEIR_BYTES];
+    static weir_sidecar_texts texts;
+    const char *words = texts.words;
     weir_source_record in = record(), out = { .rank = 0 };
-    assert_int_equal(weir_sidecar_write(&in, json, words), WEIR_OK);
+    assert_int_equal(weir_sidecar_write(&in, &texts), WEIR_OK);
     assert_string_equal(words, "41 5f3a9c01 8 lay {\"a b\": 1}");
     assert_int_equal(weir_sidecar_parse(words, &out), WEIR_OK);
     assert_int_equal(out.version, 41);
@@ -40,7 +41,7 @@ static void test_weirs_words_come_back(void **state)
     assert_string_equal(out.note, "{\"a b\": 1}");
     in.version_uid[0] = in.layout_signature[0] = in.note[0] = '\0';
     in.version = UINT64_MAX;
-    assert_int_equal(weir_sidecar_write(&in, json, words), WEIR_OK);
+    assert_int_equal(weir_sidecar_write(&in, &texts), WEIR_OK);
     assert_string_equal(words, "18446744073709551615 - 8 - ");
     assert_int_equal(weir_sidecar_parse(words, &out), WEIR_OK);
     assert_true(out.version == UINT64_MAX);
@@ -51,22 +52,23 @@ static void test_weirs_words_come_back(void **state)
 static void test_the_longest_note_fits(void **state)
 {
     (void)state;
-    char json[WEIR_SIDECAR_JSON_BYTES], words[WEIR_SIDECAR_WEIR_BYTES];
+    static weir_sidecar_texts texts;
+    const char *words = texts.words;
     weir_source_record in = record(), out = { .rank = 0 };
     memset(in.note, 'n', sizeof(in.note) - 1);
     memset(in.version_uid, 'u', sizeof(in.version_uid) - 1);
     memset(in.layout_signature, 'l', sizeof(in.layout_signature) - 1);
     memset(in.role, '"', sizeof(in.role) - 1);
     in.version = UINT64_MAX, in.n_ranks = UINT32_MAX;
-    assert_int_equal(weir_sidecar_write(&in, json, words), WEIR_OK);
+    assert_int_equal(weir_sidecar_write(&in, &texts), WEIR_OK);
     assert_int_equal(weir_sidecar_parse(words, &out), WEIR_OK);
     assert_string_equal(out.note, in.note);
     strcpy(in.version_uid, "a b");
-    assert_int_equal(weir_sidecar_write(&in, json, words), WEIR_ERR_INVALID);
+    assert_int_equal(weir_sidecar_write(&in, &texts), WEIR_ERR_INVALID);
     in = record();
     memset(in.role, '\x01', sizeof(in.role) - 1); /* six characters each */
     memset(in.layout_signature, '\x01', sizeof(in.layout_signature) - 1);
-    assert_int_equal(weir_sidecar_write(&in, json, words), WEIR_OK);
+    assert_int_equal(weir_sidecar_write(&in, &texts), WEIR_OK);
 }
 
 static void test_malformed_words_are_refused(void **state)
