@@ -58,15 +58,32 @@ void weir_directory_client_cancel(weir_directory_client *client)
     weir_rpc_client_cancel(client->rpc);
 }
 
-weir_status weir_client_call(weir_directory_client *client,
-                             const ProtobufCServiceDescriptor *service, const char *method,
-                             const ProtobufCMessage *request, const ProtobufCMessage **out_response)
+weir_status weir_client_call_for(weir_directory_client *client, unsigned timeout_ms,
+                                 const ProtobufCServiceDescriptor *service, const char *method,
+                                 const ProtobufCMessage *request,
+                                 const ProtobufCMessage **out_response)
 {
     weir_arena_reset(&client->arena);
     client->version = NULL;
     client->n_messages++;
-    return weir_rpc_call(client->rpc, service, method, request, client->timeout_ms, &client->arena,
-                         out_response);
+    weir_status status = weir_rpc_call(client->rpc, service, method, request, timeout_ms,
+                                       &client->arena, out_response);
+    if (status == WEIR_ERR_PEER_LOST) /* who answers next may be another */
+        client->is_plain = false;
+    return status;
+}
+
+weir_status weir_client_call(weir_directory_client *client,
+                             const ProtobufCServiceDescriptor *service, const char *method,
+                             const ProtobufCMessage *request, const ProtobufCMessage **out_response)
+{
+    weir_status status =
+        weir_client_call_for(client, client->timeout_ms, service, method, request, out_response);
+    /* Meant for a wait that was over by then. */
+    if (status == WEIR_ERR_CANCELLED && atomic_exchange(&client->interrupted, false))
+        status = weir_client_call_for(client, client->timeout_ms, service, method, request,
+                                      out_response);
+    return status;
 }
 
 static weir_status call_refit(weir_directory_client *client, const char *method,
@@ -108,8 +125,8 @@ weir_status weir_directory_register_worker(weir_directory_client *client, const 
 
 /* ---- versions --------------------------------------------------------------------------------*/
 
-static weir_status take_version(weir_directory_client *client, const version_message *version,
-                                weir_version_record *out)
+weir_status weir_client_take_version(weir_directory_client *client, const version_message *version,
+                                     weir_version_record *out)
 {
     weir_version_record record = { .state = (weir_version_state)version->state };
     weir_status status =
@@ -151,7 +168,8 @@ weir_status weir_directory_create_version(weir_directory_client *client, const c
     request.n_expected_source_slots = n_slots;
     const ProtobufCMessage *response;
     weir_status status = call_refit(client, "CreateWeightVersion", &request.base, &response);
-    return status != WEIR_OK ? status : take_version(client, (const void *)response, out);
+    return status != WEIR_OK ? status
+                             : weir_client_take_version(client, (const void *)response, out);
 }
 
 weir_status weir_directory_get_version(weir_directory_client *client, const char *uid,
@@ -162,7 +180,8 @@ weir_status weir_directory_get_version(weir_directory_client *client, const char
     request.uid = (char *)uid;
     const ProtobufCMessage *response;
     weir_status status = call_refit(client, "GetWeightVersion", &request.base, &response);
-    return status != WEIR_OK ? status : take_version(client, (const void *)response, out);
+    return status != WEIR_OK ? status
+                             : weir_client_take_version(client, (const void *)response, out);
 }
 
 const char *weir_directory_version_slot(const weir_directory_client *client, size_t index)
@@ -184,19 +203,25 @@ weir_status weir_directory_delete_version(weir_directory_client *client, const c
 
 /* ---- shards ----------------------------------------------------------------------------------*/
 
+void weir_client_fill_shard(const weir_shard_record *shard, shard_message *message)
+{
+    model_express__refit__weight_version_shard__init(message);
+    message->version_id = (char *)shard->version_uid;
+    message->source_slot_id = (char *)shard->slot;
+    message->worker_id = (char *)shard->worker_id;
+    message->tensor_count = shard->n_tensors;
+    message->total_bytes = shard->n_bytes;
+    message->manifest_digest = (char *)shard->manifest_digest;
+    message->manifest_endpoint = (char *)shard->manifest_endpoint;
+    message->transport = (char *)shard->transport;
+}
+
 weir_status weir_directory_create_shard(weir_directory_client *client,
                                         const weir_shard_record *shard,
                                         weir_version_record *out_version)
 {
-    shard_message message = MODEL_EXPRESS__REFIT__WEIGHT_VERSION_SHARD__INIT;
-    message.version_id = (char *)shard->version_uid;
-    message.source_slot_id = (char *)shard->slot;
-    message.worker_id = (char *)shard->worker_id;
-    message.tensor_count = shard->n_tensors;
-    message.total_bytes = shard->n_bytes;
-    message.manifest_digest = (char *)shard->manifest_digest;
-    message.manifest_endpoint = (char *)shard->manifest_endpoint;
-    message.transport = (char *)shard->transport;
+    shard_message message;
+    weir_client_fill_shard(shard, &message);
     ModelExpress__Refit__CreateWeightVersionShardRequest request =
         MODEL_EXPRESS__REFIT__CREATE_WEIGHT_VERSION_SHARD_REQUEST__INIT;
     request.shard = &message;
@@ -208,11 +233,11 @@ weir_status weir_directory_create_shard(weir_directory_client *client,
     if (response->version == NULL)
         return weir_fail(WEIR_ERR_FORMAT, "directory %s: CreateWeightVersionShard gave no version",
                          client->address);
-    return take_version(client, response->version, out_version);
+    return weir_client_take_version(client, response->version, out_version);
 }
 
-static weir_status take_shard(const weir_directory_client *client, const shard_message *message,
-                              weir_shard_record *out)
+weir_status weir_client_take_shard(const weir_directory_client *client,
+                                   const shard_message *message, weir_shard_record *out)
 {
     const struct {
         const char *field, *text;
@@ -251,7 +276,7 @@ weir_status weir_directory_list_shards(weir_directory_client *client, const char
         return status;
     const ModelExpress__Refit__ListWeightVersionShardsResponse *response = (const void *)answer;
     for (size_t i = 0; i < response->n_shards && i < n_max; i++) {
-        status = take_shard(client, response->shards[i], &shards[i]);
+        status = weir_client_take_shard(client, response->shards[i], &shards[i]);
         if (status != WEIR_OK)
             return status;
     }

@@ -11,6 +11,7 @@
 #ifndef WEIR_DIRECTORY_CLIENT_H
 #define WEIR_DIRECTORY_CLIENT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -44,7 +45,8 @@ weir_status weir_directory_register_worker(weir_directory_client *client, const 
 typedef enum weir_version_state {
     WEIR_VERSION_STAGING = 1,
     WEIR_VERSION_READY = 2,
-    WEIR_VERSION_RELEASING = 3
+    WEIR_VERSION_RELEASING = 3,
+    WEIR_VERSION_ABORTED = 4 /* told by DirectoryService alone */
 } weir_version_state;
 
 typedef struct weir_version_record {
@@ -186,5 +188,150 @@ weir_status weir_directory_list_sources(weir_directory_client *client, const cha
 /* ERR_NOT_FOUND when the entry is gone. Entries that Weir did not write have version_uid "". */
 weir_status weir_directory_get_source(weir_directory_client *client, const char *source_id,
                                       const char *worker_id, weir_source_record *out);
+
+/* ---- DirectoryService: a whole step of a refit in one message
+ * ----------------------------------*/
+
+/* What these calls do a server of ModelExpress cannot: ERR_UNSUPPORTED, and from then on without
+ * asking it, until a connection is lost. */
+bool weir_directory_is_plain(const weir_directory_client *client);
+
+/* A wait asks for this long at the most, so that a server that has died is noticed. IN_PROGRESS:
+ * not yet, ask again. While *cancelled is true no call waits; weir_directory_client_interrupt()
+ * makes one that is waiting look (from any thread or signal handler), and disturbs no other. */
+#define WEIR_DIRECTORY_SLICE_MS 20000u
+void weir_directory_client_heed(weir_directory_client *client, const atomic_bool *cancelled);
+void weir_directory_client_interrupt(weir_directory_client *client);
+
+/* Requests made so far, of workers too. */
+uint64_t weir_directory_client_messages(const weir_directory_client *client);
+
+typedef struct weir_stop_span {
+    const char *name; /* "transfer" */
+    uint64_t begun_unix_us, duration_us;
+} weir_stop_span;
+#define WEIR_MAX_SPANS 16
+
+/* Of a trainer rank: the version is made or joined, its shard is in and its entry says so. */
+typedef struct weir_publish_request {
+    const weir_shard_record *shard;   /* version_uid is not read */
+    const weir_source_record *source; /* nor here */
+    bool source_is_known; /* it is as it was, but for the version: not sent. ERR_NOT_FOUND: the
+                             directory has forgotten it */
+    const char *const *slots;
+    size_t n_slots;
+    const char *trace_id; /* "" or 32 hexadecimal digits */
+    const weir_stop_span *spans;
+    size_t n_spans;
+} weir_publish_request;
+typedef struct weir_publish_answer {
+    weir_version_record version;
+    uint32_t attempt; /* of this version number */
+    char source_id[WEIR_ID_BYTES];
+    char trace_id[WEIR_ID_BYTES]; /* of the first rank */
+} weir_publish_answer;
+weir_status weir_directory_publish_version_shard(weir_directory_client *client,
+                                                 const weir_publish_request *request,
+                                                 weir_publish_answer *out);
+
+/* Why a replica worker does not hold a version. */
+typedef struct weir_refusal {
+    char worker_id[WEIR_NAME_BYTES];
+    weir_status status;
+    char text[WEIR_NAME_BYTES]; /* what of it there is room for */
+} weir_refusal;
+typedef struct weir_await_answer {
+    uint32_t n_holding;
+    size_t n_refusals; /* all of them; the caller has room for some */
+    weir_version_state state;
+    char reason[WEIR_NAME_BYTES]; /* of ABORTED */
+} weir_await_answer;
+/* Waits until n_replicas workers hold the version or a later one, or it is ABORTED: OK.
+ * ERR_NOT_FOUND: the directory does not know the version. */
+weir_status weir_directory_await_replicas(weir_directory_client *client, const char *model,
+                                          const char *version_uid, uint32_t n_replicas,
+                                          unsigned timeout_ms, weir_refusal *refusals, size_t n_max,
+                                          weir_await_answer *out);
+
+/* Waits until nobody reads the versions, then takes this rank's shards of them back: OK.
+ * out_readers names workers that read, "replica-1, replica-2". */
+weir_status weir_directory_retire_versions(weir_directory_client *client,
+                                           const char *const *version_uids, size_t n,
+                                           const char *slot, const char *worker_id,
+                                           unsigned timeout_ms, char *out_readers,
+                                           size_t readers_bytes);
+weir_status weir_directory_abort_version(weir_directory_client *client, const char *version_uid,
+                                         const char *worker_id, const char *reason);
+
+/* Of a replica worker: the newest READY version whose number is within [lowest, highest]. */
+typedef struct weir_acquire_request {
+    const char *model, *run, *worker_id;
+    uint32_t worker_rank;
+    uint64_t lowest, highest;
+    const char *but_not_uid, *host, *part; /* "" when not said; without a part no peer is given */
+    const char *const *avoid;              /* workers that could not be read from */
+    size_t n_avoid;
+    unsigned ttl_s, timeout_ms;
+    const char *trace_id;
+} weir_acquire_request;
+/* A replica worker that holds the same part of that version. */
+typedef struct weir_peer_record {
+    char worker_id[WEIR_NAME_BYTES]; /* "": none */
+    char source_id[WEIR_ID_BYTES];
+    char endpoint[WEIR_NAME_BYTES];
+    char host[WEIR_NAME_BYTES];
+    uint32_t n_readers;
+} weir_peer_record;
+typedef struct weir_acquire_answer {
+    weir_version_record version; /* its slots: weir_directory_version_slot() */
+    uint32_t attempt;
+    char lease_id[WEIR_ID_BYTES];
+    char trace_id[WEIR_ID_BYTES];
+    size_t n_shards; /* in the order of the slots, one each */
+    weir_peer_record peer;
+    /* Of IN_PROGRESS: what there is instead. */
+    bool has_trainer;
+    uint64_t newest;                 /* version number of any */
+    char awaited_uid[WEIR_ID_BYTES]; /* the newest that would do; "": none */
+    weir_version_state awaited_state;
+    size_t n_missing;             /* slots of it */
+    char missing[512];            /* "rank-2, rank-3", as many as there is room for */
+    char reason[WEIR_NAME_BYTES]; /* of ABORTED */
+} weir_acquire_answer;
+/* Waits for such a version and leases it: OK, at most n_max shards are written. */
+weir_status weir_directory_acquire_version(weir_directory_client *client,
+                                           const weir_acquire_request *request,
+                                           weir_shard_record *shards, size_t n_max,
+                                           weir_acquire_answer *out);
+
+/* What a replica worker holds now, or why it does not; its lease ends. */
+typedef struct weir_acknowledgement {
+    weir_source_record source;
+    char version_uid[WEIR_ID_BYTES];
+    uint64_t version;
+    char lease_id[WEIR_ID_BYTES];
+    weir_status status; /* of this version */
+    char text[WEIR_NAME_BYTES];
+    uint64_t n_bytes;
+    weir_stop_span spans[WEIR_MAX_SPANS];
+    size_t n_spans;
+    char host[WEIR_ID_BYTES];
+    char part[WEIR_ID_BYTES];        /* that others can read here; "": nothing */
+    char read_from[WEIR_NAME_BYTES]; /* worker id; "": the trainers */
+    char trace_id[WEIR_ID_BYTES];
+} weir_acknowledgement;
+weir_status weir_directory_acknowledge_version(weir_directory_client *client,
+                                               const weir_acknowledgement *acknowledgement,
+                                               char out_source_id[WEIR_ID_BYTES]);
+
+typedef struct weir_progress_report {
+    const char *worker_id, *model;
+    uint64_t version;
+    const char *stop;
+    uint64_t done_bytes, total_bytes;
+    const char *slowest_from; /* the source that it waits for; "": none */
+} weir_progress_report;
+weir_status weir_directory_report_progress(weir_directory_client *client,
+                                           const weir_progress_report *report);
 
 #endif

@@ -3,6 +3,8 @@
 #ifndef WEIR_DIRECTORY_CLIENT_CORE_H
 #define WEIR_DIRECTORY_CLIENT_CORE_H
 
+#include <stdatomic.h>
+
 #include "base/arena.h"
 #include "directory/client.h"
 #include "refit.pb-c.h"
@@ -27,6 +29,9 @@ struct weir_directory_client {
     size_t n_workers;
     uint64_t n_calls;
     uint64_t n_messages; /* requests made, of workers too */
+    bool is_plain;       /* the server has no DirectoryService */
+    const atomic_bool *cancelled;
+    atomic_bool is_waiting, interrupted; /* a call waits; it was told to look */
 };
 
 /* A call to the directory: resets the arena, forgets the last version. */
@@ -34,6 +39,23 @@ weir_status weir_client_call(weir_directory_client *client,
                              const ProtobufCServiceDescriptor *service, const char *method,
                              const ProtobufCMessage *request,
                              const ProtobufCMessage **out_response);
+
+/* As weir_client_call(), with a time of its own. */
+weir_status weir_client_call_for(weir_directory_client *client, unsigned timeout_ms,
+                                 const ProtobufCServiceDescriptor *service, const char *method,
+                                 const ProtobufCMessage *request,
+                                 const ProtobufCMessage **out_response);
+
+/* What answers of both services have in them. */
+weir_status weir_client_take_version(weir_directory_client *client,
+                                     const ModelExpress__Refit__WeightVersion *version,
+                                     weir_version_record *out);
+weir_status weir_client_take_shard(const weir_directory_client *client,
+                                   const ModelExpress__Refit__WeightVersionShard *message,
+                                   weir_shard_record *out);
+/* `message` borrows the record's strings. */
+void weir_client_fill_shard(const weir_shard_record *shard,
+                            ModelExpress__Refit__WeightVersionShard *message);
 
 /* Copies text that the server sent; ERR_FORMAT naming the field when it does not fit. */
 weir_status weir_client_copy(const weir_directory_client *client, const char *field,

@@ -1,21 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* client_source.c - P2pService as Weir's workers use it: one entry per worker, found by model.
- *
- * The identity holds model, run and role alone, so the source id stays from version to version and
- * a worker's entry is replaced, not added to. It has no extra parameters: clients of ModelExpress
- * v2 look at the sidecar of a source only when there are none. They find the compile target of
- * every tensor there, and pass over what they cannot read. */
-#include <stdio.h>
+/* client_source.c - P2pService as Weir's workers use it: one entry per worker, found by model. */
 #include <string.h>
 
 #include "base/error.h"
 #include "directory/client_core.h"
+#include "directory/client_entry.h"
 #include "directory/sidecar.h"
 
-#define IDENTITY_VERSION "0.3.0" /* part of the hash: it never changes */
-
 typedef ModelExpress__P2p__SourceIdentity identity_message;
-typedef ModelExpress__P2p__TensorDescriptor descriptor_message;
 
 static weir_status call_p2p(weir_directory_client *client, const char *method,
                             const ProtobufCMessage *request, const ProtobufCMessage **out_response)
@@ -33,58 +25,18 @@ static weir_status refused(const weir_directory_client *client, const char *meth
 
 /* ---- publishing ------------------------------------------------------------------------------*/
 
-static weir_status call_publish(weir_directory_client *client, const weir_source_record *record,
-                                identity_message *identity,
-                                ModelExpress__P2p__TensorSourceMetadata *tensors,
-                                const ModelExpress__P2p__PublishMetadataResponse **out)
-{
-    ModelExpress__P2p__WorkerMetadata worker;
-    model_express__p2p__worker_metadata__init(&worker);
-    worker.worker_rank = record->rank;
-    worker.status = (ModelExpress__P2p__SourceStatus)record->status;
-    worker.agent_name = (char *)record->worker_id;
-    worker.worker_grpc_endpoint = (char *)record->endpoint;
-    worker.source_payload_case = MODEL_EXPRESS__P2P__WORKER_METADATA__SOURCE_PAYLOAD_TENSOR_SOURCE;
-    worker.tensor_source = tensors;
-    ModelExpress__P2p__PublishMetadataRequest request =
-        MODEL_EXPRESS__P2P__PUBLISH_METADATA_REQUEST__INIT;
-    request.identity = identity;
-    request.worker = &worker;
-    request.worker_id = (char *)record->worker_id;
-    const ProtobufCMessage *answer = NULL;
-    weir_status status = call_p2p(client, "PublishMetadata", &request.base, &answer);
-    *out = (const void *)answer;
-    return status;
-}
-
 weir_status weir_directory_publish_source(weir_directory_client *client,
                                           const weir_source_record *record,
                                           char out_source_id[WEIR_ID_BYTES])
 {
-    weir_sidecar_texts texts;
-    weir_status status = weir_sidecar_write(record, &texts);
+    weir_client_entry entry;
+    weir_status status = weir_client_entry_fill(record, &entry);
+    const ProtobufCMessage *answer;
+    if (status == WEIR_OK)
+        status = call_p2p(client, "PublishMetadata", &entry.request.base, &answer);
     if (status != WEIR_OK)
         return status;
-    char revision[WEIR_NAME_BYTES + WEIR_ID_BYTES];
-    snprintf(revision, sizeof(revision), "%s/%s", record->run, record->role);
-    identity_message identity = MODEL_EXPRESS__P2P__SOURCE_IDENTITY__INIT;
-    identity.mx_version = (char *)IDENTITY_VERSION;
-    identity.model_name = (char *)record->model;
-    identity.revision = revision;
-    descriptor_message for_weir = MODEL_EXPRESS__P2P__TENSOR_DESCRIPTOR__INIT;
-    descriptor_message of_weir = for_weir, for_all = for_weir;
-    for_weir.name = (char *)WEIR_SIDECAR_WEIR, for_weir.dtype = texts.words;
-    of_weir.name = (char *)WEIR_SIDECAR_WEIR_OF, of_weir.dtype = texts.of;
-    for_all.name = (char *)WEIR_SIDECAR_JSON, for_all.dtype = (char *)texts.json;
-    descriptor_message *descriptors[] = { &for_weir, &of_weir, &for_all };
-    ModelExpress__P2p__TensorSourceMetadata tensors =
-        MODEL_EXPRESS__P2P__TENSOR_SOURCE_METADATA__INIT;
-    tensors.tensors = descriptors;
-    tensors.n_tensors = 3;
-    const ModelExpress__P2p__PublishMetadataResponse *response;
-    status = call_publish(client, record, &identity, &tensors, &response);
-    if (status != WEIR_OK)
-        return status;
+    const ModelExpress__P2p__PublishMetadataResponse *response = (const void *)answer;
     if (!response->success)
         return refused(client, "PublishMetadata", response->message);
     return weir_client_copy(client, "PublishMetadataResponse.mx_source_id", response->mx_source_id,
