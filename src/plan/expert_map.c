@@ -7,7 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "weir/mesh.h"
+#include "plan/fleet.h"
 
 #define MAX_TEXT_BYTES (16u << 20)
 #define MAX_SLOTS (1u << 20) /* of all expert ranks */
@@ -135,6 +135,39 @@ weir_status weir_trainer_mesh_set_owners(weir_trainer_mesh *mesh, const char *js
     mesh->expert_owners = map;
     mesh->n_expert_owners = (uint32_t)n;
     return WEIR_OK;
+}
+
+/* ---- maps that say what none says ------------------------------------------------------------*/
+
+bool weir_experts_are_contiguous(const weir_replica_mesh *mesh)
+{
+    const uint32_t *first = mesh->expert_first;
+    uint32_t ep = mesh->ep > 0 ? mesh->ep : 1, n_experts;
+    if (mesh->expert_ids == NULL || first == NULL)
+        return true;
+    n_experts = first[ep];
+    for (uint32_t e = 0; e < ep; e++) {
+        uint32_t lo, hi;
+        weir_slice_experts(n_experts, ep, e, &lo, &hi);
+        if (first[e] != lo || first[e + 1] != hi)
+            return false;
+    }
+    for (uint32_t i = 0; i < n_experts; i++) {
+        if (mesh->expert_ids[i] != i)
+            return false;
+    }
+    return true;
+}
+
+bool weir_owners_are_contiguous(const weir_trainer_mesh *mesh)
+{
+    uint32_t n = mesh->n_expert_owners, ep = mesh->ep > 0 ? mesh->ep : 1;
+    uint32_t chunk = n / ep + (n % ep != 0);
+    for (uint32_t x = 0; x < n && mesh->expert_owners != NULL; x++) {
+        if (mesh->expert_owners[x] != x / chunk)
+            return false;
+    }
+    return true;
 }
 
 void weir_expert_map_free(const uint32_t *map)

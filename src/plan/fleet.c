@@ -453,7 +453,7 @@ static weir_status take_tensors(weir_fleet *fleet, const weir_fleet_tensor *tens
     return WEIR_OK;
 }
 
-static weir_status make(maker *m, const weir_fleet_args *args)
+static weir_status read_args(maker *m, const weir_fleet_args *args)
 {
     if (args->replica == NULL)
         return weir_fail(WEIR_ERR_INVALID, "a plan needs a replica mesh");
@@ -467,15 +467,12 @@ static weir_status make(maker *m, const weir_fleet_args *args)
         m->fleet->n_ranks = m->held.n_ranks;
     }
     if (status == WEIR_OK)
-        status = find_stages(m, args);
-    if (status == WEIR_OK)
-        status = make_patterns(m);
-    if (status == WEIR_OK)
         m->fleet->given = weir_fleet_digest_given(args);
     return status;
 }
 
-weir_status weir_fleet_open(const weir_fleet_args *given, weir_fleet **out)
+/* all false: as much as its signature needs. */
+static weir_status open_fleet(const weir_fleet_args *given, bool all, weir_fleet **out)
 {
     weir_fleet_args args;
     weir_status status = weir_options_read(given, "weir_fleet_args", &args, sizeof(args));
@@ -485,7 +482,11 @@ weir_status weir_fleet_open(const weir_fleet_args *given, weir_fleet **out)
     if (fleet == NULL)
         return WEIR_ERR_NO_MEMORY;
     maker m = { .fleet = fleet };
-    status = make(&m, &args);
+    status = read_args(&m, &args);
+    if (status == WEIR_OK && all)
+        status = find_stages(&m, &args);
+    if (status == WEIR_OK && all)
+        status = make_patterns(&m);
     weir_free(m.holdings);
     weir_free(m.places);
     weir_held_close(&m.held);
@@ -494,6 +495,22 @@ weir_status weir_fleet_open(const weir_fleet_args *given, weir_fleet **out)
         return status;
     }
     *out = fleet;
+    return WEIR_OK;
+}
+
+weir_status weir_fleet_open(const weir_fleet_args *args, weir_fleet **out)
+{
+    return open_fleet(args, true, out);
+}
+
+weir_status weir_fleet_sign(const weir_fleet_args *args, char out[33])
+{
+    weir_fleet *fleet;
+    weir_status status = open_fleet(args, false, &fleet);
+    if (status != WEIR_OK)
+        return status;
+    weir_fleet_signature(fleet, out);
+    weir_fleet_close(fleet);
     return WEIR_OK;
 }
 

@@ -3,7 +3,8 @@
  * by.
  *
  * Everything is read as texts and numbers, field by field, and chained: what came before goes into
- * every digest. The number of replicas is left out, since no share depends on it.
+ * every digest. The number of replicas is left out, since no share depends on it; and what can be
+ * said in two ways, 0 or 1 of a mesh, an expert map or none, boxes in this order or that, is one.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -61,26 +62,38 @@ static void chain_sources(weir_digest *digest, const weir_fleet_tensor *t)
     }
 }
 
+/* In whatever order they come: a plan sorts them. */
+static void chain_held(weir_digest *digest, const weir_held *held, size_t n)
+{
+    uint64_t sum[] = { n, 0, 0 };
+    for (size_t i = 0; i < n; i++) {
+        const weir_held *h = &held[i];
+        const uint64_t box[] = { h->rank,   h->tensor, h->source, h->expert_lo, h->expert_hi,
+                                 h->row_lo, h->row_hi, h->col_lo, h->col_hi };
+        weir_digest one = { 0, 0 };
+        chain(&one, box, sizeof(box));
+        sum[1] += one.product;
+        sum[2] += one.sum;
+    }
+    chain(digest, sum, sizeof(sum));
+}
+
 weir_digest weir_fleet_digest_given(const weir_fleet_args *args)
 {
     weir_digest digest = { 0, 0 };
     const weir_trainer_mesh *trainer = args->trainer;
     const weir_replica_mesh *replica = args->replica;
     uint32_t ep = replica->ep > 0 ? replica->ep : 1;
-    if (trainer != NULL && trainer->expert_owners != NULL)
+    if (trainer != NULL && !weir_owners_are_contiguous(trainer))
         chain(&digest, trainer->expert_owners,
               trainer->n_expert_owners * sizeof(trainer->expert_owners[0]));
     chain_text(&digest, "replica");
-    if (replica->expert_ids != NULL) {
+    if (!weir_experts_are_contiguous(replica)) {
         chain(&digest, replica->expert_first, (ep + (size_t)1) * sizeof(uint32_t));
         chain(&digest, replica->expert_ids, replica->expert_first[ep] * sizeof(uint32_t));
     }
-    for (size_t i = 0; i < args->n_held && trainer == NULL; i++) {
-        const weir_held *h = &args->held[i];
-        const uint64_t box[] = { h->rank,   h->tensor, h->source, h->expert_lo, h->expert_hi,
-                                 h->row_lo, h->row_hi, h->col_lo, h->col_hi };
-        chain(&digest, box, sizeof(box));
-    }
+    if (trainer == NULL)
+        chain_held(&digest, args->held, args->n_held);
     return digest;
 }
 
@@ -88,9 +101,19 @@ static void sign(const weir_fleet *fleet, bool with_sources, char out[33])
 {
     const weir_trainer_mesh *t = &fleet->trainer;
     const weir_replica_mesh *r = &fleet->replica;
-    const uint64_t meshes[] = { fleet->n_ranks, t->pp,     t->hsdp,          t->fsdp, t->ep,
-                                t->tp,          t->sender, t->dense_whole,   r->tp,   r->ep,
-                                r->dp,          r->pp,     r->vocabulary_pad };
+    const uint64_t meshes[] = { fleet->n_ranks,
+                                t->pp,
+                                t->hsdp,
+                                t->fsdp,
+                                t->ep,
+                                t->tp,
+                                t->sender,
+                                t->dense_whole != 0,
+                                r->tp,
+                                r->ep,
+                                r->dp,
+                                r->pp,
+                                r->vocabulary_pad };
     weir_digest digest = fleet->given;
     chain(&digest, meshes, sizeof(meshes));
     for (size_t i = 0; i < fleet->n_entries; i++) {

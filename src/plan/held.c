@@ -46,6 +46,7 @@ weir_status weir_held_of_range(const weir_fleet_tensor *tensor, uint32_t expert,
     return WEIR_OK;
 }
 
+/* Of two that differ none is first by chance: plans do not depend on the order of boxes. */
 static int compare_held(const void *a, const void *b)
 {
     const weir_held *x = a, *y = b;
@@ -59,7 +60,13 @@ static int compare_held(const void *a, const void *b)
         return x->col_lo < y->col_lo ? -1 : 1;
     if (x->expert_lo != y->expert_lo)
         return x->expert_lo < y->expert_lo ? -1 : 1;
-    return (x->rank > y->rank) - (x->rank < y->rank);
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
+    if (x->row_hi != y->row_hi)
+        return x->row_hi < y->row_hi ? -1 : 1;
+    if (x->col_hi != y->col_hi)
+        return x->col_hi < y->col_hi ? -1 : 1;
+    return (x->expert_hi > y->expert_hi) - (x->expert_hi < y->expert_hi);
 }
 
 static weir_status check_held(const weir_held *h, const weir_fleet_tensor *tensors,

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "plan/fleet.h"
 
 typedef struct mesh_key {
     const char *name;
@@ -163,7 +164,7 @@ static weir_digest digest_experts(const weir_replica_mesh *mesh)
 const char *weir_replica_mesh_text(const weir_replica_mesh *mesh, char buffer[WEIR_MESH_TEXT])
 {
     char experts[33] = "contiguous";
-    if (mesh->expert_ids != NULL && mesh->expert_first != NULL) {
+    if (!weir_experts_are_contiguous(mesh)) {
         weir_digest digest = digest_experts(mesh);
         snprintf(experts, sizeof(experts), "%016" PRIx64 "%016" PRIx64, digest.product, digest.sum);
     }

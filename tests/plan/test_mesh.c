@@ -95,6 +95,10 @@ static void a_replica_is_told_by_its_text(void **state)
     mesh.expert_first = first;
     mesh.replicas = 3;
     assert_string_equal(weir_replica_mesh_text(&mesh, shifted), mapped);
+    const uint32_t in_order[] = { 0, 1, 2 };
+    mesh.expert_ids = in_order; /* as without a map: two experts and one */
+    mesh.expert_first = (const uint32_t[]){ 0, 2, 3 };
+    assert_string_equal(weir_replica_mesh_text(&mesh, shifted), text);
 }
 
 int main(void)
