@@ -378,6 +378,18 @@ static weir_status list_sources(weir_replica *replica, const weir_discovery *dis
     return status == WEIR_OK ? set_participants(replica, record.n_slots) : status;
 }
 
+/* Whether the plan holds with `remote` in the place of the participant's source. The signature is
+ * its key. What is behind it is looked at all the same: ranks sign what all of them know, which is
+ * less than how each lays out its slot, and bytes are written where a layout says. */
+static bool keeps_plan(const weir_schedule *schedule, const weir_participant *participant,
+                       const weir_remote *remote)
+{
+    const weir_remote *before = participant->remote;
+    return before != NULL && strcmp(schedule->signature, remote->manifest.layout_signature) == 0 &&
+           participant->layout_generation == before->layout_generation &&
+           (before == remote || weir_remote_layouts_equal(before, remote));
+}
+
 /* Sets *out_changed when the plan cannot be kept. */
 static weir_status fetch_sources(weir_replica *replica, const weir_discovery *discovery,
                                  bool *out_changed)
@@ -392,8 +404,7 @@ static weir_status fetch_sources(weir_replica *replica, const weir_discovery *di
         status = fetch_slot(replica, discovery, participant->slot, n_shards, &remote);
         if (status != WEIR_OK)
             return status;
-        *out_changed |= participant->remote != remote ||
-                        participant->layout_generation != remote->layout_generation;
+        *out_changed |= !keeps_plan(schedule, participant, remote);
         if (participant->remote != remote) { /* it belongs to the remote that it was opened with */
             weir_attendance_close(participant->attendance);
             participant->attendance = NULL;
@@ -491,6 +502,8 @@ static weir_status make_plan(weir_replica *replica)
         schedule->plan = NULL;
         return status;
     }
+    snprintf(schedule->signature, sizeof(schedule->signature), "%s",
+             schedule->participants[0].remote->manifest.layout_signature);
     schedule->planned = weir_plan_copies(schedule->plan, &schedule->n_copies);
     schedule->n_bytes = weir_plan_bytes(schedule->plan);
     if (replica->filled_bytes != NULL)
@@ -537,7 +550,7 @@ static weir_status prepare(weir_replica *replica, const weir_discovery *discover
         status = make_plan(replica);
     if (status == WEIR_OK) /* a parameter that does not fit says more */
         status = check_signatures(&replica->schedule);
-    if (status == WEIR_OK && changed)
+    if (status == WEIR_OK)
         close_strangers(replica);
     return status == WEIR_OK ? weir_group_join(replica, discovery) : status;
 }

@@ -7,9 +7,28 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "plan/fleet.h"
 #include "refit/holders.h"
 #include "refit/model_sources.h"
 #include "refit/window.h"
+
+static void close_parts(weir_rank_plan *plan)
+{
+    weir_share_free(plan->share);
+    weir_fleet_close(plan->fleet);
+    weir_fleet_tensors_free(plan->tensors);
+    weir_mapping_close(plan->mapping);
+    weir_family_sources_free(plan->described);
+    *plan = (weir_rank_plan){ 0 };
+}
+
+void weir_rank_plan_close(weir_rank_plan *plan)
+{
+    if (plan == NULL)
+        return;
+    close_parts(plan);
+    weir_free(plan);
+}
 
 /* ---- the model -------------------------------------------------------------------------------*/
 
@@ -30,19 +49,18 @@ static weir_status ask_ranks(weir_trainer *trainer, const weir_tensor_shard *sha
     return status;
 }
 
-static weir_status open_mapping(weir_trainer *trainer, weir_rank_plan *plan)
+static weir_status open_mapping(const weir_trainer *trainer, weir_rank_plan *plan)
 {
     weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
     options.family = trainer->settings.family;
     options.layout = trainer->settings.layout;
     options.conversion = trainer->settings.conversion;
     options.config = trainer->settings.config;
-    trainer->worker.counters.plans++;
     weir_status status =
-        weir_mapping_open(&options, plan->described, plan->n_described, &trainer->source.mapping);
+        weir_mapping_open(&options, plan->described, plan->n_described, &plan->mapping);
     if (status != WEIR_OK)
         return status;
-    return weir_fleet_tensors_of(trainer->source.mapping, &plan->tensors, &plan->n_tensors);
+    return weir_fleet_tensors_of(plan->mapping, &plan->tensors, &plan->n_tensors);
 }
 
 /* ---- the naming ------------------------------------------------------------------------------*/
@@ -53,8 +71,8 @@ static int compare_texts(const void *a, const void *b)
 }
 
 /* Whether this rank has registered something of every source that the mesh gives it. */
-static weir_status has_all_sources(const weir_trainer *trainer, const weir_tensor_shard *shards,
-                                   size_t n_shards, bool *out)
+static weir_status has_all_sources(const weir_trainer *trainer, const weir_rank_plan *plan,
+                                   const weir_tensor_shard *shards, size_t n_shards, bool *out)
 {
     weir_mesh_box *boxes = NULL;
     size_t n_boxes = 0;
@@ -64,8 +82,8 @@ static weir_status has_all_sources(const weir_trainer *trainer, const weir_tenso
     for (size_t i = 0; i < n_shards; i++)
         names[i] = shards[i].local.name;
     qsort(names, n_shards, sizeof(*names), compare_texts);
-    weir_status status = weir_trainer_mesh_boxes(&trainer->mesh, trainer->source.mapping,
-                                                 trainer->rank, &boxes, &n_boxes);
+    weir_status status =
+        weir_trainer_mesh_boxes(&trainer->mesh, plan->mapping, trainer->rank, &boxes, &n_boxes);
     *out = status == WEIR_OK;
     for (size_t i = 0; i < n_boxes && *out; i++)
         *out = bsearch(&boxes[i].source->name, names, n_shards, sizeof(*names), compare_texts);
@@ -78,14 +96,12 @@ static weir_status describe_as(weir_trainer *trainer, const weir_tensor_shard *s
                                size_t n_shards, weir_naming *naming, weir_rank_plan *plan,
                                bool *out_all)
 {
-    weir_rank_plan_close(plan);
-    weir_mapping_close(trainer->source.mapping);
-    trainer->source.mapping = NULL;
+    close_parts(plan);
     weir_status status = weir_model_sources(&trainer->settings, shards, n_shards, naming,
                                             &plan->described, &plan->n_described);
     if (status == WEIR_OK)
         status = open_mapping(trainer, plan);
-    return status == WEIR_OK ? has_all_sources(trainer, shards, n_shards, out_all) : status;
+    return status == WEIR_OK ? has_all_sources(trainer, plan, shards, n_shards, out_all) : status;
 }
 
 /* The names of a rank that holds no experts fit any naming, yet by a wrong one experts may be cut
@@ -122,8 +138,8 @@ static void name_mesh(const weir_trainer_mesh *mesh, char *text, size_t text_byt
                  { "pp", mesh->pp, 1 },
                  { "hsdp", mesh->hsdp, 1 },
                  { "sender", mesh->sender, 0 },
-                 { "dense_whole", mesh->dense_whole, 0 },
-                 { "owners", mesh->n_expert_owners, 0 } };
+                 { "dense_whole", mesh->dense_whole != 0, 0 },
+                 { "owners", weir_owners_are_contiguous(mesh) ? 0 : mesh->n_expert_owners, 0 } };
     size_t used = (size_t)snprintf(text, text_bytes, "%s", "");
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         if (keys[i].value > keys[i].usual)
@@ -146,6 +162,33 @@ static void name_plan(weir_trainer *trainer, const weir_fleet *fleet)
              trainer->keep_masters ? ", masters kept" : "");
 }
 
+/* Sources are compared beside the signature, which counts an element's bits and does not say its
+ * dtype: rows that other ranks lend are read as the sources say. */
+static bool is_kept(const weir_rank_plan *kept, const weir_rank_plan *wanted)
+{
+    bool same = kept != NULL && strcmp(kept->signature, wanted->signature) == 0 &&
+                kept->n_described == wanted->n_described;
+    for (size_t i = 0; same && i < kept->n_described; i++)
+        same = kept->described[i].dtype == wanted->described[i].dtype &&
+               strcmp(kept->described[i].name, wanted->described[i].name) == 0;
+    return same;
+}
+
+static weir_status open_share(weir_trainer *trainer, const weir_fleet_args *args,
+                              weir_rank_plan *plan)
+{
+    trainer->worker.counters.plans++;
+    weir_status status = weir_fleet_open(args, &plan->fleet);
+    if (status != WEIR_OK)
+        return status;
+    if (trainer->rank < weir_fleet_ranks(plan->fleet))
+        return weir_fleet_share_in_pieces(plan->fleet, trainer->rank,
+                                          weir_window_most_piece(trainer), &plan->share);
+    plan->share = weir_alloc_zeroed(1, sizeof(*plan->share)); /* behind all that hold something */
+    return plan->share != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
+/* The rest of a plan whose tensors are there, and takes it; or keeps the old one. */
 static weir_status open_fleet(weir_trainer *trainer, weir_rank_plan *plan, const weir_held *held,
                               size_t n_held)
 {
@@ -156,15 +199,21 @@ static weir_status open_fleet(weir_trainer *trainer, weir_rank_plan *plan, const
     args.trainer = trainer->is_explicit ? NULL : &trainer->mesh;
     args.held = held;
     args.n_held = n_held;
-    weir_status status = weir_fleet_open(&args, &plan->fleet);
-    if (status != WEIR_OK)
+    weir_status status = weir_fleet_sign(&args, plan->signature);
+    if (status != WEIR_OK || is_kept(trainer->rank_plan, plan))
         return status;
+    weir_rank_plan *taken = weir_alloc_zeroed(1, sizeof(*taken));
+    status = taken != NULL ? open_share(trainer, &args, plan) : WEIR_ERR_NO_MEMORY;
+    if (status != WEIR_OK) {
+        weir_free(taken);
+        return status;
+    }
     name_plan(trainer, plan->fleet);
-    if (trainer->rank < weir_fleet_ranks(plan->fleet))
-        return weir_fleet_share_in_pieces(plan->fleet, trainer->rank,
-                                          weir_window_most_piece(trainer), &plan->share);
-    plan->share = weir_alloc_zeroed(1, sizeof(*plan->share)); /* behind all that hold something */
-    return plan->share != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    *taken = *plan;
+    *plan = (weir_rank_plan){ 0 };
+    weir_rank_plan_close(trainer->rank_plan);
+    trainer->rank_plan = taken;
+    return WEIR_OK;
 }
 
 static weir_status open_by_mesh(weir_trainer *trainer, const weir_tensor_shard *shards,
@@ -188,7 +237,7 @@ static weir_status open_by_holders(weir_trainer *trainer, const weir_holders *ho
     if (status != WEIR_OK)
         return status;
     weir_described_model model = {
-        .entries = weir_mapping_entries(trainer->source.mapping, &n_entries),
+        .entries = weir_mapping_entries(plan->mapping, &n_entries),
         .tensors = plan->tensors,
         .n_tensors = plan->n_tensors,
     };
@@ -196,29 +245,27 @@ static weir_status open_by_holders(weir_trainer *trainer, const weir_holders *ho
     if (status == WEIR_OK)
         status = open_fleet(trainer, plan, held, n_held);
     weir_held_free(held);
-    if (status == WEIR_OK)
-        weir_fleet_signature(plan->fleet, trainer->source.signature);
     return status;
 }
 
 weir_status weir_rank_plan_open(weir_trainer *trainer, const weir_tensor_shard *shards,
-                                size_t n_shards, weir_rank_plan *plan)
+                                size_t n_shards)
 {
+    weir_rank_plan plan = { 0 };
     weir_holders *holders = NULL;
-    if (!trainer->is_explicit)
-        return open_by_mesh(trainer, shards, n_shards, plan);
-    weir_status status = ask_ranks(trainer, shards, n_shards, &holders);
-    if (status == WEIR_OK)
-        status = open_by_holders(trainer, holders, plan);
-    weir_holders_close(holders);
+    weir_status status;
+    if (trainer->is_explicit) {
+        status = ask_ranks(trainer, shards, n_shards, &holders);
+        if (status == WEIR_OK)
+            status = open_by_holders(trainer, holders, &plan);
+        weir_holders_close(holders);
+    } else {
+        status = open_by_mesh(trainer, shards, n_shards, &plan);
+    }
+    close_parts(&plan);
+    if (status == WEIR_OK && trainer->is_explicit)
+        weir_fleet_signature(trainer->rank_plan->fleet, trainer->source.signature);
+    else if (status == WEIR_OK)
+        weir_fleet_outline(trainer->rank_plan->fleet, trainer->source.signature);
     return status;
-}
-
-void weir_rank_plan_close(weir_rank_plan *plan)
-{
-    weir_share_free(plan->share);
-    weir_fleet_close(plan->fleet);
-    weir_fleet_tensors_free(plan->tensors);
-    weir_family_sources_free(plan->described);
-    *plan = (weir_rank_plan){ 0 };
 }

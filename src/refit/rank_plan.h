@@ -11,7 +11,10 @@
 
 #include "refit/trainer.h"
 
+/* Kept by its signature: registering anew what follows from the same plan makes none. */
 typedef struct weir_rank_plan {
+    char signature[33]; /* of the fleet: what it is kept by */
+    weir_mapping *mapping;
     weir_tensor *described; /* the whole model's */
     size_t n_described;
     weir_fleet_tensor *tensors;
@@ -20,10 +23,11 @@ typedef struct weir_rank_plan {
     weir_share *share; /* of a rank that holds nothing, empty */
 } weir_rank_plan;
 
-/* `plan` is zeroed; close it whatever this returns. Opens trainer->source.mapping, which must be
- * closed after the plan; without a mesh, signs trainer->source by the plan. */
+/* Makes trainer->rank_plan what these shards ask for, or leaves it where it is that already, and
+ * signs trainer->source by it: of a mesh with its outline, which all ranks come to alike. Where
+ * this fails the plan is as before. */
 weir_status weir_rank_plan_open(weir_trainer *trainer, const weir_tensor_shard *shards,
-                                size_t n_shards, weir_rank_plan *plan);
-void weir_rank_plan_close(weir_rank_plan *plan);
+                                size_t n_shards);
+void weir_rank_plan_close(weir_rank_plan *plan); /* accepts NULL */
 
 #endif

@@ -132,6 +132,15 @@ static bool same_groups(const weir_remote *remote)
                    manifest->n_groups * sizeof(*manifest->group_ends)) == 0);
 }
 
+bool weir_remote_layouts_equal(const weir_remote *a, const weir_remote *b)
+{
+    return a->shards != NULL && b->shards != NULL && (a->push == NULL) == (b->push == NULL) &&
+           buffer_equals(&a->layout, b->layout.data, b->layout.n_bytes) &&
+           strcmp(a->engine_mesh, b->engine_mesh) == 0 && a->n_groups == b->n_groups &&
+           (a->n_groups == 0 ||
+            memcmp(a->group_ends, b->group_ends, a->n_groups * sizeof(*a->group_ends)) == 0);
+}
+
 static weir_status copy_groups(weir_remote *remote)
 {
     const weir_manifest *manifest = &remote->manifest;

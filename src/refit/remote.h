@@ -59,6 +59,9 @@ typedef struct weir_manifest_wish {
 
 /* Fetches and checks the manifest, connects and imports what is not known yet. */
 weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish);
+/* Whether two sources hold the same parts at the same places, and give them alike: what is planned
+ * for one of them holds for the other. */
+bool weir_remote_layouts_equal(const weir_remote *a, const weir_remote *b);
 /* Takes what the other side has said meanwhile: *out_news when a new version is there. A link that
  * has died is closed. */
 void weir_remote_hear(weir_remote *remote, bool *out_news);

@@ -49,9 +49,10 @@ typedef struct weir_participant {
     weir_attendance *attendance; /* of a source that pushes */
 } weir_participant;
 
-/* The plan of the last refit and what was made from it: kept while the participants and their
- * layouts stay the same. */
+/* The plan of the last refit and what was made from it: kept while the sources' signature stays the
+ * same, whoever they are. */
 typedef struct weir_schedule {
+    char signature[33];             /* of the sources' plan, that this one was made from */
     weir_participant *participants; /* one per expected slot */
     size_t n_participants;
     weir_plan *plan;

@@ -28,9 +28,8 @@ typedef struct gathering {
 
 struct weir_sharded {
     weir_trainer *trainer;
-    weir_arena *arena; /* the source's */
-    weir_rank_plan plan;
-    const weir_fleet_tensor *tensors; /* the plan's, as the next two */
+    weir_arena *arena;                /* the source's */
+    const weir_fleet_tensor *tensors; /* the trainer's plan's, as the next two */
     size_t n_tensors;
     const weir_share *share;
     weir_local_shards *local;
@@ -424,10 +423,14 @@ weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *sh
     trainer->source.sharded = sharded;
     sharded->trainer = trainer;
     sharded->arena = &trainer->source.arena;
-    weir_status status = weir_rank_plan_open(trainer, shards, n_shards, &sharded->plan);
-    sharded->tensors = sharded->plan.tensors;
-    sharded->n_tensors = sharded->plan.n_tensors;
-    sharded->share = sharded->plan.share;
+    weir_status status = weir_rank_plan_open(trainer, shards, n_shards);
+    if (status == WEIR_OK) {
+        const weir_rank_plan *plan = trainer->rank_plan;
+        trainer->source.mapping = plan->mapping;
+        sharded->tensors = plan->tensors;
+        sharded->n_tensors = plan->n_tensors;
+        sharded->share = plan->share;
+    }
     if (status == WEIR_OK)
         status = weir_local_shards_open(trainer->source.mapping, sharded->tensors,
                                         sharded->n_tensors, shards, n_shards, &sharded->local);
@@ -481,6 +484,5 @@ void weir_sharded_close(weir_sharded *sharded)
     weir_border_close(sharded->trainer->border);
     weir_magnitudes_close(sharded->magnitudes);
     weir_local_shards_close(sharded->local);
-    weir_rank_plan_close(&sharded->plan);
     weir_free(sharded);
 }

@@ -13,15 +13,15 @@
 
 typedef struct weir_sharded weir_sharded;
 
-/* Fills source->mapping, shards and jobs, and opens the border. Where no mesh says who holds what,
- * waits for the other ranks to say it, and signs the plan. On failure source.c releases all of it.
- */
+/* Points source->mapping at the plan's, signs the source by it, fills shards and jobs, and opens
+ * the border. Where no mesh says who holds what, waits for the other ranks to say it. On failure
+ * source.c releases all of it. */
 weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *shards,
                               size_t n_shards);
 /* Takes new pointers for shards of the same layout; ERR_LAYOUT when it is another. */
 weir_status weir_sharded_rebind(weir_trainer *trainer, const weir_tensor_shard *shards,
                                 size_t n_shards);
-void weir_sharded_close(weir_sharded *sharded); /* accepts NULL; before the mapping goes */
+void weir_sharded_close(weir_sharded *sharded); /* accepts NULL; the plan stays */
 
 /* Lets other ranks read the rows of `version` that they need of this one. */
 weir_status weir_sharded_lend(weir_sharded *sharded, uint64_t version);

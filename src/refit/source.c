@@ -119,8 +119,9 @@ static weir_status finish_binding(weir_trainer *trainer)
 
 void weir_source_release(weir_source *source)
 {
+    if (source->sharded == NULL) /* of a sharded one it is the plan's */
+        weir_mapping_close(source->mapping);
     weir_sharded_close(source->sharded);
-    weir_mapping_close(source->mapping);
     weir_buffer_free(&source->layout);
     weir_arena_close(&source->arena);
     *source = (weir_source){ .generation = source->generation + 1 };

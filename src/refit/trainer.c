@@ -13,6 +13,7 @@
 #include "base/options.h"
 #include "refit/border.h"
 #include "refit/engine_part.h"
+#include "refit/rank_plan.h"
 #include "refit/registries.h"
 #include "refit/window.h"
 
@@ -242,6 +243,7 @@ void weir_trainer_close(weir_trainer *trainer)
     weir_manifest_service_close(trainer->service);
     weir_slots_release(trainer);
     weir_source_release(&trainer->source); /* borders on a GPU end in the work's streams */
+    weir_rank_plan_close(trainer->rank_plan);
     weir_delivery_close(trainer);
     weir_registries_close(trainer->registries);
     weir_worker_close(&trainer->worker);
@@ -301,5 +303,5 @@ weir_status weir_trainer_register_shards(weir_trainer *trainer, const weir_tenso
 
 void weir_trainer_cancel(weir_trainer *trainer)
 {
-    atomic_store(&trainer->worker.cancelled, true);
+    weir_worker_cancel(&trainer->worker);
 }

@@ -28,8 +28,8 @@ typedef struct weir_stage_job {
     weir_convert_args args; /* sources bound; outputs, digests and choices are stage.c's to set */
     uint32_t shards[WEIR_MAX_OUTPUTS];
     uint64_t offsets[WEIR_MAX_OUTPUTS]; /* bytes within the shard */
-    bool borrows;      /* its rows are whole only once other ranks' have come */
-    bool by_magnitude; /* sharded.c converts it, not stage.c */
+    bool borrows;                       /* its rows are whole only once other ranks' have come */
+    bool by_magnitude;                  /* sharded.c converts it, not stage.c */
 } weir_stage_job;
 
 /* What stop 1 gives: this rank's part of the model. Planned once per layout. */
@@ -105,6 +105,7 @@ struct weir_trainer {
     char **ignore;
     size_t n_ignore;
     bool keep_masters;
+    struct weir_rank_plan *rank_plan; /* of a rank of a mesh, once it has registered */
     weir_source source;
     struct weir_border *border; /* rows that ranks of a mesh lend each other; NULL: none */
     weir_source_ref *rank_refs; /* what ranks.c lists; NULL before it has */

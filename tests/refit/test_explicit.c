@@ -628,6 +628,29 @@ static void test_the_same_layout_again_asks_nobody(void **state)
     close_case(c);
 }
 
+static void test_the_same_boxes_in_another_order_keep_the_plan(void **state)
+{
+    (void)state;
+    explicit_case *c = open_small(grid, 3 * RIG_TIMEOUT_MS);
+    refit(c, 1);
+    for (uint32_t k = 0; k < N_RANKS; k++) {
+        explicit_rank *rank = &c->ranks[k];
+        for (size_t i = 0, end = rank->n_shards; i + 1 < end; i++) {
+            weir_tensor_shard held = rank->shards[i];
+            rank->shards[i] = rank->shards[--end];
+            rank->shards[end] = held;
+        }
+    }
+    refit(c, 2);
+    for (uint32_t k = 0; k < N_RANKS; k++)
+        assert_int_equal(c->ranks[k].trainer->worker.counters.plans, 1);
+    shard_model(c, columns);
+    refit(c, 3);
+    for (uint32_t k = 0; k < N_RANKS; k++)
+        assert_int_equal(c->ranks[k].trainer->worker.counters.plans, 2);
+    close_case(c);
+}
+
 static void test_all_ranks_change_their_layout_together(void **state)
 {
     (void)state;
@@ -704,6 +727,7 @@ int main(void)
         cmocka_unit_test(test_ranks_that_disagree_are_both_named),
         cmocka_unit_test(test_a_box_that_is_none_is_refused_before_anyone_is_told),
         cmocka_unit_test(test_the_same_layout_again_asks_nobody),
+        cmocka_unit_test(test_the_same_boxes_in_another_order_keep_the_plan),
         cmocka_unit_test(test_all_ranks_change_their_layout_together),
         cmocka_unit_test(test_a_layout_that_one_rank_changes_alone_is_refused),
         cmocka_unit_test(test_replicas_refuse_parts_of_two_plans),

@@ -45,6 +45,15 @@ class Pairs(unittest.TestCase):
     def test_more_tensor_parallel_workers_than_heads_of_keys(self):
         self.demo("llama", "fsdp=2", "tp=4", "--conversion", "bf16_cast", ranks=2, workers=4)
 
+    def test_sources_that_are_fused_already_are_cut_part_by_part(self):
+        self.demo("qwen3_5", "tp=2,fsdp=2", "tp=2", ranks=4, workers=2)
+
+    def test_gate_and_up_of_stacked_experts_are_cut_part_by_part(self):
+        self.demo("qwen3_moe", "tp=2,ep=2", "tp=2,ep=2", "--naming", "hf_fused", ranks=4, workers=2)
+
+    def test_columns_of_gate_and_up_that_alternate_are_cut_as_one(self):
+        self.demo("gpt_oss", "tp=2,fsdp=2", "tp=1", ranks=4, workers=1)
+
     def test_pipelines_of_different_depth(self):
         self.demo("qwen3", "pp=2,fsdp=2", "pp=3", ranks=4, workers=3)
 

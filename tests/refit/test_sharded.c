@@ -6,6 +6,8 @@
 #include <pthread.h>
 
 #include "base/alloc.h"
+#include "refit/rank_plan.h"
+#include "refit/replica.h"
 
 #define SPARE 24 /* allocations of other threads, beside those that were counted */
 
@@ -261,6 +263,96 @@ static void ranks_may_register_another_dtype_between_versions(void **state)
     }
 }
 
+/* ---- one signature, one plan -----------------------------------------------------------------*/
+
+static void reverse(rig_model *model)
+{
+    for (size_t i = 0, k = model->n - 1; i < k; i++, k--) {
+        weir_tensor held = model->tensors[i];
+        model->tensors[i] = model->tensors[k];
+        model->tensors[k] = held;
+    }
+}
+
+static uint64_t plans_of(const pair *p, uint32_t rank)
+{
+    return p->r->trainers[rank]->worker.counters.plans;
+}
+
+/* A version through all ranks; returns how many plans the worker made for it. */
+static uint64_t refit(const pair *p, weir_replica *replica, unsigned version)
+{
+    weir_report report;
+    publish(p, version);
+    assert_ok(weir_replica_install(replica, version, &report));
+    expect_verified(p);
+    return report.counters.plans;
+}
+
+static void a_plan_is_kept_while_its_signature_is_the_same(void **state)
+{
+    static const pair wish = { .trainer_mesh = "fsdp=2", .replica_mesh = "tp=2", .n_ranks = 2 };
+    pair p = open_pair("qwen3_moe", "bf16_cast", &wish);
+    weir_replica *replica = open_worker(&p);
+    (void)state;
+    assert_int_equal(refit(&p, replica, 1), 1);
+    const weir_share *share = p.r->trainers[0]->rank_plan->share;
+    assert_int_equal(plans_of(&p, 0), 1);
+    reverse(&p.r->model); /* what is registered is bound anew */
+    assert_int_equal(refit(&p, replica, 2), 0);
+    assert_int_equal(plans_of(&p, 0), 1);
+    assert_ptr_equal(p.r->trainers[0]->rank_plan->share, share);
+    weir_tensor kept = p.r->model.tensors[0];
+    p.r->model.tensors[0].shape.dim[0]--;
+    assert_int_equal(register_all(&p, 0), WEIR_ERR_LAYOUT);
+    p.r->model.tensors[0] = kept;
+    assert_int_equal(refit(&p, replica, 3), 0); /* what was refused has changed nothing */
+    assert_int_equal(plans_of(&p, 0), 1);
+    weir_replica_close(replica);
+    rig_close(p.r);
+}
+
+static void ranks_that_start_anew_change_no_plan_unless_their_signature_does(void **state)
+{
+    static const pair wish = { .trainer_mesh = "fsdp=2", .replica_mesh = "tp=2", .n_ranks = 2 };
+    pair p = open_pair("qwen3_moe", "bf16_cast", &wish);
+    weir_replica *replica = open_worker(&p);
+    (void)state;
+    assert_int_equal(refit(&p, replica, 1), 1);
+    weir_trainer_close(p.r->trainers[1]);
+    p.r->trainers[1] = open_rank(&p, 1);
+    assert_int_equal(refit(&p, replica, 2), 0);
+    assert_int_equal(replica->n_remotes, 2); /* its predecessor is forgotten */
+    for (unsigned version = 3; version <= 4; version++) {
+        p.trainer_mesh = version == 3 ? "ep=2" : "fsdp=2,pp=1"; /* and back again */
+        for (uint32_t rank = 0; rank < 2; rank++) {
+            weir_trainer_close(p.r->trainers[rank]);
+            p.r->trainers[rank] = open_rank(&p, rank);
+        }
+        assert_int_equal(refit(&p, replica, version), 1);
+        assert_int_equal(plans_of(&p, 0), 1);
+    }
+    weir_replica_close(replica);
+    rig_close(p.r);
+}
+
+/* Two plans may lay out the slots alike. */
+static void another_signature_is_another_plan_whatever_the_layout(void **state)
+{
+    static const pair wish = { .trainer_mesh = "fsdp=2", .replica_mesh = "tp=2", .n_ranks = 2 };
+    pair p = open_pair("qwen3_moe", "bf16_cast", &wish);
+    weir_replica *replica = open_worker(&p);
+    (void)state;
+    assert_int_equal(refit(&p, replica, 1), 1);
+    for (unsigned version = 2; version <= 3; version++) {
+        for (uint32_t rank = 0; rank < 2 && version == 2; rank++)
+            p.r->trainers[rank]->source.signature[0] ^= 1;
+        assert_int_equal(refit(&p, replica, version), version == 2);
+    }
+    weir_replica_close(replica);
+    rig_close(p.r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +360,9 @@ int main(void)
         cmocka_unit_test(a_publish_that_lacks_memory_can_be_tried_again),
         cmocka_unit_test(an_install_that_lacks_memory_can_be_tried_again),
         cmocka_unit_test(ranks_may_register_another_dtype_between_versions),
+        cmocka_unit_test(a_plan_is_kept_while_its_signature_is_the_same),
+        cmocka_unit_test(ranks_that_start_anew_change_no_plan_unless_their_signature_does),
+        cmocka_unit_test(another_signature_is_another_plan_whatever_the_layout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
