@@ -149,7 +149,8 @@ static weir_grpc_fault read_prefix(weir_grpc_body *body)
         return WEIR_GRPC_COMPRESSED;
     body->declared_bytes = (size_t)body->prefix[1] << 24 | (size_t)body->prefix[2] << 16 |
                            (size_t)body->prefix[3] << 8 | (size_t)body->prefix[4];
-    return body->declared_bytes > WEIR_RPC_MAX_MESSAGE_BYTES ? WEIR_GRPC_TOO_LARGE : WEIR_GRPC_FINE;
+    size_t max_bytes = body->max_bytes != 0 ? body->max_bytes : WEIR_RPC_MAX_MESSAGE_BYTES;
+    return body->declared_bytes > max_bytes ? WEIR_GRPC_TOO_LARGE : WEIR_GRPC_FINE;
 }
 
 static bool make_room(weir_grpc_body *body, weir_rpc_heap *heap, size_t n_bytes)
@@ -157,6 +158,8 @@ static bool make_room(weir_grpc_body *body, weir_rpc_heap *heap, size_t n_bytes)
     if (n_bytes <= body->capacity)
         return true;
     size_t capacity = body->capacity != 0 ? body->capacity * 2 : FIRST_BODY_BYTES;
+    if (capacity > body->declared_bytes)
+        capacity = body->declared_bytes; /* a small message that waits long takes little */
     if (capacity < n_bytes)
         capacity = n_bytes;
     unsigned char *data = weir_rpc_heap_realloc(heap, body->data, capacity);
@@ -204,5 +207,5 @@ void weir_grpc_body_rewind(weir_grpc_body *body)
 void weir_grpc_body_close(weir_grpc_body *body, weir_rpc_heap *heap)
 {
     weir_rpc_heap_free(heap, body->data);
-    *body = (weir_grpc_body){ 0 };
+    *body = (weir_grpc_body){ .max_bytes = body->max_bytes };
 }

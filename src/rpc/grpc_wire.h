@@ -39,6 +39,7 @@ void weir_grpc_put_prefix(unsigned char out[WEIR_GRPC_PREFIX_BYTES], uint32_t me
 typedef struct weir_grpc_body {
     unsigned char prefix[WEIR_GRPC_PREFIX_BYTES];
     unsigned n_prefix;
+    size_t max_bytes;      /* of one message; 0: WEIR_RPC_MAX_MESSAGE_BYTES */
     size_t declared_bytes; /* valid once the prefix is whole */
     size_t n_bytes, capacity;
     unsigned char *data;
@@ -47,7 +48,7 @@ typedef struct weir_grpc_body {
 typedef enum weir_grpc_fault {
     WEIR_GRPC_FINE = 0,
     WEIR_GRPC_COMPRESSED, /* the flag is set, and nobody was offered compression */
-    WEIR_GRPC_TOO_LARGE,  /* more than WEIR_RPC_MAX_MESSAGE_BYTES declared */
+    WEIR_GRPC_TOO_LARGE,  /* more than max_bytes declared */
     WEIR_GRPC_EXTRA,      /* bytes beyond one message */
     WEIR_GRPC_NO_MEMORY
 } weir_grpc_fault;

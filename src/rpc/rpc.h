@@ -142,8 +142,8 @@ typedef struct weir_rpc_server_options {
  * that was to be answered later. `response` as handlers give it. False: that call is over. */
 bool weir_rpc_server_answer(weir_rpc_server *server, uint64_t ticket, weir_rpc_code code,
                             const ProtobufCMessage *response, const char *text);
-/* In the server's thread, or before the server is open to others: `ready` is called whenever `fd`
- * has one of `events` (EPOLLIN | EPOLLOUT), until events is 0. At most 8 of them. */
+/* In the server's thread, or from `begin`: `ready` is called whenever `fd` has one of `events`
+ * (EPOLLIN | EPOLLOUT), until events is 0. At most 8 of them. */
 weir_status weir_rpc_server_watch(weir_rpc_server *server, int fd, uint32_t events,
                                   void (*ready)(void *context, uint32_t events), void *context);
 /* In the server's thread. */

@@ -4,9 +4,12 @@
  * Handlers run here, one at a time, so services need no locks. Nothing in this thread blocks but
  * epoll_wait.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -20,28 +23,32 @@
 #include "rpc/rpc_connection.h"
 
 #define NS_PER_MS 1000000ull
-#define MAX_CONNECTIONS 4096u
 #define N_EVENTS 64
-#define ACCEPTS_PER_TURN 64
-#define TIME_CHECK_MS 100u   /* deadlines of calls that are not whole are this coarse */
-#define IDLE_CHECK_MS 1000u  /* without any call */
+#define N_WATCHED 8
+#define ACCEPTS_PER_TURN 16
+#define IDLE_CHECK_MS 1000u  /* silence is as coarse as this; deadlines are not */
 #define ACCEPT_PAUSE_MS 100u /* after running out of file descriptors */
 #define GOODBYE_MS 200u      /* for last answers when the server closes */
+
+/* A file descriptor that others look after. */
+typedef struct watched_fd {
+    int fd; /* -1: free */
+    void (*ready)(void *context, uint32_t events);
+    void *context;
+} watched_fd;
 
 struct weir_rpc_server {
     weir_rpc_service *services;
     weir_rpc_shared shared;
     unsigned (*tick)(void *context);
     void *tick_context;
-    unsigned tick_ms;
     weir_status (*begin)(void *context, weir_rpc_server *server);
     void *begin_context;
     weir_rpc_address listen;
     char address[WEIR_RPC_ADDRESS_TEXT];
     int listen_fd, epoll_fd, stop_fd;
     pthread_t thread;
-    weir_rpc_connection *connections;
-    unsigned n_connections;
+    watched_fd watched[N_WATCHED];
     uint64_t next_tick_ns, next_check_ns;
     uint64_t accept_again_ns; /* 0: accepting */
 };
@@ -59,19 +66,12 @@ static uint32_t events_of(const weir_rpc_connection *connection)
     return weir_rpc_connection_is_blocked(connection) ? EPOLLOUT : EPOLLIN;
 }
 
-static void drop(weir_rpc_server *server, weir_rpc_connection *connection)
-{
-    weir_rpc_connection_unlink(connection);
-    weir_rpc_connection_close(connection);
-    server->n_connections--;
-}
-
 /* Lets a connection go on. False when it is gone afterwards. */
 static bool progress(weir_rpc_server *server, weir_rpc_connection *connection, bool is_readable)
 {
     uint32_t before = events_of(connection);
     if (!weir_rpc_connection_progress(connection, is_readable)) {
-        drop(server, connection);
+        weir_rpc_connection_close(connection);
         return false;
     }
     uint32_t after = events_of(connection);
@@ -80,23 +80,110 @@ static bool progress(weir_rpc_server *server, weir_rpc_connection *connection, b
     return true;
 }
 
+/* One turn for each connection that has something to do without an event of its socket. */
+static void take_turns(weir_rpc_server *server)
+{
+    weir_rpc_connection *connection;
+    for (unsigned n = server->shared.n_pending; n != 0; n--) {
+        connection = weir_rpc_connection_take_pending(&server->shared);
+        if (connection == NULL)
+            return;
+        progress(server, connection, false);
+    }
+}
+
+/* ---- other file descriptors ------------------------------------------------------------------*/
+
+/* NULL: none of this fd. */
+static watched_fd *find_watched(weir_rpc_server *server, int fd)
+{
+    for (size_t i = 0; i < N_WATCHED; i++) {
+        if (server->watched[i].fd == fd)
+            return &server->watched[i];
+    }
+    return NULL;
+}
+
+static weir_status watch_more(weir_rpc_server *server, int fd, uint32_t events,
+                              void (*ready)(void *context, uint32_t events), void *context)
+{
+    watched_fd *place = find_watched(server, fd);
+    int operation = place != NULL ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (place == NULL)
+        place = find_watched(server, -1);
+    if (place == NULL)
+        return weir_fail(WEIR_ERR_REFUSED, "%s: %d file descriptors are as many as may be watched",
+                         server->address, N_WATCHED);
+    if (watch(server, operation, fd, events, place) != 0)
+        return weir_fail(WEIR_ERR_IO, "%s: cannot watch file descriptor %d: %s", server->address,
+                         fd, strerror(errno));
+    *place = (watched_fd){ fd, ready, context };
+    return WEIR_OK;
+}
+
+static void watch_no_more(weir_rpc_server *server, int fd)
+{
+    watched_fd *place = find_watched(server, fd);
+    if (place == NULL)
+        return;
+    watch(server, EPOLL_CTL_DEL, fd, 0, NULL);
+    *place = (watched_fd){ .fd = -1 };
+}
+
+weir_status weir_rpc_server_watch(weir_rpc_server *server, int fd, uint32_t events,
+                                  void (*ready)(void *context, uint32_t events), void *context)
+{
+    if (fd < 0)
+        return weir_fail(WEIR_ERR_INVALID, "%s: %d is no file descriptor", server->address, fd);
+    if (events != 0)
+        return watch_more(server, fd, events, ready, context);
+    watch_no_more(server, fd);
+    return WEIR_OK;
+}
+
+/* False when `who` is none of them. */
+static bool tell_watched(weir_rpc_server *server, const void *who, uint32_t events)
+{
+    size_t i = 0;
+    while (i < N_WATCHED && who != &server->watched[i])
+        i++;
+    if (i == N_WATCHED)
+        return false;
+    const watched_fd *watched = &server->watched[i];
+    if (watched->fd >= 0) /* else it went in this very turn */
+        watched->ready(watched->context, events);
+    return true;
+}
+
 /* ---- accepting -------------------------------------------------------------------------------*/
 
-static void add_connection(weir_rpc_server *server, int fd)
+static void add_connection(weir_rpc_server *server, int fd, const char *peer)
 {
     weir_rpc_connection *connection;
     weir_rpc_socket_prepare(fd);
-    if (weir_rpc_connection_open(&server->shared, fd, &connection) != WEIR_OK) {
+    if (weir_rpc_connection_open(&server->shared, fd, peer, &connection) != WEIR_OK) {
         weir_log(WEIR_LOG_WARN, "%s: a connection is refused: %s", server->address,
                  weir_last_error());
         return;
     }
-    weir_rpc_connection_link(connection, &server->connections);
-    server->n_connections++;
+    server->shared.counts.connections++;
     if (watch(server, EPOLL_CTL_ADD, fd, EPOLLIN, connection) != 0)
-        drop(server, connection);
+        weir_rpc_connection_close(connection);
     else
         progress(server, connection, true); /* the first request is often here already */
+}
+
+static void format_peer(const struct sockaddr_storage *address, socklen_t n_address,
+                        char out[WEIR_RPC_PEER_TEXT])
+{
+    char host[INET6_ADDRSTRLEN], port[8];
+    int code = getnameinfo((const void *)address, n_address, host, sizeof(host), port, sizeof(port),
+                           NI_NUMERICHOST | NI_NUMERICSERV);
+    if (code != 0)
+        snprintf(out, WEIR_RPC_PEER_TEXT, "unknown");
+    else
+        snprintf(out, WEIR_RPC_PEER_TEXT, strchr(host, ':') != NULL ? "[%s]:%s" : "%s:%s", host,
+                 port);
 }
 
 /* Out of descriptors: without a pause the listening socket would keep epoll_wait from sleeping. */
@@ -110,12 +197,18 @@ static void pause_accepting(weir_rpc_server *server)
 static void accept_some(weir_rpc_server *server)
 {
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-        int fd = accept4(server->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0 && server->n_connections < MAX_CONNECTIONS) {
-            add_connection(server, fd);
+        struct sockaddr_storage address = { 0 };
+        socklen_t n_address = sizeof(address);
+        char peer[WEIR_RPC_PEER_TEXT];
+        int fd = accept4(server->listen_fd, (struct sockaddr *)&address, &n_address,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0 && server->shared.counts.open_connections < server->shared.limits.connections) {
+            format_peer(&address, n_address, peer);
+            add_connection(server, fd, peer);
         } else if (fd >= 0) {
             weir_log(WEIR_LOG_WARN, "%s: %u connections are as many as there may be",
-                     server->address, server->n_connections);
+                     server->address, server->shared.counts.open_connections);
+            server->shared.counts.refused_connections++;
             close(fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             pause_accepting(server);
@@ -128,25 +221,13 @@ static void accept_some(weir_rpc_server *server)
 
 /* ---- time ------------------------------------------------------------------------------------*/
 
-static void check_times(weir_rpc_server *server, uint64_t now_ns)
+static void check_silence(weir_rpc_server *server, uint64_t now_ns)
 {
-    for (weir_rpc_connection *connection = server->connections, *next; connection != NULL;
+    for (weir_rpc_connection *connection = server->shared.connections, *next; connection != NULL;
          connection = next) {
         next = weir_rpc_connection_next(connection);
-        if (weir_rpc_connection_check_time(connection, now_ns))
-            progress(server, connection, false);
-        else
-            drop(server, connection);
-    }
-}
-
-static void answer_waiting(weir_rpc_server *server)
-{
-    for (weir_rpc_connection *connection = server->connections, *next;
-         connection != NULL && server->shared.n_waiting != 0; connection = next) {
-        next = weir_rpc_connection_next(connection);
-        weir_rpc_connection_answer_waiting(connection);
-        progress(server, connection, false);
+        if (!weir_rpc_connection_check_time(connection, now_ns))
+            weir_rpc_connection_close(connection);
     }
 }
 
@@ -157,26 +238,34 @@ static void keep_time(weir_rpc_server *server)
         server->accept_again_ns = 0;
         watch(server, EPOLL_CTL_MOD, server->listen_fd, EPOLLIN, &server->listen_fd);
     }
+    weir_rpc_shared_expire(&server->shared, now_ns);
     if (now_ns >= server->next_check_ns) {
-        check_times(server, now_ns);
-        server->next_check_ns = now_ns + TIME_CHECK_MS * NS_PER_MS;
+        check_silence(server, now_ns);
+        server->next_check_ns = now_ns + IDLE_CHECK_MS * NS_PER_MS;
     }
-    if (server->tick_ms != 0 && now_ns >= server->next_tick_ns) {
-        server->tick_ms = server->tick(server->tick_context);
-        server->next_tick_ns = now_ns + server->tick_ms * NS_PER_MS;
+    if (server->tick != NULL && now_ns >= server->next_tick_ns) {
+        unsigned next_ms = server->tick(server->tick_context);
+        server->next_tick_ns = weir_now_ns() + (next_ms != 0 ? next_ms : 1) * NS_PER_MS;
     }
+}
+
+static uint64_t earlier(uint64_t a_ns, uint64_t b_ns)
+{
+    return a_ns < b_ns ? a_ns : b_ns;
 }
 
 /* Sleeps no longer than until the next thing that is due. */
 static int sleep_ms(const weir_rpc_server *server)
 {
-    uint64_t now_ns = weir_now_ns();
+    if (weir_rpc_connection_any_ready(&server->shared))
+        return 0;
     uint64_t wake_ns =
-        now_ns + (server->shared.n_streams != 0 ? TIME_CHECK_MS : IDLE_CHECK_MS) * NS_PER_MS;
-    if (server->tick_ms != 0 && server->next_tick_ns < wake_ns)
-        wake_ns = server->next_tick_ns;
-    if (server->accept_again_ns != 0 && server->accept_again_ns < wake_ns)
-        wake_ns = server->accept_again_ns;
+        earlier(server->next_check_ns, weir_rpc_timers_next_ns(&server->shared.timers));
+    if (server->tick != NULL)
+        wake_ns = earlier(wake_ns, server->next_tick_ns);
+    if (server->accept_again_ns != 0)
+        wake_ns = earlier(wake_ns, server->accept_again_ns);
+    uint64_t now_ns = weir_now_ns();
     return wake_ns <= now_ns ? 0 : (int)((wake_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS);
 }
 
@@ -185,23 +274,25 @@ static int sleep_ms(const weir_rpc_server *server)
 /* Answers that are under way get a moment, the rest ends with UNAVAILABLE. */
 static void say_goodbye(weir_rpc_server *server)
 {
-    for (weir_rpc_connection *c = server->connections; c != NULL; c = weir_rpc_connection_next(c))
+    for (weir_rpc_connection *c = server->shared.connections; c != NULL;
+         c = weir_rpc_connection_next(c))
         weir_rpc_connection_shut(c);
     weir_deadline deadline = weir_deadline_in(GOODBYE_MS);
     bool is_blocked;
     do {
         is_blocked = false;
-        for (weir_rpc_connection *connection = server->connections, *next; connection != NULL;
-             connection = next) {
+        for (weir_rpc_connection *connection = server->shared.connections, *next;
+             connection != NULL; connection = next) {
             next = weir_rpc_connection_next(connection);
             if (progress(server, connection, false))
                 is_blocked |= weir_rpc_connection_is_blocked(connection);
         }
+        is_blocked |= server->shared.n_pending != 0;
         if (is_blocked)
-            weir_sleep_ms(5);
+            weir_sleep_ms(1);
     } while (is_blocked && !weir_deadline_passed(deadline));
-    while (server->connections != NULL)
-        drop(server, server->connections);
+    while (server->shared.connections != NULL)
+        weir_rpc_connection_close(server->shared.connections);
 }
 
 static void *serve(void *context)
@@ -216,12 +307,11 @@ static void *serve(void *context)
                 is_stopping = true;
             else if (who == &server->listen_fd)
                 accept_some(server);
-            else
+            else if (!tell_watched(server, who, events[i].events))
                 progress(server, who, true);
         }
-        if (server->shared.n_waiting != 0)
-            answer_waiting(server);
         keep_time(server);
+        take_turns(server);
     }
     say_goodbye(server);
     return NULL;
@@ -262,7 +352,6 @@ static weir_status start(weir_rpc_server *server)
         status = server->begin(server->begin_context, server);
     if (status != WEIR_OK)
         return status;
-    server->next_tick_ns = weir_now_ns() + server->tick_ms * NS_PER_MS;
     int code = start_thread(server);
     if (code != 0)
         return weir_fail(WEIR_ERR_IO, "cannot start a thread for %s: %s", server->address,
@@ -295,7 +384,9 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
     server->listen_fd = server->epoll_fd = server->stop_fd = -1;
     server->tick = options->tick;
     server->tick_context = options->tick_context;
-    server->tick_ms = options->tick != NULL ? options->tick_ms : 0;
+    server->next_tick_ns = weir_now_ns() + options->tick_ms * NS_PER_MS;
+    for (size_t i = 0; i < N_WATCHED; i++)
+        server->watched[i].fd = -1;
     server->begin = options->begin;
     server->begin_context = options->begin_context;
     size_t n_bytes = options->n_services * sizeof(*server->services);
@@ -304,7 +395,10 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
         status = WEIR_ERR_NO_MEMORY;
     } else {
         memcpy(server->services, options->services, n_bytes);
-        weir_rpc_shared_init(&server->shared, server->services, options->n_services);
+        weir_rpc_shared_init(&server->shared, server->services, options->n_services,
+                             &options->limits);
+        server->shared.gone = options->gone;
+        server->shared.gone_context = options->gone_context;
         status = start(server);
     }
     if (status != WEIR_OK) {
@@ -329,4 +423,15 @@ void weir_rpc_server_close(weir_rpc_server *server)
 const char *weir_rpc_server_address(const weir_rpc_server *server)
 {
     return server->address;
+}
+
+bool weir_rpc_server_answer(weir_rpc_server *server, uint64_t ticket, weir_rpc_code code,
+                            const ProtobufCMessage *response, const char *text)
+{
+    return weir_rpc_shared_answer(&server->shared, ticket, code, response, text);
+}
+
+weir_rpc_counts weir_rpc_server_counts(const weir_rpc_server *server)
+{
+    return server->shared.counts;
 }

@@ -7,15 +7,26 @@
  * memory comes back as soon as others have read theirs. */
 #include "rpc/rpc_stream.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "rpc/rpc_channel.h"
+#include "rpc/rpc_message.h"
 
-#define MAX_REQUEST_BYTES ((size_t)256 << 20) /* of all requests together */
-#define BUSY_ANSWER_BYTES ((size_t)64 << 20)  /* answers unsent: further ones wait */
+#define NS_PER_S 1000000000ull
+/* Bounds of a state, each with one second more for each MiB. */
+#define REQUEST_S 30u /* from a call's headers to its last byte */
+#define ANSWER_S 30u  /* from an answer to its last byte taken */
+#define PARKED_S 900u /* from a call's handling to its answer, when the caller has no deadline */
+#define BUSY_ANSWER_BYTES                                                                         \
+    ((size_t)64 << 20)                       /* answers unsent: those who do not read theirs wait \
+                                              */
+#define MAX_ANSWER_BYTES ((size_t)256 << 20) /* everybody waits */
+#define CONNECTION_ANSWER_BYTES ((size_t)4 << 20) /* this one waits */
 #define ARENA_KEEP_BYTES ((size_t)64 << 20)
+#define PATH_BYTES 96u
 
 #define HEADER(name_text, value_text, n_value)                                             \
     {                                                                                      \
@@ -24,78 +35,162 @@
     }
 #define FIXED(name_text, value_text) HEADER(name_text, value_text, sizeof(value_text) - 1)
 
-weir_rpc_stream *weir_rpc_stream_open(weir_rpc_shared *shared, nghttp2_session *session, int32_t id,
-                                      weir_rpc_stream **list)
+_Static_assert(sizeof(weir_rpc_stream) <= 256, "what a parked call takes");
+
+/* ---- life ------------------------------------------------------------------------------------*/
+
+weir_rpc_stream *weir_rpc_stream_of_timer(weir_rpc_timer *timer)
 {
+    return (void *)((char *)timer - offsetof(weir_rpc_stream, timer));
+}
+
+static uint64_t later(uint64_t since_ns, unsigned seconds, size_t n_bytes)
+{
+    return since_ns + (seconds + (n_bytes >> 20)) * NS_PER_S;
+}
+
+/* The earlier of the caller's deadline and what this state may last. */
+static uint64_t due_ns(const weir_rpc_stream *stream)
+{
+    uint64_t deadline = stream->call.deadline != 0 ? stream->call.deadline : WEIR_RPC_NEVER;
+    uint64_t bound;
+    switch (stream->state) {
+    case WEIR_RPC_STREAM_READING:
+        bound = later(stream->since_ns, REQUEST_S, stream->body.n_bytes);
+        return deadline < bound ? deadline : bound;
+    case WEIR_RPC_STREAM_ANSWERED:
+        return later(stream->since_ns, ANSWER_S, stream->n_answer);
+    default:
+        return stream->call.deadline != 0 ? deadline : later(stream->since_ns, PARKED_S, 0);
+    }
+}
+
+static void set_timer(weir_rpc_stream *stream)
+{
+    weir_rpc_timers_set(&stream->calls->shared->timers, &stream->timer, due_ns(stream));
+}
+
+weir_rpc_stream *weir_rpc_stream_open(weir_rpc_calls *calls, int32_t id)
+{
+    weir_rpc_shared *shared = calls->shared;
+    if (!weir_rpc_timers_reserve(&shared->timers, &shared->heap, shared->n_streams + 1))
+        return NULL;
     weir_rpc_stream *stream = weir_rpc_heap_alloc(&shared->heap, sizeof(*stream));
     if (stream == NULL)
         return NULL;
-    *stream = (weir_rpc_stream){ .next = *list,
-                                 .previous = list,
-                                 .shared = shared,
-                                 .session = session,
+    *stream = (weir_rpc_stream){ .previous = calls->last,
+                                 .calls = calls,
                                  .id = id,
-                                 .since_ns = weir_now_ns() };
-    if (*list != NULL)
-        (*list)->previous = &stream->next;
-    *list = stream;
+                                 .since_ns = weir_now_ns(),
+                                 .call.peer = calls->peer,
+                                 .body.max_bytes = shared->limits.message_bytes };
+    *calls->last = stream;
+    calls->last = &stream->next;
     shared->n_streams++;
+    set_timer(stream);
     return stream;
 }
 
 static void drop_request(weir_rpc_stream *stream)
 {
-    stream->shared->request_bytes -= stream->body.capacity;
-    weir_grpc_body_close(&stream->body, &stream->shared->heap);
+    stream->calls->request_bytes -= stream->body.capacity;
+    stream->calls->shared->request_bytes -= stream->body.capacity;
+    weir_grpc_body_close(&stream->body, &stream->calls->shared->heap);
 }
 
 static void drop_answer(weir_rpc_stream *stream)
 {
-    stream->shared->answer_bytes -= stream->n_answer;
-    weir_rpc_heap_free(&stream->shared->heap, stream->answer);
+    stream->calls->answer_bytes -= stream->n_answer;
+    stream->calls->shared->answer_bytes -= stream->n_answer;
+    weir_rpc_heap_free(&stream->calls->shared->heap, stream->answer);
     stream->answer = NULL;
     stream->n_answer = stream->n_answer_sent = 0;
 }
 
+static void count_state(weir_rpc_stream *stream, int by)
+{
+    if (stream->state == WEIR_RPC_STREAM_WAITING) {
+        stream->calls->n_waiting += (unsigned)by;
+        stream->calls->shared->n_waiting += (unsigned)by;
+    } else if (stream->state == WEIR_RPC_STREAM_PARKED) {
+        stream->calls->shared->counts.parked += (unsigned)by;
+    }
+}
+
 static void enter(weir_rpc_stream *stream, weir_rpc_stream_state state)
 {
-    if (stream->state == WEIR_RPC_STREAM_WAITING)
-        stream->shared->n_waiting--;
-    if (state == WEIR_RPC_STREAM_WAITING)
-        stream->shared->n_waiting++;
-    stream->state = state;
+    count_state(stream, -1);
+    stream->state = (uint8_t)state;
     stream->since_ns = weir_now_ns();
+    count_state(stream, 1);
+    set_timer(stream);
+}
+
+/* From here on the ticket names nobody. */
+static void end_ticket(weir_rpc_stream *stream)
+{
+    if (stream->has_ticket)
+        weir_rpc_tickets_release(&stream->calls->shared->tickets, stream->call.ticket);
+    stream->has_ticket = false;
+}
+
+/* Who keeps the ticket learns that it is over. */
+static void lose_ticket(weir_rpc_stream *stream)
+{
+    const weir_rpc_shared *shared = stream->calls->shared;
+    bool is_kept = stream->has_ticket && stream->state == WEIR_RPC_STREAM_PARKED;
+    end_ticket(stream);
+    if (is_kept && shared->gone != NULL)
+        shared->gone(shared->gone_context, stream->call.ticket);
 }
 
 void weir_rpc_stream_close(weir_rpc_stream *stream)
 {
-    enter(stream, WEIR_RPC_STREAM_ANSWERED);
+    weir_rpc_shared *shared = stream->calls->shared;
+    lose_ticket(stream);
+    count_state(stream, -1);
     drop_request(stream);
     drop_answer(stream);
-    stream->shared->n_streams--;
+    weir_rpc_timers_set(&shared->timers, &stream->timer, WEIR_RPC_NEVER);
+    shared->n_streams--;
     *stream->previous = stream->next;
     if (stream->next != NULL)
         stream->next->previous = stream->previous;
-    weir_rpc_heap_free(&stream->shared->heap, stream);
+    else
+        stream->calls->last = stream->previous;
+    weir_rpc_heap_free(&shared->heap, stream->path);
+    weir_rpc_heap_free(&shared->heap, stream);
 }
 
 /* ---- answers ---------------------------------------------------------------------------------*/
 
+/* A handler that is still running goes on reading its request. */
+static void become_answered(weir_rpc_stream *stream, bool is_failure)
+{
+    weir_rpc_calls *calls = stream->calls;
+    bool is_read = stream->state == WEIR_RPC_STREAM_HANDLED;
+    lose_ticket(stream);
+    enter(stream, WEIR_RPC_STREAM_ANSWERED);
+    if (!is_read)
+        drop_request(stream);
+    calls->shared->counts.calls++;
+    calls->shared->counts.failures += is_failure;
+    weir_rpc_connection_touch(calls->connection);
+}
+
 /* No gRPC: an HTTP status and nothing else. */
 static void refuse_http(weir_rpc_stream *stream, const char *http_status)
 {
-    enter(stream, WEIR_RPC_STREAM_ANSWERED);
-    drop_request(stream);
+    become_answered(stream, true);
     nghttp2_nv headers[] = { HEADER(":status", http_status, 3) };
-    nghttp2_submit_response(stream->session, stream->id, headers, 1, NULL);
+    nghttp2_submit_response(stream->calls->session, stream->id, headers, 1, NULL);
 }
 
 void weir_rpc_stream_refuse(weir_rpc_stream *stream, weir_rpc_code code, const char *text)
 {
     if (stream->state == WEIR_RPC_STREAM_ANSWERED)
         return;
-    enter(stream, WEIR_RPC_STREAM_ANSWERED);
-    drop_request(stream);
+    become_answered(stream, true);
     char number[4];
     char encoded[WEIR_GRPC_ENCODED_TEXT];
     size_t n_number = (size_t)snprintf(number, sizeof(number), "%u", (unsigned)code % 100);
@@ -108,7 +203,7 @@ void weir_rpc_stream_refuse(weir_rpc_stream *stream, weir_rpc_code code, const c
         FIXED("grpc-accept-encoding", "identity"),
     };
     headers[3].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* texts seldom repeat */
-    nghttp2_submit_response(stream->session, stream->id, headers, 5, NULL);
+    nghttp2_submit_response(stream->calls->session, stream->id, headers, 5, NULL);
 }
 
 static ssize_t read_answer(nghttp2_session *session, int32_t id, uint8_t *buffer, size_t n_buffer,
@@ -116,11 +211,14 @@ static ssize_t read_answer(nghttp2_session *session, int32_t id, uint8_t *buffer
 {
     (void)user_data;
     weir_rpc_stream *stream = source->ptr;
+    if (stream->calls->turn_bytes >= WEIR_RPC_WRITE_TURN_BYTES)
+        return NGHTTP2_ERR_PAUSE;
     size_t n = stream->n_answer - stream->n_answer_sent;
     if (n > n_buffer)
         n = n_buffer;
     memcpy(buffer, stream->answer + stream->n_answer_sent, n);
     stream->n_answer_sent += n;
+    stream->calls->turn_bytes += n;
     if (stream->n_answer_sent == stream->n_answer) {
         drop_answer(stream);
         *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
@@ -132,6 +230,7 @@ static ssize_t read_answer(nghttp2_session *session, int32_t id, uint8_t *buffer
 
 static void answer_message(weir_rpc_stream *stream, const ProtobufCMessage *message)
 {
+    weir_rpc_calls *calls = stream->calls;
     size_t n_message = protobuf_c_message_get_packed_size(message);
     if (n_message > WEIR_RPC_MAX_MESSAGE_BYTES) {
         weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED,
@@ -139,42 +238,114 @@ static void answer_message(weir_rpc_stream *stream, const ProtobufCMessage *mess
         return;
     }
     size_t n_answer = WEIR_GRPC_PREFIX_BYTES + n_message;
-    unsigned char *answer = weir_rpc_heap_alloc(&stream->shared->heap, n_answer);
+    unsigned char *answer = weir_rpc_heap_alloc(&calls->shared->heap, n_answer);
     if (answer == NULL) {
         weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, "out of memory");
         return;
     }
     weir_grpc_put_prefix(answer, (uint32_t)n_message);
     protobuf_c_message_pack(message, answer + WEIR_GRPC_PREFIX_BYTES);
-    enter(stream, WEIR_RPC_STREAM_ANSWERED);
     stream->answer = answer;
     stream->n_answer = n_answer;
-    stream->shared->answer_bytes += n_answer;
+    calls->answer_bytes += n_answer;
+    calls->shared->answer_bytes += n_answer;
+    become_answered(stream, false);
     nghttp2_nv headers[] = { FIXED(":status", "200"), FIXED("content-type", "application/grpc") };
     nghttp2_data_provider provider = { { .ptr = stream }, read_answer };
-    nghttp2_submit_response(stream->session, stream->id, headers, 2, &provider);
+    nghttp2_submit_response(calls->session, stream->id, headers, 2, &provider);
+}
+
+void weir_rpc_stream_answer(weir_rpc_stream *stream, weir_rpc_code code,
+                            const ProtobufCMessage *message, const char *text)
+{
+    char repaired[WEIR_RPC_MESSAGE_TEXT];
+    end_ticket(stream);
+    if (code == WEIR_RPC_OK && message != NULL) {
+        answer_message(stream, message);
+        return;
+    }
+    if (code == WEIR_RPC_OK || code == WEIR_RPC_LATER) {
+        code = WEIR_RPC_INTERNAL;
+        text = "there is no answer";
+    }
+    snprintf(repaired, sizeof(repaired), "%s", text != NULL ? text : "");
+    weir_rpc_text_repair(repaired);
+    weir_rpc_stream_refuse(stream, code, repaired);
+}
+
+/* ---- handling --------------------------------------------------------------------------------*/
+
+/* A connection that reads its answers is not kept waiting by others that do not. */
+bool weir_rpc_calls_may_answer(const weir_rpc_calls *calls)
+{
+    size_t unsent = calls->shared->answer_bytes;
+    if (calls->answer_bytes == 0)
+        return unsent < MAX_ANSWER_BYTES;
+    return calls->answer_bytes < CONNECTION_ANSWER_BYTES && unsent < BUSY_ANSWER_BYTES;
+}
+
+static void park(weir_rpc_stream *stream)
+{
+    enter(stream, WEIR_RPC_STREAM_PARKED);
+    if (stream->calls->shared->counts.parked > stream->calls->shared->limits.parked)
+        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED,
+                               "as many calls wait for their answers as may");
 }
 
 static void call_handler(weir_rpc_stream *stream)
 {
-    weir_rpc_shared *shared = stream->shared;
-    if (stream->deadline != 0 && weir_deadline_passed(stream->deadline)) {
-        weir_rpc_stream_refuse(stream, WEIR_RPC_DEADLINE_EXCEEDED,
-                               "the deadline passed before the request was whole");
-        return;
-    }
+    weir_rpc_shared *shared = stream->calls->shared;
     weir_rpc_answer answer;
-    const weir_rpc_call_info call = { .bytes = stream->body.data,
-                                      .n_bytes = stream->body.n_bytes,
-                                      .deadline = stream->deadline };
-    weir_rpc_dispatch(&stream->route, &call, &shared->arena, &answer);
-    drop_request(stream);
-    if (answer.code == WEIR_RPC_OK)
-        answer_message(stream, answer.message);
-    else
-        weir_rpc_stream_refuse(stream, answer.code, answer.text);
+    stream->call.bytes = stream->body.data;
+    stream->call.n_bytes = stream->body.n_bytes;
+    weir_rpc_dispatch(&stream->route, &stream->call, &shared->arena, &answer);
+    /* It may have answered by ticket, which comes before what it returns. */
+    if (stream->state != WEIR_RPC_STREAM_ANSWERED) {
+        if (answer.code == WEIR_RPC_LATER)
+            park(stream);
+        else
+            weir_rpc_stream_answer(stream, answer.code, answer.message, answer.text);
+    }
+    if (stream->state == WEIR_RPC_STREAM_ANSWERED)
+        drop_request(stream);
     if (shared->arena.used_bytes > ARENA_KEEP_BYTES)
         weir_arena_close(&shared->arena);
+}
+
+void weir_rpc_stream_handle(weir_rpc_stream *stream)
+{
+    weir_rpc_shared *shared = stream->calls->shared;
+    if (stream->call.deadline != 0 && weir_deadline_passed(stream->call.deadline)) {
+        weir_rpc_stream_refuse(stream, WEIR_RPC_DEADLINE_EXCEEDED,
+                               "the deadline passed before the call's turn came");
+        return;
+    }
+    stream->call.ticket = weir_rpc_tickets_take(&shared->tickets, &shared->heap, stream);
+    if (stream->call.ticket == 0) {
+        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, "out of memory");
+        return;
+    }
+    stream->has_ticket = true;
+    enter(stream, WEIR_RPC_STREAM_HANDLED);
+    call_handler(stream);
+}
+
+void weir_rpc_stream_time_up(weir_rpc_stream *stream, uint64_t now_ns)
+{
+    uint64_t due = due_ns(stream);
+    if (due > now_ns) { /* bytes came meanwhile, and each buys a little time */
+        set_timer(stream);
+    } else if (stream->state == WEIR_RPC_STREAM_ANSWERED) {
+        weir_rpc_timers_set(&stream->calls->shared->timers, &stream->timer, WEIR_RPC_NEVER);
+        weir_rpc_connection_doom(stream->calls->connection);
+    } else if (stream->call.deadline != 0 && now_ns >= stream->call.deadline) {
+        weir_rpc_stream_refuse(stream, WEIR_RPC_DEADLINE_EXCEEDED, "the deadline passed");
+    } else {
+        weir_rpc_stream_refuse(stream, WEIR_RPC_DEADLINE_EXCEEDED,
+                               stream->state == WEIR_RPC_STREAM_READING
+                                   ? "the request did not come in time"
+                                   : "no answer came in time");
+    }
 }
 
 /* ---- what comes in ---------------------------------------------------------------------------*/
@@ -186,12 +357,14 @@ static bool is(const char *name, const char *text, size_t n)
 
 static void take_path(weir_rpc_stream *stream, const char *value, size_t n)
 {
-    weir_rpc_shared *shared = stream->shared;
+    weir_rpc_shared *shared = stream->calls->shared;
     stream->has_route =
         weir_rpc_find_route(shared->services, shared->n_services, value, n, &stream->route);
-    size_t n_kept = n < sizeof(stream->path) ? n : sizeof(stream->path) - 1;
-    memcpy(stream->path, value, n_kept);
-    stream->path[n_kept] = '\0';
+    if (stream->has_route || stream->path != NULL)
+        return;
+    stream->path = weir_rpc_heap_alloc(&shared->heap, PATH_BYTES);
+    if (stream->path != NULL)
+        snprintf(stream->path, PATH_BYTES, "%.*s", (int)(n < PATH_BYTES ? n : PATH_BYTES), value);
 }
 
 static void take_timeout(weir_rpc_stream *stream, const char *value, size_t n)
@@ -202,7 +375,8 @@ static void take_timeout(weir_rpc_stream *stream, const char *value, size_t n)
         return;
     }
     uint64_t now = weir_now_ns();
-    stream->deadline = ns > UINT64_MAX - now ? UINT64_MAX : now + ns;
+    stream->call.deadline = ns > UINT64_MAX - now ? UINT64_MAX : now + ns;
+    set_timer(stream);
 }
 
 void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_name,
@@ -210,10 +384,10 @@ void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_
 {
     if (stream->state != WEIR_RPC_STREAM_READING)
         return;
-    stream->n_header_bytes += n_name + n_value + 32; /* counted as RFC 9113 does */
+    stream->n_header_bytes += (uint32_t)(n_name + n_value + 32); /* counted as RFC 9113 does */
     if (stream->n_header_bytes > WEIR_RPC_MAX_HEADER_BYTES) {
         enter(stream, WEIR_RPC_STREAM_ANSWERED);
-        nghttp2_submit_rst_stream(stream->session, NGHTTP2_FLAG_NONE, stream->id,
+        nghttp2_submit_rst_stream(stream->calls->session, NGHTTP2_FLAG_NONE, stream->id,
                                   NGHTTP2_ENHANCE_YOUR_CALM);
     } else if (is(":method", name, n_name)) {
         stream->is_post = is("POST", value, n_value);
@@ -238,7 +412,8 @@ void weir_rpc_stream_headers_end(weir_rpc_stream *stream)
     } else if (!stream->is_grpc) {
         refuse_http(stream, "415");
     } else if (!stream->has_route) {
-        snprintf(text, sizeof(text), "%s is not offered here", stream->path);
+        snprintf(text, sizeof(text), "%s is not offered here",
+                 stream->path != NULL ? stream->path : "the method");
         weir_rpc_stream_refuse(stream, WEIR_RPC_UNIMPLEMENTED, text);
     } else if (stream->is_compressed) {
         weir_rpc_stream_refuse(stream, WEIR_RPC_UNIMPLEMENTED, "messages must not be compressed");
@@ -247,33 +422,43 @@ void weir_rpc_stream_headers_end(weir_rpc_stream *stream)
     }
 }
 
+static void refuse_too_large(weir_rpc_stream *stream)
+{
+    char text[WEIR_RPC_MESSAGE_TEXT];
+    size_t limit = stream->calls->shared->limits.message_bytes;
+    if (limit >> 20 << 20 == limit)
+        snprintf(text, sizeof(text), "the request is larger than %zu MiB", limit >> 20);
+    else
+        snprintf(text, sizeof(text), "the request is larger than %zu bytes", limit);
+    weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, text);
+}
+
 static void refuse_body(weir_rpc_stream *stream, weir_grpc_fault fault)
 {
-    static const struct {
-        weir_rpc_code code;
-        const char *text;
-    } answers[] = {
-        [WEIR_GRPC_COMPRESSED] = { WEIR_RPC_UNIMPLEMENTED, "messages must not be compressed" },
-        [WEIR_GRPC_TOO_LARGE] = { WEIR_RPC_RESOURCE_EXHAUSTED,
-                                  "the request is larger than 64 MiB" },
-        [WEIR_GRPC_EXTRA] = { WEIR_RPC_INVALID_ARGUMENT, "more bytes than one message" },
-        [WEIR_GRPC_NO_MEMORY] = { WEIR_RPC_RESOURCE_EXHAUSTED, "out of memory" },
-    };
-    weir_rpc_stream_refuse(stream, answers[fault].code, answers[fault].text);
+    if (fault == WEIR_GRPC_TOO_LARGE)
+        refuse_too_large(stream);
+    else if (fault == WEIR_GRPC_COMPRESSED)
+        weir_rpc_stream_refuse(stream, WEIR_RPC_UNIMPLEMENTED, "messages must not be compressed");
+    else if (fault == WEIR_GRPC_EXTRA)
+        weir_rpc_stream_refuse(stream, WEIR_RPC_INVALID_ARGUMENT, "more bytes than one message");
+    else
+        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, "out of memory");
 }
 
 void weir_rpc_stream_data(weir_rpc_stream *stream, const unsigned char *data, size_t n)
 {
     if (stream->state != WEIR_RPC_STREAM_READING)
         return;
-    weir_rpc_shared *shared = stream->shared;
-    if (shared->request_bytes + n > MAX_REQUEST_BYTES) {
+    weir_rpc_calls *calls = stream->calls;
+    weir_rpc_shared *shared = calls->shared;
+    if (shared->request_bytes + n > shared->limits.request_bytes) {
         weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED,
                                "the server holds as many request bytes as it may");
         return;
     }
     size_t before = stream->body.capacity;
     weir_grpc_fault fault = weir_grpc_body_add(&stream->body, &shared->heap, data, n);
+    calls->request_bytes += stream->body.capacity - before;
     shared->request_bytes += stream->body.capacity - before;
     if (fault != WEIR_GRPC_FINE)
         refuse_body(stream, fault);
@@ -284,17 +469,8 @@ void weir_rpc_stream_request_end(weir_rpc_stream *stream)
     stream->remote_ended = true;
     if (stream->state != WEIR_RPC_STREAM_READING)
         return;
-    if (!weir_grpc_body_is_whole(&stream->body)) {
+    if (weir_grpc_body_is_whole(&stream->body))
+        enter(stream, WEIR_RPC_STREAM_WAITING);
+    else
         weir_rpc_stream_refuse(stream, WEIR_RPC_INVALID_ARGUMENT, "the request is not whole");
-        return;
-    }
-    enter(stream, WEIR_RPC_STREAM_WAITING);
-    weir_rpc_stream_answer_waiting(stream);
-}
-
-void weir_rpc_stream_answer_waiting(weir_rpc_stream *stream)
-{
-    if (stream->state == WEIR_RPC_STREAM_WAITING &&
-        stream->shared->answer_bytes < BUSY_ANSWER_BYTES)
-        call_handler(stream);
 }

@@ -12,35 +12,53 @@
 #include "rpc/rpc_connection.h"
 #include "rpc/rpc_dispatch.h"
 
+#define WEIR_RPC_WRITE_TURN_BYTES ((size_t)256 << 10) /* then it is the next connection's turn */
+
+struct weir_rpc_stream;
+
+/* The calls of one connection, in the order of their coming. */
+typedef struct weir_rpc_calls {
+    weir_rpc_shared *shared;
+    weir_rpc_connection *connection;
+    nghttp2_session *session;
+    const char *peer;
+    struct weir_rpc_stream *first, **last;
+    unsigned n_waiting;
+    size_t request_bytes, answer_bytes; /* its part of what is shared */
+    size_t turn_bytes;                  /* of answers that left in this turn */
+} weir_rpc_calls;
+
 typedef enum weir_rpc_stream_state {
     WEIR_RPC_STREAM_READING,
-    WEIR_RPC_STREAM_WAITING,  /* the request is whole, other answers occupy the memory */
+    WEIR_RPC_STREAM_WAITING,  /* the request is whole; its turn comes */
+    WEIR_RPC_STREAM_HANDLED,  /* its handler is running */
+    WEIR_RPC_STREAM_PARKED,   /* somebody keeps its ticket */
     WEIR_RPC_STREAM_ANSWERED, /* submitted; what still comes in is thrown away */
 } weir_rpc_stream_state;
 
+/* Kept within 256 bytes, since thousands may be parked. */
 typedef struct weir_rpc_stream {
     struct weir_rpc_stream *next, **previous;
-    weir_rpc_shared *shared;
-    nghttp2_session *session;
+    weir_rpc_calls *calls;
     int32_t id;
-    weir_rpc_stream_state state;
-    bool remote_ended;
-    uint64_t since_ns;      /* when this state began */
-    weir_deadline deadline; /* the caller's; 0: none */
-    /* headers */
-    size_t n_header_bytes;
+    uint8_t state;
+    bool remote_ended, has_ticket;
     bool is_post, is_grpc, is_compressed, has_bad_timeout, has_route;
+    uint32_t n_header_bytes;
+    uint64_t since_ns; /* when this state began */
+    weir_rpc_timer timer;
+    weir_rpc_call_info call; /* ticket and bytes from when its handler is called */
     weir_rpc_route route;
-    char path[96]; /* cut; for the error text */
+    char *path; /* of no route, cut; for the error text */
     weir_grpc_body body;
     unsigned char *answer; /* prefix and message */
     size_t n_answer, n_answer_sent;
 } weir_rpc_stream;
 
 /* NULL when memory is out. */
-weir_rpc_stream *weir_rpc_stream_open(weir_rpc_shared *shared, nghttp2_session *session, int32_t id,
-                                      weir_rpc_stream **list);
+weir_rpc_stream *weir_rpc_stream_open(weir_rpc_calls *calls, int32_t id);
 void weir_rpc_stream_close(weir_rpc_stream *stream); /* and unlinks it */
+weir_rpc_stream *weir_rpc_stream_of_timer(weir_rpc_timer *timer);
 
 /* Each of these may answer the call. */
 void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_name,
@@ -48,9 +66,17 @@ void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_
 void weir_rpc_stream_headers_end(weir_rpc_stream *stream);
 void weir_rpc_stream_data(weir_rpc_stream *stream, const unsigned char *data, size_t n);
 void weir_rpc_stream_request_end(weir_rpc_stream *stream);
-/* Calls the handler of a request that waited, if there is memory. */
-void weir_rpc_stream_answer_waiting(weir_rpc_stream *stream);
+/* Of a call that waits: calls its handler. */
+void weir_rpc_stream_handle(weir_rpc_stream *stream);
+/* Of one that is handled or parked: its answer. */
+void weir_rpc_stream_answer(weir_rpc_stream *stream, weir_rpc_code code,
+                            const ProtobufCMessage *message, const char *text);
 /* Answers without a message. */
 void weir_rpc_stream_refuse(weir_rpc_stream *stream, weir_rpc_code code, const char *text);
+/* Its timer is due. */
+void weir_rpc_stream_time_up(weir_rpc_stream *stream, uint64_t now_ns);
+
+/* Memory allows that this connection's next call is handled. */
+bool weir_rpc_calls_may_answer(const weir_rpc_calls *calls);
 
 #endif
