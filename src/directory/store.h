@@ -134,6 +134,10 @@ weir_status weir_store_register_lease(weir_store *store, const char *version_uid
 weir_status weir_store_delete_lease(weir_store *store, const char *version_uid,
                                     const char *lease_id, const char *worker_id, uint64_t now_ms,
                                     bool *out_deleted);
+/* Calls `visit` for who reads the version at this time, until it returns false. */
+void weir_store_each_lease(const weir_store *store, const char *version_uid, uint64_t now_ms,
+                           bool (*visit)(void *context, const char *worker_id, uint64_t expires_ms),
+                           void *context);
 
 /* ---- a replica's wish ------------------------------------------------------------------------*/
 
@@ -277,6 +281,10 @@ typedef struct weir_store_worker {
     int role;
     uint64_t expires_ms, generation;
 } weir_store_worker;
+
+/* False when no such worker is alive at this time. */
+bool weir_store_get_worker(const weir_store *store, const char *worker_id, uint64_t now_ms,
+                           weir_store_worker *out);
 
 /* Each calls `visit` for every record of the model (NULL: of all), newest first, until it returns
  * false. Nothing may be changed meanwhile. */
