@@ -44,6 +44,14 @@ endif()
 weir_decide(WEIR_GRPC grpc_found
   "one of libnghttp2-dev, libprotobuf-c-dev, libssl-dev, protobuf-compiler, protobuf-c-compiler")
 
+pkg_check_modules(HIREDIS IMPORTED_TARGET hiredis>=0.14)
+if(HIREDIS_FOUND AND WEIR_HAVE_GRPC)
+  set(redis_found TRUE)
+else()
+  set(redis_found FALSE)
+endif()
+weir_decide(WEIR_REDIS redis_found "one of hiredis (libhiredis-dev) and WEIR_GRPC")
+
 # The library is found at run time, and what Weir calls of it is declared in its own header: nothing
 # can be missing here.
 set(nccl_found TRUE)

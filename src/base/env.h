@@ -18,7 +18,9 @@
     X(CUDA_LIBRARY, "WEIR_CUDA_LIBRARY", "string", "beside libweir.so",                            \
       "path of libweir_cuda.so, which holds everything that needs a GPU")                           \
     X(NCCL_LIBRARY, "WEIR_NCCL_LIBRARY", "string", "libnccl.so.2",                                 \
-      "path of NCCL for transport nccl, where the process has no copy of it already")
+      "path of NCCL for transport nccl, where the process has no copy of it already")              \
+    X(REDIS_VOLATILE, "WEIR_REDIS_VOLATILE", "integer", "0",                                       \
+      "1: a directory may keep its records in a Redis that keeps nothing on disk")
 
 typedef enum weir_env_id {
 #define WEIR_ENV_ENUM(id, name, type, def, help) WEIR_ENV_##id,

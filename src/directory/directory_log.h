@@ -33,9 +33,10 @@ typedef struct weir_log_reader {
     /* Do it. ticket: of the caller when this directory appended it, else 0. */
     void (*apply)(void *context, const weir_log_record *record, uint64_t now_ms, uint64_t ticket);
     /* What was appended for `ticket` did not come into the log, or nobody knows: `text` says why.
-     */
+     * Asking again is safe: requests are idempotent. */
     void (*lost)(void *context, uint64_t ticket, const char *text);
-    /* The store as bytes, to begin with (NULL: an empty one) at this time; and as it is now. */
+    /* The store as bytes, to begin with (NULL: an empty one) at this time; and as it is now. It is
+     * loaded again where what followed is not in the log any more. */
     weir_status (*load)(void *context, const unsigned char *bytes, size_t n);
     weir_status (*save)(void *context, unsigned char **out, size_t *out_n);
     void *context;
@@ -46,7 +47,8 @@ typedef struct weir_log_ops {
     weir_status (*append)(weir_directory_log *log, const weir_log_record *record, uint64_t ticket);
     /* Calls `then(context, ticket, now_ms)` once all that was in the log when this was called has
      * been applied: from within when there is nothing to wait for. ERR_PEER_LOST when the log
-     * cannot be reached. */
+     * cannot be reached; the reader's `lost` is called instead of `then` when it is so after
+     * timeout_ms. */
     weir_status (*catch_up)(weir_directory_log *log, uint64_t ticket,
                             void (*then)(void *context, uint64_t ticket, uint64_t now_ms),
                             void *context);
@@ -55,7 +57,7 @@ typedef struct weir_log_ops {
     unsigned (*tick)(weir_directory_log *log);
     /* NULL: it works; else why it does not, "redis 10.0.0.1:6379: connection refused". */
     const char *(*trouble)(const weir_directory_log *log);
-    void (*close)(weir_directory_log *log);
+    void (*close)(weir_directory_log *log); /* after the server that it is attached to */
 } weir_log_ops;
 
 /* The first member of every log. */
