@@ -303,5 +303,5 @@ weir_status weir_trainer_register_shards(weir_trainer *trainer, const weir_tenso
 
 void weir_trainer_cancel(weir_trainer *trainer)
 {
-    weir_worker_cancel(&trainer->worker);
+    atomic_store(&trainer->worker.cancelled, true);
 }
