@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* store_lease.c - who reads a version, and until when.
+/* store_lease.c - who reads a version, from whom, and until when.
  *
  * A lease keeps the shards of its version from being deleted. It ends by the store's time alone, so
  * that a reader that died cannot hold a trainer's memory. */
@@ -10,39 +10,17 @@
 #include "directory/sha256.h"
 #include "directory/store_record.h"
 
-#define MAX_LEASES 8192u /* of one version */
-
 bool weir_store_has_live_lease(const store_version *version, uint64_t now_ms)
 {
-    for (const store_lease *lease = version->leases; lease != NULL; lease = lease->next) {
-        if (lease->view.expires_ms > now_ms)
+    for (const store_link *link = version->leases.next; link != &version->leases;
+         link = link->next) {
+        if (WEIR_STORE_OF(store_lease, link, link)->view.expires_ms > now_ms)
             return true;
     }
     return false;
 }
 
-static size_t lease_bytes(const char *worker_id)
-{
-    return sizeof(store_lease) + strlen(worker_id) + 1;
-}
-
-static void drop_lease(weir_store *store, store_version *version, store_lease **link)
-{
-    store_lease *lease = *link;
-    *link = lease->next;
-    weir_store_free(store, lease, lease_bytes(lease->worker_id));
-    version->n_leases--;
-}
-
-void weir_store_sweep_leases(weir_store *store, store_version *version, uint64_t now_ms)
-{
-    for (store_lease **link = &version->leases; *link != NULL;) {
-        if ((*link)->view.expires_ms <= now_ms)
-            drop_lease(store, version, link);
-        else
-            link = &(*link)->next;
-    }
-}
+/* ---- ids -------------------------------------------------------------------------------------*/
 
 static weir_status make_id(const char *version_uid, const char *worker_id, char out[9])
 {
@@ -58,12 +36,75 @@ static weir_status make_id(const char *version_uid, const char *worker_id, char 
     return status;
 }
 
-static weir_status add_lease(weir_store *store, store_version *version, const char *worker_id,
-                             store_lease **out)
+static uint64_t hash_lease(const weir_store *store, const store_version *version,
+                           const char *worker_id)
 {
-    if (version->n_leases == MAX_LEASES)
-        return weir_fail(WEIR_ERR_NO_MEMORY, "weight version %s has %u leases already",
-                         version->uid, MAX_LEASES);
+    return weir_store_hash_text(weir_store_hash_text(store->seed, version->uid), worker_id);
+}
+
+store_lease *weir_store_find_lease(const weir_store *store, const store_version *version,
+                                   const char *worker_id)
+{
+    store_node *node =
+        weir_store_index_first(&store->leases, hash_lease(store, version, worker_id));
+    for (; node != NULL; node = weir_store_index_next(node)) {
+        store_lease *lease = WEIR_STORE_OF(store_lease, node, node);
+        if (lease->version == version && strcmp(lease->worker_id, worker_id) == 0)
+            return lease;
+    }
+    return NULL;
+}
+
+static bool is_id_taken(const store_version *version, const char *lease_id, uint64_t now_ms)
+{
+    for (const store_link *link = version->leases.next; link != &version->leases;
+         link = link->next) {
+        const store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
+        if (lease->view.expires_ms > now_ms && strcmp(lease->view.lease_id, lease_id) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- putting and dropping --------------------------------------------------------------------*/
+
+static size_t lease_bytes(const char *worker_id)
+{
+    return sizeof(store_lease) + strlen(worker_id) + 1;
+}
+
+static void count_reader(store_lease *lease, store_worker *peer)
+{
+    lease->peer = peer;
+    if (peer != NULL)
+        peer->n_readers++;
+    else
+        lease->version->n_direct++;
+}
+
+static void uncount_reader(const store_lease *lease)
+{
+    if (lease->peer != NULL)
+        lease->peer->n_readers--;
+    else
+        lease->version->n_direct--;
+}
+
+static void drop_lease(weir_store *store, store_lease *lease)
+{
+    store_version *version = lease->version;
+    uncount_reader(lease);
+    weir_store_index_remove(&store->leases, &lease->node);
+    weir_store_list_remove(&lease->link);
+    weir_store_free(store, lease, lease_bytes(lease->worker_id));
+    version->n_leases--;
+    store->n_leases--;
+    weir_store_note_change(store, version->model);
+}
+
+static weir_status add_lease(weir_store *store, store_version *version, const char *worker_id,
+                             store_worker *peer, store_lease **out)
+{
     char lease_id[9];
     weir_status status = make_id(version->uid, worker_id, lease_id);
     if (status != WEIR_OK)
@@ -73,30 +114,70 @@ static weir_status add_lease(weir_store *store, store_version *version, const ch
         return WEIR_ERR_NO_MEMORY;
     char *at = (char *)(lease + 1);
     lease->worker_id = weir_store_put_text(&at, worker_id);
+    lease->version = version;
     memcpy(lease->view.lease_id, lease_id, sizeof(lease_id));
-    lease->next = version->leases;
-    version->leases = lease;
+    weir_store_list_add_first(&version->leases, &lease->link);
+    weir_store_index_add(&store->leases, &lease->node, hash_lease(store, version, worker_id));
     version->n_leases++;
+    store->n_leases++;
+    count_reader(lease, peer);
+    weir_store_note_change(store, version->model);
     *out = lease;
     return WEIR_OK;
+}
+
+/* Leases that have expired are no hindrance, and go only when a new one comes for certain. */
+static size_t count_live(const store_version *version, uint64_t now_ms)
+{
+    size_t n = 0;
+    for (const store_link *link = version->leases.next; link != &version->leases; link = link->next)
+        n += WEIR_STORE_OF(store_lease, link, link)->view.expires_ms > now_ms;
+    return n;
+}
+
+weir_status weir_store_put_lease(weir_store *store, store_version *version, const char *worker_id,
+                                 store_worker *peer, uint64_t expires_ms, store_lease **out)
+{
+    store_lease *lease = weir_store_find_lease(store, version, worker_id);
+    if (lease == NULL) {
+        weir_status status = add_lease(store, version, worker_id, peer, &lease);
+        if (status != WEIR_OK)
+            return status;
+    } else if (lease->peer != peer) {
+        uncount_reader(lease);
+        count_reader(lease, peer);
+        weir_store_note_change(store, version->model);
+    }
+    lease->view.expires_ms = expires_ms;
+    if (expires_ms < store->lease_due_ms)
+        store->lease_due_ms = expires_ms;
+    *out = lease;
+    return WEIR_OK;
+}
+
+weir_status weir_store_check_room(const store_version *version, uint64_t now_ms)
+{
+    if (version->n_leases >= WEIR_STORE_MAX_LEASES &&
+        count_live(version, now_ms) >= WEIR_STORE_MAX_LEASES)
+        return weir_fail(WEIR_ERR_NO_MEMORY, "weight version %s has %u leases already",
+                         version->uid, WEIR_STORE_MAX_LEASES);
+    return WEIR_OK;
+}
+
+/* ---- requests --------------------------------------------------------------------------------*/
+
+static weir_status check_new(const store_version *version, uint64_t now_ms)
+{
+    if (version->view.state == WEIR_STORE_ABORTED)
+        return weir_fail(WEIR_ERR_REFUSED,
+                         "weight version is not READY: no new lease: it was aborted: %s",
+                         version->view.reason);
+    if (version->view.state != WEIR_STORE_READY)
+        return weir_fail(WEIR_ERR_REFUSED, "weight version is not READY: no new lease");
+    return weir_store_check_room(version, now_ms);
 }
 
 /* A lease is new in READY alone, and renewed as long as its shards may be there. */
-static weir_status have_lease(weir_store *store, store_version *version, const char *worker_id,
-                              uint64_t now_ms, store_lease **out)
-{
-    weir_store_sweep_leases(store, version, now_ms);
-    store_lease *lease = version->leases;
-    while (lease != NULL && strcmp(lease->worker_id, worker_id) != 0)
-        lease = lease->next;
-    if (lease == NULL && version->view.state != WEIR_STORE_READY)
-        return weir_fail(WEIR_ERR_REFUSED, "weight version is not READY: no new lease");
-    if (lease == NULL)
-        return add_lease(store, version, worker_id, out);
-    *out = lease;
-    return WEIR_OK;
-}
-
 weir_status weir_store_register_lease(weir_store *store, const char *version_uid,
                                       const char *worker_id, uint32_t ttl_s, uint64_t now_ms,
                                       weir_store_lease *out)
@@ -112,13 +193,18 @@ weir_status weir_store_register_lease(weir_store *store, const char *version_uid
         return status;
     if (worker->role != WEIR_STORE_GENERATOR)
         return weir_fail(WEIR_ERR_REFUSED, "only a GENERATOR worker can lease a weight version");
-    store_lease *lease = NULL;
-    status = have_lease(store, version, worker_id, now_ms, &lease);
+    store_lease *lease = weir_store_find_lease(store, version, worker_id);
+    bool is_live = lease != NULL && lease->view.expires_ms > now_ms;
+    if (!is_live)
+        status = check_new(version, now_ms);
+    if (status == WEIR_OK)
+        status = weir_store_put_lease(store, version, worker_id, is_live ? lease->peer : NULL,
+                                      weir_store_ttl_end(ttl_s, now_ms), &lease);
     if (status != WEIR_OK)
         return status;
-    if (ttl_s > WEIR_STORE_MAX_TTL_S)
-        ttl_s = WEIR_STORE_MAX_TTL_S;
-    lease->view.expires_ms = now_ms + (uint64_t)ttl_s * 1000;
+    weir_store_sweep_leases(store, now_ms);
+    if (!is_live)
+        weir_store_note_change(store, version->model);
     version->touched_ms = now_ms;
     *out = lease->view;
     return WEIR_OK;
@@ -131,14 +217,49 @@ weir_status weir_store_delete_lease(weir_store *store, const char *version_uid,
     store_version *version = weir_store_find_version(store, version_uid);
     if (version == NULL)
         return WEIR_ERR_NOT_FOUND;
-    weir_store_sweep_leases(store, version, now_ms);
-    store_lease **link = &version->leases;
-    while (*link != NULL && strcmp((*link)->view.lease_id, lease_id) != 0)
-        link = &(*link)->next;
-    if (*link != NULL && strcmp((*link)->worker_id, worker_id) != 0)
+    store_lease *lease = weir_store_find_lease(store, version, worker_id);
+    bool is_it = lease != NULL && lease->view.expires_ms > now_ms &&
+                 strcmp(lease->view.lease_id, lease_id) == 0;
+    if (!is_it && is_id_taken(version, lease_id, now_ms))
         return weir_fail(WEIR_ERR_REFUSED, "only the leasing worker can delete its lease");
-    *out_deleted = *link != NULL;
-    if (*link != NULL)
-        drop_lease(store, version, link);
+    if (is_it)
+        drop_lease(store, lease);
+    *out_deleted = is_it;
     return WEIR_OK;
+}
+
+/* ---- sweeping --------------------------------------------------------------------------------*/
+
+static uint64_t sweep_version(weir_store *store, store_version *version, uint64_t now_ms)
+{
+    uint64_t due_ms = UINT64_MAX;
+    for (store_link *link = version->leases.next, *next; link != &version->leases; link = next) {
+        store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
+        next = link->next;
+        if (lease->view.expires_ms <= now_ms)
+            drop_lease(store, lease);
+        else if (lease->view.expires_ms < due_ms)
+            due_ms = lease->view.expires_ms;
+    }
+    return due_ms;
+}
+
+void weir_store_sweep_leases(weir_store *store, uint64_t now_ms)
+{
+    if (now_ms < store->lease_due_ms)
+        return;
+    uint64_t due_ms = UINT64_MAX;
+    store_link *head = &store->all_versions;
+    for (store_link *link = head->next; link != head; link = link->next) {
+        uint64_t of_version =
+            sweep_version(store, WEIR_STORE_OF(store_version, link, link), now_ms);
+        due_ms = of_version < due_ms ? of_version : due_ms;
+    }
+    store->lease_due_ms = due_ms;
+}
+
+void weir_store_drop_leases(weir_store *store, store_version *version)
+{
+    while (!weir_store_list_is_empty(&version->leases))
+        drop_lease(store, WEIR_STORE_OF(store_lease, link, version->leases.next));
 }

@@ -1,51 +1,113 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* store_version.c - versions and their shards.
+/* store_version.c - versions: STAGING until every expected slot is covered, then READY, then
+ * RELEASING by request; ABORTED from either of the first two.
  *
- * STAGING until every expected slot is covered, then READY, then RELEASING by request. Shards are
- * identified by (version, slot, worker): several workers may offer one slot. Checks stand in the
- * order in which ModelExpress makes them, because clients see the first that fails. */
+ * Checks stand in the order in which ModelExpress makes them, because clients see the first that
+ * fails. */
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "directory/sha256.h"
 #include "directory/store_record.h"
+#include "rpc/rpc_message.h"
 
-#define MAX_VERSIONS 4096u
-#define MAX_SLOTS 1024u
-#define MAX_SHARDS 8192u /* of one version */
+#define SLOT_TABLE (2 * WEIR_STORE_MAX_SLOTS)
+/* "weir/MODEL/RUN/NUMBER/ATTEMPT" */
+#define KEY_BYTES (2 * WEIR_STORE_MAX_NAME + 64)
 
-store_version *weir_store_find_version(const weir_store *store, const char *uid)
+/* ---- finding ---------------------------------------------------------------------------------*/
+
+store_version *weir_store_version_record(const weir_store *store, const char *uid)
 {
-    for (store_version *version = store->versions; version != NULL; version = version->next) {
+    store_node *node =
+        weir_store_index_first(&store->versions_by_uid, weir_store_hash_text(store->seed, uid));
+    for (; node != NULL; node = weir_store_index_next(node)) {
+        store_version *version = WEIR_STORE_OF(store_version, by_uid, node);
         if (strcmp(version->uid, uid) == 0)
             return version;
     }
-    weir_fail(WEIR_ERR_NOT_FOUND, "no weight version '%.64s'", uid);
     return NULL;
 }
 
-/* ---- creating --------------------------------------------------------------------------------*/
+store_version *weir_store_find_version(const weir_store *store, const char *uid)
+{
+    store_version *version = weir_store_version_record(store, uid);
+    if (version == NULL)
+        weir_fail(WEIR_ERR_NOT_FOUND, "no weight version '%.64s'", uid);
+    return version;
+}
 
-static weir_status check_slots(const weir_store_version *request)
+store_version *weir_store_version_of_key(const weir_store *store, const char *key)
+{
+    store_node *node =
+        weir_store_index_first(&store->versions_by_key, weir_store_hash_text(store->seed, key));
+    for (; node != NULL; node = weir_store_index_next(node)) {
+        store_version *version = WEIR_STORE_OF(store_version, by_key, node);
+        if (strcmp(version->view.idempotency_key, key) == 0)
+            return version;
+    }
+    return NULL;
+}
+
+/* ---- slots: an open table of their numbers, within the record ---------------------------------*/
+
+static bool put_slot(const char *const *slots, uint16_t *table, size_t n_table, size_t i)
+{
+    size_t at = weir_store_hash_text(0, slots[i]) & (n_table - 1);
+    for (; table[at] != 0; at = (at + 1) & (n_table - 1)) {
+        if (strcmp(slots[table[at] - 1], slots[i]) == 0)
+            return false;
+    }
+    table[at] = (uint16_t)(i + 1);
+    return true;
+}
+
+size_t weir_store_find_slot(const store_version *version, const char *slot)
+{
+    size_t mask = version->n_slot_table - 1, at = weir_store_hash_text(0, slot) & mask;
+    for (; version->slot_table[at] != 0; at = (at + 1) & mask) {
+        size_t i = version->slot_table[at] - 1u;
+        if (strcmp(version->view.slots[i], slot) == 0)
+            return i;
+    }
+    return version->view.n_slots;
+}
+
+weir_status weir_store_check_slots(const weir_store_version *request)
 {
     if (request->n_slots == 0)
         return weir_fail(WEIR_ERR_INVALID, "expected_source_slots must not be empty");
-    if (request->n_slots > MAX_SLOTS)
+    if (request->n_slots > WEIR_STORE_MAX_SLOTS)
         return weir_fail(WEIR_ERR_NO_MEMORY,
                          "expected_source_slots has %zu names, at most %u are allowed",
-                         request->n_slots, MAX_SLOTS);
+                         request->n_slots, WEIR_STORE_MAX_SLOTS);
+    uint16_t table[SLOT_TABLE] = { 0 };
     for (size_t i = 0; i < request->n_slots; i++) {
         weir_status status = weir_store_check_name("expected_source_slots", request->slots[i]);
         if (status != WEIR_OK)
             return status;
-        for (size_t j = 0; j < i; j++) {
-            if (strcmp(request->slots[i], request->slots[j]) == 0)
-                return weir_fail(WEIR_ERR_INVALID,
-                                 "expected_source_slots must not contain duplicates");
-        }
+        if (!put_slot(request->slots, table, SLOT_TABLE, i))
+            return weir_fail(WEIR_ERR_INVALID, "expected_source_slots must not contain duplicates");
     }
     return WEIR_OK;
+}
+
+/* ---- what a request must be ------------------------------------------------------------------*/
+
+static weir_status check_names(const weir_store_version *request)
+{
+    weir_status status = weir_store_check_name("model_name", request->model);
+    if (status == WEIR_OK)
+        status = weir_store_check_name("idempotency_key", request->idempotency_key);
+    if (status == WEIR_OK)
+        status = weir_store_check_optional("layout_signature", request->layout_signature);
+    if (status == WEIR_OK && strlen(weir_store_text(request->trace_id)) >= WEIR_STORE_TRACE_BYTES)
+        return weir_fail(WEIR_ERR_INVALID, "trace_id has more than %u bytes",
+                         WEIR_STORE_TRACE_BYTES - 1);
+    return status;
 }
 
 static weir_status check_base(const weir_store *store, const weir_store_version *request)
@@ -77,35 +139,110 @@ static bool is_same_request(const weir_store_version *a, const weir_store_versio
         (a->base_uid != NULL && strcmp(a->base_uid, b->base_uid) != 0) || a->n_slots != b->n_slots)
         return false;
     for (size_t i = 0; i < a->n_slots; i++) {
-        if (strcmp(a->slots[i], b->slots[i]) != 0)
+        if (b->slots[i] == NULL || strcmp(a->slots[i], b->slots[i]) != 0)
             return false;
     }
     return true;
 }
 
-static weir_status make_uid(weir_store *store, uint64_t salt, char out[9])
+/* ---- the names of Weir's own versions --------------------------------------------------------*/
+
+static void make_key(const weir_store_version *request, char out[KEY_BYTES])
 {
-    char hash[WEIR_SHA256_HEX];
-    for (;;) {
-        uint64_t input[2] = { salt, store->n_uids++ };
+    snprintf(out, KEY_BYTES, "weir/%s/%s/%" PRIu64 "/%" PRIu32, request->model, request->run,
+             request->number, request->attempt);
+}
+
+/* A rank that comes through ModelExpress' call writes the same key: the record that it makes is of
+ * that run. False: a key of another kind. */
+static bool read_key(const weir_store_version *request, char run[WEIR_STORE_MAX_NAME + 1],
+                     uint32_t *out_attempt)
+{
+    const char *key = request->idempotency_key;
+    size_t n_model = strlen(request->model);
+    if (!request->has_number || strncmp(key, "weir/", 5) != 0 ||
+        strncmp(key + 5, request->model, n_model) != 0 || key[5 + n_model] != '/')
+        return false;
+    const char *begin = key + 5 + n_model + 1, *last = strrchr(begin, '/');
+    char number[32];
+    int n_number = snprintf(number, sizeof(number), "/%" PRIu64, request->number);
+    if (last == NULL || last - begin < n_number || last[1] < '1' || last[1] > '9' ||
+        strspn(last + 1, "0123456789") != strlen(last + 1) || strlen(last + 1) > 9 ||
+        strncmp(last - n_number, number, (size_t)n_number) != 0)
+        return false;
+    size_t n_run = (size_t)(last - n_number - begin);
+    if (n_run == 0 || n_run > WEIR_STORE_MAX_NAME)
+        return false;
+    memcpy(run, begin, n_run);
+    run[n_run] = '\0';
+    *out_attempt = (uint32_t)strtoul(last + 1, NULL, 10);
+    return true;
+}
+
+/* The first attempt of this number that still goes on, else the one after the last. */
+static uint32_t choose_attempt(const weir_store *store, const weir_store_version *request)
+{
+    const store_model *model = weir_store_find_model(store, request->model);
+    const store_run *run = model != NULL ? weir_store_find_run(store, model, request->run) : NULL;
+    uint32_t greatest = 0, open = 0;
+    if (run == NULL)
+        return 1;
+    for (const store_link *link = run->versions.next; link != &run->versions; link = link->next) {
+        const weir_store_version *view = &WEIR_STORE_OF(store_version, of_run, link)->view;
+        if (!view->has_number || view->number < request->number)
+            break;
+        if (view->number > request->number)
+            continue;
+        greatest = view->attempt > greatest ? view->attempt : greatest;
+        if (view->state == WEIR_STORE_STAGING || view->state == WEIR_STORE_READY)
+            open = view->attempt;
+    }
+    return open != 0 ? open : greatest + 1;
+}
+
+static weir_status check_run(const weir_store_version *request)
+{
+    weir_status status = weir_store_check_name("model_name", request->model);
+    if (status == WEIR_OK)
+        status = weir_store_check_name("run", request->run);
+    if (status == WEIR_OK && !request->has_number)
+        status = weir_fail(WEIR_ERR_INVALID, "version_number is required with a run");
+    return status;
+}
+
+/* ---- creating --------------------------------------------------------------------------------*/
+
+/* Eight hex digits of a hash: two versions never share one. */
+static weir_status make_uid(weir_store *store, uint64_t salt, char out[WEIR_STORE_UID_BYTES])
+{
+    uint64_t n_uids = store->n_uids;
+    do {
+        uint64_t input[2] = { salt, n_uids++ };
+        char hash[WEIR_SHA256_HEX];
         weir_status status = weir_sha256_hex(input, sizeof(input), hash);
         if (status != WEIR_OK)
             return status;
-        snprintf(out, 9, "%.8s", hash);
-        const store_version *taken = store->versions;
-        while (taken != NULL && strcmp(taken->uid, out) != 0)
-            taken = taken->next;
-        if (taken == NULL)
-            return WEIR_OK;
-    }
+        snprintf(out, WEIR_STORE_UID_BYTES, "%.8s", hash);
+    } while (weir_store_version_record(store, out) != NULL);
+    store->n_uids = n_uids;
+    return WEIR_OK;
+}
+
+static size_t slot_table_size(size_t n_slots)
+{
+    size_t n = 4;
+    while (n < 2 * n_slots)
+        n *= 2;
+    return n;
 }
 
 static size_t version_bytes(const weir_store_version *version)
 {
-    size_t n = sizeof(store_version) + strlen(version->model) + strlen(version->idempotency_key) +
-               (version->base_uid != NULL ? strlen(version->base_uid) + 1 : 0) + 2;
+    size_t n = sizeof(store_version) + strlen(version->idempotency_key) + 1 +
+               (version->base_uid != NULL ? strlen(version->base_uid) + 1 : 0);
+    n += slot_table_size(version->n_slots) * sizeof(uint16_t);
     for (size_t i = 0; i < version->n_slots; i++)
-        n += sizeof(char *) + sizeof(bool) + strlen(version->slots[i]) + 1;
+        n += 3 * sizeof(char *) + sizeof(store_link) + strlen(version->slots[i]) + 1;
     return n;
 }
 
@@ -114,69 +251,177 @@ static store_version *copy_version(weir_store *store, const weir_store_version *
     store_version *version = weir_store_alloc(store, version_bytes(request));
     if (version == NULL)
         return NULL;
-    const char **slots = (void *)(version + 1);
-    version->is_covered = (void *)(slots + request->n_slots);
-    char *at = (char *)(version->is_covered + request->n_slots);
+    size_t n_slots = request->n_slots;
+    version->slots = (void *)(version + 1);
+    const char **names = (void *)(version->slots + n_slots);
+    version->coverage.missing = (void *)(names + n_slots);
+    version->coverage.shards = (void *)(version->coverage.missing + n_slots);
+    version->slot_table = (void *)(version->coverage.shards + n_slots);
+    version->n_slot_table = slot_table_size(n_slots);
+    char *at = (char *)(version->slot_table + version->n_slot_table);
     version->view = *request;
-    version->view.uid = version->uid;
-    version->view.model = weir_store_put_text(&at, request->model);
     version->view.idempotency_key = weir_store_put_text(&at, request->idempotency_key);
     if (request->base_uid != NULL)
         version->view.base_uid = weir_store_put_text(&at, request->base_uid);
-    for (size_t i = 0; i < request->n_slots; i++)
-        slots[i] = weir_store_put_text(&at, request->slots[i]);
-    version->view.slots = slots;
-    version->last_shard = &version->shards;
+    for (size_t i = 0; i < n_slots; i++) {
+        names[i] = weir_store_put_text(&at, request->slots[i]);
+        weir_store_list_init(&version->slots[i]);
+        put_slot(names, version->slot_table, version->n_slot_table, i);
+    }
+    version->view.slots = names;
+    weir_store_list_init(&version->shards);
+    weir_store_list_init(&version->leases);
     return version;
 }
 
-static weir_status add_version(weir_store *store, const weir_store_version *request, uint64_t salt,
-                               uint64_t now_ms, const weir_store_version **out)
+/* The first rank that says one has said it for all. */
+static bool adopt(store_version *version, const weir_store_version *request)
 {
-    if (store->n_versions == MAX_VERSIONS)
-        return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u weight versions",
-                         MAX_VERSIONS);
-    char uid[9];
-    weir_status status = make_uid(store, salt, uid);
-    if (status != WEIR_OK)
-        return status;
-    store_version *version = copy_version(store, request);
-    if (version == NULL)
+    const char *trace_id = weir_store_text(request->trace_id);
+    const char *signature = weir_store_text(request->layout_signature);
+    bool changed = false;
+    if (version->trace_id[0] == '\0' && trace_id[0] != '\0') {
+        snprintf(version->trace_id, sizeof(version->trace_id), "%s", trace_id);
+        changed = true;
+    }
+    if (version->layout_signature[0] == '\0' && signature[0] != '\0') {
+        snprintf(version->layout_signature, sizeof(version->layout_signature), "%s", signature);
+        changed = true;
+    }
+    return changed;
+}
+
+static bool comes_before(const weir_store_version *a, const weir_store_version *b)
+{
+    if (!a->has_number || !b->has_number)
+        return a->has_number && !b->has_number;
+    return a->number != b->number ? a->number > b->number : a->attempt >= b->attempt;
+}
+
+static void put_in_lists(weir_store *store, store_version *version, store_run *run)
+{
+    version->run = run;
+    version->model = run->model;
+    version->view.run = run->name;
+    version->view.model = run->model->name;
+    run->n_versions++;
+    run->model->n_users++;
+    store->n_versions++;
+    weir_store_list_add_first(&store->all_versions, &version->link);
+    weir_store_list_add_first(&run->model->versions, &version->of_model);
+    store_link *place = run->versions.next;
+    while (version->view.has_number && place != &run->versions &&
+           !comes_before(&version->view, &WEIR_STORE_OF(store_version, of_run, place)->view))
+        place = place->next;
+    weir_store_list_add_before(version->view.has_number ? place : &run->versions, &version->of_run);
+    weir_store_index_add(&store->versions_by_uid, &version->by_uid,
+                         weir_store_hash_text(store->seed, version->uid));
+    weir_store_index_add(&store->versions_by_key, &version->by_key,
+                         weir_store_hash_text(store->seed, version->view.idempotency_key));
+}
+
+weir_status weir_store_add_version(weir_store *store, const weir_store_version *request,
+                                   const char *uid, uint64_t now_ms, store_version **out)
+{
+    store_model *model = weir_store_have_model(store, request->model);
+    if (model == NULL)
         return WEIR_ERR_NO_MEMORY;
-    memcpy(version->uid, uid, sizeof(uid));
+    store_run *run = weir_store_have_run(store, model, request->run);
+    store_version *version = run != NULL ? copy_version(store, request) : NULL;
+    if (version == NULL) {
+        if (run != NULL)
+            weir_store_let_run(store, run);
+        else
+            weir_store_let_model(store, model);
+        return WEIR_ERR_NO_MEMORY;
+    }
+    memcpy(version->uid, uid, sizeof(version->uid));
+    version->view.uid = version->uid;
+    version->view.trace_id = version->trace_id;
+    version->view.layout_signature = version->layout_signature;
     version->view.state = WEIR_STORE_STAGING;
     version->view.created_at_ms = version->touched_ms = now_ms;
-    version->next = store->versions;
-    store->versions = version;
-    store->n_versions++;
-    *out = &version->view;
+    version->view.ready_at_ms = 0;
+    version->view.reason = "";
+    version->view.n_covered = 0;
+    adopt(version, request);
+    put_in_lists(store, version, run);
+    *out = version;
     return WEIR_OK;
+}
+
+/* A repeated request must not fail because its base has moved on since the first one, so this comes
+ * before the base is looked at. Who repeats one repeats its slots, which have been checked. */
+static bool find_same(const weir_store *store, const weir_store_version *request,
+                      store_version **out)
+{
+    store_version *version = weir_store_version_of_key(store, request->idempotency_key);
+    *out = version;
+    return version != NULL && is_same_request(&version->view, request);
+}
+
+static weir_status create(weir_store *store, const weir_store_version *request, uint64_t salt,
+                          uint64_t now_ms, store_version **out)
+{
+    weir_status status = check_names(request);
+    if (status != WEIR_OK)
+        return status;
+    store_version *version = NULL;
+    if (find_same(store, request, &version)) {
+        if (adopt(version, request))
+            weir_store_note_change(store, version->model);
+        *out = version;
+        return WEIR_OK;
+    }
+    status = weir_store_check_slots(request);
+    if (status == WEIR_OK && version != NULL)
+        status = weir_fail(WEIR_ERR_EXISTS,
+                           "idempotency_key was already used for a different WeightVersion");
+    if (status == WEIR_OK)
+        status = check_base(store, request);
+    if (status != WEIR_OK)
+        return status;
+    if (store->n_versions == WEIR_STORE_MAX_VERSIONS)
+        return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u weight versions",
+                         WEIR_STORE_MAX_VERSIONS);
+    char uid[WEIR_STORE_UID_BYTES];
+    uint64_t n_uids = store->n_uids;
+    status = make_uid(store, salt, uid);
+    if (status == WEIR_OK)
+        status = weir_store_add_version(store, request, uid, now_ms, out);
+    if (status == WEIR_OK)
+        weir_store_note_change(store, (*out)->model);
+    else
+        store->n_uids = n_uids;
+    return status;
 }
 
 weir_status weir_store_create_version(weir_store *store, const weir_store_version *request,
                                       uint64_t salt, uint64_t now_ms,
                                       const weir_store_version **out)
 {
-    weir_status status = weir_store_check_name("model_name", request->model);
-    if (status == WEIR_OK)
-        status = weir_store_check_name("idempotency_key", request->idempotency_key);
-    if (status == WEIR_OK)
-        status = check_slots(request);
-    if (status != WEIR_OK)
-        return status;
-    /* Before the base is looked at: a repeated request must not fail because its base has moved on
-     * since the first one. */
-    for (store_version *version = store->versions; version != NULL; version = version->next) {
-        if (strcmp(version->view.idempotency_key, request->idempotency_key) != 0)
-            continue;
-        if (!is_same_request(&version->view, request))
-            return weir_fail(WEIR_ERR_EXISTS,
-                             "idempotency_key was already used for a different WeightVersion");
-        *out = &version->view;
-        return WEIR_OK;
+    char key[KEY_BYTES], run[WEIR_STORE_MAX_NAME + 1] = "";
+    weir_store_version wanted = *request;
+    store_version *version = NULL;
+    weir_status status = WEIR_OK;
+    if (wanted.run != NULL && wanted.run[0] != '\0') {
+        status = check_run(&wanted);
+        if (status != WEIR_OK)
+            return status;
+        if (wanted.attempt == 0)
+            wanted.attempt = choose_attempt(store, &wanted);
+        make_key(&wanted, key);
+        wanted.idempotency_key = key;
+    } else {
+        wanted.attempt = 0;
+        if (wanted.model != NULL && wanted.idempotency_key != NULL)
+            read_key(&wanted, run, &wanted.attempt);
+        wanted.run = run;
     }
-    status = check_base(store, request);
-    return status != WEIR_OK ? status : add_version(store, request, salt, now_ms, out);
+    status = create(store, &wanted, salt, now_ms, &version);
+    if (status == WEIR_OK)
+        *out = &version->view;
+    return status;
 }
 
 weir_status weir_store_get_version(weir_store *store, const char *uid,
@@ -189,6 +434,25 @@ weir_status weir_store_get_version(weir_store *store, const char *uid,
     return WEIR_OK;
 }
 
+void weir_store_each_version(const weir_store *store, const char *model,
+                             bool (*visit)(void *context, const weir_store_version *version,
+                                           size_t n_leases),
+                             void *context)
+{
+    const store_model *of = model != NULL ? weir_store_find_model(store, model) : NULL;
+    if (model != NULL && of == NULL)
+        return;
+    const store_link *head = of != NULL ? &of->versions : &store->all_versions;
+    for (const store_link *link = head->next; link != head; link = link->next) {
+        const store_version *version = of != NULL ? WEIR_STORE_OF(store_version, of_model, link)
+                                                  : WEIR_STORE_OF(store_version, link, link);
+        if (!visit(context, &version->view, version->n_leases))
+            return;
+    }
+}
+
+/* ---- ending ----------------------------------------------------------------------------------*/
+
 weir_status weir_store_delete_version(weir_store *store, const char *uid, uint64_t now_ms,
                                       const weir_store_version **out)
 {
@@ -199,258 +463,134 @@ weir_status weir_store_delete_version(weir_store *store, const char *uid, uint64
         return weir_fail(WEIR_ERR_REFUSED, "only a READY weight version can be deleted");
     version->view.state = WEIR_STORE_RELEASING;
     version->touched_ms = now_ms;
+    weir_store_note_change(store, version->model);
     *out = &version->view;
     return WEIR_OK;
 }
 
-/* ---- shards ----------------------------------------------------------------------------------*/
-
-static size_t shard_bytes(const weir_store_shard *shard)
+/* Cut to what fits, between two characters. */
+weir_status weir_store_set_reason(weir_store *store, store_version *version, const char *reason)
 {
-    return sizeof(store_shard) + strlen(shard->slot) + strlen(shard->worker_id) +
-           strlen(shard->manifest_digest) + strlen(shard->manifest_endpoint) +
-           strlen(shard->transport) + 5;
-}
-
-static store_shard **find_shard(store_version *version, const char *slot, const char *worker_id)
-{
-    store_shard **link = &version->shards;
-    while (*link != NULL && (strcmp((*link)->view.slot, slot) != 0 ||
-                             strcmp((*link)->view.worker_id, worker_id) != 0))
-        link = &(*link)->next;
-    return link;
-}
-
-static size_t find_slot(const store_version *version, const char *slot)
-{
-    size_t i = 0;
-    while (i < version->view.n_slots && strcmp(version->view.slots[i], slot) != 0)
-        i++;
-    return i;
-}
-
-store_worker *weir_store_worker_for(const weir_store *store, const store_version *version,
-                                    const char *worker_id, uint64_t now_ms, weir_status *out_status)
-{
-    store_worker *worker = weir_store_find_worker(store, worker_id, now_ms);
-    if (worker == NULL)
-        *out_status = weir_fail(WEIR_ERR_REFUSED, "worker registration is missing or expired");
-    else if (strcmp(worker->model, version->view.model) != 0)
-        *out_status = weir_fail(WEIR_ERR_REFUSED, "worker and weight version model_name differ");
-    else
-        return worker;
-    return NULL;
-}
-
-static weir_status check_shard_names(const weir_store_shard *shard)
-{
-    const char *const names[][2] = { { "version_id", shard->version_uid },
-                                     { "source_slot_id", shard->slot },
-                                     { "worker_id", shard->worker_id },
-                                     { "manifest_digest", shard->manifest_digest },
-                                     { "manifest_endpoint", shard->manifest_endpoint },
-                                     { "transport", shard->transport } };
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        bool may_be_empty = i >= 3;
-        if (may_be_empty && names[i][1][0] == '\0')
-            continue;
-        weir_status status = weir_store_check_name(names[i][0], names[i][1]);
-        if (status != WEIR_OK)
-            return status;
-    }
-    return WEIR_OK;
-}
-
-static bool is_same_shard(const weir_store_shard *a, const weir_store_shard *b)
-{
-    return a->n_tensors == b->n_tensors && a->n_bytes == b->n_bytes &&
-           strcmp(a->manifest_digest, b->manifest_digest) == 0 &&
-           strcmp(a->manifest_endpoint, b->manifest_endpoint) == 0 &&
-           strcmp(a->transport, b->transport) == 0;
-}
-
-static weir_status add_shard(weir_store *store, store_version *version,
-                             const weir_store_shard *shard)
-{
-    if (version->n_shards == MAX_SHARDS)
-        return weir_fail(WEIR_ERR_NO_MEMORY, "weight version %s has %u shards already",
-                         version->uid, MAX_SHARDS);
-    store_shard *added = weir_store_alloc(store, shard_bytes(shard));
-    if (added == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    char *at = (char *)(added + 1);
-    added->view = *shard;
-    added->view.next = NULL;
-    added->view.version_uid = version->uid;
-    added->view.slot = weir_store_put_text(&at, shard->slot);
-    added->view.worker_id = weir_store_put_text(&at, shard->worker_id);
-    added->view.manifest_digest = weir_store_put_text(&at, shard->manifest_digest);
-    added->view.manifest_endpoint = weir_store_put_text(&at, shard->manifest_endpoint);
-    added->view.transport = weir_store_put_text(&at, shard->transport);
-    *version->last_shard = added;
-    version->last_shard = &added->next;
-    version->n_shards++;
-    return WEIR_OK;
-}
-
-/* The views are a list of their own, which callers may walk. */
-static void link_views(store_version *version)
-{
-    for (store_shard *shard = version->shards; shard != NULL; shard = shard->next)
-        shard->view.next = shard->next != NULL ? &shard->next->view : NULL;
-}
-
-static void drop_shard(weir_store *store, store_version *version, store_shard **link)
-{
-    store_shard *shard = *link;
-    *link = shard->next;
-    if (version->last_shard == &shard->next)
-        version->last_shard = link;
-    weir_store_free(store, shard, shard_bytes(&shard->view));
-    version->n_shards--;
-}
-
-static weir_status put_shard(weir_store *store, store_version *version,
-                             const weir_store_shard *shard, uint64_t now_ms)
-{
-    weir_status status = WEIR_OK;
-    if (weir_store_worker_for(store, version, shard->worker_id, now_ms, &status) == NULL)
-        return status;
-    if (version->view.state == WEIR_STORE_RELEASING)
-        return weir_fail(WEIR_ERR_REFUSED, "weight version does not accept shard publication");
-    size_t slot = find_slot(version, shard->slot);
-    if (slot == version->view.n_slots)
-        return weir_fail(WEIR_ERR_INVALID, "source_slot_id is not required by the weight version");
-    const store_shard *known = *find_shard(version, shard->slot, shard->worker_id);
-    if (known != NULL && !is_same_shard(&known->view, shard))
-        return weir_fail(WEIR_ERR_EXISTS,
-                         "worker and source_slot_id already published different metadata");
-    if (known != NULL)
+    size_t n = strnlen(reason, WEIR_STORE_MAX_TEXT + 1);
+    if (n > WEIR_STORE_MAX_TEXT)
+        n = WEIR_STORE_MAX_TEXT;
+    if (n == 0)
         return WEIR_OK;
-    status = add_shard(store, version, shard);
-    if (status != WEIR_OK)
-        return status;
-    version->touched_ms = now_ms;
-    version->n_covered += !version->is_covered[slot];
-    version->is_covered[slot] = true;
-    if (version->n_covered == version->view.n_slots)
-        version->view.state = WEIR_STORE_READY;
+    while (reason[n] != '\0' && ((unsigned char)reason[n] & 0xc0) == 0x80)
+        n--;
+    version->reason = weir_store_alloc(store, n + 1);
+    if (version->reason == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    memcpy(version->reason, reason, n);
+    weir_rpc_text_repair(version->reason);
+    version->view.reason = version->reason;
     return WEIR_OK;
 }
 
-weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *shard,
-                                    uint64_t now_ms, const weir_store_version **out)
+static bool has_shard_of(const store_version *version, const store_worker *worker)
 {
-    weir_status status = check_shard_names(shard);
-    if (status != WEIR_OK)
-        return status;
-    store_version *version = weir_store_find_version(store, shard->version_uid);
-    if (version == NULL)
-        return WEIR_ERR_NOT_FOUND;
-    status = put_shard(store, version, shard, now_ms);
-    if (status == WEIR_OK)
-        *out = &version->view;
-    return status;
-}
-
-weir_status weir_store_list_shards(weir_store *store, const char *version_uid,
-                                   const weir_store_shard **out_first)
-{
-    store_version *version = weir_store_find_version(store, version_uid);
-    if (version == NULL)
-        return WEIR_ERR_NOT_FOUND;
-    link_views(version);
-    *out_first = version->shards != NULL ? &version->shards->view : NULL;
-    return WEIR_OK;
-}
-
-static bool has_slot_published(const store_version *version, const char *slot)
-{
-    for (const store_shard *shard = version->shards; shard != NULL; shard = shard->next) {
-        if (strcmp(shard->view.slot, slot) == 0)
+    for (const store_link *link = worker->shards.next; link != &worker->shards; link = link->next) {
+        if (WEIR_STORE_OF(store_shard, of_worker, link)->version == version)
             return true;
     }
     return false;
 }
 
-weir_status weir_store_delete_shard(weir_store *store, const char *version_uid, const char *slot,
-                                    const char *worker_id, uint64_t now_ms, bool *out_deleted)
+static bool may_abort(const weir_store *store, const store_version *version, const char *worker_id,
+                      uint64_t now_ms)
 {
-    store_version *version = weir_store_find_version(store, version_uid);
+    const store_worker *worker = weir_store_worker_record(store, worker_id);
+    if (worker == NULL)
+        return false;
+    if (worker->expires_ms > now_ms && worker->role == WEIR_STORE_TRAINER &&
+        worker->model == version->model)
+        return true;
+    const store_lease *lease = weir_store_find_lease(store, version, worker_id);
+    return (lease != NULL && lease->view.expires_ms > now_ms) || has_shard_of(version, worker);
+}
+
+weir_status weir_store_abort_version(weir_store *store, const char *uid, const char *worker_id,
+                                     const char *reason, uint64_t now_ms,
+                                     const weir_store_version **out)
+{
+    store_version *version = weir_store_find_version(store, uid);
     if (version == NULL)
         return WEIR_ERR_NOT_FOUND;
-    store_shard **link = find_shard(version, slot, worker_id);
-    if (*link == NULL && has_slot_published(version, slot))
-        return weir_fail(WEIR_ERR_REFUSED, "only the publishing worker can delete its shard");
-    if (*link == NULL) {
-        *out_deleted = false;
+    if (version->view.state == WEIR_STORE_ABORTED) {
+        *out = &version->view;
         return WEIR_OK;
     }
-    if (version->view.state != WEIR_STORE_RELEASING)
+    weir_status status = weir_store_check_name("worker_id", worker_id);
+    if (status != WEIR_OK)
+        return status;
+    if (version->view.state == WEIR_STORE_RELEASING)
+        return weir_fail(WEIR_ERR_REFUSED, "a RELEASING weight version cannot be aborted");
+    if (!may_abort(store, version, worker_id, now_ms))
         return weir_fail(WEIR_ERR_REFUSED,
-                         "weight version must be RELEASING before its shards can be deleted");
-    if (weir_store_find_worker(store, worker_id, now_ms) == NULL)
-        return weir_fail(WEIR_ERR_REFUSED, "worker registration is missing or expired");
-    if (weir_store_has_live_lease(version, now_ms))
-        return weir_fail(WEIR_ERR_REFUSED, "weight version has an active lease");
-    drop_shard(store, version, link);
+                         "only a worker that publishes or reads a weight version can abort it");
+    status = weir_store_set_reason(store, version, weir_store_text(reason));
+    if (status != WEIR_OK)
+        return status;
+    version->view.state = WEIR_STORE_ABORTED;
     version->touched_ms = now_ms;
-    *out_deleted = true;
+    weir_store_drop_leases(store, version);
+    weir_store_note_change(store, version->model);
+    *out = &version->view;
     return WEIR_OK;
 }
 
 /* ---- sweeping --------------------------------------------------------------------------------*/
 
-static bool has_live_publisher(const weir_store *store, const store_version *version,
-                               uint64_t now_ms)
+static void drop_version(weir_store *store, store_version *version)
 {
-    for (const store_shard *shard = version->shards; shard != NULL; shard = shard->next) {
-        if (weir_store_find_worker(store, shard->view.worker_id, now_ms) != NULL)
+    store_run *run = version->run;
+    weir_store_drop_leases(store, version);
+    while (!weir_store_list_is_empty(&version->shards))
+        weir_store_drop_shard(store, WEIR_STORE_OF(store_shard, of_version, version->shards.next));
+    weir_store_note_change(store, run->model);
+    weir_store_index_remove(&store->versions_by_uid, &version->by_uid);
+    weir_store_index_remove(&store->versions_by_key, &version->by_key);
+    weir_store_list_remove(&version->link);
+    weir_store_list_remove(&version->of_model);
+    weir_store_list_remove(&version->of_run);
+    if (version->reason != NULL)
+        weir_store_free(store, version->reason, strlen(version->reason) + 1);
+    weir_store_free(store, version, version_bytes(&version->view));
+    store->n_versions--;
+    run->n_versions--;
+    run->model->n_users--;
+    weir_store_let_run(store, run);
+}
+
+static bool has_live_shard(const store_version *version, uint64_t now_ms)
+{
+    for (const store_link *link = version->shards.next; link != &version->shards;
+         link = link->next) {
+        if (weir_store_is_live(WEIR_STORE_OF(store_shard, of_version, link), now_ms))
             return true;
     }
     return false;
 }
 
-/* A crashed trainer cannot delete its shards itself. */
-static void drop_orphans(weir_store *store, store_version *version, uint64_t now_ms)
-{
-    for (store_shard **link = &version->shards; *link != NULL;) {
-        if (weir_store_find_worker(store, (*link)->view.worker_id, now_ms) == NULL)
-            drop_shard(store, version, link);
-        else
-            link = &(*link)->next;
-    }
-}
-
-static void drop_version(weir_store *store, store_version **link)
-{
-    store_version *version = *link;
-    *link = version->next;
-    weir_store_sweep_leases(store, version, UINT64_MAX);
-    while (version->shards != NULL)
-        drop_shard(store, version, &version->shards);
-    weir_store_free(store, version, version_bytes(&version->view));
-    store->n_versions--;
-}
-
 void weir_store_sweep_versions(weir_store *store, uint64_t now_ms)
 {
-    for (store_version **link = &store->versions; *link != NULL;) {
-        store_version *version = *link;
-        weir_store_sweep_leases(store, version, now_ms);
-        if (version->view.state == WEIR_STORE_RELEASING && version->leases == NULL)
-            drop_orphans(store, version, now_ms);
+    store_link *head = &store->all_versions;
+    for (store_link *link = head->next, *next; link != head; link = next) {
+        store_version *version = WEIR_STORE_OF(store_version, link, link);
+        next = link->next;
         bool is_old = now_ms > version->touched_ms &&
                       now_ms - version->touched_ms > store->options.forget_after_ms;
-        if (is_old && version->leases == NULL && !has_live_publisher(store, version, now_ms))
-            drop_version(store, link);
-        else
-            link = &version->next;
+        if (!is_old || version->n_leases != 0 || has_live_shard(version, now_ms))
+            continue;
+        if (version->view.state == WEIR_STORE_READY &&
+            weir_store_has_holder(store, version, now_ms))
+            continue;
+        drop_version(store, version);
     }
 }
 
 void weir_store_drop_versions(weir_store *store)
 {
-    while (store->versions != NULL)
-        drop_version(store, &store->versions);
+    while (!weir_store_list_is_empty(&store->all_versions))
+        drop_version(store, WEIR_STORE_OF(store_version, link, store->all_versions.next));
 }

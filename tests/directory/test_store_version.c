@@ -283,9 +283,9 @@ static void test_a_version_nobody_can_serve_is_forgotten(void **state)
     add_worker(*state, "t", WEIR_STORE_TRAINER);
     snprintf(staging, sizeof(staging), "%s", add_version(*state, "staging")->uid);
     snprintf(ready, sizeof(ready), "%s", add_ready(*state, "ready")->uid);
+    add_worker_for(*state, "t", WEIR_STORE_TRAINER, 3700, NOW);
     weir_store_sweep(*state, NOW + HOUR);
     assert_true(is_there(*state, staging));
-    add_worker_for(*state, "t", WEIR_STORE_TRAINER, 90, NOW + HOUR);
     weir_store_sweep(*state, NOW + HOUR + 1);
     assert_false(is_there(*state, staging));
     assert_true(is_there(*state, ready)); /* its publisher lives */

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* store_acquire.c - which version a replica worker gets, and from whom it reads it.
+ *
+ * What READY says of a version was true once; whether it can be read is a question of which workers
+ * live. The answer is kept with the version until it can change, because a thousand replicas that
+ * wait for the same version ask after every shard. */
+#include <string.h>
+
+#include "base/error.h"
+#include "directory/store_record.h"
+
+/* ---- what the trainers hold ------------------------------------------------------------------*/
+
+/* Of several live workers the one that was started last. */
+static const store_shard *best_of_slot(const store_link *slot, uint64_t now_ms)
+{
+    const store_shard *best = NULL;
+    for (const store_link *link = slot->next; link != slot; link = link->next) {
+        const store_shard *shard = WEIR_STORE_OF(store_shard, of_slot, link);
+        if (weir_store_is_live(shard, now_ms) &&
+            (best == NULL || shard->generation > best->generation))
+            best = shard;
+    }
+    return best;
+}
+
+const store_coverage *weir_store_cover(store_version *version, uint64_t now_ms)
+{
+    store_coverage *coverage = &version->coverage;
+    if (now_ms < coverage->until_ms)
+        return coverage;
+    coverage->until_ms = UINT64_MAX;
+    coverage->n_missing = 0;
+    for (size_t i = 0; i < version->view.n_slots; i++) {
+        const store_shard *best = best_of_slot(&version->slots[i], now_ms);
+        coverage->shards[i] = best != NULL ? &best->view : NULL;
+        if (best == NULL)
+            coverage->missing[coverage->n_missing++] = version->view.slots[i];
+        else if (best->worker->expires_ms < coverage->until_ms)
+            coverage->until_ms = best->worker->expires_ms;
+    }
+    return coverage;
+}
+
+static bool is_avoided(const weir_store_wish *wish, const char *worker_id)
+{
+    for (size_t i = 0; i < wish->n_avoid; i++) {
+        if (strcmp(wish->avoid[i], worker_id) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Another live worker's shard instead of an avoided one's, where there is another. */
+static const weir_store_shard *shun(const store_version *version, size_t i,
+                                    const weir_store_wish *wish, uint64_t now_ms)
+{
+    const store_shard *best = NULL;
+    const store_link *slot = &version->slots[i];
+    for (const store_link *link = slot->next; link != slot; link = link->next) {
+        const store_shard *shard = WEIR_STORE_OF(store_shard, of_slot, link);
+        if (weir_store_is_live(shard, now_ms) && !is_avoided(wish, shard->view.worker_id) &&
+            (best == NULL || shard->generation > best->generation))
+            best = shard;
+    }
+    return best != NULL ? &best->view : version->coverage.shards[i];
+}
+
+static const weir_store_shard *const *choose_shards(weir_store *store, const store_version *version,
+                                                    const weir_store_wish *wish, uint64_t now_ms)
+{
+    if (wish->n_avoid == 0)
+        return version->coverage.shards;
+    for (size_t i = 0; i < version->view.n_slots; i++) {
+        const weir_store_shard *shard = version->coverage.shards[i];
+        store->chosen[i] =
+            is_avoided(wish, shard->worker_id) ? shun(version, i, wish, now_ms) : shard;
+    }
+    return store->chosen;
+}
+
+/* ---- what replicas hold ----------------------------------------------------------------------*/
+
+/* The worker behind an entry that others can read this version from; NULL: they cannot. */
+static store_worker *holder_of(const weir_store *store, const store_source *source,
+                               const store_version *version, uint64_t now_ms)
+{
+    const weir_store_source *view = &source->view;
+    if (view->status != WEIR_STORE_SOURCE_READY || source->is_superseded ||
+        strcmp(view->version_uid, version->uid) != 0 ||
+        strcmp(view->role, "inference_replica") != 0 || view->part[0] == '\0' ||
+        view->endpoint[0] == '\0' || source->record_of != version->model)
+        return NULL;
+    store_worker *worker = weir_store_find_worker(store, view->worker_id, now_ms);
+    if (worker == NULL || worker->is_superseded || worker->generation != view->generation ||
+        worker->model != version->model)
+        return NULL;
+    return worker;
+}
+
+static store_node *first_holder(const weir_store *store, const store_version *version)
+{
+    return weir_store_index_first(&store->sources_by_version,
+                                  weir_store_hash_text(store->seed, version->uid));
+}
+
+bool weir_store_has_holder(const weir_store *store, const store_version *version, uint64_t now_ms)
+{
+    store_node *node = first_holder(store, version);
+    for (; node != NULL; node = weir_store_index_next(node)) {
+        const store_source *source = WEIR_STORE_OF(store_source, by_version, node);
+        if (holder_of(store, source, version, now_ms) != NULL)
+            return true;
+    }
+    return false;
+}
+
+typedef struct peer_choice {
+    const store_source *source;
+    store_worker *worker;
+    size_t n_readers; /* besides the one that asks */
+    bool is_near;
+} peer_choice;
+
+/* Fewer readers, then the same host, then the name: the same on every directory. */
+static bool is_better(const peer_choice *a, const peer_choice *b)
+{
+    if (b->source == NULL || a->n_readers != b->n_readers)
+        return b->source == NULL || a->n_readers < b->n_readers;
+    if (a->is_near != b->is_near)
+        return a->is_near;
+    int order = strcmp(a->worker->worker_id, b->worker->worker_id);
+    return order != 0 ? order < 0
+                      : strcmp(a->source->view.source_id, b->source->view.source_id) < 0;
+}
+
+/* `own`: the lease that the worker has already, whose reader it is itself. */
+static peer_choice choose_peer(const weir_store *store, const store_version *version,
+                               const weir_store_wish *wish, const store_lease *own, uint64_t now_ms)
+{
+    peer_choice best = { 0 };
+    const char *part = weir_store_text(wish->part), *host = weir_store_text(wish->host);
+    if (part[0] == '\0')
+        return best;
+    for (store_node *node = first_holder(store, version); node != NULL;
+         node = weir_store_index_next(node)) {
+        const store_source *source = WEIR_STORE_OF(store_source, by_version, node);
+        if (strcmp(source->view.part, part) != 0 ||
+            strcmp(source->view.worker_id, wish->worker_id) == 0 ||
+            is_avoided(wish, source->view.worker_id))
+            continue;
+        peer_choice choice = { .source = source };
+        choice.worker = holder_of(store, source, version, now_ms);
+        if (choice.worker == NULL)
+            continue;
+        choice.n_readers = choice.worker->n_readers;
+        if (own != NULL && own->peer == choice.worker)
+            choice.n_readers--;
+        choice.is_near = host[0] != '\0' && strcmp(source->view.host, host) == 0;
+        if (is_better(&choice, &best))
+            best = choice;
+    }
+    return best;
+}
+
+/* ---- the grant -------------------------------------------------------------------------------*/
+
+static weir_status check_wish(const weir_store *store, const weir_store_wish *wish, uint64_t now_ms)
+{
+    weir_status status = weir_store_check_name("worker_id", wish->worker_id);
+    if (status == WEIR_OK)
+        status = weir_store_check_name("model_name", wish->model);
+    if (status != WEIR_OK)
+        return status;
+    if (wish->ttl_s == 0)
+        return weir_fail(WEIR_ERR_INVALID, "ttl_seconds must be greater than zero");
+    const store_worker *worker = weir_store_find_worker(store, wish->worker_id, now_ms);
+    if (worker == NULL)
+        return weir_fail(WEIR_ERR_REFUSED, "worker registration is missing or expired");
+    if (strcmp(worker->model->name, wish->model) != 0)
+        return weir_fail(WEIR_ERR_REFUSED, "worker and weight version model_name differ");
+    if (worker->role != WEIR_STORE_GENERATOR)
+        return weir_fail(WEIR_ERR_REFUSED, "only a GENERATOR worker can lease a weight version");
+    return WEIR_OK;
+}
+
+static bool can_be_read(const weir_store *store, store_version *version,
+                        const weir_store_wish *wish, uint64_t now_ms)
+{
+    if (version->view.state != WEIR_STORE_READY)
+        return false;
+    return weir_store_cover(version, now_ms)->n_missing == 0 ||
+           choose_peer(store, version, wish, NULL, now_ms).source != NULL;
+}
+
+/* The newest that will do; of those that will not, the newest is remembered in *out_awaited. */
+static store_version *choose_version(const weir_store *store, const store_run *run,
+                                     const weir_store_wish *wish, uint64_t now_ms,
+                                     store_version **out_awaited)
+{
+    for (store_link *link = run->versions.next; link != &run->versions; link = link->next) {
+        store_version *version = WEIR_STORE_OF(store_version, of_run, link);
+        if (!version->view.has_number || version->view.number < wish->lowest)
+            break;
+        if (version->view.number > wish->highest ||
+            strcmp(version->uid, weir_store_text(wish->but_not_uid)) == 0)
+            continue;
+        if (can_be_read(store, version, wish, now_ms))
+            return version;
+        if (*out_awaited == NULL)
+            *out_awaited = version;
+    }
+    return NULL;
+}
+
+static void say_what_is_missing(store_version *awaited, uint64_t now_ms, weir_store_grant *out)
+{
+    out->awaited = &awaited->view;
+    if (awaited->view.state != WEIR_STORE_STAGING && awaited->view.state != WEIR_STORE_READY)
+        return; /* nobody will publish what is missing of it */
+    const store_coverage *coverage = weir_store_cover(awaited, now_ms);
+    out->missing = coverage->missing;
+    out->n_missing = coverage->n_missing;
+}
+
+/* A peer is read when the trainers are busier, or gone. */
+static weir_status grant(weir_store *store, store_version *version, const weir_store_wish *wish,
+                         uint64_t now_ms, weir_store_grant *out)
+{
+    const store_lease *own = weir_store_find_lease(store, version, wish->worker_id);
+    bool is_covered = weir_store_cover(version, now_ms)->n_missing == 0;
+    peer_choice peer = choose_peer(store, version, wish, own, now_ms);
+    size_t n_direct = version->n_direct - (own != NULL && own->peer == NULL);
+    if (is_covered && peer.n_readers >= n_direct)
+        peer = (peer_choice){ 0 };
+    store_lease *lease = NULL;
+    weir_status status = weir_store_put_lease(store, version, wish->worker_id, peer.worker,
+                                              weir_store_ttl_end(wish->ttl_s, now_ms), &lease);
+    if (status != WEIR_OK)
+        return status;
+    version->touched_ms = now_ms;
+    out->lease = lease->view;
+    if (peer.source != NULL) {
+        out->peer = &peer.source->view;
+        out->peer_endpoint = peer.source->view.endpoint;
+        out->peer_host = peer.source->view.host;
+        out->n_peer_readers = (uint32_t)peer.worker->n_readers;
+    }
+    return WEIR_OK;
+}
+
+weir_status weir_store_acquire(weir_store *store, const weir_store_wish *wish, bool take,
+                               uint64_t now_ms, weir_store_grant *out)
+{
+    weir_status status = check_wish(store, wish, now_ms);
+    if (status != WEIR_OK)
+        return status;
+    weir_store_grant answer = { 0 };
+    const store_model *model = weir_store_find_model(store, wish->model);
+    const store_run *run = weir_store_find_run(store, model, weir_store_text(wish->run));
+    store_version *version = NULL, *awaited = NULL;
+    if (run != NULL && run->n_versions != 0) {
+        const store_version *newest = WEIR_STORE_OF(store_version, of_run, run->versions.next);
+        answer.has_trainer = true;
+        answer.newest = newest->view.has_number ? newest->view.number : 0;
+        version = choose_version(store, run, wish, now_ms, &awaited);
+    }
+    if (version == NULL) {
+        if (awaited != NULL)
+            say_what_is_missing(awaited, now_ms, &answer);
+        *out = answer;
+        return WEIR_IN_PROGRESS;
+    }
+    const store_lease *own = weir_store_find_lease(store, version, wish->worker_id);
+    if (own == NULL)
+        status = weir_store_check_room(version, now_ms);
+    if (status == WEIR_OK && take) {
+        weir_store_sweep_leases(store, now_ms);
+        status = grant(store, version, wish, now_ms, &answer);
+    }
+    if (status != WEIR_OK)
+        return status;
+    answer.version = &version->view;
+    if (weir_store_cover(version, now_ms)->n_missing == 0) {
+        answer.shards = choose_shards(store, version, wish, now_ms);
+        answer.n_shards = version->view.n_slots;
+    }
+    *out = answer;
+    return WEIR_OK;
+}
