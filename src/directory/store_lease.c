@@ -228,6 +228,22 @@ weir_status weir_store_delete_lease(weir_store *store, const char *version_uid,
     return WEIR_OK;
 }
 
+void weir_store_each_lease(const weir_store *store, const char *version_uid, uint64_t now_ms,
+                           bool (*visit)(void *context, const char *worker_id, uint64_t expires_ms),
+                           void *context)
+{
+    const store_version *version = weir_store_find_version(store, version_uid);
+    if (version == NULL)
+        return;
+    for (const store_link *link = version->leases.next; link != &version->leases;
+         link = link->next) {
+        const store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
+        if (lease->view.expires_ms > now_ms &&
+            !visit(context, lease->worker_id, lease->view.expires_ms))
+            return;
+    }
+}
+
 /* ---- sweeping --------------------------------------------------------------------------------*/
 
 static uint64_t sweep_version(weir_store *store, store_version *version, uint64_t now_ms)

@@ -217,6 +217,15 @@ static weir_store_worker view_of(const store_worker *worker)
                                 .generation = worker->generation };
 }
 
+bool weir_store_get_worker(const weir_store *store, const char *worker_id, uint64_t now_ms,
+                           weir_store_worker *out)
+{
+    const store_worker *worker = weir_store_find_worker(store, worker_id, now_ms);
+    if (worker != NULL)
+        *out = view_of(worker);
+    return worker != NULL;
+}
+
 void weir_store_each_worker(const weir_store *store, const char *model,
                             bool (*visit)(void *context, const weir_store_worker *worker),
                             void *context)
