@@ -25,7 +25,6 @@ void weir_redis_snapshot_stop(weir_redis_log *log)
 {
     weir_free(log->upload.bytes);
     log->upload = (weir_redis_upload){ .bytes = NULL };
-    log->claim_ns = weir_now_ns() + AGAIN_NS;
 }
 
 /* Of a snapshot: the log goes on without. Of a restore: all begins anew. */
@@ -33,6 +32,7 @@ static void give_up(weir_redis_log *log, const char *what, const redisReply *rep
 {
     bool is_restore = log->upload.is_restore;
     weir_redis_snapshot_stop(log);
+    log->claim_ns = weir_now_ns() + AGAIN_NS;
     if (is_restore)
         weir_redis_log_bad_answer(log, what, reply);
     else
@@ -176,6 +176,7 @@ static void on_claimed(void *owner, const redisReply *reply, uint64_t number)
         log->bytes_since = 0;
     }
     weir_redis_snapshot_stop(log);
+    log->claim_ns = weir_now_ns() + AGAIN_NS;
 }
 
 void weir_redis_snapshot_consider(weir_redis_log *log)

@@ -84,7 +84,7 @@ static weir_status read_host(const char *text, size_t n, weir_redis_url *out)
     if (colon != NULL &&
         (!read_number(colon + 1, n - n_host - 1, 65535, &out->port) || out->port == 0))
         return bad("the port is not a number from 1 to 65535");
-    bool is_v6 = n_host > 2 && text[0] == '[' && text[n_host - 1] == ']';
+    bool is_v6 = n_host >= 2 && text[0] == '[' && text[n_host - 1] == ']';
     if (is_v6) {
         text++;
         n_host -= 2;
