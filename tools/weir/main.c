@@ -17,6 +17,7 @@ OPTIONAL_VERB(serve)
 OPTIONAL_VERB(publish)
 OPTIONAL_VERB(receive)
 OPTIONAL_VERB(verify)
+OPTIONAL_VERB(discover)
 OPTIONAL_VERB(demo)
 OPTIONAL_VERB(error)
 OPTIONAL_VERB(bench_refit)
@@ -39,6 +40,8 @@ static const weir_verb verbs[] = {
       weir_cmd_receive },
     { "verify", "compare a live replica with a checkpoint, byte for byte", weir_usage_verify,
       weir_cmd_verify },
+    { "discover", "list the sources that a reader could use, and why not the others",
+      weir_usage_discover, weir_cmd_discover },
     { "demo", "run the main job: 2 trainer ranks, 2 replicas, 5 versions", weir_usage_demo,
       weir_cmd_demo },
     { "error", "show how far a conversion moves the weights", weir_usage_error, weir_cmd_error },
