@@ -82,13 +82,21 @@ static bool find_runs(const weir_shape *shape, const weir_box *box, element_runs
     return true;
 }
 
+static bool is_empty(const weir_box *box)
+{
+    for (uint32_t d = 0; d < box->rank; d++) {
+        if (box->lo[d] == box->hi[d])
+            return true;
+    }
+    return false;
+}
+
 weir_box_fault weir_box_runs_of(weir_dtype dtype, const weir_shape *shape, const weir_box *box,
                                 weir_box_runs *out)
 {
     uint64_t whole_bytes, bits = weir_dtype_bits(dtype);
     element_runs runs;
-    weir_shape extent = weir_box_shape(box);
-    if (weir_shape_empty(&extent)) {
+    if (is_empty(box)) {
         *out = (weir_box_runs){ 0 };
         return WEIR_BOX_GOOD;
     }

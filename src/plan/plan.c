@@ -199,7 +199,8 @@ static void order_copies(weir_plan *plan)
     for (size_t i = 0; i < plan->n_copies; i++) {
         if (plan->copies[i].packed_offset == WEIR_COPY_NOT_TAKEN)
             continue;
-        plan->copies[n] = plan->copies[i];
+        if (n < i)
+            plan->copies[n] = plan->copies[i];
         sorted &= n == 0 || compare_copies(&plan->copies[n - 1], &plan->copies[n]) <= 0;
         n++;
     }
