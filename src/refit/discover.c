@@ -311,9 +311,9 @@ static weir_status fetch_slot(weir_replica *replica, const weir_discovery *disco
         const weir_shard_record *shard = &replica->shards[i];
         if (strcmp(shard->slot, slot) != 0)
             continue;
-        weir_manifest_wish wish = { shard->manifest_endpoint, discovery->uid,
-                                    shard->manifest_digest, discovery->version,
-                                    replica->settings.transport };
+        weir_manifest_wish wish = { shard->manifest_endpoint,    discovery->uid,
+                                    shard->manifest_digest,      discovery->version,
+                                    replica->settings.transport, &replica->place };
         weir_status status = known_remote(replica, shard, out);
         if (status == WEIR_OK)
             status = weir_remote_fetch(*out, &wish);
@@ -473,6 +473,9 @@ static weir_status check_source(const weir_replica *replica, const weir_remote *
                          " for engines of %s, this replica is of %s",
                          remote->who, remote->manifest.version, mesh_or_one(remote->engine_mesh),
                          mesh_or_one(replica->mesh_text));
+    if (remote->push != NULL && remote->n_shards != remote->n_published)
+        return weir_fail(WEIR_ERR_LAYOUT, "%s pushes shards of engines of several workers",
+                         remote->who);
     if (!first && replica->schedule.pushed != (remote->push != NULL))
         return weir_fail(WEIR_ERR_UNSUPPORTED, "%s %s, the ranks before it do not", remote->who,
                          remote->push != NULL ? "pushes" : "waits to be read");

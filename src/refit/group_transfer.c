@@ -181,8 +181,9 @@ static weir_status take_digests(const weir_participant *participant, uint32_t gr
     if (record->n_digests != n)
         return weir_fail(WEIR_ERR_CORRUPT, "%s: group %u has %u shards, and %zu digests",
                          remote->who, group, n, record->n_digests);
-    for (uint32_t s = 0; s < n; s++)
-        remote->shards[first + s].digest = record->digests[s];
+    for (size_t s = weir_remote_first_shard(remote, first);
+         s < remote->n_shards && remote->numbers[s] - first < n; s++)
+        remote->shards[s].digest = record->digests[remote->numbers[s] - first];
     return WEIR_OK;
 }
 

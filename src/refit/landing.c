@@ -144,7 +144,8 @@ static size_t list_parts(weir_schedule *schedule, size_t p, size_t first)
     size_t i = first, first_part = landing->n_parts;
     for (; i < schedule->n_copies && schedule->planned[i].source == p; i++) {
         const weir_plan_copy *planned = &schedule->planned[i];
-        while (group < remote->n_groups && planned->shard >= remote->group_ends[group])
+        while (group < remote->n_groups &&
+               remote->numbers[planned->shard] >= remote->group_ends[group])
             group++;
         weir_landing_part *part = &landing->parts[landing->n_parts];
         bool begins = landing->n_parts == first_part || part[-1].group != group;

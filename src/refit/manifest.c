@@ -4,6 +4,7 @@
  * Tags repeat from shard to shard, so they travel once each and shards refer to them by index; a
  * name travels with the first of the shards in a row that have it. An encoding is a function of the
  * shards and gives each of them back, so equal bytes are equal layouts and the other way round.
+ * layout_decode.c reads them.
  */
 #include "refit/manifest.h"
 
@@ -12,8 +13,6 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "manifest.pb-c.h"
-#include "plan/box.h"
-#include "plan/shard_match.h"
 
 #define FORMAT 1u
 /* The next version's message may be a few bytes longer: numbers grow. */
@@ -127,121 +126,6 @@ weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_a
     layout.tags = table.tags;
     layout.n_tags = table.n_tags;
     return pack(&layout.base, out);
-}
-
-static weir_status check_shard(const Weir__Manifest__Layout *layout,
-                               const Weir__Manifest__Shard *message, const char *name,
-                               size_t n_regions)
-{
-    size_t rank = message->n_global_shape;
-    if (name[0] == '\0' || rank > WEIR_MAX_RANK || message->n_lo != rank || message->n_hi != rank)
-        return weir_fail(WEIR_ERR_CORRUPT,
-                         "manifest: shard '%s' has %zu dims and a box of %zu, %zu", name, rank,
-                         message->n_lo, message->n_hi);
-    if (weir_dtype_bits((weir_dtype)message->dtype) == 0)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: dtype number %u is unknown", name,
-                         message->dtype);
-    if (message->tag >= layout->n_tags)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: tag %u of %zu", name, message->tag,
-                         layout->n_tags);
-    if (message->region >= n_regions)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: region %u of %zu", name, message->region,
-                         n_regions);
-    if (message->stage < -1 || message->d < -1 || message->t < -1)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: is of stage %d, d %d, t %d", name,
-                         message->stage, message->d, message->t);
-    return WEIR_OK;
-}
-
-/* -1 is WEIR_ANY. */
-_Static_assert((uint32_t)-1 == WEIR_ANY, "places travel as signed numbers");
-
-static void read_shard(const Weir__Manifest__Layout *layout, const Weir__Manifest__Shard *message,
-                       const char *name, weir_shard *out)
-{
-    const Weir__Manifest__Tag *tag = layout->tags[message->tag];
-    size_t rank = message->n_global_shape;
-    *out = (weir_shard){ .name = name,
-                         .dtype = (weir_dtype)message->dtype,
-                         .global_shape.rank = (uint32_t)rank,
-                         .box.rank = (uint32_t)rank,
-                         .place = { (uint32_t)message->stage, (uint32_t)message->d,
-                                    (uint32_t)message->t },
-                         .n_padding_rows = message->n_padding_rows,
-                         .compile_target = tag->compile_target,
-                         .compile_metadata = tag->compile_metadata,
-                         .region = message->region,
-                         .offset = message->offset,
-                         .n_bytes = message->n_bytes };
-    for (size_t d = 0; d < rank; d++) {
-        out->global_shape.dim[d] = message->global_shape[d];
-        out->box.lo[d] = message->lo[d];
-        out->box.hi[d] = message->hi[d];
-    }
-}
-
-/* A box of what is filled of the parameter, and empty only where nothing is. */
-static weir_status check_box(const weir_shard *shard)
-{
-    const weir_shape *shape = &shard->global_shape;
-    char box[WEIR_BOX_TEXT], text[WEIR_SHAPE_TEXT];
-    uint64_t whole_bytes, n_bytes;
-    if (shard->n_padding_rows > (shape->rank > 0 ? shape->dim[0] : 0))
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %llu rows of padding, of %s", shard->name,
-                         (unsigned long long)shard->n_padding_rows,
-                         weir_shape_text(shape, text, sizeof(text)));
-    weir_shape filled = weir_shard_filled(shard);
-    if (!weir_box_fits(&shard->box, &filled))
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %s is no part of %s", shard->name,
-                         weir_box_text(&shard->box, box),
-                         weir_shape_text(&filled, text, sizeof(text)));
-    weir_shape extent = weir_box_shape(&shard->box);
-    if (weir_tensor_bytes(shard->dtype, shape, &whole_bytes) != WEIR_OK ||
-        weir_tensor_bytes(shard->dtype, &extent, &n_bytes) != WEIR_OK || n_bytes != shard->n_bytes)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: %llu bytes do not fit its box",
-                         shard->name, (unsigned long long)shard->n_bytes);
-    return WEIR_OK;
-}
-
-static weir_status check_region(const weir_shard *shard, const weir_manifest_region *regions)
-{
-    uint64_t region_bytes = regions[shard->region].n_bytes;
-    if (shard->offset > region_bytes || shard->n_bytes > region_bytes - shard->offset)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: bytes %llu + %llu of a region of %llu",
-                         shard->name, (unsigned long long)shard->offset,
-                         (unsigned long long)shard->n_bytes, (unsigned long long)region_bytes);
-    return WEIR_OK;
-}
-
-weir_status weir_layout_decode(const void *bytes, size_t n_bytes,
-                               const weir_manifest_region *regions, size_t n_regions,
-                               weir_arena *arena, weir_shard **out, size_t *out_n_shards)
-{
-    ProtobufCAllocator allocator = { arena_alloc, arena_free, arena };
-    Weir__Manifest__Layout *layout = weir__manifest__layout__unpack(&allocator, n_bytes, bytes);
-    if (layout == NULL)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: the layout of %zu bytes does not decode",
-                         n_bytes);
-    weir_shard *shards = weir_arena_zeroed(arena, layout->n_shards, sizeof(*shards));
-    if (shards == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    const char *name = "";
-    for (size_t i = 0; i < layout->n_shards; i++) {
-        const Weir__Manifest__Shard *message = layout->shards[i];
-        name = message->name[0] != '\0' ? message->name : name;
-        weir_status status = check_shard(layout, message, name, n_regions);
-        if (status != WEIR_OK)
-            return status;
-        read_shard(layout, message, name, &shards[i]);
-        status = check_box(&shards[i]);
-        if (status == WEIR_OK)
-            status = check_region(&shards[i], regions);
-        if (status != WEIR_OK)
-            return status;
-    }
-    *out = shards;
-    *out_n_shards = layout->n_shards;
-    return WEIR_OK;
 }
 
 /* ---- manifest --------------------------------------------------------------------------------*/

@@ -71,6 +71,20 @@ weir_status weir_layout_decode(const void *bytes, size_t n_bytes,
                                const weir_manifest_region *regions, size_t n_regions,
                                weir_arena *arena, weir_shard **out, size_t *out_n_shards);
 
+/* The shards of a layout that workers of one place read. */
+typedef struct weir_layout_part {
+    weir_shard *shards;
+    uint32_t *numbers; /* of each among all that are published, ascending */
+    size_t n_shards, n_published;
+} weir_layout_part;
+
+/* As weir_layout_decode(), leaving out shards that are for workers of other places than `place`,
+ * which are not looked at (NULL: none is left out). */
+weir_status weir_layout_decode_part(const void *bytes, size_t n_bytes,
+                                    const weir_manifest_region *regions, size_t n_regions,
+                                    const weir_mesh_place *place, weir_arena *arena,
+                                    weir_layout_part *out);
+
 weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *arena,
                                  weir_buffer *out);
 weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *arena,

@@ -156,8 +156,9 @@ static weir_status copy_groups(weir_remote *remote)
 }
 
 /* New layout bytes are decoded and checked; equal ones stand checked. */
-static weir_status decode_layout(weir_remote *remote)
+static weir_status decode_layout(weir_remote *remote, const weir_mesh_place *place)
 {
+    weir_layout_part part;
     const weir_manifest *manifest = &remote->manifest;
     if (remote->shards != NULL &&
         buffer_equals(&remote->layout, manifest->layout, manifest->layout_bytes) &&
@@ -173,9 +174,28 @@ static weir_status decode_layout(weir_remote *remote)
         status = copy_groups(remote);
     if (status != WEIR_OK)
         return status;
-    return weir_layout_decode(remote->layout.data, remote->layout.n_bytes, manifest->regions,
-                              manifest->n_regions, &remote->layout_arena, &remote->shards,
-                              &remote->n_shards);
+    status = weir_layout_decode_part(remote->layout.data, remote->layout.n_bytes, manifest->regions,
+                                     manifest->n_regions, place, &remote->layout_arena, &part);
+    if (status != WEIR_OK)
+        return status;
+    remote->shards = part.shards;
+    remote->numbers = part.numbers;
+    remote->n_shards = part.n_shards;
+    remote->n_published = part.n_published;
+    return WEIR_OK;
+}
+
+size_t weir_remote_first_shard(const weir_remote *remote, uint32_t number)
+{
+    size_t low = 0, high = remote->n_shards;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (remote->numbers[middle] < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 /* Gives every shard this version's digest. The regions are new in every manifest, so that shards
@@ -183,23 +203,23 @@ static weir_status decode_layout(weir_remote *remote)
 static weir_status read_digests(weir_remote *remote)
 {
     const weir_manifest *manifest = &remote->manifest;
-    if (manifest->n_digests != remote->n_shards)
+    if (manifest->n_digests != remote->n_published)
         return weir_fail(WEIR_ERR_CORRUPT, "manifest has %zu digests for %zu shards",
-                         manifest->n_digests, remote->n_shards);
+                         manifest->n_digests, remote->n_published);
     for (size_t i = 0; i < remote->n_shards; i++) {
         weir_shard *shard = &remote->shards[i];
         uint64_t end = shard->offset + shard->n_bytes;
         if (shard->region >= manifest->n_regions || end > manifest->regions[shard->region].n_bytes)
             return weir_fail(WEIR_ERR_CORRUPT, "%s lies outside the regions of its manifest",
                              shard->name);
-        shard->digest = manifest->digests[i];
+        shard->digest = manifest->digests[remote->numbers[i]];
     }
     return WEIR_OK;
 }
 
-static weir_status read_layout(weir_remote *remote)
+static weir_status read_layout(weir_remote *remote, const weir_mesh_place *place)
 {
-    weir_status status = decode_layout(remote);
+    weir_status status = decode_layout(remote, place);
     if (status == WEIR_OK)
         status = read_digests(remote);
     if (status != WEIR_OK)
@@ -349,7 +369,7 @@ weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wis
     weir_remote_hear(remote, &news);
     weir_status status = fetch_manifest(remote, wish);
     if (status == WEIR_OK)
-        status = read_layout(remote);
+        status = read_layout(remote, wish->place);
     if (status == WEIR_OK && remote->manifest.push_address[0] != '\0')
         return join_push(remote);
     if (status == WEIR_OK)

@@ -33,10 +33,11 @@ typedef struct weir_remote {
     weir_buffer layout;               /* that shards were decoded from */
     char engine_mesh[WEIR_MESH_TEXT]; /* that they are for; "": of one worker */
     weir_arena layout_arena;
-    weir_shard *shards;
-    size_t n_shards;
-    const uint32_t *group_ends; /* of its shards, which pass through a window; n_groups 0: they are
-                                   all there, and their digests are known */
+    weir_shard *shards;      /* that this worker reads */
+    const uint32_t *numbers; /* parallel: of each among all that it publishes, ascending */
+    size_t n_shards, n_published;
+    const uint32_t *group_ends; /* of what it publishes, which passes through a window; n_groups 0:
+                                   all of it is there, and the digests are known */
     size_t n_groups;
     uint64_t layout_generation;     /* grows whenever the layout changed */
     char endpoint[WEIR_NAME_BYTES]; /* that the manifest came from */
@@ -54,7 +55,9 @@ void weir_remote_close(weir_remote *remote); /* accepts NULL */
 typedef struct weir_manifest_wish {
     const char *endpoint, *uid, *digest; /* digest NULL: as the endpoint gives it */
     uint64_t version;
-    const char *transport; /* NULL: any */
+    const char *transport;        /* NULL: any */
+    const weir_mesh_place *place; /* of the worker that reads, always the same; NULL: its shards are
+                                     wanted whosever they are */
 } weir_manifest_wish;
 
 /* Fetches and checks the manifest, connects and imports what is not known yet. */
@@ -65,6 +68,8 @@ bool weir_remote_layouts_equal(const weir_remote *a, const weir_remote *b);
 /* Takes what the other side has said meanwhile: *out_news when a new version is there. A link that
  * has died is closed. */
 void weir_remote_hear(weir_remote *remote, bool *out_news);
+/* The first of its shards whose number is not below `number`; n_shards: there is none. */
+size_t weir_remote_first_shard(const weir_remote *remote, uint32_t number);
 /* Forgets the connection: the next fetch makes a new one. */
 void weir_remote_disconnect(weir_remote *remote);
 

@@ -74,8 +74,9 @@ static weir_status find_replica(verification *job)
 
 static weir_status fetch_replica(verification *job)
 {
-    weir_manifest_wish wish = { job->record.endpoint, job->record.version_uid, NULL,
-                                job->record.version, NULL };
+    weir_manifest_wish wish = { .endpoint = job->record.endpoint,
+                                .uid = job->record.version_uid,
+                                .version = job->record.version };
     weir_status status = weir_remote_fetch(job->remote, &wish);
     if (status == WEIR_ERR_NOT_FOUND)
         status = weir_fail(WEIR_ERR_BUSY,

@@ -231,6 +231,97 @@ static void layouts_of_one_worker_are_written_and_read_as_before(void **state)
         assert_shards_equal(&got[i], &f->shards[i]);
 }
 
+/* One matrix in four rows, and another: (place.t, name) of each shard. */
+static void list_places(fixture *f, weir_shard shards[6])
+{
+    static const uint32_t places[6] = { 1, 0, WEIR_ANY, 1, 0, 0 };
+    for (size_t i = 0; i < 6; i++) {
+        shards[i] = f->shards[0];
+        shards[i].name = i < 4 ? "a.weight" : "b.weight";
+        shards[i].place = (weir_mesh_place){ 0, WEIR_ANY, places[i] };
+    }
+}
+
+static void a_worker_keeps_the_shards_of_its_place_and_their_numbers(void **state)
+{
+    static const uint32_t numbers[2][4] = { { 1, 2, 4, 5 }, { 0, 2, 3 } };
+    static const size_t n_own[2] = { 4, 3 };
+    fixture *f = *state;
+    weir_shard shards[6];
+    weir_buffer layout = { 0 };
+    list_places(f, shards);
+    assert_int_equal(weir_layout_encode(shards, 6, &f->arena, &layout), WEIR_OK);
+    for (uint32_t t = 0; t < 2; t++) {
+        const weir_mesh_place place = { 0, 3, t };
+        weir_layout_part part;
+        assert_int_equal(weir_layout_decode_part(layout.data, layout.n_bytes, &f->region, 1, &place,
+                                                 &f->arena, &part),
+                         WEIR_OK);
+        assert_int_equal(part.n_published, 6);
+        assert_int_equal(part.n_shards, n_own[t]);
+        for (size_t i = 0; i < part.n_shards; i++) {
+            assert_int_equal(part.numbers[i], numbers[t][i]);
+            assert_shards_equal(&part.shards[i], &shards[part.numbers[i]]);
+        }
+    }
+    const weir_mesh_place nobody = { 1, 0, 0 };
+    weir_layout_part part;
+    assert_int_equal(weir_layout_decode_part(layout.data, layout.n_bytes, &f->region, 1, &nobody,
+                                             &f->arena, &part),
+                     WEIR_OK);
+    assert_int_equal(part.n_shards, 0);
+    assert_int_equal(part.n_published, 6);
+    weir_buffer_free(&layout);
+}
+
+static void fields_that_are_not_known_are_passed_over(void **state)
+{
+    /* One of every kind, in the layout and in a shard. */
+    static const char unknown[] = "\xF8\x07\x96\x01"
+                                  "\xF9\x07"
+                                  "12345678"
+                                  "\xFA\x07\x02"
+                                  "ab"
+                                  "\xFD\x07"
+                                  "1234";
+    enum { N_UNKNOWN = sizeof(unknown) - 1, N_TAG = 2 + 0x21, N_FIRST = 2 + 0x1b };
+    char bytes[sizeof(old_layout) + 3 * N_UNKNOWN];
+    fixture *f = *state;
+    weir_shard *got;
+    size_t n, at = 0;
+    memcpy(bytes, unknown, N_UNKNOWN);
+    at += N_UNKNOWN;
+    memcpy(bytes + at, old_layout, N_TAG + N_FIRST);
+    bytes[at + N_TAG + 1] += N_UNKNOWN;
+    at += N_TAG + N_FIRST;
+    memcpy(bytes + at, unknown, N_UNKNOWN);
+    at += N_UNKNOWN;
+    memcpy(bytes + at, old_layout + N_TAG + N_FIRST, sizeof(old_layout) - 1 - N_TAG - N_FIRST);
+    at += sizeof(old_layout) - 1 - N_TAG - N_FIRST;
+    assert_int_equal(weir_layout_decode(bytes, at, &f->region, 1, &f->arena, &got, &n), WEIR_OK);
+    assert_int_equal(n, 2);
+    for (size_t i = 0; i < n; i++)
+        assert_shards_equal(&got[i], &f->shards[i]);
+}
+
+static void a_layout_that_ends_within_a_field_is_refused(void **state)
+{
+    fixture *f = *state;
+    size_t n_refused = 0;
+    for (size_t n_bytes = 0; n_bytes < sizeof(old_layout) - 1; n_bytes++) {
+        const weir_mesh_place other = { 1, 0, 0 };
+        weir_layout_part part;
+        char *bytes = weir_alloc(n_bytes); /* so that sanitizers see what is read behind it */
+        memcpy(bytes, old_layout, n_bytes);
+        weir_status status = weir_layout_decode_part(
+            bytes, n_bytes, &f->region, 1, n_bytes % 2 == 0 ? NULL : &other, &f->arena, &part);
+        assert_true(status == WEIR_OK || status == WEIR_ERR_CORRUPT);
+        n_refused += status == WEIR_ERR_CORRUPT;
+        weir_free(bytes);
+    }
+    assert_int_equal(n_refused, sizeof(old_layout) - 1 - 3); /* it ends thrice between two fields */
+}
+
 static void a_manifest_without_a_mesh_is_of_one_worker(void **state)
 {
     fixture *f = *state;
@@ -540,6 +631,12 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(layouts_of_one_worker_are_written_and_read_as_before,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_worker_keeps_the_shards_of_its_place_and_their_numbers,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(fields_that_are_not_known_are_passed_over, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_layout_that_ends_within_a_field_is_refused, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_manifest_without_a_mesh_is_of_one_worker, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_mesh_longer_than_any_is_refused, set_up, tear_down),

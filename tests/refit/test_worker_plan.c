@@ -166,13 +166,11 @@ static worker_figures plan_worker(const model *m, const fleet_layouts *all, cons
     must(weir_engine_part_of(m->mapping, &mesh, worker, &part_arena, &part));
     double begun = weir_now_s();
     for (uint32_t rank = 0; rank < N_RANKS; rank++) {
-        weir_shard *shards;
+        weir_layout_part own;
         weir_arena_init(&arenas[rank], 0);
-        must(weir_layout_decode(all->layouts[rank].data, all->layouts[rank].n_bytes,
-                                &all->regions[rank], 1, &arenas[rank], &shards,
-                                &sources[rank].n_shards));
-        sources[rank].shards = shards;
-        sources[rank].worker = "a trainer rank";
+        must(weir_layout_decode_part(all->layouts[rank].data, all->layouts[rank].n_bytes,
+                                     &all->regions[rank], 1, &place, &arenas[rank], &own));
+        sources[rank] = (weir_plan_source){ "a trainer rank", own.shards, own.n_shards };
         figures.kept_bytes += arenas[rank].used_bytes;
     }
     figures.decode_s = weir_now_s() - begun;
