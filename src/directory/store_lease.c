@@ -232,7 +232,7 @@ void weir_store_each_lease(const weir_store *store, const char *version_uid, uin
                            bool (*visit)(void *context, const char *worker_id, uint64_t expires_ms),
                            void *context)
 {
-    const store_version *version = weir_store_find_version(store, version_uid);
+    const store_version *version = weir_store_version_record(store, version_uid);
     if (version == NULL)
         return;
     for (const store_link *link = version->leases.next; link != &version->leases;

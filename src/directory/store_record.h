@@ -34,6 +34,7 @@
 #define WEIR_STORE_MAX_SPANS 64u /* of one word */
 #define WEIR_STORE_UID_BYTES 9u
 #define WEIR_STORE_TRACE_BYTES 33u
+#define WEIR_STORE_FORMAT 1u /* of snapshots */
 
 typedef struct store_model {
     store_node node;
@@ -214,6 +215,8 @@ store_version *weir_store_version_of_key(const weir_store *store, const char *ke
 /* A copy of the request under this uid, STAGING. Its names have been checked. */
 weir_status weir_store_add_version(weir_store *store, const weir_store_version *request,
                                    const char *uid, uint64_t now_ms, store_version **out);
+/* Names and texts of a request alone. */
+weir_status weir_store_check_version(const weir_store_version *request);
 /* Every slot named and none twice. */
 weir_status weir_store_check_slots(const weir_store_version *request);
 weir_status weir_store_set_reason(weir_store *store, store_version *version, const char *reason);
@@ -221,7 +224,10 @@ weir_status weir_store_set_reason(weir_store *store, store_version *version, con
 /* n_slots: it is not one of them. */
 size_t weir_store_find_slot(const store_version *version, const char *slot);
 weir_status weir_store_add_shard(weir_store *store, store_version *version, store_worker *worker,
-                                 size_t slot, const weir_store_shard *shard);
+                                 size_t slot, const weir_store_shard *shard, uint64_t generation);
+weir_status weir_store_check_shard(const weir_store_shard *shard);
+store_shard *weir_store_find_shard(const weir_store *store, const store_version *version,
+                                   size_t slot, const char *worker_id);
 void weir_store_drop_shard(weir_store *store, store_shard *shard);
 /* Of a worker that is alive, not superseded, and the one that published it. */
 bool weir_store_is_live(const store_shard *shard, uint64_t now_ms);
@@ -251,6 +257,8 @@ store_source *weir_store_add_source(weir_store *store, store_model *model,
 /* Likewise; the history's list ends with it. */
 store_word *weir_store_add_word(weir_store *store, store_history *history,
                                 const weir_store_word *word);
+store_word *weir_store_find_word(const weir_store *store, const store_history *history,
+                                 const weir_store_word *word);
 store_history *weir_store_add_history(weir_store *store, store_run *run, uint64_t number);
 weir_status weir_store_check_source(const weir_store_source *source);
 weir_status weir_store_check_word(const weir_store_word *word);

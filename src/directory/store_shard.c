@@ -22,8 +22,8 @@ static uint64_t hash_shard(const weir_store *store, const store_version *version
     return weir_store_hash_text(weir_store_hash_number(hash, slot), worker_id);
 }
 
-static store_shard *find_shard(const weir_store *store, const store_version *version, size_t slot,
-                               const char *worker_id)
+store_shard *weir_store_find_shard(const weir_store *store, const store_version *version,
+                                   size_t slot, const char *worker_id)
 {
     store_node *node =
         weir_store_index_first(&store->shards, hash_shard(store, version, slot, worker_id));
@@ -62,7 +62,7 @@ static void put_in_lists(weir_store *store, store_shard *shard)
 }
 
 weir_status weir_store_add_shard(weir_store *store, store_version *version, store_worker *worker,
-                                 size_t slot, const weir_store_shard *shard)
+                                 size_t slot, const weir_store_shard *shard, uint64_t generation)
 {
     if (version->n_shards == WEIR_STORE_MAX_SHARDS)
         return weir_fail(WEIR_ERR_NO_MEMORY, "weight version %s has %u shards already",
@@ -82,7 +82,7 @@ weir_status weir_store_add_shard(weir_store *store, store_version *version, stor
     added->version = version;
     added->worker = worker;
     added->slot = slot;
-    added->generation = worker->generation;
+    added->generation = generation;
     put_in_lists(store, added);
     return WEIR_OK;
 }
@@ -107,7 +107,7 @@ void weir_store_drop_shard(weir_store *store, store_shard *shard)
 
 /* ---- publishing ------------------------------------------------------------------------------*/
 
-static weir_status check_shard_names(const weir_store_shard *shard)
+weir_status weir_store_check_shard(const weir_store_shard *shard)
 {
     weir_status status = weir_store_check_name("version_id", shard->version_uid);
     if (status == WEIR_OK)
@@ -164,7 +164,7 @@ static weir_status put_shard(weir_store *store, store_version *version,
     size_t slot = weir_store_find_slot(version, shard->slot);
     if (slot == version->view.n_slots)
         return weir_fail(WEIR_ERR_INVALID, "source_slot_id is not required by the weight version");
-    store_shard *known = find_shard(store, version, slot, shard->worker_id);
+    store_shard *known = weir_store_find_shard(store, version, slot, shard->worker_id);
     if (known != NULL && !is_same_shard(&known->view, shard))
         return weir_fail(WEIR_ERR_EXISTS,
                          "worker and source_slot_id already published different metadata");
@@ -176,7 +176,7 @@ static weir_status put_shard(weir_store *store, store_version *version,
         return weir_fail(WEIR_ERR_REFUSED,
                          "worker %.64s is not the one that was started last as its rank",
                          shard->worker_id);
-    status = weir_store_add_shard(store, version, worker, slot, shard);
+    status = weir_store_add_shard(store, version, worker, slot, shard, worker->generation);
     if (status != WEIR_OK)
         return status;
     version->touched_ms = now_ms;
@@ -196,7 +196,7 @@ weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *s
     wanted.manifest_digest = weir_store_text(shard->manifest_digest);
     wanted.manifest_endpoint = weir_store_text(shard->manifest_endpoint);
     wanted.transport = weir_store_text(shard->transport);
-    weir_status status = check_shard_names(&wanted);
+    weir_status status = weir_store_check_shard(&wanted);
     if (status != WEIR_OK)
         return status;
     store_version *version = weir_store_find_version(store, shard->version_uid);
@@ -230,7 +230,7 @@ weir_status weir_store_delete_shard(weir_store *store, const char *version_uid, 
         return WEIR_ERR_NOT_FOUND;
     size_t i = weir_store_find_slot(version, slot);
     bool is_slot = i != version->view.n_slots;
-    store_shard *shard = is_slot ? find_shard(store, version, i, worker_id) : NULL;
+    store_shard *shard = is_slot ? weir_store_find_shard(store, version, i, worker_id) : NULL;
     if (shard == NULL && is_slot && !weir_store_list_is_empty(&version->slots[i]))
         return weir_fail(WEIR_ERR_REFUSED, "only the publishing worker can delete its shard");
     if (shard == NULL) {

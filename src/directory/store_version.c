@@ -97,7 +97,7 @@ weir_status weir_store_check_slots(const weir_store_version *request)
 
 /* ---- what a request must be ------------------------------------------------------------------*/
 
-static weir_status check_names(const weir_store_version *request)
+weir_status weir_store_check_version(const weir_store_version *request)
 {
     weir_status status = weir_store_check_name("model_name", request->model);
     if (status == WEIR_OK)
@@ -363,7 +363,7 @@ static bool find_same(const weir_store *store, const weir_store_version *request
 static weir_status create(weir_store *store, const weir_store_version *request, uint64_t salt,
                           uint64_t now_ms, store_version **out)
 {
-    weir_status status = check_names(request);
+    weir_status status = weir_store_check_version(request);
     if (status != WEIR_OK)
         return status;
     store_version *version = NULL;

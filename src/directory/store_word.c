@@ -33,8 +33,8 @@ static uint64_t hash_word(const weir_store *store, const store_history *history,
     return weir_store_hash_text(hash, word->worker_id);
 }
 
-static store_word *find_word(const weir_store *store, const store_history *history,
-                             const weir_store_word *word)
+store_word *weir_store_find_word(const weir_store *store, const store_history *history,
+                                 const weir_store_word *word)
 {
     store_node *node = weir_store_index_first(&store->words, hash_word(store, history, word));
     for (; node != NULL; node = weir_store_index_next(node)) {
@@ -187,7 +187,7 @@ static weir_status put_word(weir_store *store, store_run *run, const weir_store_
         history = weir_store_add_history(store, run, word->number);
     if (history == NULL)
         return WEIR_ERR_NO_MEMORY;
-    store_word *known = find_word(store, history, word);
+    store_word *known = weir_store_find_word(store, history, word);
     if (known == NULL && store->n_words >= WEIR_STORE_MAX_WORDS && oldest_of(run) == history)
         status = weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u words about versions",
                            WEIR_STORE_MAX_WORDS);

@@ -96,12 +96,14 @@ uint64_t weir_store_known_generation(const weir_store *store, const char *worker
         weir_store_index_first(&store->sources_by_worker, weir_store_worker_hash(store, worker_id));
     for (; node != NULL; node = weir_store_index_next(node)) {
         const store_source *source = WEIR_STORE_OF(store_source, by_worker, node);
-        if (source->view.generation <= generation || strcmp(source->view.model, model) != 0 ||
+        if (source->view.generation < generation || strcmp(source->view.model, model) != 0 ||
             strcmp(source->view.worker_id, worker_id) != 0)
             continue;
+        bool is_same = source->view.generation == generation;
+        *out_is_superseded = source->is_superseded || (is_same && *out_is_superseded);
         generation = source->view.generation;
-        *out_is_superseded = source->is_superseded;
     }
+    *out_is_superseded = generation != 0 && *out_is_superseded;
     return generation;
 }
 
@@ -221,9 +223,10 @@ bool weir_store_get_worker(const weir_store *store, const char *worker_id, uint6
                            weir_store_worker *out)
 {
     const store_worker *worker = weir_store_find_worker(store, worker_id, now_ms);
-    if (worker != NULL)
-        *out = view_of(worker);
-    return worker != NULL;
+    if (worker == NULL)
+        return false;
+    *out = view_of(worker);
+    return true;
 }
 
 void weir_store_each_worker(const weir_store *store, const char *model,
