@@ -14,9 +14,10 @@
 
 typedef struct weir_rpc_connection weir_rpc_connection;
 
-/* Takes the (non-blocking) socket, on failure too. `peer` is copied. */
+/* Takes the (non-blocking) socket, on failure too. `peer` is copied; `host` (NULL: none) is left on
+ * close, after success alone. */
 weir_status weir_rpc_connection_open(weir_rpc_shared *shared, int fd, const char *peer,
-                                     weir_rpc_connection **out);
+                                     weir_rpc_host *host, weir_rpc_connection **out);
 void weir_rpc_connection_close(weir_rpc_connection *connection);
 int weir_rpc_connection_fd(const weir_rpc_connection *connection);
 
@@ -34,8 +35,9 @@ weir_rpc_connection *weir_rpc_connection_take_pending(weir_rpc_shared *shared);
 /* Some connection of shared->pending has something to do that needs no event. */
 bool weir_rpc_connection_any_ready(const weir_rpc_shared *shared);
 
-/* False: close it, it has been silent for too long. */
-bool weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint64_t now_ns);
+/* False: close it, it has been silent for too long; which is less where others find no place. */
+bool weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint64_t now_ns,
+                                    bool is_crowded);
 /* The next turn ends it. */
 void weir_rpc_connection_doom(weir_rpc_connection *connection);
 /* Says goodbye: calls in flight end with UNAVAILABLE. */

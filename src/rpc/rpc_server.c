@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -26,7 +27,10 @@
 #define N_EVENTS 64
 #define N_WATCHED 8
 #define ACCEPTS_PER_TURN 16
-#define IDLE_CHECK_MS 1000u  /* silence is as coarse as this; deadlines are not */
+#define LONG_CALLS_NS 1000000 /* per round */
+#define IDLE_CHECK_MS 1000u   /* silence is as coarse as this; deadlines are not */
+#define WAITING_CHECK_MS 50u
+#define COMPLAINT_MS 1000u
 #define ACCEPT_PAUSE_MS 100u /* after running out of file descriptors */
 #define GOODBYE_MS 200u      /* for last answers when the server closes */
 
@@ -49,7 +53,8 @@ struct weir_rpc_server {
     int listen_fd, epoll_fd, stop_fd;
     pthread_t thread;
     watched_fd watched[N_WATCHED];
-    uint64_t next_tick_ns, next_check_ns;
+    bool is_crowded; /* somebody found no place */
+    uint64_t next_tick_ns, next_check_ns, next_complaint_ns;
     uint64_t accept_again_ns; /* 0: accepting */
 };
 
@@ -83,13 +88,15 @@ static bool progress(weir_rpc_server *server, weir_rpc_connection *connection, b
 /* One turn for each connection that has something to do without an event of its socket. */
 static void take_turns(weir_rpc_server *server)
 {
-    weir_rpc_connection *connection;
-    for (unsigned n = server->shared.n_pending; n != 0; n--) {
-        connection = weir_rpc_connection_take_pending(&server->shared);
+    weir_rpc_shared *shared = &server->shared;
+    shared->long_left_ns = LONG_CALLS_NS;
+    for (unsigned n = shared->n_pending; n != 0; n--) {
+        weir_rpc_connection *connection = weir_rpc_connection_take_pending(shared);
         if (connection == NULL)
-            return;
+            break;
         progress(server, connection, false);
     }
+    shared->long_left_ns = 0;
 }
 
 /* ---- other file descriptors ------------------------------------------------------------------*/
@@ -157,13 +164,37 @@ static bool tell_watched(weir_rpc_server *server, const void *who, uint32_t even
 
 /* ---- accepting -------------------------------------------------------------------------------*/
 
-static void add_connection(weir_rpc_server *server, int fd, const char *peer)
+/* Counts all and logs some: whoever is refused often must not fill the disk with it. */
+static void note_refusal(weir_rpc_server *server, const char *peer, const char *why)
+{
+    uint64_t now_ns = weir_now_ns();
+    server->shared.counts.refused_connections++;
+    if (now_ns < server->next_complaint_ns)
+        return;
+    server->next_complaint_ns = now_ns + COMPLAINT_MS * NS_PER_MS;
+    weir_log(WEIR_LOG_WARN, "%s: a connection from %s is refused (%llu so far): %s",
+             server->address, peer, (unsigned long long)server->shared.counts.refused_connections,
+             why);
+}
+
+/* So that a peer whose machine is gone is found out, although its call waits and sends nothing. */
+static void keep_alive(int fd)
+{
+    const int options[][2] = { { TCP_KEEPIDLE, 30 }, { TCP_KEEPINTVL, 10 }, { TCP_KEEPCNT, 3 } };
+    int one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+        setsockopt(fd, IPPROTO_TCP, options[i][0], &options[i][1], sizeof(int));
+}
+
+static void add_connection(weir_rpc_server *server, int fd, const char *peer, weir_rpc_host *host)
 {
     weir_rpc_connection *connection;
     weir_rpc_socket_prepare(fd);
-    if (weir_rpc_connection_open(&server->shared, fd, peer, &connection) != WEIR_OK) {
-        weir_log(WEIR_LOG_WARN, "%s: a connection is refused: %s", server->address,
-                 weir_last_error());
+    keep_alive(fd);
+    if (weir_rpc_connection_open(&server->shared, fd, peer, host, &connection) != WEIR_OK) {
+        weir_rpc_hosts_leave(&server->shared.hosts, &server->shared.heap, host);
+        note_refusal(server, peer, weir_last_error());
         return;
     }
     server->shared.counts.connections++;
@@ -194,22 +225,37 @@ static void pause_accepting(weir_rpc_server *server)
     server->accept_again_ns = weir_now_ns() + ACCEPT_PAUSE_MS * NS_PER_MS;
 }
 
+static void admit(weir_rpc_server *server, int fd, const struct sockaddr_storage *address,
+                  socklen_t n_address)
+{
+    weir_rpc_shared *shared = &server->shared;
+    char peer[WEIR_RPC_PEER_TEXT];
+    format_peer(address, n_address, peer);
+    if (shared->counts.open_connections >= shared->limits.connections) {
+        server->is_crowded = true;
+        note_refusal(server, peer, "there are as many connections as there may be");
+        close(fd);
+        return;
+    }
+    weir_rpc_host *host = weir_rpc_hosts_enter(&shared->hosts, &shared->heap, address,
+                                               shared->limits.connections_per_host);
+    if (host == NULL) {
+        note_refusal(server, peer, "its host has as many connections as one may have");
+        close(fd);
+        return;
+    }
+    add_connection(server, fd, peer, host);
+}
+
 static void accept_some(weir_rpc_server *server)
 {
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         struct sockaddr_storage address = { 0 };
         socklen_t n_address = sizeof(address);
-        char peer[WEIR_RPC_PEER_TEXT];
         int fd = accept4(server->listen_fd, (struct sockaddr *)&address, &n_address,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0 && server->shared.counts.open_connections < server->shared.limits.connections) {
-            format_peer(&address, n_address, peer);
-            add_connection(server, fd, peer);
-        } else if (fd >= 0) {
-            weir_log(WEIR_LOG_WARN, "%s: %u connections are as many as there may be",
-                     server->address, server->shared.counts.open_connections);
-            server->shared.counts.refused_connections++;
-            close(fd);
+        if (fd >= 0) {
+            admit(server, fd, &address, n_address);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             pause_accepting(server);
             return;
@@ -226,9 +272,10 @@ static void check_silence(weir_rpc_server *server, uint64_t now_ns)
     for (weir_rpc_connection *connection = server->shared.connections, *next; connection != NULL;
          connection = next) {
         next = weir_rpc_connection_next(connection);
-        if (!weir_rpc_connection_check_time(connection, now_ns))
+        if (!weir_rpc_connection_check_time(connection, now_ns, server->is_crowded))
             weir_rpc_connection_close(connection);
     }
+    server->is_crowded = false;
 }
 
 static void keep_time(weir_rpc_server *server)
@@ -261,6 +308,8 @@ static int sleep_ms(const weir_rpc_server *server)
         return 0;
     uint64_t wake_ns =
         earlier(server->next_check_ns, weir_rpc_timers_next_ns(&server->shared.timers));
+    if (server->shared.n_waiting != 0) /* for memory, which others may have to be relieved of */
+        wake_ns = earlier(wake_ns, weir_now_ns() + WAITING_CHECK_MS * NS_PER_MS);
     if (server->tick != NULL)
         wake_ns = earlier(wake_ns, server->next_tick_ns);
     if (server->accept_again_ns != 0)

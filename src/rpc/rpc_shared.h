@@ -9,6 +9,7 @@
 
 #include "rpc/rpc.h"
 #include "rpc/rpc_heap.h"
+#include "rpc/rpc_hosts.h"
 #include "rpc/rpc_tickets.h"
 #include "rpc/rpc_timers.h"
 
@@ -29,9 +30,11 @@ typedef struct weir_rpc_shared {
     unsigned n_streams;       /* calls, whatever their state */
     unsigned n_waiting;       /* whole requests whose turn has not come */
     weir_rpc_counts counts;
+    weir_rpc_hosts hosts;
     struct weir_rpc_connection *connections;             /* all of them */
     struct weir_rpc_connection *pending, **last_pending; /* in the order of their turns */
     unsigned n_pending;
+    int64_t long_left_ns; /* of this round, for calls that take long */
 } weir_rpc_shared;
 
 /* limits NULL: the defaults. */

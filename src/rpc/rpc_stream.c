@@ -20,11 +20,10 @@
 #define REQUEST_S 30u /* from a call's headers to its last byte */
 #define ANSWER_S 30u  /* from an answer to its last byte taken */
 #define PARKED_S 900u /* from a call's handling to its answer, when the caller has no deadline */
-#define BUSY_ANSWER_BYTES                                                                         \
-    ((size_t)64 << 20)                       /* answers unsent: those who do not read theirs wait \
-                                              */
-#define MAX_ANSWER_BYTES ((size_t)256 << 20) /* everybody waits */
-#define CONNECTION_ANSWER_BYTES ((size_t)4 << 20) /* this one waits */
+/* Answers unsent: those who have some of their own wait; everybody waits; this one waits. */
+#define BUSY_ANSWER_BYTES ((size_t)64 << 20)
+#define MAX_ANSWER_BYTES ((size_t)256 << 20)
+#define CONNECTION_ANSWER_BYTES ((size_t)4 << 20)
 #define ARENA_KEEP_BYTES ((size_t)64 << 20)
 #define PATH_BYTES 96u
 
@@ -93,7 +92,6 @@ weir_rpc_stream *weir_rpc_stream_open(weir_rpc_calls *calls, int32_t id)
 
 static void drop_request(weir_rpc_stream *stream)
 {
-    stream->calls->request_bytes -= stream->body.capacity;
     stream->calls->shared->request_bytes -= stream->body.capacity;
     weir_grpc_body_close(&stream->body, &stream->calls->shared->heap);
 }
@@ -109,7 +107,9 @@ static void drop_answer(weir_rpc_stream *stream)
 
 static void count_state(weir_rpc_stream *stream, int by)
 {
-    if (stream->state == WEIR_RPC_STREAM_WAITING) {
+    if (stream->state == WEIR_RPC_STREAM_READING) {
+        stream->calls->reading_bytes += (size_t)by * stream->body.capacity;
+    } else if (stream->state == WEIR_RPC_STREAM_WAITING) {
         stream->calls->n_waiting += (unsigned)by;
         stream->calls->shared->n_waiting += (unsigned)by;
     } else if (stream->state == WEIR_RPC_STREAM_PARKED) {
@@ -275,13 +275,18 @@ void weir_rpc_stream_answer(weir_rpc_stream *stream, weir_rpc_code code,
 
 /* ---- handling --------------------------------------------------------------------------------*/
 
-/* A connection that reads its answers is not kept waiting by others that do not. */
 bool weir_rpc_calls_may_answer(const weir_rpc_calls *calls)
 {
     size_t unsent = calls->shared->answer_bytes;
     if (calls->answer_bytes == 0)
         return unsent < MAX_ANSWER_BYTES;
     return calls->answer_bytes < CONNECTION_ANSWER_BYTES && unsent < BUSY_ANSWER_BYTES;
+}
+
+void weir_rpc_calls_drop_answers(weir_rpc_calls *calls)
+{
+    for (weir_rpc_stream *stream = calls->first; stream != NULL; stream = stream->next)
+        drop_answer(stream);
 }
 
 static void park(weir_rpc_stream *stream)
@@ -451,14 +456,14 @@ void weir_rpc_stream_data(weir_rpc_stream *stream, const unsigned char *data, si
         return;
     weir_rpc_calls *calls = stream->calls;
     weir_rpc_shared *shared = calls->shared;
-    if (shared->request_bytes + n > shared->limits.request_bytes) {
-        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED,
-                               "the server holds as many request bytes as it may");
+    if (shared->request_bytes + n > shared->limits.request_bytes &&
+        !weir_rpc_connection_relieve(calls)) {
+        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, WEIR_RPC_FULL_TEXT);
         return;
     }
     size_t before = stream->body.capacity;
     weir_grpc_fault fault = weir_grpc_body_add(&stream->body, &shared->heap, data, n);
-    calls->request_bytes += stream->body.capacity - before;
+    calls->reading_bytes += stream->body.capacity - before;
     shared->request_bytes += stream->body.capacity - before;
     if (fault != WEIR_GRPC_FINE)
         refuse_body(stream, fault);

@@ -14,6 +14,8 @@
 
 #define WEIR_RPC_WRITE_TURN_BYTES ((size_t)256 << 10) /* then it is the next connection's turn */
 
+#define WEIR_RPC_FULL_TEXT "the server holds as many request bytes as it may"
+
 struct weir_rpc_stream;
 
 /* The calls of one connection, in the order of their coming. */
@@ -24,8 +26,9 @@ typedef struct weir_rpc_calls {
     const char *peer;
     struct weir_rpc_stream *first, **last;
     unsigned n_waiting;
-    size_t request_bytes, answer_bytes; /* its part of what is shared */
-    size_t turn_bytes;                  /* of answers that left in this turn */
+    size_t answer_bytes,
+        reading_bytes; /* its part of what is shared; of requests, what is not whole */
+    size_t turn_bytes; /* of answers that left in this turn */
 } weir_rpc_calls;
 
 typedef enum weir_rpc_stream_state {
@@ -78,5 +81,10 @@ void weir_rpc_stream_time_up(weir_rpc_stream *stream, uint64_t now_ns);
 
 /* Memory allows that this connection's next call is handled. */
 bool weir_rpc_calls_may_answer(const weir_rpc_calls *calls);
+/* Of a connection that will write no more. */
+void weir_rpc_calls_drop_answers(weir_rpc_calls *calls);
+/* Refuses what another connection has not sent yet and occupies most with. False: nobody occupies
+ * more than the one that asks. */
+bool weir_rpc_connection_relieve(weir_rpc_calls *asking);
 
 #endif

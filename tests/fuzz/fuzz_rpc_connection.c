@@ -41,7 +41,7 @@ static void run(weir_rpc_shared *shared, int server_fd, int client_fd, const uin
                 size_t n)
 {
     weir_rpc_connection *connection;
-    if (weir_rpc_connection_open(shared, server_fd, "fuzz", &connection) != WEIR_OK)
+    if (weir_rpc_connection_open(shared, server_fd, "fuzz", NULL, &connection) != WEIR_OK)
         return;
     bool is_open = true;
     if (data[0] & 1) {
@@ -60,7 +60,7 @@ static void run(weir_rpc_shared *shared, int server_fd, int client_fd, const uin
         drain(client_fd);
     }
     if (is_open)
-        is_open = weir_rpc_connection_check_time(connection, weir_now_ns());
+        is_open = weir_rpc_connection_check_time(connection, weir_now_ns(), false);
     if (is_open)
         weir_rpc_connection_shut(connection);
     if (is_open)
@@ -76,6 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         return 0;
     weir_rpc_shared shared;
     weir_rpc_shared_init(&shared, services, WEIR_DIRECTORY_SERVICES, NULL);
+    shared.long_left_ns = INT64_MAX;
     run(&shared, fds[0], fds[1], data, n);
     if (shared.n_streams != 0 || shared.request_bytes != 0 || shared.answer_bytes != 0 ||
         shared.n_waiting != 0)
