@@ -69,7 +69,7 @@ weir_status weir_memory_log_open(const weir_log_reader *reader, weir_directory_l
 
 typedef struct weir_redis_log_options {
     const char *url;         /* "redis://[USER:PASSWORD@]HOST:PORT[/DB]" */
-    const char *name;        /* of the fleet's log: keys begin with "weir:NAME:" */
+    const char *name;        /* of the fleet's log, NULL: "default"; keys begin with "weir:NAME:" */
     unsigned timeout_ms;     /* 0: 5,000; of one append */
     unsigned snapshot_every; /* 0: 4,096 records */
 } weir_redis_log_options;

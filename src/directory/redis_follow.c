@@ -114,7 +114,7 @@ static void on_joined(void *owner, const redisReply *reply, uint64_t number)
         return;
     }
     if (!log->is_opening)
-        weir_log(WEIR_LOG_INFO, "%s: works", log->url.who);
+        weir_log(WEIR_LOG_WARN, "%s: works again", log->url.who);
     weir_redis_log_enter(log, WEIR_REDIS_FOLLOWING);
     log->trouble[0] = '\0';
     log->seen = log->applied;

@@ -194,7 +194,9 @@ static weir_status name_keys(weir_redis_log *log, const char *name)
 {
     static const char letters[] =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-    size_t n = name != NULL ? strlen(name) : 0;
+    if (name == NULL)
+        name = "default";
+    size_t n = strlen(name);
     if (n == 0 || n > NAME_MAX_BYTES || strspn(name, letters) != n)
         return weir_fail(WEIR_ERR_INVALID,
                          "the name of a log in Redis is 1 to %d letters, digits, '.', '_' and '-'",

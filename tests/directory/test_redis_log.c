@@ -420,7 +420,7 @@ static void test_bad_names_and_urls_are_refused(void **state)
     (void)state;
     weir_redis_log_options options = { .url = "redis://127.0.0.1:6379", .name = "a:b" };
     assert_int_equal(member_open(&a, &options), WEIR_ERR_INVALID);
-    options.name = NULL;
+    options.name = "";
     assert_int_equal(member_open(&a, &options), WEIR_ERR_INVALID);
     options = (weir_redis_log_options){ .url = "redis://h:p", .name = "a" };
     assert_int_equal(member_open(&a, &options), WEIR_ERR_INVALID);
