@@ -1,26 +1,61 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* server.c - weir_directory: the services of directory_core.c behind an rpc server. */
+/* server.c - weir_directory: the services of directory_core.c behind an rpc server, over the log
+ * that its options name. All of it runs in the server's thread; a timer wakes it when a wait is
+ * over. */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/options.h"
 #include "directory/directory_core.h"
 #include "weir/weir.h"
 
+#define NS_PER_S 1000000000ull
+
 struct weir_directory {
     weir_directory_core core;
     weir_rpc_server *server;
-    unsigned sweep_ms;
+    weir_directory_options options; /* strings are the caller's: for opening alone */
+    int timer_fd;
 };
 
-static unsigned sweep(void *context)
+/* ---- time ------------------------------------------------------------------------------------*/
+
+static void arm_timer(void *context, uint64_t due_ns)
 {
     const weir_directory *directory = context;
-    const weir_directory_core *core = &directory->core;
-    weir_store_sweep(core->store, weir_directory_core_now_ms(core));
-    return directory->sweep_ms;
+    struct itimerspec when = { 0 };
+    if (due_ns == 0)
+        due_ns = 1; /* 0 would stop it */
+    if (due_ns != UINT64_MAX)
+        when.it_value = (struct timespec){ (time_t)(due_ns / NS_PER_S), (long)(due_ns % NS_PER_S) };
+    timerfd_settime(directory->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
+
+static void timer_rings(void *context, uint32_t events)
+{
+    weir_directory *directory = context;
+    uint64_t n_times;
+    (void)events;
+    ssize_t n = read(directory->timer_fd, &n_times, sizeof(n_times));
+    (void)n; /* it may have been set anew since */
+    weir_directory_core_tick(&directory->core);
+}
+
+static bool answer(void *context, uint64_t ticket, weir_rpc_code code,
+                   const ProtobufCMessage *response, const char *text)
+{
+    const weir_directory *directory = context;
+    return weir_rpc_server_answer(directory->core.server, ticket, code, response, text);
+}
+
+/* ---- opening ---------------------------------------------------------------------------------*/
 
 /* Ids of versions must not repeat those of the server before a restart. */
 static uint64_t random_seed(void)
@@ -31,27 +66,79 @@ static uint64_t random_seed(void)
     return seed;
 }
 
-static weir_status start(weir_directory *directory, const weir_directory_options *options)
+static bool is_redis(const char *store)
 {
-    weir_store_options store_options = {
-        .stale_after_ms = (uint64_t)options->stale_after_s * 1000,
-        .delete_after_ms = (uint64_t)options->delete_after_s * 1000,
+    return store != NULL && strncmp(store, "redis://", 8) == 0;
+}
+
+static weir_status open_log(weir_directory *directory)
+{
+    weir_directory_core *core = &directory->core;
+    const char *store = directory->options.store;
+    const weir_log_reader reader = weir_directory_core_reader(core);
+    if (store == NULL || strcmp(store, "memory") == 0)
+        return weir_memory_log_open(&reader, &core->log);
+    if (!is_redis(store))
+        return weir_fail(WEIR_ERR_INVALID, "store '%.80s' is neither memory nor redis://HOST:PORT",
+                         store);
+    const weir_redis_log_options options = { .url = store, .name = directory->options.name };
+    return weir_redis_log_open(&options, &reader, &core->log);
+}
+
+static weir_status open_core(weir_directory *directory)
+{
+    const weir_directory_options *options = &directory->options;
+    unsigned sweep_s = options->sweep_every_s < 86400 ? options->sweep_every_s : 86400;
+    const weir_directory_core_options core_options = {
+        .store = { .stale_after_ms = (uint64_t)options->stale_after_s * 1000,
+                   .delete_after_ms = (uint64_t)options->delete_after_s * 1000 },
+        .sweep_every_ms = sweep_s * 1000,
+        .salt = random_seed(),
+        .hooks = { answer, arm_timer, directory },
     };
-    weir_status status = weir_directory_core_open(&store_options, &directory->core);
+    weir_status status = weir_directory_core_open(&core_options, &directory->core);
+    return status == WEIR_OK ? open_log(directory) : status;
+}
+
+/* Before the server's thread begins. */
+static weir_status begin(void *context, weir_rpc_server *server)
+{
+    weir_directory *directory = context;
+    weir_directory_core *core = &directory->core;
+    core->server = server;
+    weir_status status =
+        weir_rpc_server_watch(server, directory->timer_fd, EPOLLIN, timer_rings, directory);
+    if (status == WEIR_OK && is_redis(directory->options.store))
+        status = weir_redis_log_attach(core->log, server);
+    if (status == WEIR_OK)
+        arm_timer(directory, weir_now_ns());
+    return status;
+}
+
+static weir_status start(weir_directory *directory)
+{
+    const weir_directory_options *options = &directory->options;
+    if (options->http != NULL)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "this build serves no HTTP");
+    directory->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (directory->timer_fd < 0)
+        return weir_fail(WEIR_ERR_IO, "cannot make a timer: %s", strerror(errno));
+    weir_status status = open_core(directory);
     if (status != WEIR_OK)
         return status;
-    directory->core.salt = random_seed();
-    weir_rpc_service services[WEIR_DIRECTORY_SERVICES];
-    weir_directory_core_services(&directory->core, services);
-    unsigned sweep_s = options->sweep_every_s != 0 ? options->sweep_every_s : 30;
-    directory->sweep_ms = sweep_s > UINT32_MAX / 1000 ? UINT32_MAX : sweep_s * 1000;
-    weir_rpc_server_options server_options = {
+    const weir_rpc_server_options server_options = {
         .listen = options->listen != NULL ? options->listen : "127.0.0.1:0",
-        .services = services,
+        .services = directory->core.services,
         .n_services = WEIR_DIRECTORY_SERVICES,
-        .tick = sweep,
-        .tick_context = directory,
-        .tick_ms = directory->sweep_ms,
+        .gone = weir_directory_core_gone,
+        .gone_context = &directory->core,
+        .begin = begin,
+        .begin_context = directory,
+        .security = { .certificate = options->security.certificate,
+                      .key = options->security.key,
+                      .ca = options->security.ca,
+                      .token = options->security.token,
+                      .insecure = options->security.insecure },
     };
     return weir_rpc_server_open(&server_options, &directory->server);
 }
@@ -67,7 +154,9 @@ weir_status weir_directory_open(const weir_directory_options *options, weir_dire
     weir_directory *directory = weir_alloc_zeroed(1, sizeof(*directory));
     if (directory == NULL)
         return WEIR_ERR_NO_MEMORY;
-    status = start(directory, &known);
+    directory->options = known;
+    directory->timer_fd = -1;
+    status = start(directory);
     if (status != WEIR_OK) {
         weir_directory_close(directory);
         return status;
@@ -80,8 +169,10 @@ void weir_directory_close(weir_directory *directory)
 {
     if (directory == NULL)
         return;
-    weir_rpc_server_close(directory->server); /* its thread uses the store */
+    weir_rpc_server_close(directory->server); /* its thread uses the core */
     weir_directory_core_close(&directory->core);
+    if (directory->timer_fd >= 0)
+        close(directory->timer_fd);
     weir_free(directory);
 }
 

@@ -1,27 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* source_handlers.c - P2pService. Identity and metadata are kept as the bytes they came in: fields
- * that this build does not know survive. */
+/* source_handlers.c - P2pService: messages in, the store's answer out. Refusals are replies. */
 #include <stdio.h>
+#include <string.h>
 
-#include "directory/directory_core.h"
-#include "directory/sidecar.h"
+#include "directory/directory_messages.h"
+#include "directory/source_entry.h"
 #include "directory/source_id.h"
-#include "p2p.pb-c.h"
 #include "rpc/rpc_message.h"
 
 typedef ModelExpress__P2p__PublishMetadataRequest publish_request;
 typedef ModelExpress__P2p__SourceInstanceRef ref_message;
-
-#define MAKE(type, init, name)                                       \
-    type *name = weir_arena_alloc(arena, sizeof(*name));             \
-    if ((name) == NULL)                                              \
-        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, text); \
-    init(name)
-
-#define HANDLER(name)                                                             \
-    static weir_rpc_code name(void *context, const weir_rpc_call_info *call,      \
-                              const ProtobufCMessage *message, weir_arena *arena, \
-                              const ProtobufCMessage **out_response, char *text)
 
 static bool is_status(int status)
 {
@@ -42,85 +30,73 @@ static const char *find_missing(const publish_request *request)
     return request->worker == NULL ? "worker is required" : NULL;
 }
 
-static const void *pack(const ProtobufCMessage *message, weir_arena *arena, size_t *out_n)
+/* The same worker's earlier entry says more, while it is about that very version. */
+static weir_status keep_what_others_read(weir_directory_call *call, weir_store_source *source)
 {
-    *out_n = protobuf_c_message_get_packed_size(message);
-    void *bytes = weir_arena_alloc(arena, *out_n);
-    if (bytes != NULL)
-        protobuf_c_message_pack(message, bytes);
-    return bytes;
+    const weir_store_source *before =
+        weir_store_get_source(call->core->store, source->source_id, source->worker_id);
+    if (before == NULL || source->version_uid[0] == '\0' ||
+        strcmp(before->version_uid, source->version_uid) != 0)
+        return WEIR_OK;
+    source->host = weir_arena_strdup(call->arena, before->host);
+    source->part = weir_arena_strdup(call->arena, before->part);
+    return source->host != NULL && source->part != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
 }
 
-static weir_status publish(const weir_directory_core *core, const publish_request *request,
-                           const char *source_id, weir_arena *arena)
+static weir_status publish(weir_directory_call *call, const publish_request *request,
+                           const char **out_source_id)
 {
-    weir_sidecar said;
-    weir_sidecar_read(request->identity, request->worker, &said);
-    weir_store_source source = {
-        .source_id = source_id,
-        .worker_id = request->worker_id,
-        .model = request->identity->model_name,
-        .accelerator = request->worker->accelerator,
-        .rank = request->worker->worker_rank,
-        .status = (weir_store_source_status)request->worker->status,
-        .has_step = said.has_step,
-        .step = said.step,
-        .layout_signature = said.layout_signature[0] != '\0' ? said.layout_signature : NULL,
-    };
-    source.identity = pack(&request->identity->base, arena, &source.n_identity);
-    source.metadata = pack(&request->worker->base, arena, &source.n_metadata);
-    if (source.identity == NULL || source.metadata == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    return weir_store_publish_source(core->store, &source, weir_directory_core_now_ms(core));
+    weir_store_source source;
+    weir_status status = weir_source_entry_read(request, NULL, call->arena, &source);
+    if (status == WEIR_OK)
+        status = keep_what_others_read(call, &source);
+    if (status != WEIR_OK)
+        return status;
+    *out_source_id = source.source_id;
+    return weir_store_publish_source(call->core->store, &source, call->now_ms);
 }
 
-HANDLER(publish_metadata)
+static weir_rpc_code publish_metadata(weir_directory_call *call)
 {
-    (void)call;
-    const publish_request *request = (const void *)message;
-    MAKE(ModelExpress__P2p__PublishMetadataResponse,
-         model_express__p2p__publish_metadata_response__init, response);
-    *out_response = &response->base;
-    const char *missing = find_missing(request);
+    const publish_request *request = (const void *)call->request;
+    WEIR_MAKE_MESSAGE(ModelExpress__P2p__PublishMetadataResponse,
+                      model_express__p2p__publish_metadata_response__init, response);
+    call->response = &response->base;
+    const char *missing = find_missing(request), *source_id = NULL;
     if (missing != NULL) {
         response->message = (char *)missing;
         return WEIR_RPC_OK;
     }
-    char *refusal = weir_arena_alloc(arena, WEIR_RPC_MESSAGE_TEXT);
-    char *source_id = weir_arena_alloc(arena, WEIR_SOURCE_ID_BYTES);
-    if (refusal == NULL || source_id == NULL)
-        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, text);
+    char *refusal = weir_arena_alloc(call->arena, WEIR_RPC_MESSAGE_TEXT);
+    if (refusal == NULL)
+        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
+    response->message = refusal;
+    refusal[0] = '\0';
     if (!is_status((int)request->worker->status)) {
         snprintf(refusal, WEIR_RPC_MESSAGE_TEXT, "invalid status value: %d",
                  (int)request->worker->status);
-        response->message = refusal;
         return WEIR_RPC_OK;
     }
-    weir_status status = weir_source_id(request->identity, arena, source_id);
-    if (status == WEIR_OK)
-        status = publish(context, request, source_id, arena);
+    weir_status status = publish(call, request, &source_id);
     if (status != WEIR_OK) {
         weir_directory_core_refuse(status, refusal);
-        response->message = refusal;
         return WEIR_RPC_OK;
     }
     response->success = true;
-    response->mx_source_id = source_id;
+    response->mx_source_id = (char *)source_id;
     response->worker_id = request->worker_id;
     return WEIR_RPC_OK;
 }
 
-HANDLER(update_status)
+static weir_rpc_code update_status(weir_directory_call *call)
 {
-    (void)call;
-    const weir_directory_core *core = context;
-    const ModelExpress__P2p__UpdateStatusRequest *request = (const void *)message;
-    MAKE(ModelExpress__P2p__UpdateStatusResponse, model_express__p2p__update_status_response__init,
-         response);
-    char *refusal = weir_arena_alloc(arena, WEIR_RPC_MESSAGE_TEXT);
+    const ModelExpress__P2p__UpdateStatusRequest *request = (const void *)call->request;
+    WEIR_MAKE_MESSAGE(ModelExpress__P2p__UpdateStatusResponse,
+                      model_express__p2p__update_status_response__init, response);
+    char *refusal = weir_arena_alloc(call->arena, WEIR_RPC_MESSAGE_TEXT);
     if (refusal == NULL)
-        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, text);
-    *out_response = &response->base;
+        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
+    call->response = &response->base;
     response->message = refusal;
     refusal[0] = '\0';
     if (request->mx_source_id[0] == '\0') {
@@ -130,9 +106,9 @@ HANDLER(update_status)
     } else if (!is_status((int)request->status)) {
         snprintf(refusal, WEIR_RPC_MESSAGE_TEXT, "invalid status value: %d", (int)request->status);
     } else {
-        weir_status status = weir_store_update_source(
-            core->store, request->mx_source_id, request->worker_id,
-            (weir_store_source_status)request->status, weir_directory_core_now_ms(core));
+        weir_status status =
+            weir_store_update_source(call->core->store, request->mx_source_id, request->worker_id,
+                                     (weir_store_source_status)request->status, call->now_ms);
         response->success = status == WEIR_OK;
         if (status != WEIR_OK)
             weir_directory_core_refuse(status, refusal);
@@ -193,65 +169,62 @@ static void fill_ref(const weir_store_source *source, ref_message *out)
     }
 }
 
-HANDLER(list_sources)
+static weir_rpc_code list_sources(weir_directory_call *call)
 {
-    (void)call;
-    const weir_directory_core *core = context;
-    const ModelExpress__P2p__ListSourcesRequest *request = (const void *)message;
+    const ModelExpress__P2p__ListSourcesRequest *request = (const void *)call->request;
     weir_store_filter filter = { 0 };
     char source_id[WEIR_SOURCE_ID_BYTES];
     fill_filter(request, &filter);
     if (request->identity != NULL) {
-        weir_status status = weir_source_id(request->identity, arena, source_id);
+        weir_status status = weir_source_id(request->identity, call->arena, source_id);
         if (status != WEIR_OK)
-            return weir_directory_core_refuse(status, text);
+            return weir_directory_core_refuse(status, call->text);
         filter.source_id = source_id;
     }
-    MAKE(ModelExpress__P2p__ListSourcesResponse, model_express__p2p__list_sources_response__init,
-         response);
-    size_t n_all = weir_store_count_sources(core->store) + 1;
-    const weir_store_source **sources = weir_arena_alloc(arena, n_all * sizeof(*sources));
+    WEIR_MAKE_MESSAGE(ModelExpress__P2p__ListSourcesResponse,
+                      model_express__p2p__list_sources_response__init, response);
+    size_t n_all = weir_store_count_sources(call->core->store) + 1;
+    const weir_store_source **sources = weir_arena_alloc(call->arena, n_all * sizeof(*sources));
     if (sources == NULL)
-        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, text);
-    size_t n = weir_store_list_sources(core->store, &filter, sources);
-    ref_message *refs = weir_arena_alloc(arena, (n + 1) * sizeof(*refs));
-    response->instances = weir_arena_alloc(arena, (n + 1) * sizeof(*response->instances));
+        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
+    size_t n = weir_store_list_sources(call->core->store, &filter, sources);
+    ref_message *refs = weir_arena_alloc(call->arena, (n + 1) * sizeof(*refs));
+    response->instances = weir_arena_alloc(call->arena, (n + 1) * sizeof(*response->instances));
     if (refs == NULL || response->instances == NULL)
-        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, text);
+        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
     for (size_t i = 0; i < n; i++) {
         fill_ref(sources[i], &refs[i]);
         response->instances[i] = &refs[i];
     }
     response->n_instances = n;
-    *out_response = &response->base;
+    call->response = &response->base;
     return WEIR_RPC_OK;
 }
 
 /* ---- one source ------------------------------------------------------------------------------*/
 
-HANDLER(get_metadata)
+static weir_rpc_code get_metadata(weir_directory_call *call)
 {
-    (void)call;
-    const weir_directory_core *core = context;
-    const ModelExpress__P2p__GetMetadataRequest *request = (const void *)message;
-    MAKE(ModelExpress__P2p__GetMetadataResponse, model_express__p2p__get_metadata_response__init,
-         response);
-    *out_response = &response->base;
+    const ModelExpress__P2p__GetMetadataRequest *request = (const void *)call->request;
+    WEIR_MAKE_MESSAGE(ModelExpress__P2p__GetMetadataResponse,
+                      model_express__p2p__get_metadata_response__init, response);
+    call->response = &response->base;
     response->mx_source_id = request->mx_source_id;
     response->worker_id = request->worker_id;
     const weir_store_source *source =
-        weir_store_get_source(core->store, request->mx_source_id, request->worker_id);
+        weir_store_get_source(call->core->store, request->mx_source_id, request->worker_id);
     if (source == NULL)
         return WEIR_RPC_OK;
     ProtobufCMessage *worker = NULL, *identity = NULL;
     weir_status status =
         weir_rpc_message_unpack(&model_express__p2p__worker_metadata__descriptor, source->metadata,
-                                source->n_metadata, arena, &worker);
+                                source->n_metadata, call->arena, &worker);
     if (status == WEIR_OK)
-        status = weir_rpc_message_unpack(&model_express__p2p__source_identity__descriptor,
-                                         source->identity, source->n_identity, arena, &identity);
+        status =
+            weir_rpc_message_unpack(&model_express__p2p__source_identity__descriptor,
+                                    source->identity, source->n_identity, call->arena, &identity);
     if (status != WEIR_OK)
-        return weir_directory_core_refuse(status, text);
+        return weir_directory_core_refuse(status, call->text);
     response->found = true;
     response->worker = (ModelExpress__P2p__WorkerMetadata *)worker;
     response->worker->status = (ModelExpress__P2p__SourceStatus)source->status;
@@ -260,10 +233,17 @@ HANDLER(get_metadata)
     return WEIR_RPC_OK;
 }
 
-const weir_rpc_method weir_source_methods[] = {
-    { "PublishMetadata", publish_metadata },
-    { "ListSources", list_sources },
-    { "GetMetadata", get_metadata },
-    { "UpdateStatus", update_status },
+#define METHOD(name_of, message, kind_of, ...)                         \
+    {                                                                  \
+        .name = "P2pService." name_of,                                 \
+        .input = &model_express__p2p__##message##_request__descriptor, \
+        .kind = WEIR_DIRECTORY_##kind_of, __VA_ARGS__                  \
+    }
+
+const weir_directory_method weir_source_methods[] = {
+    METHOD("PublishMetadata", publish_metadata, CHANGE, .rule = publish_metadata),
+    METHOD("ListSources", list_sources, READ, .rule = list_sources),
+    METHOD("GetMetadata", get_metadata, READ, .rule = get_metadata),
+    METHOD("UpdateStatus", update_status, CHANGE, .rule = update_status),
 };
 const size_t weir_n_source_methods = sizeof(weir_source_methods) / sizeof(weir_source_methods[0]);

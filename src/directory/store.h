@@ -280,6 +280,7 @@ typedef struct weir_store_worker {
     const char *worker_id, *model;
     int role;
     uint64_t expires_ms, generation;
+    bool is_superseded; /* its rank was started anew as another worker */
 } weir_store_worker;
 
 /* False when no such worker is alive at this time. */

@@ -216,7 +216,8 @@ static weir_store_worker view_of(const store_worker *worker)
                                 .model = worker->model->name,
                                 .role = worker->role,
                                 .expires_ms = worker->expires_ms,
-                                .generation = worker->generation };
+                                .generation = worker->generation,
+                                .is_superseded = worker->is_superseded };
 }
 
 bool weir_store_get_worker(const weir_store *store, const char *worker_id, uint64_t now_ms,
