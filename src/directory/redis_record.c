@@ -235,7 +235,8 @@ static weir_status damaged(void)
     return weir_fail(WEIR_ERR_FORMAT, "the snapshot in Redis is damaged");
 }
 
-static weir_status join_chunks(const redisReply *fields, unsigned char *out, uint64_t n_bytes)
+/* False unless they are n_bytes in all. out NULL: looks, before memory is taken for them. */
+static bool join_chunks(const redisReply *fields, unsigned char *out, uint64_t n_bytes)
 {
     uint64_t at = 0;
     for (unsigned i = 0; at < n_bytes; i++) {
@@ -243,11 +244,12 @@ static weir_status join_chunks(const redisReply *fields, unsigned char *out, uin
         snprintf(name, sizeof(name), "%u", i);
         const redisReply *chunk = find_text(fields, name);
         if (chunk == NULL || chunk->len <= 0 || (uint64_t)chunk->len > n_bytes - at)
-            return damaged();
-        memcpy(out + at, chunk->str, (size_t)chunk->len);
+            return false;
+        if (out != NULL)
+            memcpy(out + at, chunk->str, (size_t)chunk->len);
         at += (uint64_t)chunk->len;
     }
-    return WEIR_OK;
+    return true;
 }
 
 weir_status weir_redis_snapshot_read(const redisReply *reply, weir_redis_position *out,
@@ -269,16 +271,12 @@ weir_status weir_redis_snapshot_read(const redisReply *reply, weir_redis_positio
                              format->str, WEIR_REDIS_FORMAT);
         if (n == NULL || id == NULL || size == NULL || !weir_redis_number_read(n, &at.n) ||
             !read_id(id, &at) || !weir_redis_number_read(size, &n_bytes) ||
-            n_bytes > (uint64_t)1 << 30)
+            !join_chunks(reply, NULL, n_bytes))
             return damaged();
         bytes = weir_alloc(n_bytes);
         if (bytes == NULL)
             return WEIR_ERR_NO_MEMORY;
-        weir_status status = join_chunks(reply, bytes, n_bytes);
-        if (status != WEIR_OK) {
-            weir_free(bytes);
-            return status;
-        }
+        join_chunks(reply, bytes, n_bytes);
     }
     *out = at;
     *out_bytes = bytes;
