@@ -23,6 +23,8 @@
 /* Answers unsent: those who have some of their own wait; everybody waits; this one waits. */
 #define BUSY_ANSWER_BYTES ((size_t)64 << 20)
 #define MAX_ANSWER_BYTES ((size_t)256 << 20)
+#define RESERVE_ANSWER_BYTES ((size_t)64 << 20) /* beyond it, for those whose answers are small */
+#define SMALL_ANSWER_BYTES ((size_t)64 << 10)
 #define CONNECTION_ANSWER_BYTES ((size_t)4 << 20)
 #define ARENA_KEEP_BYTES ((size_t)64 << 20)
 #define PATH_BYTES 96u
@@ -248,6 +250,8 @@ static void answer_message(weir_rpc_stream *stream, const ProtobufCMessage *mess
     stream->answer = answer;
     stream->n_answer = n_answer;
     calls->answer_bytes += n_answer;
+    if (n_answer > calls->largest_answer)
+        calls->largest_answer = n_answer;
     calls->shared->answer_bytes += n_answer;
     become_answered(stream, false);
     nghttp2_nv headers[] = { FIXED(":status", "200"), FIXED("content-type", "application/grpc") };
@@ -278,8 +282,9 @@ void weir_rpc_stream_answer(weir_rpc_stream *stream, weir_rpc_code code,
 bool weir_rpc_calls_may_answer(const weir_rpc_calls *calls)
 {
     size_t unsent = calls->shared->answer_bytes;
+    bool is_modest = calls->largest_answer != 0 && calls->largest_answer <= SMALL_ANSWER_BYTES;
     if (calls->answer_bytes == 0)
-        return unsent < MAX_ANSWER_BYTES;
+        return unsent < MAX_ANSWER_BYTES + (is_modest ? RESERVE_ANSWER_BYTES : 0);
     return calls->answer_bytes < CONNECTION_ANSWER_BYTES && unsent < BUSY_ANSWER_BYTES;
 }
 

@@ -28,6 +28,7 @@ typedef struct weir_rpc_calls {
     unsigned n_waiting;
     size_t answer_bytes,
         reading_bytes; /* its part of what is shared; of requests, what is not whole */
+    size_t largest_answer;
     size_t turn_bytes; /* of answers that left in this turn */
 } weir_rpc_calls;
 
