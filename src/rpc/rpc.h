@@ -138,8 +138,9 @@ typedef struct weir_rpc_server_options {
     weir_rpc_limits limits;
 } weir_rpc_server_options;
 
-/* In the server's thread alone, from a handler, a tick or a watched file descriptor: answers a call
- * that was to be answered later. `response` as handlers give it. False: that call is over. */
+/* In the server's thread alone, from a handler, a tick, `gone` or a watched file descriptor: answers
+ * a call that was to be answered later; from within its own handler, too, whose WEIR_RPC_LATER then
+ * says that it was. `response` as handlers give it, packed at once. False: that call is over. */
 bool weir_rpc_server_answer(weir_rpc_server *server, uint64_t ticket, weir_rpc_code code,
                             const ProtobufCMessage *response, const char *text);
 /* In the server's thread, or from `begin`: `ready` is called whenever `fd` has one of `events`
