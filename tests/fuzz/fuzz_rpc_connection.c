@@ -79,7 +79,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     shared.long_left_ns = INT64_MAX;
     run(&shared, fds[0], fds[1], data, n);
     if (shared.n_streams != 0 || shared.request_bytes != 0 || shared.answer_bytes != 0 ||
-        shared.n_waiting != 0)
+        shared.n_waiting != 0 || shared.counts.parked != 0 || shared.timers.n != 0 ||
+        shared.n_pending != 0)
         __builtin_trap(); /* what a closed connection held is given back */
     weir_rpc_shared_close(&shared);
     close(fds[1]);
