@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "plan/fleet.h"
 
+#include <time.h>
+
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "share_fleet.h"
@@ -235,6 +237,37 @@ static void check_large(const model *m, const char *trainer, const char *replica
     weir_fleet_close(fleet);
 }
 
+static uint64_t processor_ns(void)
+{
+    struct timespec now;
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now), 0);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Each expert's matrix in as many chunks as there are ranks: 16 ranks share each block. */
+static void check_fine_cuts(const model *m)
+{
+    enum { N_RANKS = 16 };
+    uint64_t took_ns[N_RANKS];
+    weir_fleet *fleet = open_meshes(m->tensors, m->n, "fsdp=256", "tp=8,dp=4,ep=32,replicas=16");
+    size_t n_pieces = 0;
+    for (uint32_t i = 0; i < N_RANKS; i++) {
+        uint64_t begun = processor_ns();
+        weir_share *share = share_of(fleet, i * 17);
+        took_ns[i] = processor_ns() - begun;
+        n_pieces += share->n_pieces + share->n_lent;
+        weir_share_free(share);
+    }
+    qsort(took_ns, N_RANKS, sizeof(took_ns[0]), compare_numbers);
+    print_message("fsdp=256: shares of 16 ranks, processor's time: median %.1f ms, slowest %.1f "
+                  "ms; %zu pieces of "
+                  "borders each\n",
+                  (double)took_ns[N_RANKS / 2] * 1e-6, (double)took_ns[N_RANKS - 1] * 1e-6,
+                  n_pieces / N_RANKS);
+    assert_true((double)took_ns[N_RANKS / 2] * 1e-9 < 0.25 * TIME_FACTOR);
+    weir_fleet_close(fleet);
+}
+
 static void set_conversion(model *m, const weir_conversion *conversion)
 {
     for (size_t i = 0; i < m->n; i++) {
@@ -259,6 +292,7 @@ static void shares_of_a_deepseek_v3_fleet_take_milliseconds(void **state)
     check_large(m, "fsdp=16,ep=16", "tp=8,dp=4,ep=32,replicas=16");
     check_large(m, "fsdp=4,ep=8,tp=2,pp=4", "tp=8,dp=4,ep=32,replicas=16");
     check_large(m, "ep=8,tp=8,pp=4", "tp=16,pp=2,ep=16,replicas=16");
+    check_fine_cuts(m);
     for (size_t i = 0; i < m->n; i++)
         m->tensors[i].stacked = m->tensors[i].n_experts > 0;
     print_message("experts stacked:\n");
