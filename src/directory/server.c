@@ -79,8 +79,8 @@ static weir_status open_log(weir_directory *directory)
     if (store == NULL || strcmp(store, "memory") == 0)
         return weir_memory_log_open(&reader, &core->log);
     if (!is_redis(store))
-        return weir_fail(WEIR_ERR_INVALID, "store '%.80s' is neither memory nor redis://HOST:PORT",
-                         store);
+        return weir_fail(WEIR_ERR_INVALID,
+                         "the store is neither memory nor redis://[USER:PASSWORD@]HOST:PORT[/DB]");
     const weir_redis_log_options options = { .url = store, .name = directory->options.name };
     return weir_redis_log_open(&options, &reader, &core->log);
 }

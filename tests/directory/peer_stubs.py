@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 SOURCE = os.environ.get("WEIR_TEST_SOURCE") or os.path.join(os.path.dirname(__file__), "..", "..")
-PROTOS = ("p2p", "refit", "health")
+PROTOS = ("p2p", "refit", "health", "directory")
 
 
 def generate():
