@@ -74,7 +74,7 @@ static void supersede(weir_store *store, store_source *source, uint64_t now_ms)
     if (source->view.status != WEIR_STORE_SOURCE_STALE)
         source->stale_since_ms = now_ms;
     source->view.status = WEIR_STORE_SOURCE_STALE;
-    store_worker *worker = weir_store_worker_record(store, source->view.worker_id);
+    store_worker *worker = source->worker;
     if (worker == NULL || worker->generation != source->view.generation)
         return;
     worker->is_superseded = true;
@@ -158,6 +158,7 @@ store_source *weir_store_add_source(weir_store *store, store_model *model,
     if (added == NULL)
         return NULL;
     added->record_of = model;
+    added->worker = weir_store_worker_record(store, source->worker_id);
     added->view.model = model->name;
     model->n_users++;
     store->n_sources++;
@@ -245,6 +246,14 @@ static void set_status(weir_store *store, store_source *source, weir_store_sourc
     weir_store_list_add_first(&source->record_of->sources, &source->of_model);
 }
 
+/* Whether the block of what a worker said before is as large as what it says now: going first, it
+ * makes room, and a word that is as long as the last takes no memory. */
+static bool makes_room(const store_source *known, const weir_store_source *source)
+{
+    return known != NULL && weir_rpc_heap_block_bytes(known->block_bytes) ==
+                                weir_rpc_heap_block_bytes(source_bytes(source));
+}
+
 static weir_status replace_source(weir_store *store, store_source *known,
                                   const weir_store_source *source, bool is_superseded,
                                   uint64_t now_ms)
@@ -255,6 +264,12 @@ static weir_status replace_source(weir_store *store, store_source *known,
     store_model *model = weir_store_have_model(store, source->model);
     if (model == NULL)
         return WEIR_ERR_NO_MEMORY;
+    if (makes_room(known, source)) {
+        model->n_users++; /* it may be its last */
+        drop_source(store, known);
+        model->n_users--;
+        known = NULL;
+    }
     store_source *added = weir_store_add_source(store, model, source);
     if (added == NULL) {
         weir_store_let_model(store, model);
