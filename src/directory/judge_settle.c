@@ -118,6 +118,9 @@ weir_status weir_judge_settle(weir_judged *judged, size_t n, weir_arena *arena, 
 {
     size_t n_entries = 0, n_taken = 0;
     weir_status status = WEIR_OK;
+    *out_taken = 0;
+    if (n == 0)
+        return WEIR_OK;
     weir_judged **entries = weir_arena_alloc(arena, (n + 1) * sizeof(*entries));
     if (entries == NULL)
         return WEIR_ERR_NO_MEMORY;
