@@ -1,0 +1,943 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_fleet_handlers.c - a step of a refit in one message: all of it or nothing; answers that wait
+ * come when they can, and at their bound say what is missing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "directory.pb-c.h"
+#include "directory/client_entry.h"
+#include "directory/directory_core.h"
+#include "directory/made_up_log.h"
+#include "p2p.pb-c.h"
+#include "refit.pb-c.h"
+#include "rpc/rpc_dispatch.h"
+#include "rpc/rpc_message.h"
+
+#define MODEL "m"
+#define RUN "run"
+#define LATER_ANSWERS 2048
+
+typedef struct later_answer {
+    uint64_t ticket;
+    weir_rpc_code code;
+    ProtobufCMessage *response; /* NULL: refused */
+    char text[WEIR_RPC_MESSAGE_TEXT];
+} later_answer;
+
+typedef struct fixture {
+    weir_directory_core core;
+    made_up_log *log;
+    weir_arena arena;
+    uint64_t ticket;
+    later_answer later[LATER_ANSWERS];
+    size_t n_later;
+    weir_rpc_answer answer; /* of the last call */
+} fixture;
+
+/* ---- a directory without a socket ------------------------------------------------------------*/
+
+static bool answer_later(void *context, uint64_t ticket, weir_rpc_code code,
+                         const ProtobufCMessage *response, const char *text)
+{
+    fixture *f = context;
+    later_answer *later = &f->later[f->n_later++];
+    assert_true(f->n_later < LATER_ANSWERS);
+    later->ticket = ticket;
+    later->code = code;
+    snprintf(later->text, sizeof(later->text), "%s", text);
+    if (code != WEIR_RPC_OK)
+        return true;
+    size_t n = protobuf_c_message_get_packed_size(response);
+    unsigned char *bytes = malloc(n + 1);
+    protobuf_c_message_pack(response, bytes);
+    later->response = protobuf_c_message_unpack(response->descriptor, NULL, n, bytes);
+    assert_non_null(later->response);
+    free(bytes);
+    return true;
+}
+
+static int set_up(void **state)
+{
+    fixture *f = calloc(1, sizeof(*f));
+    const weir_directory_core_options options = { .salt = 7, .hooks = { answer_later, NULL, f } };
+    assert_int_equal(weir_directory_core_open(&options, &f->core), WEIR_OK);
+    const weir_log_reader reader = weir_directory_core_reader(&f->core);
+    assert_int_equal(made_up_log_open(&reader, &f->log), WEIR_OK);
+    f->core.log = &f->log->log;
+    weir_arena_init(&f->arena, 0);
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    fixture *f = *state;
+    for (size_t i = 0; i < f->n_later; i++) {
+        if (f->later[i].response != NULL)
+            protobuf_c_message_free_unpacked(f->later[i].response, NULL);
+    }
+    weir_directory_core_close(&f->core);
+    weir_arena_close(&f->arena);
+    free(f);
+    return 0;
+}
+
+/* As the rpc server does it: the request is packed and unpacked. */
+static weir_rpc_code call_within(fixture *f, const ProtobufCMessage *request, unsigned deadline_ms)
+{
+    size_t n = protobuf_c_message_get_packed_size(request);
+    unsigned char *bytes = malloc(n + 1);
+    protobuf_c_message_pack(request, bytes);
+    const weir_rpc_call_info info = {
+        .ticket = ++f->ticket,
+        .bytes = bytes,
+        .n_bytes = n,
+        .deadline = deadline_ms != 0 ? weir_deadline_in(deadline_ms) : 0,
+    };
+    for (size_t i = 0; i < WEIR_DIRECTORY_SERVICES; i++) {
+        const weir_rpc_service *service = &f->core.services[i];
+        for (size_t k = 0; k < service->n_methods; k++) {
+            const ProtobufCMethodDescriptor *method =
+                protobuf_c_service_descriptor_get_method_by_name(service->descriptor,
+                                                                 service->methods[k].name);
+            const weir_rpc_route route = { service, method, service->methods[k].handler };
+            if (method->input != request->descriptor)
+                continue;
+            weir_rpc_dispatch(&route, &info, &f->arena, &f->answer);
+            if (f->answer.code == WEIR_RPC_OK)
+                assert_ptr_equal(f->answer.message->descriptor, method->output);
+        }
+    }
+    free(bytes);
+    return f->answer.code;
+}
+
+static weir_rpc_code call(fixture *f, const ProtobufCMessage *request)
+{
+    return call_within(f, request, 0);
+}
+
+static const void *answered(fixture *f, const ProtobufCMessage *request)
+{
+    weir_rpc_code code = call(f, request);
+    if (code != WEIR_RPC_OK)
+        print_error("%s: %d %s\n", request->descriptor->name, code, f->answer.text);
+    assert_int_equal(code, WEIR_RPC_OK);
+    return f->answer.message;
+}
+
+static void refused(fixture *f, const ProtobufCMessage *request, weir_rpc_code code,
+                    const char *text)
+{
+    assert_int_equal(call(f, request), code);
+    assert_string_equal(f->answer.text, text);
+}
+
+/* The answer to a ticket that came later; NULL: none yet. */
+static const later_answer *find_later(const fixture *f, uint64_t ticket)
+{
+    for (size_t i = 0; i < f->n_later; i++) {
+        if (f->later[i].ticket == ticket)
+            return &f->later[i];
+    }
+    return NULL;
+}
+
+static const void *later(const fixture *f, uint64_t ticket)
+{
+    const later_answer *answer = find_later(f, ticket);
+    assert_non_null(answer);
+    assert_int_equal(answer->code, WEIR_RPC_OK);
+    return answer->response;
+}
+
+static void let_time_pass(fixture *f, uint64_t ms)
+{
+    const weir_log_record sweep = { "", (const unsigned char *)"", 0, 1 };
+    f->log->now_ms += ms;
+    f->log->log.ops->append(&f->log->log, &sweep, 0);
+    weir_directory_core_tick(&f->core);
+}
+
+/* ---- requests --------------------------------------------------------------------------------*/
+
+static void register_worker(fixture *f, const char *worker_id, int role)
+{
+    ModelExpress__Refit__WorkerRegistration worker =
+        MODEL_EXPRESS__REFIT__WORKER_REGISTRATION__INIT;
+    ModelExpress__Refit__RegisterWorkerRequest request =
+        MODEL_EXPRESS__REFIT__REGISTER_WORKER_REQUEST__INIT;
+    worker.worker_id = (char *)worker_id;
+    worker.model_name = (char *)MODEL;
+    worker.role = (ModelExpress__Refit__WorkerRole)role;
+    request.worker = &worker;
+    request.ttl_seconds = 90;
+    answered(f, &request.base);
+}
+
+static char *const slots_ab[] = { (char *)"a", (char *)"b" };
+
+typedef struct publish_case {
+    Weir__Directory__PublishVersionShardRequest request;
+    ModelExpress__Refit__WeightVersionShard shard;
+    weir_source_record record;
+    weir_client_entry entry;
+    Weir__Directory__Stop stop, *stops[1];
+} publish_case;
+
+static void fill_record(weir_source_record *record, const char *worker_id, const char *role,
+                        uint64_t number)
+{
+    memset(record, 0, sizeof(*record));
+    strcpy(record->worker_id, worker_id);
+    strcpy(record->model, MODEL);
+    strcpy(record->run, RUN);
+    strcpy(record->role, role);
+    strcpy(record->endpoint, "10.0.0.1:7");
+    strcpy(record->layout_signature, "layout");
+    record->n_ranks = 2;
+    record->rank = (uint32_t)(worker_id[strlen(worker_id) - 1] - '0') % 2; /* "trainer-1" */
+    record->status = WEIR_SOURCE_READY;
+    record->version = number;
+}
+
+static const ProtobufCMessage *publish_request(publish_case *c, const char *worker_id,
+                                               const char *slot, uint64_t number)
+{
+    fill_record(&c->record, worker_id, "trainer", number);
+    assert_int_equal(weir_client_entry_fill(&c->record, &c->entry), WEIR_OK);
+    model_express__refit__weight_version_shard__init(&c->shard);
+    weir__directory__publish_version_shard_request__init(&c->request);
+    weir__directory__stop__init(&c->stop);
+    c->shard.source_slot_id = (char *)slot;
+    c->shard.worker_id = (char *)worker_id;
+    c->shard.total_bytes = 100;
+    c->shard.tensor_count = 1;
+    c->shard.manifest_digest = (char *)"sha256:0";
+    c->shard.manifest_endpoint = (char *)"10.0.0.1:7";
+    c->shard.transport = (char *)"ucx";
+    c->stop.name = (char *)"stage";
+    c->stop.duration_us = 1000;
+    c->stops[0] = &c->stop;
+    c->request.model_name = (char *)MODEL;
+    c->request.run = (char *)RUN;
+    c->request.version_number = number;
+    c->request.expected_source_slots = (char **)slots_ab;
+    c->request.n_expected_source_slots = 2;
+    c->request.shard = &c->shard;
+    c->request.source = &c->entry.request;
+    c->request.trace_id = (char *)"0123456789abcdef0123456789abcdef";
+    c->request.stops = c->stops;
+    c->request.n_stops = 1;
+    return &c->request.base;
+}
+
+/* Gives the version's uid. */
+static void publish(fixture *f, const char *worker_id, const char *slot, uint64_t number,
+                    char uid[16])
+{
+    publish_case c;
+    const Weir__Directory__PublishVersionShardResponse *response =
+        answered(f, publish_request(&c, worker_id, slot, number));
+    snprintf(uid, 16, "%s", response->version->uid);
+}
+
+static void publish_all(fixture *f, uint64_t number, char uid[16])
+{
+    publish(f, "trainer-0", "a", number, uid);
+    publish(f, "trainer-1", "b", number, uid);
+}
+
+static void register_all(fixture *f)
+{
+    register_worker(f, "trainer-0", 1);
+    register_worker(f, "trainer-1", 1);
+    register_worker(f, "replica-0", 2);
+    register_worker(f, "replica-1", 2);
+}
+
+static Weir__Directory__AcquireVersionRequest wish(const char *worker_id, uint64_t lowest,
+                                                   unsigned timeout_ms)
+{
+    Weir__Directory__AcquireVersionRequest request = WEIR__DIRECTORY__ACQUIRE_VERSION_REQUEST__INIT;
+    request.model_name = (char *)MODEL;
+    request.run = (char *)RUN;
+    request.worker_id = (char *)worker_id;
+    request.lowest = lowest;
+    request.highest = UINT64_MAX;
+    request.ttl_seconds = 60;
+    request.timeout_ms = timeout_ms;
+    return request;
+}
+
+typedef struct word_case {
+    Weir__Directory__AcknowledgeVersionRequest request;
+    weir_source_record record;
+    weir_client_entry entry;
+} word_case;
+
+static const ProtobufCMessage *word_request(word_case *c, const char *worker_id, const char *uid,
+                                            uint64_t number)
+{
+    fill_record(&c->record, worker_id, "inference_replica", number);
+    assert_int_equal(weir_client_entry_fill(&c->record, &c->entry), WEIR_OK);
+    weir__directory__acknowledge_version_request__init(&c->request);
+    c->request.source = &c->entry.request;
+    c->request.version_id = (char *)uid;
+    c->request.version_number = number;
+    c->request.run = (char *)RUN;
+    c->request.n_bytes = 200;
+    return &c->request.base;
+}
+
+/* ---- publishing ------------------------------------------------------------------------------*/
+
+static void test_a_shard_its_version_and_its_entry_are_one_step(void **state)
+{
+    fixture *f = *state;
+    publish_case c;
+    register_all(f);
+    const Weir__Directory__PublishVersionShardResponse *response =
+        answered(f, publish_request(&c, "trainer-0", "a", 5));
+    char uid[16];
+    snprintf(uid, sizeof(uid), "%s", response->version->uid);
+    assert_int_equal(response->version->state, WEIR_STORE_STAGING);
+    assert_int_equal(response->attempt, 1);
+    assert_string_equal(response->trace_id, "0123456789abcdef0123456789abcdef");
+    const weir_store_source *source =
+        weir_store_get_source(f->core.store, response->mx_source_id, "trainer-0");
+    assert_non_null(source);
+    assert_string_equal(source->version_uid, uid);
+    assert_string_equal(source->run, RUN);
+    assert_string_equal(source->endpoint, "10.0.0.1:7");
+    const weir_store_word *word = weir_store_words(f->core.store, MODEL, RUN, 5);
+    assert_non_null(word);
+    assert_string_equal(word->worker_id, "trainer-0");
+    assert_int_equal(word->n_spans, 1);
+    response = answered(f, publish_request(&c, "trainer-1", "b", 5));
+    assert_string_equal(response->version->uid, uid);
+    assert_int_equal(response->version->state, WEIR_STORE_READY);
+    assert_int_equal(f->core.counts.n_published, 2);
+}
+
+static weir_store_totals totals(const fixture *f)
+{
+    weir_store_totals count = weir_store_count(f->core.store);
+    count.n_bytes = 0;
+    return count;
+}
+
+static void test_a_refused_shard_leaves_nothing_behind(void **state)
+{
+    fixture *f = *state;
+    publish_case c;
+    weir_store_totals before = totals(f);
+    refused(f, publish_request(&c, "trainer-0", "a", 5), WEIR_RPC_FAILED_PRECONDITION,
+            "worker registration is missing or expired");
+    weir_store_totals after = totals(f);
+    assert_memory_equal(&before, &after, sizeof(before));
+    register_all(f);
+    before = totals(f);
+    refused(f, publish_request(&c, "trainer-0", "c", 5), WEIR_RPC_INVALID_ARGUMENT,
+            "source_slot_id is not required by the weight version");
+    publish_request(&c, "trainer-0", "a", 5);
+    c.entry.request.identity = NULL;
+    assert_int_equal(call(f, &c.request.base), WEIR_RPC_NOT_FOUND); /* no entry to go on from */
+    publish_request(&c, "trainer-0", "a", 5);
+    c.entry.request.worker_id = (char *)"trainer-1";
+    refused(f, &c.request.base, WEIR_RPC_INVALID_ARGUMENT,
+            "shard and source are of different workers");
+    publish_request(&c, "trainer-0", "a", 5);
+    c.entry.identity.model_name = (char *)"other";
+    refused(f, &c.request.base, WEIR_RPC_INVALID_ARGUMENT,
+            "source.identity is of another model_name");
+    publish_request(&c, "trainer-0", "a", 5);
+    c.request.source = NULL;
+    refused(f, &c.request.base, WEIR_RPC_INVALID_ARGUMENT, "source is required");
+    c.request.shard = NULL;
+    refused(f, &c.request.base, WEIR_RPC_INVALID_ARGUMENT, "shard is required");
+    after = totals(f);
+    assert_memory_equal(&before, &after, sizeof(before));
+}
+
+static void test_other_bytes_under_the_same_slot_are_refused_whole(void **state)
+{
+    fixture *f = *state;
+    publish_case c;
+    char uid[16];
+    register_all(f);
+    publish(f, "trainer-0", "a", 5, uid);
+    publish_request(&c, "trainer-0", "a", 5);
+    c.shard.manifest_digest = (char *)"sha256:1";
+    strcpy(c.record.endpoint, "elsewhere:1");
+    refused(f, &c.request.base, WEIR_RPC_ALREADY_EXISTS,
+            "worker and source_slot_id already published different metadata");
+    const weir_store_source *source = NULL;
+    weir_store_filter filter = { .model = MODEL };
+    assert_int_equal(weir_store_list_sources(f->core.store, &filter, &source), 1);
+    assert_string_equal(source->endpoint, "10.0.0.1:7");
+    answered(f, publish_request(&c, "trainer-0", "a", 5)); /* the same again is no harm */
+}
+
+static void test_an_entry_without_identity_is_the_old_one_of_the_new_version(void **state)
+{
+    fixture *f = *state;
+    publish_case c;
+    char first[16];
+    register_all(f);
+    publish(f, "trainer-0", "a", 5, first);
+    publish_request(&c, "trainer-0", "a", 6);
+    c.entry.request.identity = NULL;
+    c.entry.request.worker = NULL;
+    const Weir__Directory__PublishVersionShardResponse *response = answered(f, &c.request.base);
+    char source_id[WEIR_ID_BYTES], uid[16];
+    snprintf(source_id, sizeof(source_id), "%s", response->mx_source_id);
+    snprintf(uid, sizeof(uid), "%s", response->version->uid);
+    ModelExpress__P2p__GetMetadataRequest get = MODEL_EXPRESS__P2P__GET_METADATA_REQUEST__INIT;
+    get.mx_source_id = source_id;
+    get.worker_id = (char *)"trainer-0";
+    const ModelExpress__P2p__GetMetadataResponse *entry = answered(f, &get.base);
+    assert_true(entry->found);
+    weir_source_record record;
+    memset(&record, 0, sizeof(record));
+    assert_int_equal(
+        weir_sidecar_parse(weir_sidecar_find(entry->worker, WEIR_SIDECAR_WEIR), &record), WEIR_OK);
+    assert_int_equal(record.version, 6);
+    assert_string_equal(record.version_uid, uid);
+    assert_string_equal(record.layout_signature, "layout");
+    assert_int_equal(record.n_ranks, 2);
+    assert_non_null(
+        strstr(weir_sidecar_find(entry->worker, WEIR_SIDECAR_JSON), "\"training_step\":6,"));
+    assert_string_equal(entry->worker->worker_grpc_endpoint, "10.0.0.1:7");
+}
+
+static void test_an_aborted_version_is_another_attempt(void **state)
+{
+    fixture *f = *state;
+    publish_case c;
+    char uid[16];
+    register_all(f);
+    publish(f, "trainer-0", "a", 5, uid);
+    Weir__Directory__AbortVersionRequest abort = WEIR__DIRECTORY__ABORT_VERSION_REQUEST__INIT;
+    abort.version_id = uid;
+    abort.worker_id = (char *)"trainer-1";
+    abort.reason = (char *)"a weight is NaN";
+    const Weir__Directory__AbortVersionResponse *aborted = answered(f, &abort.base);
+    assert_int_equal(aborted->version->state, WEIR_STORE_RELEASING); /* as ModelExpress knows it */
+    const Weir__Directory__PublishVersionShardResponse *response =
+        answered(f, publish_request(&c, "trainer-0", "a", 5));
+    assert_int_equal(response->attempt, 2);
+    assert_string_not_equal(response->version->uid, uid);
+}
+
+/* ---- a replica's wish ------------------------------------------------------------------------*/
+
+static void test_what_is_ready_is_given_at_once_with_a_lease(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    publish_all(f, 5, uid);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 1000);
+    const Weir__Directory__AcquireVersionResponse *response = answered(f, &request.base);
+    assert_true(response->found);
+    assert_string_equal(response->version->uid, uid);
+    assert_int_equal(response->n_shards, 2);
+    assert_string_equal(response->shards[1]->worker_id, "trainer-1");
+    assert_string_equal(response->lease->worker_id, "replica-0");
+    assert_null(response->peer);
+    assert_int_equal(weir_store_count(f->core.store).n_leases, 1);
+    assert_int_equal(f->core.waits.n_waits, 0);
+}
+
+static void test_a_wish_waits_for_the_last_shard(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 60000);
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    publish(f, "trainer-0", "a", 5, uid);
+    weir_directory_core_tick(&f->core);
+    assert_null(find_later(f, ticket));
+    publish(f, "trainer-1", "b", 5, uid);
+    assert_null(find_later(f, ticket)); /* not from within a change */
+    weir_directory_core_tick(&f->core);
+    const Weir__Directory__AcquireVersionResponse *response = later(f, ticket);
+    assert_true(response->found);
+    assert_string_equal(response->version->uid, uid);
+    assert_int_equal(f->core.waits.n_waits, 0);
+    assert_int_equal(f->core.counts.n_granted, 1);
+}
+
+static void test_a_wish_ends_naming_what_is_missing(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    publish(f, "trainer-1", "b", 5, uid);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 0);
+    const Weir__Directory__AcquireVersionResponse *response = answered(f, &request.base);
+    assert_false(response->found);
+    assert_true(response->has_trainer);
+    assert_int_equal(response->newest, 5);
+    assert_string_equal(response->awaited_id, uid);
+    assert_int_equal(response->awaited_state,
+                     WEIR__DIRECTORY__VERSION_STATE__VERSION_STATE_STAGING);
+    assert_int_equal(response->n_missing_slots, 1);
+    assert_string_equal(response->missing_slots[0], "a");
+    /* The same at the bound of a wait, which comes before the caller's deadline. */
+    request.timeout_ms = 60000;
+    assert_int_equal(call_within(f, &request.base, 200), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    weir_directory_core_tick(&f->core);
+    assert_null(find_later(f, ticket));
+    weir_deadline deadline = weir_deadline_in(195);
+    while (find_later(f, ticket) == NULL && !weir_deadline_passed(deadline))
+        weir_sleep_ms(weir_directory_core_tick(&f->core) % 8 + 1);
+    response = later(f, ticket);
+    assert_false(response->found);
+    assert_string_equal(response->missing_slots[0], "a");
+    assert_int_equal(f->core.waits.n_waits, 0);
+}
+
+static void test_a_dead_trainer_is_missing_and_a_wait_sees_it_come_back(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    publish_all(f, 5, uid);
+    f->log->now_ms += 60000;
+    register_worker(f, "trainer-1", 1);
+    register_worker(f, "replica-0", 2);
+    let_time_pass(f, 40000); /* trainer-0 is silent for 100 s */
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 0);
+    const Weir__Directory__AcquireVersionResponse *response = answered(f, &request.base);
+    assert_false(response->found);
+    assert_int_equal(response->n_missing_slots, 1);
+    assert_string_equal(response->missing_slots[0], "a");
+    request.timeout_ms = 60000;
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    register_worker(f, "trainer-2", 1);
+    publish(f, "trainer-2", "a", 5, uid); /* in the place of the dead one */
+    weir_directory_core_tick(&f->core);
+    response = later(f, ticket);
+    assert_true(response->found);
+    assert_string_equal(response->shards[0]->worker_id, "trainer-2");
+}
+
+static void test_who_is_gone_gets_no_lease(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 60000);
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    weir_directory_core_gone(&f->core, f->ticket);
+    weir_directory_core_gone(&f->core, 12345);
+    publish_all(f, 5, uid);
+    weir_directory_core_tick(&f->core);
+    assert_int_equal(f->n_later, 0);
+    assert_int_equal(weir_store_count(f->core.store).n_leases, 0);
+}
+
+static void test_bad_wishes_are_refused_at_once(void **state)
+{
+    fixture *f = *state;
+    register_all(f);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 60000);
+    request.run = (char *)"";
+    refused(f, &request.base, WEIR_RPC_INVALID_ARGUMENT,
+            "model_name, run and worker_id are required, of at most 255 bytes");
+    request = wish("replica-0", 5, 60000);
+    request.highest = 4;
+    refused(f, &request.base, WEIR_RPC_INVALID_ARGUMENT, "lowest is greater than highest");
+    request = wish("nobody", 5, 60000);
+    refused(f, &request.base, WEIR_RPC_FAILED_PRECONDITION,
+            "worker registration is missing or expired");
+    request = wish("trainer-0", 5, 60000);
+    assert_int_equal(call(f, &request.base), WEIR_RPC_FAILED_PRECONDITION);
+    assert_int_equal(f->core.waits.n_waits, 0);
+}
+
+static void test_a_thousand_waits_are_answered_by_one_look(void **state)
+{
+    fixture *f = *state;
+    char uid[16], name[32];
+    register_all(f);
+    for (unsigned i = 0; i < 1000; i++) {
+        snprintf(name, sizeof(name), "reader-%u", i);
+        register_worker(f, name, 2);
+        Weir__Directory__AcquireVersionRequest request = wish(name, 5, 60000);
+        assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    }
+    publish_all(f, 5, uid);
+    weir_directory_core_tick(&f->core);
+    assert_int_equal(f->n_later, 1000);
+    for (unsigned i = 1; i < 1000; i++)
+        assert_true(f->later[i].ticket > f->later[i - 1].ticket); /* who came first goes first */
+    assert_int_equal(weir_store_count(f->core.store).n_leases, 1000);
+}
+
+/* ---- what became of it -----------------------------------------------------------------------*/
+
+static Weir__Directory__AwaitReplicasRequest await(char *uid, unsigned n, unsigned timeout_ms)
+{
+    Weir__Directory__AwaitReplicasRequest request = WEIR__DIRECTORY__AWAIT_REPLICAS_REQUEST__INIT;
+    request.model_name = (char *)MODEL;
+    request.version_id = uid;
+    request.n_replicas = n;
+    request.timeout_ms = timeout_ms;
+    return request;
+}
+
+static void test_a_word_ends_the_lease_and_tells_the_trainer(void **state)
+{
+    fixture *f = *state;
+    char uid[16], lease[WEIR_ID_BYTES];
+    word_case c;
+    register_all(f);
+    publish_all(f, 5, uid);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 0);
+    const Weir__Directory__AcquireVersionResponse *acquired = answered(f, &request.base);
+    snprintf(lease, sizeof(lease), "%s", acquired->lease->lease_id);
+    Weir__Directory__AwaitReplicasRequest trainer = await(uid, 1, 60000);
+    assert_int_equal(call(f, &trainer.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    word_request(&c, "replica-0", uid, 5);
+    c.request.lease_id = lease;
+    c.request.host = (char *)"h", c.request.part = (char *)"p";
+    answered(f, &c.request.base);
+    assert_int_equal(weir_store_count(f->core.store).n_leases, 0);
+    weir_directory_core_tick(&f->core);
+    const Weir__Directory__AwaitReplicasResponse *response = later(f, ticket);
+    assert_int_equal(response->n_holding, 1);
+    assert_int_equal(response->n_words, 1);
+    assert_string_equal(response->words[0]->worker_id, "replica-0");
+    assert_int_equal(response->words[0]->n_bytes, 200);
+    assert_int_equal(f->core.counts.words[0], 1);
+    /* It can be read from. */
+    request = wish("replica-1", 5, 0);
+    request.part = (char *)"p";
+    Weir__Directory__AcquireVersionRequest other = wish("replica-0", 5, 0);
+    answered(f, &other.base); /* the trainers have a reader */
+    acquired = answered(f, &request.base);
+    assert_non_null(acquired->peer);
+    assert_string_equal(acquired->peer->worker_id, "replica-0");
+    assert_string_equal(acquired->peer->manifest_endpoint, "10.0.0.1:7");
+}
+
+static void test_a_refusal_is_a_word_too(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    word_case c;
+    register_all(f);
+    publish_all(f, 5, uid);
+    word_request(&c, "replica-0", uid, 5);
+    c.request.status = (uint32_t)WEIR_ERR_LAYOUT;
+    c.request.text = (char *)"tag: expected fp8, got bf16";
+    fill_record(&c.record, "replica-0", "inference_replica", 4); /* what it holds still */
+    assert_int_equal(weir_client_entry_fill(&c.record, &c.entry), WEIR_OK);
+    answered(f, &c.request.base);
+    Weir__Directory__AwaitReplicasRequest trainer = await(uid, 1, 0);
+    const Weir__Directory__AwaitReplicasResponse *response = answered(f, &trainer.base);
+    assert_int_equal(response->n_holding, 0);
+    assert_int_equal(response->n_words, 1);
+    assert_int_equal((int32_t)response->words[0]->status, WEIR_ERR_LAYOUT);
+    assert_string_equal(response->words[0]->text, "tag: expected fp8, got bf16");
+    assert_int_equal(f->core.counts.words[-WEIR_ERR_LAYOUT], 1);
+    c.request.status = 3;
+    refused(f, &c.request.base, WEIR_RPC_INVALID_ARGUMENT, "status is no weir_status");
+}
+
+static void test_an_older_version_or_attempt_satisfies_no_wait(void **state)
+{
+    fixture *f = *state;
+    char old[16], uid[16];
+    word_case c;
+    register_all(f);
+    publish_all(f, 5, old);
+    answered(f, word_request(&c, "replica-0", old, 5));
+    Weir__Directory__AbortVersionRequest abort = WEIR__DIRECTORY__ABORT_VERSION_REQUEST__INIT;
+    abort.version_id = old;
+    abort.worker_id = (char *)"trainer-0";
+    answered(f, &abort.base);
+    publish_all(f, 5, uid); /* the second attempt */
+    Weir__Directory__AwaitReplicasRequest trainer = await(uid, 1, 0);
+    const Weir__Directory__AwaitReplicasResponse *response = answered(f, &trainer.base);
+    assert_int_equal(response->n_holding, 0);
+    publish_all(f, 6, uid);
+    answered(f, word_request(&c, "replica-0", uid, 6));
+    response = answered(f, &trainer.base); /* a later one does */
+    assert_int_equal(response->n_holding, 1);
+    trainer = await((char *)"nothing", 1, 60000);
+    assert_int_equal(call(f, &trainer.base), WEIR_RPC_NOT_FOUND);
+}
+
+/* ---- retiring --------------------------------------------------------------------------------*/
+
+static void test_shards_go_when_nobody_reads(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    char *uids[] = { uid };
+    register_all(f);
+    publish_all(f, 5, uid);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 0);
+    answered(f, &request.base);
+    Weir__Directory__RetireVersionsRequest retire = WEIR__DIRECTORY__RETIRE_VERSIONS_REQUEST__INIT;
+    retire.version_ids = uids;
+    retire.n_version_ids = 1;
+    retire.source_slot_id = (char *)"a";
+    retire.worker_id = (char *)"trainer-0";
+    const Weir__Directory__RetireVersionsResponse *response = answered(f, &retire.base);
+    assert_int_equal(response->n_leased_by, 1);
+    assert_string_equal(response->leased_by[0], "replica-0");
+    const weir_store_version *version = NULL;
+    weir_store_get_version(f->core.store, uid, &version);
+    assert_int_equal(version->state, WEIR_STORE_RELEASING); /* no new reader */
+    retire.timeout_ms = 60000;
+    assert_int_equal(call(f, &retire.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    let_time_pass(f, 61000); /* the reader died: its lease runs out */
+    response = later(f, ticket);
+    assert_int_equal(response->n_leased_by, 0);
+    const weir_store_shard *shard = NULL;
+    weir_store_list_shards(f->core.store, uid, &shard);
+    assert_non_null(shard);
+    assert_string_equal(shard->worker_id, "trainer-1");
+    assert_null(shard->next);
+    answered(f, &retire.base); /* again is no harm */
+}
+
+static void test_a_version_that_loses_a_shard_before_it_is_ready_is_aborted(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    char *uids[] = { uid };
+    register_all(f);
+    publish(f, "trainer-0", "a", 5, uid);
+    Weir__Directory__RetireVersionsRequest retire = WEIR__DIRECTORY__RETIRE_VERSIONS_REQUEST__INIT;
+    retire.version_ids = uids;
+    retire.n_version_ids = 1;
+    retire.source_slot_id = (char *)"a";
+    retire.worker_id = (char *)"trainer-0";
+    const Weir__Directory__RetireVersionsResponse *response = answered(f, &retire.base);
+    assert_int_equal(response->n_leased_by, 0);
+    const weir_store_version *version = NULL;
+    assert_int_equal(weir_store_get_version(f->core.store, uid, &version), WEIR_OK);
+    assert_int_equal(version->state, WEIR_STORE_ABORTED);
+}
+
+/* ---- over a log that takes time --------------------------------------------------------------*/
+
+static void test_a_change_is_answered_when_it_comes_back(void **state)
+{
+    fixture *f = *state;
+    publish_case c;
+    register_all(f);
+    f->log->is_slow = true;
+    assert_int_equal(call(f, publish_request(&c, "trainer-0", "a", 5)), WEIR_RPC_LATER);
+    uint64_t first = f->ticket;
+    publish_request(&c, "nobody", "b", 5);
+    assert_int_equal(call(f, &c.request.base), WEIR_RPC_LATER);
+    uint64_t second = f->ticket;
+    assert_int_equal(f->n_later, 0);
+    made_up_log_deliver(f->log);
+    const Weir__Directory__PublishVersionShardResponse *response = later(f, first);
+    assert_int_equal(response->version->state, WEIR_STORE_STAGING);
+    assert_int_equal(find_later(f, second)->code, WEIR_RPC_FAILED_PRECONDITION);
+    assert_string_equal(find_later(f, second)->text, "worker registration is missing or expired");
+}
+
+static void test_a_read_sees_what_was_written_before_it(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    publish_all(f, 5, uid);
+    f->log->is_slow = true;
+    ModelExpress__Refit__DeleteWeightVersionRequest delete =
+        MODEL_EXPRESS__REFIT__DELETE_WEIGHT_VERSION_REQUEST__INIT;
+    ModelExpress__Refit__GetWeightVersionRequest get =
+        MODEL_EXPRESS__REFIT__GET_WEIGHT_VERSION_REQUEST__INIT;
+    delete.uid = get.uid = uid;
+    assert_int_equal(call(f, &delete.base), WEIR_RPC_LATER);
+    assert_int_equal(call(f, &get.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    made_up_log_deliver(f->log);
+    const ModelExpress__Refit__WeightVersion *version = later(f, ticket);
+    assert_int_equal(version->state, WEIR_STORE_RELEASING);
+    assert_int_equal(f->core.waits.n_waits, 0);
+}
+
+static void test_a_wish_is_granted_by_a_record(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    publish_all(f, 5, uid);
+    f->log->is_slow = true;
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 60000);
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    made_up_log_deliver(f->log); /* caught up: it is there, so a record goes out */
+    assert_int_equal(f->log->n_items, 1);
+    assert_null(find_later(f, ticket));
+    weir_directory_core_tick(&f->core); /* one record is enough */
+    assert_int_equal(f->log->n_items, 1);
+    made_up_log_deliver(f->log);
+    const Weir__Directory__AcquireVersionResponse *response = later(f, ticket);
+    assert_true(response->found);
+}
+
+static void test_a_wish_that_another_directory_spoiled_waits_on(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    publish_all(f, 5, uid);
+    f->log->is_slow = true;
+    ModelExpress__Refit__DeleteWeightVersionRequest delete =
+        MODEL_EXPRESS__REFIT__DELETE_WEIGHT_VERSION_REQUEST__INIT;
+    delete.uid = uid;
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 60000);
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    const made_up_item caught_up = f->log->items[0];
+    f->log->n_items = 0;
+    assert_int_equal(call(f, &delete.base), WEIR_RPC_LATER); /* in the log before the grant */
+    caught_up.then(caught_up.context, ticket, f->log->now_ms);
+    made_up_log_deliver(f->log);
+    assert_null(find_later(f, ticket));
+    f->log->is_slow = false;
+    publish_all(f, 6, uid);
+    weir_directory_core_tick(&f->core);
+    const Weir__Directory__AcquireVersionResponse *response = later(f, ticket);
+    assert_true(response->found);
+    assert_string_equal(response->version->uid, uid);
+}
+
+static void test_a_log_that_cannot_be_reached_is_unavailable(void **state)
+{
+    fixture *f = *state;
+    publish_case c;
+    register_all(f);
+    f->log->is_broken = true;
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 60000);
+    assert_int_equal(call(f, &request.base), WEIR_RPC_UNAVAILABLE);
+    assert_int_equal(call(f, publish_request(&c, "trainer-0", "a", 5)), WEIR_RPC_UNAVAILABLE);
+    assert_int_equal(f->core.waits.n_waits, 0);
+    f->log->is_broken = false;
+    f->log->is_slow = true;
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    f->log->reader.lost(f->log->reader.context, f->ticket, "redis is gone");
+    assert_int_equal(find_later(f, f->ticket)->code, WEIR_RPC_UNAVAILABLE);
+    assert_string_equal(find_later(f, f->ticket)->text, "redis is gone");
+    assert_int_equal(f->core.waits.n_waits, 0);
+}
+
+static void test_records_of_a_newer_weir_are_passed_over(void **state)
+{
+    fixture *f = *state;
+    const char *const names[] = { "DirectoryService.Invented", "DirectoryService.GetFleet",
+                                  "P2pService.ListSources", "x" };
+    weir_store_totals before = totals(f);
+    for (size_t i = 0; i < 4; i++) {
+        const weir_log_record record = { names[i], (const unsigned char *)"\xff\xff", 2, 1 };
+        f->log->reader.apply(f->log->reader.context, &record, f->log->now_ms, 0);
+    }
+    const weir_log_record broken = { "RefitService.RegisterWorker",
+                                     (const unsigned char *)"\xff\xff", 2, 1 };
+    f->log->reader.apply(f->log->reader.context, &broken, f->log->now_ms, 0);
+    weir_store_totals after = totals(f);
+    assert_memory_equal(&before, &after, sizeof(before));
+}
+
+/* ---- for people ------------------------------------------------------------------------------*/
+
+static void test_progress_is_kept_until_the_worker_is_done(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    word_case c;
+    register_all(f);
+    publish_all(f, 5, uid);
+    Weir__Directory__ReportProgressRequest request = WEIR__DIRECTORY__REPORT_PROGRESS_REQUEST__INIT;
+    request.worker_id = (char *)"replica-0";
+    request.model_name = (char *)MODEL;
+    request.stop = (char *)"transfer";
+    unsigned n_records = f->log->n_records;
+    answered(f, &request.base);
+    request.done_bytes = 5;
+    answered(f, &request.base);
+    assert_int_equal(f->core.progress.n, 1);
+    assert_int_equal(f->log->n_records, n_records);
+    answered(f, word_request(&c, "replica-0", uid, 5));
+    assert_int_equal(f->core.progress.n, 0);
+    request.worker_id = (char *)"";
+    assert_int_equal(call(f, &request.base), WEIR_RPC_INVALID_ARGUMENT);
+}
+
+static void test_a_watch_of_the_fleet_ends_with_a_change(void **state)
+{
+    fixture *f = *state;
+    Weir__Directory__GetFleetRequest request = WEIR__DIRECTORY__GET_FLEET_REQUEST__INIT;
+    const Weir__Directory__GetFleetResponse *response = answered(f, &request.base);
+    request.after_revision = response->revision;
+    request.timeout_ms = 60000;
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    weir_directory_core_tick(&f->core);
+    assert_null(find_later(f, ticket));
+    register_worker(f, "trainer-0", 1);
+    weir_directory_core_tick(&f->core);
+    response = later(f, ticket);
+    assert_true(response->revision > request.after_revision);
+    assert_int_equal(response->json[0], '{');
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        CASE(test_a_shard_its_version_and_its_entry_are_one_step),
+        CASE(test_a_refused_shard_leaves_nothing_behind),
+        CASE(test_other_bytes_under_the_same_slot_are_refused_whole),
+        CASE(test_an_entry_without_identity_is_the_old_one_of_the_new_version),
+        CASE(test_an_aborted_version_is_another_attempt),
+        CASE(test_what_is_ready_is_given_at_once_with_a_lease),
+        CASE(test_a_wish_waits_for_the_last_shard),
+        CASE(test_a_wish_ends_naming_what_is_missing),
+        CASE(test_a_dead_trainer_is_missing_and_a_wait_sees_it_come_back),
+        CASE(test_who_is_gone_gets_no_lease),
+        CASE(test_bad_wishes_are_refused_at_once),
+        CASE(test_a_thousand_waits_are_answered_by_one_look),
+        CASE(test_a_word_ends_the_lease_and_tells_the_trainer),
+        CASE(test_a_refusal_is_a_word_too),
+        CASE(test_an_older_version_or_attempt_satisfies_no_wait),
+        CASE(test_shards_go_when_nobody_reads),
+        CASE(test_a_version_that_loses_a_shard_before_it_is_ready_is_aborted),
+        CASE(test_a_change_is_answered_when_it_comes_back),
+        CASE(test_a_read_sees_what_was_written_before_it),
+        CASE(test_a_wish_is_granted_by_a_record),
+        CASE(test_a_wish_that_another_directory_spoiled_waits_on),
+        CASE(test_a_log_that_cannot_be_reached_is_unavailable),
+        CASE(test_records_of_a_newer_weir_are_passed_over),
+        CASE(test_progress_is_kept_until_the_worker_is_done),
+        CASE(test_a_watch_of_the_fleet_ends_with_a_change),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
