@@ -74,7 +74,7 @@ static void supersede(weir_store *store, store_source *source, uint64_t now_ms)
     if (source->view.status != WEIR_STORE_SOURCE_STALE)
         source->stale_since_ms = now_ms;
     source->view.status = WEIR_STORE_SOURCE_STALE;
-    store_worker *worker = source->worker;
+    store_worker *worker = weir_store_worker_record(store, source->view.worker_id);
     if (worker == NULL || worker->generation != source->view.generation)
         return;
     worker->is_superseded = true;
@@ -158,7 +158,6 @@ store_source *weir_store_add_source(weir_store *store, store_model *model,
     if (added == NULL)
         return NULL;
     added->record_of = model;
-    added->worker = weir_store_worker_record(store, source->worker_id);
     added->view.model = model->name;
     model->n_users++;
     store->n_sources++;
