@@ -17,9 +17,10 @@
 #define FRAME_BYTES ((size_t)(16 << 10) + 9) /* the largest that nghttp2 makes here */
 #define STREAM_WINDOW_BYTES (4u << 20)
 #define CONNECTION_WINDOW_BYTES (16 << 20)
-/* RST_STREAM frames that a client may send in a burst, and per second after it. */
-#define RESET_BURST 200u
-#define RESETS_PER_S 33u
+/* RST_STREAM frames that the other side may send in a burst, and per second after it. A server's
+ * patience with a client ends before. */
+#define RESET_BURST 1000u
+#define RESETS_PER_S 200u
 #define MAX_CONTINUATIONS 8u
 
 static ssize_t receive(weir_rpc_channel *channel, void *buffer, size_t n_bytes)

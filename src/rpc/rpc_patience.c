@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rpc_patience.c - a bucket that fills with time and with useful work.
  *
- * The numbers: 180 calls opened and reset at once, then 36 per second (a client that gives up all
- * its calls at once is no attacker); 1,000 pings at once, then 200 per second. */
+ * The numbers: 360 calls opened and reset at once, then 70 per second (a client that gives up all its
+ * calls at once, and does so twice, is no attacker); 1,000 pings at once, then 200 per second. */
 #include "rpc/rpc_patience.h"
 
 #include <nghttp2/nghttp2.h>
 
 #include "base/clock.h"
 
-#define FULL 2000u
-#define PER_S 400u
+#define FULL 4000u
+#define PER_S 800u
 #define NS_PER_S 1000000000ull
 #define TINY_BYTES 64u /* of data: a fragment that costs more than it brings */
 
@@ -52,17 +52,17 @@ unsigned weir_rpc_frame_cost(uint8_t type, uint8_t flags, size_t n_bytes)
     case NGHTTP2_DATA:
         if (flags & NGHTTP2_FLAG_END_STREAM)
             return 0;
-        return n_bytes == 0 ? 4 : n_bytes < TINY_BYTES;
+        return n_bytes == 0 ? 8 : n_bytes < TINY_BYTES ? 2 : 0;
     case NGHTTP2_HEADERS:
     case NGHTTP2_CONTINUATION:
-        return 1 + (unsigned)(n_bytes / 256); /* header compression makes much of little */
+        return 1 + (unsigned)(n_bytes / 128); /* header compression makes much of little */
     case NGHTTP2_RST_STREAM:
         return 10;
     case NGHTTP2_SETTINGS:
-        return 4;
+        return 8;
     case NGHTTP2_WINDOW_UPDATE:
         return 1;
     default:
-        return 2;
+        return 4;
     }
 }

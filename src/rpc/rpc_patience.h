@@ -12,11 +12,11 @@
 #include <stdint.h>
 
 /* What is given back for useful work. */
-#define WEIR_RPC_PATIENCE_PER_CALL 6u
-#define WEIR_RPC_PATIENCE_PER_DATA 4u /* a frame of an answer: its reader may open windows, ping \
+#define WEIR_RPC_PATIENCE_PER_CALL 8u
+#define WEIR_RPC_PATIENCE_PER_DATA 6u /* a frame of an answer: its reader may open windows, ping \
                                        */
 /* What is taken for a stream that the peer's fault made us reset. */
-#define WEIR_RPC_PATIENCE_PER_FAULT 5u
+#define WEIR_RPC_PATIENCE_PER_FAULT 8u
 
 typedef struct weir_rpc_patience {
     unsigned left;
