@@ -1,0 +1,572 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench_directory.c - a fleet's load on one directory, all in this process: registered workers,
+ * calls that wait, a steady rate of requests, a version of many shards, and a manifest of many
+ * tensors.
+ *
+ *     bench_directory [--workers N] [--waits N] [--rate N] [--seconds N] [--shards N] [--readers N]
+ *                     [--tensors N] [--bounds]
+ *
+ * Prints one JSON object. Latencies count from when a request was due, not from when it was sent,
+ * so a slow answer is not hidden by the requests that it held up. --bounds: exit 1 beyond generous
+ * ones. */
+#include <getopt.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "directory.pb-c.h"
+#include "directory/client.h"
+#include "directory/client_entry.h"
+#include "directory/service.h"
+#include "p2p.pb-c.h"
+#include "refit.pb-c.h"
+#include "refit/manifest.h"
+#include "rpc/rpc.h"
+#include "weir/weir.h"
+
+#define N_CLIENTS 4
+#define N_MODELS 100
+#define TIMEOUT_MS 30000
+#define KINDS 3
+#define MOST_SAMPLES (1u << 20)
+
+typedef struct settings {
+    unsigned workers, waits, rate, seconds, shards, readers, tensors;
+    bool bounds;
+} settings;
+
+static settings set = { .workers = 10000,
+                        .waits = 1000,
+                        .rate = 2000,
+                        .seconds = 10,
+                        .shards = 1024,
+                        .readers = 16,
+                        .tensors = 100000 };
+static const char *address;
+static const char *const kind_names[KINDS] = { "list", "publish", "status" };
+
+static void die(const char *what)
+{
+    fprintf(stderr, "bench_directory: %s: %s\n", what, weir_last_error());
+    exit(2);
+}
+
+static void must(weir_status status, const char *what)
+{
+    if (status != WEIR_OK)
+        die(what);
+}
+
+static size_t resident_bytes(void)
+{
+    unsigned long all = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file == NULL || fscanf(file, "%lu %lu", &all, &resident) != 2)
+        die("/proc/self/statm");
+    fclose(file);
+    return resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void start(pthread_t *thread, void *(*work)(void *), void *argument)
+{
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, (size_t)512 << 10);
+    if (pthread_create(thread, &attributes, work, argument) != 0)
+        die("pthread_create");
+    pthread_attr_destroy(&attributes);
+}
+
+/* ---- latencies -------------------------------------------------------------------------------*/
+
+typedef struct samples {
+    double *ms;
+    size_t n;
+} samples;
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double percentile(const samples *of, double part)
+{
+    if (of->n == 0)
+        return 0;
+    return of->ms[(size_t)((double)(of->n - 1) * part)];
+}
+
+/* ---- workers ---------------------------------------------------------------------------------*/
+
+static void fill_record(weir_source_record *record, unsigned number)
+{
+    memset(record, 0, sizeof(*record));
+    snprintf(record->worker_id, sizeof(record->worker_id), "worker-%05u-0", number);
+    snprintf(record->model, sizeof(record->model), "model-%u", number % N_MODELS);
+    strcpy(record->run, "run");
+    strcpy(record->role, "inference_replica");
+    strcpy(record->endpoint, "10.0.0.1:50000");
+    strcpy(record->layout_signature, "0123456789abcdef");
+    record->n_ranks = 1;
+    record->status = WEIR_SOURCE_READY;
+    record->version = 1;
+}
+
+typedef struct range {
+    unsigned first, step;
+    bool entries; /* else registrations */
+} range;
+
+static void *add_workers(void *argument)
+{
+    const range *part = argument;
+    weir_directory_client *client;
+    weir_source_record record;
+    char id[WEIR_ID_BYTES];
+    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
+    for (unsigned i = part->first; i < set.workers; i += part->step) {
+        fill_record(&record, i);
+        if (part->entries)
+            must(weir_directory_publish_source(client, &record, id), "publish");
+        else
+            must(weir_directory_register_worker(client, record.worker_id, WEIR_ROLE_GENERATOR,
+                                                record.model, 3600),
+                 "register");
+    }
+    weir_directory_client_close(client);
+    return NULL;
+}
+
+/* Gives the bytes that each took. */
+static double run_adders(bool entries)
+{
+    pthread_t threads[N_CLIENTS];
+    range parts[N_CLIENTS];
+    size_t before = resident_bytes();
+    for (unsigned i = 0; i < N_CLIENTS; i++) {
+        parts[i] = (range){ i, N_CLIENTS, entries };
+        start(&threads[i], add_workers, &parts[i]);
+    }
+    for (unsigned i = 0; i < N_CLIENTS; i++)
+        pthread_join(threads[i], NULL);
+    size_t after = resident_bytes();
+    return after > before ? (double)(after - before) / set.workers : 0;
+}
+
+/* ---- waits -----------------------------------------------------------------------------------*/
+
+typedef struct waiter {
+    pthread_t thread;
+    unsigned number;
+    const char *model; /* NULL: of its worker */
+    uint64_t answered_ns;
+    bool found;
+} waiter;
+
+static atomic_uint n_asking;
+
+static void *wait_for_version(void *argument)
+{
+    waiter *self = argument;
+    weir_source_record record;
+    weir_rpc_client *client;
+    weir_arena arena;
+    weir_arena_init(&arena, 0);
+    fill_record(&record, self->number);
+    must(weir_rpc_client_open(address, NULL, NULL, &client), "open");
+    Weir__Directory__AcquireVersionRequest request = WEIR__DIRECTORY__ACQUIRE_VERSION_REQUEST__INIT;
+    request.model_name = self->model != NULL ? (char *)self->model : record.model;
+    request.run = (char *)"run";
+    request.worker_id = record.worker_id;
+    request.lowest = 1;
+    request.highest = UINT64_MAX;
+    request.ttl_seconds = 600;
+    request.timeout_ms = 300000;
+    const ProtobufCMessage *answer;
+    atomic_fetch_add(&n_asking, 1);
+    must(weir_rpc_call(client, &weir__directory__directory_service__descriptor, "AcquireVersion",
+                       &request.base, 300000, &arena, &answer),
+         "acquire");
+    self->answered_ns = weir_now_ns();
+    self->found = ((const Weir__Directory__AcquireVersionResponse *)answer)->found;
+    weir_rpc_client_close(client);
+    weir_arena_close(&arena);
+    return NULL;
+}
+
+static void start_waiters(waiter *waiters, unsigned n, const char *model)
+{
+    atomic_store(&n_asking, 0);
+    for (unsigned i = 0; i < n; i++) {
+        waiters[i].model = model;
+        start(&waiters[i].thread, wait_for_version, &waiters[i]);
+    }
+    while (atomic_load(&n_asking) < n)
+        weir_sleep_ms(1);
+    weir_sleep_ms(200); /* the last request is on its way */
+}
+
+/* When the last one was answered. */
+static uint64_t join_waiters(waiter *waiters, unsigned n)
+{
+    uint64_t last_ns = 0;
+    for (unsigned i = 0; i < n; i++) {
+        pthread_join(waiters[i].thread, NULL);
+        if (!waiters[i].found)
+            die("a wait ended without a version");
+        if (waiters[i].answered_ns > last_ns)
+            last_ns = waiters[i].answered_ns;
+    }
+    return last_ns;
+}
+
+/* ---- versions --------------------------------------------------------------------------------*/
+
+static void register_as(weir_directory_client *client, const char *id, int role, const char *model)
+{
+    must(weir_directory_register_worker(client, id, (weir_worker_role)role, model, 3600),
+         "register");
+}
+
+/* Gives when the call returned. */
+static uint64_t publish_shard(weir_directory_client *client, const char *model,
+                              const char *const *slots, unsigned n_slots, unsigned rank)
+{
+    weir_source_record source;
+    weir_shard_record shard = { .n_tensors = 1, .n_bytes = 1 };
+    weir_publish_answer answer;
+    fill_record(&source, 0);
+    snprintf(source.worker_id, sizeof(source.worker_id), "trainer-%.100s-%u", model, rank);
+    snprintf(source.model, sizeof(source.model), "%s", model);
+    strcpy(source.role, "trainer");
+    source.rank = rank;
+    source.n_ranks = n_slots;
+    snprintf(shard.slot, sizeof(shard.slot), "%s", slots[rank]);
+    strcpy(shard.worker_id, source.worker_id);
+    strcpy(shard.manifest_digest,
+           "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
+    strcpy(shard.manifest_endpoint, source.endpoint);
+    strcpy(shard.transport, "ucx");
+    register_as(client, source.worker_id, WEIR_ROLE_TRAINER, model);
+    const weir_publish_request request = {
+        .shard = &shard, .source = &source, .slots = slots, .n_slots = n_slots, .trace_id = ""
+    };
+    must(weir_directory_publish_version_shard(client, &request, &answer), "publish_version_shard");
+    uint64_t now_ns = weir_now_ns();
+    bool is_ready = answer.version.state == WEIR_VERSION_READY;
+    if (is_ready != (rank + 1 == n_slots))
+        die("READY is not with the last shard");
+    return now_ns;
+}
+
+typedef struct version_figures {
+    double publish_ms, ready_ms, answered_ms;
+} version_figures;
+
+/* A version of many shards, and replicas that wait for it. */
+static version_figures run_version(void)
+{
+    weir_directory_client *client;
+    char(*names)[16] = calloc(set.shards, sizeof(*names));
+    const char **slots = calloc(set.shards, sizeof(*slots));
+    waiter *readers = calloc(set.readers, sizeof(*readers));
+    weir_source_record record;
+    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
+    for (unsigned i = 0; i < set.shards; i++) {
+        snprintf(names[i], sizeof(names[i]), "rank-%u", i);
+        slots[i] = names[i];
+    }
+    for (unsigned i = 0; i < set.readers; i++) {
+        readers[i].number = 1000000 + i;
+        fill_record(&record, readers[i].number);
+        register_as(client, record.worker_id, WEIR_ROLE_GENERATOR, "large");
+    }
+    start_waiters(readers, set.readers, "large");
+    uint64_t begun_ns = weir_now_ns();
+    for (unsigned i = 0; i + 1 < set.shards; i++)
+        publish_shard(client, "large", slots, set.shards, i);
+    uint64_t last_ns = weir_now_ns();
+    uint64_t ready_ns = publish_shard(client, "large", slots, set.shards, set.shards - 1);
+    uint64_t answered_ns = join_waiters(readers, set.readers);
+    weir_directory_client_close(client);
+    free(names), free(slots), free(readers);
+    return (version_figures){ (double)(last_ns - begun_ns) / 1e6,
+                              (double)(ready_ns - last_ns) / 1e6,
+                              (double)(answered_ns - last_ns) / 1e6 };
+}
+
+/* One version of one shard for each model that calls wait for; until the last is answered. */
+static double release_waits(waiter *waiters)
+{
+    static const char *const slots[] = { "rank-0" };
+    weir_directory_client *client;
+    char model[32];
+    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
+    uint64_t begun_ns = weir_now_ns();
+    for (unsigned i = 0; i < N_MODELS; i++) {
+        snprintf(model, sizeof(model), "model-%u", i);
+        publish_shard(client, model, slots, 1, 0);
+    }
+    uint64_t answered_ns = join_waiters(waiters, set.waits);
+    weir_directory_client_close(client);
+    return (double)(answered_ns - begun_ns) / 1e6;
+}
+
+/* ---- a steady rate ---------------------------------------------------------------------------*/
+
+typedef struct load {
+    pthread_t thread;
+    unsigned number;
+    samples kinds[KINDS];
+} load;
+
+/* The entry's id is known from publishing it. */
+static void make_request(weir_directory_client *client, unsigned kind, unsigned number, char *id)
+{
+    weir_source_record record;
+    weir_source_ref refs[16];
+    size_t n;
+    fill_record(&record, number % set.workers);
+    if (kind == 0)
+        must(weir_directory_list_sources(client, record.model, WEIR_SOURCE_READY, 1, refs, 16, &n),
+             "list");
+    else if (kind == 1)
+        must(weir_directory_publish_source(client, &record, id), "publish");
+    else
+        must(weir_directory_update_status(client, id, record.worker_id, 0, WEIR_SOURCE_READY),
+             "status");
+}
+
+static void *make_load(void *argument)
+{
+    load *self = argument;
+    weir_directory_client *client;
+    char id[WEIR_ID_BYTES] = "";
+    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
+    unsigned n = set.rate * set.seconds / N_CLIENTS;
+    uint64_t begun_ns = weir_now_ns(), step_ns = 1000000000ull * N_CLIENTS / set.rate;
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t due_ns = begun_ns + i * step_ns + self->number * step_ns / N_CLIENTS;
+        uint64_t now_ns = weir_now_ns();
+        if (now_ns < due_ns)
+            usleep((useconds_t)((due_ns - now_ns) / 1000));
+        unsigned kind = i % KINDS; /* list, publish, and the status of what was published */
+        make_request(client, kind, i / KINDS * 7919 + self->number, id);
+        self->kinds[kind].ms[self->kinds[kind].n++] = (double)(weir_now_ns() - due_ns) / 1e6;
+    }
+    weir_directory_client_close(client);
+    return NULL;
+}
+
+static void run_load(samples totals[KINDS])
+{
+    static load loads[N_CLIENTS];
+    for (unsigned i = 0; i < N_CLIENTS; i++) {
+        loads[i].number = i;
+        for (unsigned kind = 0; kind < KINDS; kind++)
+            loads[i].kinds[kind].ms = calloc(MOST_SAMPLES / KINDS / N_CLIENTS, sizeof(double));
+        start(&loads[i].thread, make_load, &loads[i]);
+    }
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        totals[kind] = (samples){ calloc(MOST_SAMPLES, sizeof(double)), 0 };
+    for (unsigned i = 0; i < N_CLIENTS; i++) {
+        pthread_join(loads[i].thread, NULL);
+        for (unsigned kind = 0; kind < KINDS; kind++) {
+            memcpy(totals[kind].ms + totals[kind].n, loads[i].kinds[kind].ms,
+                   loads[i].kinds[kind].n * sizeof(double));
+            totals[kind].n += loads[i].kinds[kind].n;
+            free(loads[i].kinds[kind].ms);
+        }
+    }
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        qsort(totals[kind].ms, totals[kind].n, sizeof(double), compare);
+}
+
+/* ---- a manifest ------------------------------------------------------------------------------*/
+
+static weir_buffer manifest_bytes;
+
+static bool find_manifest(void *context, const weir_manifest_request *request,
+                          weir_manifest_found *out)
+{
+    (void)context, (void)request;
+    *out = (weir_manifest_found){ manifest_bytes.data, manifest_bytes.n_bytes, "sha256:0" };
+    return true;
+}
+
+static void manifest_done(void *context)
+{
+    (void)context;
+}
+
+static void make_manifest(void)
+{
+    weir_arena arena;
+    weir_buffer layout = { 0 };
+    weir_arena_init(&arena, 0);
+    weir_shard *shards = calloc(set.tensors, sizeof(*shards));
+    weir_digest *digests = calloc(set.tensors, sizeof(*digests));
+    char(*names)[80] = calloc(set.tensors, sizeof(*names));
+    for (unsigned i = 0; i < set.tensors; i++) {
+        snprintf(names[i], sizeof(names[i]), "model.layers.%u.mlp.experts.%u.down_proj.weight",
+                 i / 512, i % 512);
+        shards[i] = (weir_shard){ .name = names[i],
+                                  .dtype = WEIR_F8_E4M3,
+                                  .global_shape = { 2, { 256, 128 } },
+                                  .box = { 2, { 0, 0 }, { 256, 128 } },
+                                  .compile_target = WEIR_TARGET_DEEP_GEMM_FP8,
+                                  .compile_metadata = "{\"block_size\":[128,128]}",
+                                  .offset = (uint64_t)i * 32768,
+                                  .n_bytes = 32768 };
+        digests[i] = (weir_digest){ i, ~(uint64_t)i };
+    }
+    must(weir_layout_encode(shards, set.tensors, &arena, &layout), "layout");
+    weir_manifest_region region = { "key", 3, (uint64_t)set.tensors * 32768 };
+    const weir_manifest manifest = { .model = "m",
+                                     .run = "run",
+                                     .worker_id = "w",
+                                     .transport = "ucx",
+                                     .layout_signature = "0123456789abcdef",
+                                     .version = 1,
+                                     .n_ranks = 1,
+                                     .address = "address",
+                                     .address_bytes = 7,
+                                     .regions = &region,
+                                     .n_regions = 1,
+                                     .layout = layout.data,
+                                     .layout_bytes = layout.n_bytes,
+                                     .digests = digests,
+                                     .n_digests = set.tensors };
+    must(weir_manifest_encode(&manifest, &arena, &manifest_bytes), "manifest");
+    weir_buffer_free(&layout);
+    weir_arena_close(&arena);
+    free(shards), free(digests), free(names);
+}
+
+typedef struct manifest_figures {
+    double fetch_ms, decode_ms;
+    size_t wire_bytes, decoded_bytes;
+} manifest_figures;
+
+/* The best of a few: one is disturbed by whatever else runs here. */
+static manifest_figures run_manifest(void)
+{
+    const weir_manifest_source source = { find_manifest, manifest_done, NULL };
+    weir_manifest_service *service;
+    weir_directory_client *client;
+    unsigned char *buffer = NULL;
+    size_t buffer_bytes = 0, n = 0;
+    char digest[WEIR_DIGEST_TEXT];
+    manifest_figures best = { 1e9, 1e9, 0, 0 };
+    make_manifest();
+    must(weir_manifest_service_open("127.0.0.1", &source, &service), "service");
+    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
+    for (unsigned i = 0; i < 5; i++) {
+        weir_arena arena;
+        weir_manifest manifest;
+        weir_shard *shards;
+        size_t n_shards;
+        weir_arena_init(&arena, 0);
+        double begun = weir_now_s();
+        must(weir_directory_get_manifest(client, weir_manifest_service_address(service), "trainer",
+                                         "uid", "rank-0", &buffer, &buffer_bytes, &n, digest),
+             "get_manifest");
+        double fetched = weir_now_s();
+        must(weir_manifest_decode(buffer, n, &arena, &manifest), "decode");
+        must(weir_layout_decode(manifest.layout, manifest.layout_bytes, manifest.regions,
+                                manifest.n_regions, &arena, &shards, &n_shards),
+             "decode layout");
+        double decoded = weir_now_s();
+        if (n_shards != set.tensors)
+            die("tensors are missing");
+        if (decoded - begun < (best.fetch_ms + best.decode_ms) / 1e3)
+            best = (manifest_figures){ (fetched - begun) * 1e3, (decoded - fetched) * 1e3, n,
+                                       arena.used_bytes };
+        weir_arena_close(&arena);
+    }
+    free(buffer);
+    weir_directory_client_close(client);
+    weir_manifest_service_close(service);
+    weir_buffer_free(&manifest_bytes);
+    return best;
+}
+
+/* ---- all of it -------------------------------------------------------------------------------*/
+
+static void read_options(int argc, char **argv)
+{
+    static const struct option options[] = { { "workers", 1, NULL, 0 }, { "waits", 1, NULL, 1 },
+                                             { "rate", 1, NULL, 2 },    { "seconds", 1, NULL, 3 },
+                                             { "shards", 1, NULL, 4 },  { "readers", 1, NULL, 5 },
+                                             { "tensors", 1, NULL, 6 }, { "bounds", 0, NULL, 7 },
+                                             { NULL, 0, NULL, 0 } };
+    unsigned *const values[] = { &set.workers, &set.waits,   &set.rate,   &set.seconds,
+                                 &set.shards,  &set.readers, &set.tensors };
+    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (option == 7)
+            set.bounds = true;
+        else if (option >= 0 && option < 7)
+            *values[option] = (unsigned)strtoul(optarg, NULL, 10);
+        else
+            exit(2);
+    }
+    if (set.workers < N_MODELS || set.rate == 0 || set.shards == 0 || set.tensors == 0 ||
+        set.waits > set.workers || (uint64_t)set.rate * set.seconds > MOST_SAMPLES / 2) {
+        fprintf(stderr, "bench_directory: at least %d workers, as many as waits\n", N_MODELS);
+        exit(2);
+    }
+}
+
+static int judge(const samples totals[KINDS], const version_figures *version,
+                 const manifest_figures *manifest)
+{
+    bool is_bad = version->ready_ms > 1000 || version->answered_ms > 5000 ||
+                  manifest->fetch_ms + manifest->decode_ms > 5000;
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        is_bad |= percentile(&totals[kind], 0.5) > 200;
+    return set.bounds && is_bad;
+}
+
+int main(int argc, char **argv)
+{
+    read_options(argc, argv);
+    weir_directory *directory;
+    samples totals[KINDS];
+    must(weir_directory_open(NULL, &directory), "directory");
+    address = weir_directory_address(directory);
+    waiter *waiters = calloc(set.waits + 1, sizeof(*waiters));
+    double worker_bytes = run_adders(false), entry_bytes = run_adders(true);
+    for (unsigned i = 0; i < set.waits; i++)
+        waiters[i].number = i;
+    start_waiters(waiters, set.waits, NULL);
+    run_load(totals);
+    version_figures version = run_version();
+    double released_ms = release_waits(waiters);
+    weir_directory_close(directory);
+    manifest_figures manifest = run_manifest();
+    printf("{\"workers\":%u,\"waits\":%u,\"rate\":%u,\"worker_bytes\":%.0f,\"entry_bytes\":%.0f",
+           set.workers, set.waits, set.rate, worker_bytes, entry_bytes);
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        printf(",\"%s\":{\"n\":%zu,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f}",
+               kind_names[kind], totals[kind].n, percentile(&totals[kind], 0.5),
+               percentile(&totals[kind], 0.99), percentile(&totals[kind], 1));
+    printf(",\"shards\":%u,\"publish_ms\":%.1f,\"ready_ms\":%.2f,\"readers\":%u,"
+           "\"readers_answered_ms\":%.2f,\"waits_released_ms\":%.2f",
+           set.shards, version.publish_ms, version.ready_ms, set.readers, version.answered_ms,
+           released_ms);
+    printf(",\"tensors\":%u,\"manifest_fetch_ms\":%.1f,\"manifest_decode_ms\":%.1f,"
+           "\"manifest_wire_bytes\":%zu,\"manifest_decoded_bytes\":%zu}\n",
+           set.tensors, manifest.fetch_ms, manifest.decode_ms, manifest.wire_bytes,
+           manifest.decoded_bytes);
+    int result = judge(totals, &version, &manifest);
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        free(totals[kind].ms);
+    free(waiters);
+    return result;
+}
