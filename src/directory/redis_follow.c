@@ -227,8 +227,8 @@ static void on_settings(void *owner, const redisReply *reply, uint64_t number)
     }
     if (strcmp(setting(reply, "appendfsync"), "always") != 0)
         weir_log(WEIR_LOG_WARN,
-                 "%s has appendfsync %s: where its machine stops, what it acknowledged in the last "
-                 "seconds is lost; always keeps it",
+                 "%s has appendfsync %s: a crash loses what it acknowledged in the last seconds; "
+                 "always keeps it",
                  log->url.who, setting(reply, "appendfsync"));
 }
 

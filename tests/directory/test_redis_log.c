@@ -144,7 +144,7 @@ static void test_a_directory_that_starts_again_has_the_same(void **state)
 {
     (void)state;
     redis_process redis;
-    redis_begin(&redis, "everysec", NULL);
+    redis_begin(&redis, "always", NULL);
     member_begin(&a, &redis, 64);
     for (uint64_t number = 1; number <= 1000; number++) {
         uint64_t ticket = member_append(&a, number);
