@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Python's own gRPC as a client of Weir's directory: what we both say must be what gRPC says."""
 import ctypes
+import json
 import os
 import shutil
 import threading
@@ -12,6 +13,8 @@ import grpc
 import peer_stubs
 
 FOLDER = peer_stubs.generate()
+import directory_pb2  # noqa: E402
+import directory_pb2_grpc  # noqa: E402
 import health_pb2  # noqa: E402
 import health_pb2_grpc  # noqa: E402
 import p2p_pb2  # noqa: E402
@@ -366,6 +369,186 @@ class ServerTest(unittest.TestCase):
             with self.assertRaises(grpc.RpcError) as caught:
                 stub.GetHealth(health_pb2.HealthRequest(), timeout=10)
             self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
+
+
+class DirectoryServiceTest(PeerTest):
+    """Weir's own service, call by call, as some other program would speak it."""
+
+    def setUp(self):
+        super().setUp()
+        self.fleet = directory_pb2_grpc.DirectoryServiceStub(self.channel)
+
+    def source(self, worker_id, role, rank=0, **worker):
+        worker.setdefault("status", p2p_pb2.SOURCE_STATUS_READY)
+        return p2p_pb2.PublishMetadataRequest(
+            worker_id=worker_id,
+            identity=p2p_pb2.SourceIdentity(mx_version="0.3.0", model_name="m",
+                                            revision="run/" + role),
+            worker=p2p_pb2.WorkerMetadata(
+                worker_rank=rank, worker_grpc_endpoint="10.0.0.%d:7" % rank,
+                tensor_source=p2p_pb2.TensorSourceMetadata(tensors=[
+                    p2p_pb2.TensorDescriptor(name="__mx_weir__", dtype="0 - 2 layout {}"),
+                    p2p_pb2.TensorDescriptor(name="__mx_weir_of__", dtype=role + " run")]),
+                **worker))
+
+    def publish(self, number, rank, **fields):
+        worker = "trainer-%d" % rank
+        fields.setdefault("source", self.source(worker, "trainer", rank))
+        return self.fleet.PublishVersionShard(directory_pb2.PublishVersionShardRequest(
+            model_name="m", run="run", version_number=number, expected_source_slots=["a", "b"],
+            shard=refit_pb2.WeightVersionShard(
+                source_slot_id="ab"[rank], worker_id=worker, total_bytes=2**40, tensor_count=3,
+                manifest_digest="sha256:%d" % rank, manifest_endpoint="10.0.0.%d:7" % rank,
+                transport="ucx"),
+            trace_id="%032x" % number,
+            stops=[directory_pb2.Stop(name="stage", begun_unix_us=1, duration_us=2)],
+            **fields), timeout=10)
+
+    def wish(self, worker_id="replica-0", timeout_ms=0, **fields):
+        fields.setdefault("highest", 2**64 - 1)
+        return directory_pb2.AcquireVersionRequest(
+            model_name="m", run="run", worker_id=worker_id, ttl_seconds=30,
+            timeout_ms=timeout_ms, **fields)
+
+    def word(self, worker_id, answer, **fields):
+        return self.fleet.AcknowledgeVersion(directory_pb2.AcknowledgeVersionRequest(
+            source=self.source(worker_id, "inference_replica"), version_id=answer.version.uid,
+            version_number=answer.version.version_number, lease_id=answer.lease.lease_id,
+            run="run", **fields), timeout=10)
+
+    def register_all(self):
+        self.register("trainer-0")
+        self.register("trainer-1")
+        for replica in ("replica-0", "replica-1", "replica-2"):
+            self.register(replica, refit_pb2.WORKER_ROLE_GENERATOR)
+
+    def test_a_refit_of_three_messages(self):
+        self.register_all()
+        waiting = self.fleet.AcquireVersion.future(self.wish(timeout_ms=20000), timeout=30)
+        first = self.publish(7, 0)
+        self.assertEqual((first.version.state, first.attempt, first.trace_id),
+                         (refit_pb2.WEIGHT_VERSION_STATE_STAGING, 1, "%032x" % 7))
+        self.assertFalse(waiting.done())
+        self.assertEqual(self.publish(7, 1).version.state, refit_pb2.WEIGHT_VERSION_STATE_READY)
+        answer = waiting.result()
+        self.assertTrue(answer.found)
+        self.assertEqual([(s.source_slot_id, s.worker_id, s.total_bytes) for s in answer.shards],
+                         [("a", "trainer-0", 2**40), ("b", "trainer-1", 2**40)])
+        self.assertEqual((answer.version.uid, answer.version.version_number, answer.trace_id),
+                         (first.version.uid, 7, "%032x" % 7))
+        self.assertFalse(answer.HasField("peer"))
+        trainer = self.fleet.AwaitReplicas.future(directory_pb2.AwaitReplicasRequest(
+            model_name="m", version_id=first.version.uid, n_replicas=1, timeout_ms=20000),
+            timeout=30)
+        source_id = self.word("replica-0", answer, host="h", part="p", n_bytes=2**41).mx_source_id
+        heard = trainer.result()
+        self.assertEqual((heard.n_holding, heard.state), (1, directory_pb2.VERSION_STATE_READY))
+        self.assertEqual([(w.worker_id, w.status, w.n_bytes) for w in heard.words],
+                         [("replica-0", 0, 2**41)])
+        entry = self.p2p.GetMetadata(p2p_pb2.GetMetadataRequest(
+            mx_source_id=source_id, worker_id="replica-0"), timeout=10)
+        self.assertEqual(entry.worker.tensor_source.tensors[0].dtype,
+                         "7 %s 2 layout {}" % first.version.uid)
+
+    def test_readers_are_sent_to_a_replica_that_holds_it(self):
+        self.register_all()
+        self.publish(7, 0)
+        self.publish(7, 1)
+        self.word("replica-0", self.fleet.AcquireVersion(self.wish(), timeout=10), part="p",
+                  host="h")
+        self.fleet.AcquireVersion(self.wish("replica-1"), timeout=10)  # reads from the trainers
+        peer = self.fleet.AcquireVersion(self.wish("replica-2", part="p"), timeout=10).peer
+        self.assertEqual((peer.worker_id, peer.host, peer.n_readers), ("replica-0", "h", 1))
+        self.assertEqual(peer.manifest_endpoint, "10.0.0.0:7")
+        answer = self.fleet.AcquireVersion(
+            self.wish("replica-2", part="p", avoid=["replica-0"]), timeout=10)
+        self.assertFalse(answer.HasField("peer"))
+
+    def test_a_wait_ends_before_its_caller_does(self):
+        self.register_all()
+        uid = self.publish(7, 1).version.uid
+        begun = time.time()
+        answer = self.fleet.AcquireVersion(self.wish(timeout_ms=600000), timeout=1)
+        self.assertLess(time.time() - begun, 1)
+        self.assertEqual((answer.found, answer.has_trainer, answer.newest, answer.awaited_id),
+                         (False, True, 7, uid))
+        self.assertEqual(list(answer.missing_slots), ["a"])
+        self.assertEqual(answer.awaited_state, directory_pb2.VERSION_STATE_STAGING)
+
+    def test_an_entry_that_is_known_is_not_sent_again(self):
+        self.register_all()
+        known = p2p_pb2.PublishMetadataRequest(worker_id="trainer-0")
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.publish(7, 0, source=known)
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
+        first = self.publish(7, 0)
+        second = self.publish(8, 0, source=known)
+        self.assertEqual(first.mx_source_id, second.mx_source_id)
+        entry = self.p2p.GetMetadata(p2p_pb2.GetMetadataRequest(
+            mx_source_id=second.mx_source_id, worker_id="trainer-0"), timeout=10)
+        self.assertEqual(entry.worker.tensor_source.tensors[0].dtype,
+                         "8 %s 2 layout {}" % second.version.uid)
+
+    def test_aborted_is_releasing_to_those_who_do_not_know_it(self):
+        self.register_all()
+        uid = self.publish(7, 0).version.uid
+        answer = self.fleet.AbortVersion(directory_pb2.AbortVersionRequest(
+            version_id=uid, worker_id="trainer-0", reason="a weight is NaN"), timeout=10)
+        self.assertEqual(answer.version.state, refit_pb2.WEIGHT_VERSION_STATE_RELEASING)
+        got = self.refit.GetWeightVersion(refit_pb2.GetWeightVersionRequest(uid=uid), timeout=10)
+        self.assertEqual(got.state, refit_pb2.WEIGHT_VERSION_STATE_RELEASING)
+        heard = self.fleet.AwaitReplicas(directory_pb2.AwaitReplicasRequest(
+            model_name="m", version_id=uid, n_replicas=1, timeout_ms=20000), timeout=10)
+        self.assertEqual((heard.state, heard.reason),
+                         (directory_pb2.VERSION_STATE_ABORTED, "a weight is NaN"))
+        self.assertEqual(self.publish(7, 0).attempt, 2)
+
+    def test_shards_go_when_the_last_reader_has(self):
+        self.register_all()
+        uid = self.publish(7, 0).version.uid
+        self.publish(7, 1)
+        answer = self.fleet.AcquireVersion(self.wish(), timeout=10)
+        retire = directory_pb2.RetireVersionsRequest(
+            version_ids=[uid], source_slot_id="a", worker_id="trainer-0")
+        self.assertEqual(list(self.fleet.RetireVersions(retire, timeout=10).leased_by),
+                         ["replica-0"])
+        retire.timeout_ms = 20000
+        waiting = self.fleet.RetireVersions.future(retire, timeout=30)
+        self.word("replica-0", answer, status=2**32 - 41, text="layout differs")
+        self.assertEqual(list(waiting.result().leased_by), [])
+        shards = self.refit.ListWeightVersionShards(
+            refit_pb2.ListWeightVersionShardsRequest(version_id=uid), timeout=10).shards
+        self.assertEqual([s.source_slot_id for s in shards], ["b"])
+
+    def test_people_see_what_changes(self):
+        fleet = self.fleet.GetFleet(directory_pb2.GetFleetRequest(), timeout=10)
+        self.assertIsInstance(json.loads(fleet.json), dict)
+        waiting = self.fleet.GetFleet.future(directory_pb2.GetFleetRequest(
+            after_revision=fleet.revision, timeout_ms=20000), timeout=30)
+        self.register_all()
+        self.assertGreater(waiting.result().revision, fleet.revision)
+        self.fleet.ReportProgress(directory_pb2.ReportProgressRequest(
+            worker_id="replica-0", model_name="m", version_number=7, stop="transfer",
+            done_bytes=1, total_bytes=2, slowest_from="trainer-1"), timeout=10)
+
+    def test_what_is_malformed_is_refused(self):
+        code = grpc.StatusCode.INVALID_ARGUMENT
+        for text, call, request in (
+                ("shard is required", self.fleet.PublishVersionShard,
+                 directory_pb2.PublishVersionShardRequest()),
+                ("source is required", self.fleet.AcknowledgeVersion,
+                 directory_pb2.AcknowledgeVersionRequest()),
+                ("version_id and worker_id are required", self.fleet.AbortVersion,
+                 directory_pb2.AbortVersionRequest()),
+                ("model_name and version_id are required", self.fleet.AwaitReplicas,
+                 directory_pb2.AwaitReplicasRequest()),
+                ("between 1 and 256 version_ids are required", self.fleet.RetireVersions,
+                 directory_pb2.RetireVersionsRequest()),
+                ("model_name, run and worker_id are required, of at most 255 bytes",
+                 self.fleet.AcquireVersion, directory_pb2.AcquireVersionRequest()),
+                ("worker_id and model_name are required, names have at most 255 bytes",
+                 self.fleet.ReportProgress, directory_pb2.ReportProgressRequest())):
+            self.assert_refused(code, text, call, request)
 
 
 if __name__ == "__main__":
