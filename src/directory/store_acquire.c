@@ -82,18 +82,14 @@ static const weir_store_shard *const *choose_shards(weir_store *store, const sto
 /* ---- what replicas hold ----------------------------------------------------------------------*/
 
 /* The worker behind an entry that others can read this version from; NULL: they cannot. */
-static store_worker *holder_of(const weir_store *store, const store_source *source,
-                               const store_version *version, uint64_t now_ms)
+static store_worker *holder_of(const store_source *source, const store_version *version,
+                               uint64_t now_ms)
 {
-    const weir_store_source *view = &source->view;
-    if (view->status != WEIR_STORE_SOURCE_READY || source->is_superseded ||
-        strcmp(view->version_uid, version->uid) != 0 ||
-        strcmp(view->role, "inference_replica") != 0 || view->part[0] == '\0' ||
-        view->endpoint[0] == '\0' || source->record_of != version->model)
-        return NULL;
-    store_worker *worker = weir_store_find_worker(store, view->worker_id, now_ms);
-    if (worker == NULL || worker->is_superseded || worker->generation != view->generation ||
-        worker->model != version->model)
+    store_worker *worker = source->worker;
+    if (!source->can_be_read || source->is_superseded || worker == NULL ||
+        worker->expires_ms <= now_ms || worker->is_superseded || worker->model != version->model ||
+        worker->generation != source->view.generation ||
+        source->view.status != WEIR_STORE_SOURCE_READY || source->record_of != version->model)
         return NULL;
     return worker;
 }
@@ -109,29 +105,41 @@ bool weir_store_has_holder(const weir_store *store, const store_version *version
     store_node *node = first_holder(store, version);
     for (; node != NULL; node = weir_store_index_next(node)) {
         const store_source *source = WEIR_STORE_OF(store_source, by_version, node);
-        if (holder_of(store, source, version, now_ms) != NULL)
+        if (holder_of(source, version, now_ms) != NULL &&
+            strcmp(source->view.version_uid, version->uid) == 0)
             return true;
     }
     return false;
 }
 
 typedef struct peer_choice {
-    const store_source *source;
+    const store_source *source; /* NULL: nobody */
     store_worker *worker;
     size_t n_readers; /* besides the one that asks */
     bool is_near;
 } peer_choice;
 
-/* Fewer readers, then the same host, then the name: the same on every directory. */
+/* Fewer readers, then the same host, then the one that was started first: the same on every
+ * directory. Of one worker's entries any will do: they are told apart by name. */
 static bool is_better(const peer_choice *a, const peer_choice *b)
 {
     if (b->source == NULL || a->n_readers != b->n_readers)
         return b->source == NULL || a->n_readers < b->n_readers;
     if (a->is_near != b->is_near)
         return a->is_near;
-    int order = strcmp(a->worker->worker_id, b->worker->worker_id);
-    return order != 0 ? order < 0
-                      : strcmp(a->source->view.source_id, b->source->view.source_id) < 0;
+    if (a->worker != b->worker)
+        return a->worker->generation < b->worker->generation;
+    return strcmp(a->source->view.source_id, b->source->view.source_id) < 0;
+}
+
+/* Hashes are compared before, because most holders are looked at for nothing. */
+static bool is_wanted(const store_source *source, const store_version *version,
+                      const weir_store_wish *wish)
+{
+    return strcmp(source->view.version_uid, version->uid) == 0 &&
+           strcmp(source->view.part, wish->part) == 0 &&
+           strcmp(source->view.worker_id, wish->worker_id) != 0 &&
+           !is_avoided(wish, source->view.worker_id);
 }
 
 /* `own`: the lease that the worker has already, whose reader it is itself. */
@@ -139,25 +147,21 @@ static peer_choice choose_peer(const weir_store *store, const store_version *ver
                                const weir_store_wish *wish, const store_lease *own, uint64_t now_ms)
 {
     peer_choice best = { 0 };
-    const char *part = weir_store_text(wish->part), *host = weir_store_text(wish->host);
-    if (part[0] == '\0')
+    if (weir_store_text(wish->part)[0] == '\0')
         return best;
+    uint64_t part_hash = weir_store_hash_text(store->seed, wish->part);
+    uint64_t host_hash = weir_store_hash_text(store->seed, weir_store_text(wish->host));
     for (store_node *node = first_holder(store, version); node != NULL;
          node = weir_store_index_next(node)) {
-        const store_source *source = WEIR_STORE_OF(store_source, by_version, node);
-        if (strcmp(source->view.part, part) != 0 ||
-            strcmp(source->view.worker_id, wish->worker_id) == 0 ||
-            is_avoided(wish, source->view.worker_id))
-            continue;
-        peer_choice choice = { .source = source };
-        choice.worker = holder_of(store, source, version, now_ms);
-        if (choice.worker == NULL)
+        peer_choice choice = { .source = WEIR_STORE_OF(store_source, by_version, node) };
+        choice.worker = holder_of(choice.source, version, now_ms);
+        if (choice.worker == NULL || choice.source->part_hash != part_hash)
             continue;
         choice.n_readers = choice.worker->n_readers;
         if (own != NULL && own->peer == choice.worker)
             choice.n_readers--;
-        choice.is_near = host[0] != '\0' && strcmp(source->view.host, host) == 0;
-        if (is_better(&choice, &best))
+        choice.is_near = choice.source->host_hash == host_hash;
+        if (is_better(&choice, &best) && is_wanted(choice.source, version, wish))
             best = choice;
     }
     return best;

@@ -119,12 +119,17 @@ typedef struct store_version {
 
 typedef struct store_source {
     weir_store_source view;
-    store_node by_id, by_worker, by_rank, by_version;
+    store_node by_id, by_worker, by_rank;
     store_link link, of_model;
     store_model *record_of;
     uint64_t stale_since_ms;
-    bool is_superseded;
     size_t block_bytes;
+    /* Side by side, because who looks for a peer goes through all that hold a version: */
+    store_node by_version;
+    store_worker *worker; /* its record, expired or not; NULL: there is none */
+    uint64_t part_hash, host_hash;
+    bool can_be_read; /* a replica's, with a part and an endpoint */
+    bool is_superseded;
 } store_source;
 
 typedef struct store_history {

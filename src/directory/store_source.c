@@ -66,7 +66,7 @@ static bool is_same_rank(const weir_store_source *a, const weir_store_source *b)
            memcmp(a->worker_id, b->worker_id, n_stem) == 0;
 }
 
-static void supersede(weir_store *store, store_source *source, uint64_t now_ms)
+static void supersede(store_source *source, uint64_t now_ms)
 {
     if (source->is_superseded)
         return;
@@ -74,7 +74,7 @@ static void supersede(weir_store *store, store_source *source, uint64_t now_ms)
     if (source->view.status != WEIR_STORE_SOURCE_STALE)
         source->stale_since_ms = now_ms;
     source->view.status = WEIR_STORE_SOURCE_STALE;
-    store_worker *worker = weir_store_worker_record(store, source->view.worker_id);
+    store_worker *worker = source->worker;
     if (worker == NULL || worker->generation != source->view.generation)
         return;
     worker->is_superseded = true;
@@ -94,9 +94,9 @@ static void settle_rank(weir_store *store, store_source *source, uint64_t now_ms
         if (!is_same_rank(&source->view, &other->view))
             continue;
         if (other->view.generation < source->view.generation)
-            supersede(store, other, now_ms);
+            supersede(other, now_ms);
         else if (other->view.generation > source->view.generation)
-            supersede(store, source, now_ms);
+            supersede(source, now_ms);
     }
 }
 
@@ -158,12 +158,17 @@ store_source *weir_store_add_source(weir_store *store, store_model *model,
     if (added == NULL)
         return NULL;
     added->record_of = model;
+    added->worker = weir_store_worker_record(store, source->worker_id);
     added->view.model = model->name;
     model->n_users++;
     store->n_sources++;
     weir_store_list_add_first(&store->all_sources, &added->link);
     weir_store_list_add_first(&model->sources, &added->of_model);
     const weir_store_source *view = &added->view;
+    added->part_hash = weir_store_hash_text(store->seed, view->part);
+    added->host_hash = weir_store_hash_text(store->seed, view->host);
+    added->can_be_read = strcmp(view->role, "inference_replica") == 0 && view->part[0] != '\0' &&
+                         view->endpoint[0] != '\0';
     weir_store_index_add(&store->sources_by_id, &added->by_id, hash_id(store, view->source_id));
     weir_store_index_add(&store->sources_by_worker, &added->by_worker,
                          weir_store_worker_hash(store, view->worker_id));
@@ -280,7 +285,7 @@ static weir_status replace_source(weir_store *store, store_source *known,
         drop_source(store, known);
     settle_rank(store, added, now_ms);
     if (is_superseded && added->view.role[0] != '\0')
-        supersede(store, added, now_ms);
+        supersede(added, now_ms);
     weir_store_note_change(store, model);
     return WEIR_OK;
 }

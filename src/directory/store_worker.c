@@ -65,6 +65,18 @@ static void take_from_lists(store_worker *worker)
     worker->model->n_users--;
 }
 
+/* What the worker said of itself points to its record as long as there is one. */
+static void point_sources(weir_store *store, const char *worker_id, store_worker *to)
+{
+    store_node *node =
+        weir_store_index_first(&store->sources_by_worker, weir_store_worker_hash(store, worker_id));
+    for (; node != NULL; node = weir_store_index_next(node)) {
+        store_source *source = WEIR_STORE_OF(store_source, by_worker, node);
+        if (strcmp(source->view.worker_id, worker_id) == 0)
+            source->worker = to;
+    }
+}
+
 store_worker *weir_store_add_worker(weir_store *store, store_model *model, const char *worker_id,
                                     int role)
 {
@@ -77,6 +89,7 @@ store_worker *weir_store_add_worker(weir_store *store, store_model *model, const
     weir_store_list_init(&worker->shards);
     put_in_lists(store, worker, model);
     weir_store_index_add(&store->workers, &worker->node, weir_store_worker_hash(store, worker_id));
+    point_sources(store, worker_id, worker);
     store->n_workers++;
     return worker;
 }
@@ -254,6 +267,7 @@ static void drop_worker(weir_store *store, store_worker *worker)
     store_model *model = worker->model;
     weir_store_note_change(store, model);
     take_from_lists(worker);
+    point_sources(store, worker->worker_id, NULL);
     weir_store_index_remove(&store->workers, &worker->node);
     weir_store_free(store, worker, worker_bytes(worker->worker_id));
     store->n_workers--;
