@@ -11,9 +11,10 @@
  *            its next change.
  * Errors     ERR_INVALID a bad request, ERR_NOT_FOUND an unknown id, ERR_REFUSED the state does not
  *            allow it, ERR_EXISTS a key is taken, ERR_NO_MEMORY one of the caps below. The lines
- * are ModelExpress' texts where it has one. Caps       names have at most 255 bytes; a version
- * 1,024 slots, 8,192 shards and 8,192 leases; the store 4,096 versions, 16,384 workers, 16,384
- * sources, and 512 MiB in all.
+ *            are ModelExpress' texts where it has one.
+ * Caps       names have at most 255 bytes; a version 1,024 slots, 8,192 shards and 8,192 leases;
+ *            the store 4,096 versions, 16,384 workers, 16,384 sources, 131,072 words, and 512 MiB
+ *            in all.
  */
 #ifndef WEIR_DIRECTORY_STORE_H
 #define WEIR_DIRECTORY_STORE_H
@@ -77,7 +78,8 @@ typedef struct weir_store_version {
     const char *base_uid; /* NULL: none */
     const char *const *slots;
     size_t n_slots;
-    const char *run;  /* "" of versions that the ModelExpress call made; with it, `attempt` */
+    const char *run;  /* "" of versions whose ModelExpress call has a key of another kind than
+                         "weir/MODEL/RUN/NUMBER/ATTEMPT"; with it, `attempt` */
     uint32_t attempt; /* 0 in a request: the first that is neither RELEASING nor ABORTED, or made */
     const char *trace_id;                /* "" when none said one */
     const char *layout_signature;        /* "" */
@@ -213,8 +215,8 @@ typedef struct weir_store_source {
 
 /* Replaces what the same worker said before. Entries of the same model, run, role and rank by
  * workers of smaller generations turn STALE: their ranks were started anew. (Of role
- * "inference_replica", ranks of different replicas have the same numbers: only those that share the
- * worker id's name up to its last '-' count.) */
+ * "inference_replica", ranks of different replicas have the same numbers: only those whose ids are
+ * equal up to eight random digits behind the last '-' count.) */
 weir_status weir_store_publish_source(weir_store *store, const weir_store_source *source,
                                       uint64_t now_ms);
 /* ERR_NOT_FOUND when there is no such source. */

@@ -53,7 +53,7 @@ static void test_leases_are_checked_in_order(void **state)
                    "weight version is not READY: no new lease");
 }
 
-static void test_a_releasing_version_renews_but_gives_no_new_lease(void **state)
+static void test_h3_a_releasing_version_renews_but_gives_no_new_lease(void **state)
 {
     weir_store_lease lease;
     const weir_store_version *version = add_ready(*state, "k");
@@ -111,7 +111,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_the_id_is_a_hash_of_version_and_worker),
         CASE(test_leases_are_checked_in_order),
-        CASE(test_a_releasing_version_renews_but_gives_no_new_lease),
+        CASE(test_h3_a_releasing_version_renews_but_gives_no_new_lease),
         CASE(test_only_its_worker_deletes_a_lease),
         CASE(test_leases_of_one_version_are_bounded),
     };

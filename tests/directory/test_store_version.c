@@ -32,7 +32,7 @@ static void test_the_same_request_again_gives_the_same_version(void **state)
     assert_ptr_not_equal(add_version(*state, "other"), first);
 }
 
-static void test_a_key_used_for_another_request_is_refused(void **state)
+static void test_h6_a_key_used_for_another_request_is_refused(void **state)
 {
     static const char *const other_slots[] = { "a", "c" };
     add_version(*state, "k");
@@ -48,7 +48,7 @@ static void test_a_key_used_for_another_request_is_refused(void **state)
                        "idempotency_key was already used for a different WeightVersion");
 }
 
-static void test_slots_must_be_there_and_unique(void **state)
+static void test_h7_slots_must_be_there_and_unique(void **state)
 {
     static const char *const twice[] = { "a", "a" };
     static const char *const empty[] = { "a", "" };
@@ -79,7 +79,7 @@ static void test_names_are_required(void **state)
                    "payload_format must be FULL_TENSOR or XOR_DELTA");
 }
 
-static void test_a_base_goes_with_a_delta_alone(void **state)
+static void test_h8_a_base_goes_with_a_delta_alone(void **state)
 {
     weir_store_version request = version_request("k");
     request.base_uid = "12345678";
@@ -127,7 +127,7 @@ static void test_other_salts_give_other_uids(void **state)
 
 /* ---- publishing ------------------------------------------------------------------------------*/
 
-static void test_the_last_slot_makes_it_ready_in_the_same_call(void **state)
+static void test_h1_the_last_slot_makes_it_ready_in_the_same_call(void **state)
 {
     add_worker(*state, "t", WEIR_STORE_TRAINER);
     const weir_store_version *version = add_version(*state, "k"), *after;
@@ -187,7 +187,7 @@ static void test_publication_is_checked_in_order(void **state)
                    "weight version does not accept shard publication");
 }
 
-static void test_a_replayed_shard_is_fine_and_a_changed_one_is_not(void **state)
+static void test_h5_a_replayed_shard_is_fine_and_a_changed_one_is_not(void **state)
 {
     add_worker(*state, "t", WEIR_STORE_TRAINER);
     const weir_store_version *version = add_ready(*state, "k"), *after;
@@ -222,7 +222,7 @@ static void test_shards_of_one_version_are_bounded(void **state)
 
 /* ---- releasing -------------------------------------------------------------------------------*/
 
-static void test_only_a_ready_version_can_be_deleted(void **state)
+static void test_h2_only_a_ready_version_can_be_deleted(void **state)
 {
     static const char text[] = "only a READY weight version can be deleted";
     add_worker(*state, "t", WEIR_STORE_TRAINER);
@@ -239,7 +239,7 @@ static weir_status delete_at(weir_store *store, const weir_store_version *versio
     return weir_store_delete_shard(store, version->uid, "a", worker, now_ms, out_deleted);
 }
 
-static void test_deleting_a_shard_is_checked_in_order(void **state)
+static void test_h4_deleting_a_shard_is_checked_in_order(void **state)
 {
     bool deleted = false;
     add_worker(*state, "t", WEIR_STORE_TRAINER);
@@ -323,19 +323,19 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_a_new_version_is_staging_with_a_uid_of_eight_digits),
         CASE(test_the_same_request_again_gives_the_same_version),
-        CASE(test_a_key_used_for_another_request_is_refused),
-        CASE(test_slots_must_be_there_and_unique),
+        CASE(test_h6_a_key_used_for_another_request_is_refused),
+        CASE(test_h7_slots_must_be_there_and_unique),
         CASE(test_names_are_required),
-        CASE(test_a_base_goes_with_a_delta_alone),
+        CASE(test_h8_a_base_goes_with_a_delta_alone),
         CASE(test_versions_are_bounded),
         CASE(test_other_salts_give_other_uids),
-        CASE(test_the_last_slot_makes_it_ready_in_the_same_call),
+        CASE(test_h1_the_last_slot_makes_it_ready_in_the_same_call),
         CASE(test_a_slot_covered_twice_counts_once),
         CASE(test_publication_is_checked_in_order),
-        CASE(test_a_replayed_shard_is_fine_and_a_changed_one_is_not),
+        CASE(test_h5_a_replayed_shard_is_fine_and_a_changed_one_is_not),
         CASE(test_shards_of_one_version_are_bounded),
-        CASE(test_only_a_ready_version_can_be_deleted),
-        CASE(test_deleting_a_shard_is_checked_in_order),
+        CASE(test_h2_only_a_ready_version_can_be_deleted),
+        CASE(test_h4_deleting_a_shard_is_checked_in_order),
         CASE(test_a_version_nobody_can_serve_is_forgotten),
         CASE(test_shards_of_a_crashed_trainer_go_when_released),
     };
