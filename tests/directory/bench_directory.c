@@ -548,8 +548,8 @@ int main(int argc, char **argv)
     run_load(totals);
     version_figures version = run_version();
     double released_ms = release_waits(waiters);
-    weir_directory_close(directory);
     manifest_figures manifest = run_manifest();
+    weir_directory_close(directory);
     printf("{\"workers\":%u,\"waits\":%u,\"rate\":%u,\"worker_bytes\":%.0f,\"entry_bytes\":%.0f",
            set.workers, set.waits, set.rate, worker_bytes, entry_bytes);
     for (unsigned kind = 0; kind < KINDS; kind++)

@@ -7,10 +7,13 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
+#include "directory/client.h"
 #include "health.pb-c.h"
 #include "rpc/rpc.h"
 #include "weir/weir.h"
@@ -77,7 +80,7 @@ static void test_options_of_another_age(void **state)
 static void test_failed_allocations_leave_nothing_open(void **state)
 {
     (void)state;
-    for (uint64_t n = 1; n <= 4; n++) {
+    for (uint64_t n = 1; n <= 6; n++) {
         weir_directory *directory = NULL;
         weir_alloc_fail_at(n);
         weir_status status = weir_directory_open(NULL, &directory);
@@ -87,6 +90,150 @@ static void test_failed_allocations_leave_nothing_open(void **state)
     }
 }
 
+static void test_a_store_that_is_none_is_refused(void **state)
+{
+    (void)state;
+    weir_directory *directory;
+    weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
+    options.store = "sqlite://x";
+    assert_int_equal(weir_directory_open(&options, &directory), WEIR_ERR_INVALID);
+    assert_string_equal(weir_last_error(),
+                        "the store is neither memory nor redis://[USER:PASSWORD@]HOST:PORT[/DB]");
+    options.store = "memory";
+    assert_int_equal(weir_directory_open(&options, &directory), WEIR_OK);
+    weir_directory_close(directory);
+}
+
+/* ---- waits -----------------------------------------------------------------------------------*/
+
+#define N_READERS 8
+
+typedef struct reader {
+    pthread_t thread;
+    const char *address;
+    unsigned number, timeout_ms;
+    weir_status status;
+    weir_acquire_answer answer;
+} reader;
+
+static void *read_version(void *argument)
+{
+    reader *self = argument;
+    weir_directory_client *client;
+    weir_shard_record shard;
+    char id[32];
+    snprintf(id, sizeof(id), "replica-%u", self->number);
+    self->status = weir_directory_client_open(self->address, 10000, &client);
+    if (self->status != WEIR_OK)
+        return NULL;
+    self->status = weir_directory_register_worker(client, id, WEIR_ROLE_GENERATOR, "m", 90);
+    const weir_acquire_request request = { .model = "m",
+                                           .run = "run",
+                                           .worker_id = id,
+                                           .lowest = 1,
+                                           .highest = UINT64_MAX,
+                                           .but_not_uid = "",
+                                           .host = "",
+                                           .part = "",
+                                           .ttl_s = 30,
+                                           .timeout_ms = self->timeout_ms,
+                                           .trace_id = "" };
+    if (self->status == WEIR_OK)
+        self->status = weir_directory_acquire_version(client, &request, &shard, 1, &self->answer);
+    weir_directory_client_close(client);
+    return NULL;
+}
+
+static void publish_version(const char *address)
+{
+    static const char *const slots[] = { "rank-0" };
+    weir_directory_client *client;
+    weir_publish_answer answer;
+    const weir_shard_record shard = { .slot = "rank-0",
+                                      .worker_id = "trainer",
+                                      .manifest_digest = "sha256:0",
+                                      .manifest_endpoint = "127.0.0.1:1",
+                                      .transport = "ucx" };
+    const weir_source_record source = { .worker_id = "trainer",
+                                        .model = "m",
+                                        .run = "run",
+                                        .role = "trainer",
+                                        .n_ranks = 1,
+                                        .status = WEIR_SOURCE_READY,
+                                        .version = 7,
+                                        .endpoint = "127.0.0.1:1" };
+    const weir_publish_request request = {
+        .shard = &shard, .source = &source, .slots = slots, .n_slots = 1, .trace_id = ""
+    };
+    assert_int_equal(weir_directory_client_open(address, 10000, &client), WEIR_OK);
+    assert_int_equal(weir_directory_register_worker(client, "trainer", WEIR_ROLE_TRAINER, "m", 90),
+                     WEIR_OK);
+    assert_int_equal(weir_directory_publish_version_shard(client, &request, &answer), WEIR_OK);
+    assert_int_equal(answer.version.state, WEIR_VERSION_READY);
+    weir_directory_client_close(client);
+}
+
+static void test_whoever_waits_is_told_at_once(void **state)
+{
+    (void)state;
+    weir_directory *directory;
+    reader readers[N_READERS];
+    memset(readers, 0, sizeof(readers));
+    assert_int_equal(weir_directory_open(NULL, &directory), WEIR_OK);
+    for (unsigned i = 0; i < N_READERS; i++) {
+        readers[i].address = weir_directory_address(directory);
+        readers[i].number = i;
+        readers[i].timeout_ms = 20000;
+        assert_int_equal(pthread_create(&readers[i].thread, NULL, read_version, &readers[i]), 0);
+    }
+    publish_version(weir_directory_address(directory)); /* before some of them ask, after others */
+    for (unsigned i = 0; i < N_READERS; i++) {
+        pthread_join(readers[i].thread, NULL);
+        assert_int_equal(readers[i].status, WEIR_OK);
+        assert_int_equal(readers[i].answer.version.number, 7);
+    }
+    weir_directory_close(directory);
+}
+
+static void test_a_wait_ends_at_its_bound(void **state)
+{
+    (void)state;
+    weir_directory *directory;
+    reader alone = { .timeout_ms = 100 };
+    assert_int_equal(weir_directory_open(NULL, &directory), WEIR_OK);
+    alone.address = weir_directory_address(directory);
+    double begun = weir_now_s();
+    read_version(&alone);
+    assert_true(weir_now_s() - begun >= 0.09); /* no sooner; a slow machine may be later */
+    assert_int_equal(alone.status, WEIR_IN_PROGRESS);
+    assert_false(alone.answer.has_trainer);
+    weir_directory_close(directory);
+}
+
+static void *close_soon(void *argument)
+{
+    weir_sleep_ms(50);
+    weir_directory_close(argument);
+    return NULL;
+}
+
+static void test_a_directory_that_closes_lets_waits_go(void **state)
+{
+    (void)state;
+    weir_directory *directory;
+    pthread_t thread;
+    char address[64];
+    assert_int_equal(weir_directory_open(NULL, &directory), WEIR_OK);
+    snprintf(address, sizeof(address), "%s", weir_directory_address(directory));
+    reader alone = { .address = address, .timeout_ms = 20000 };
+    assert_int_equal(pthread_create(&thread, NULL, close_soon, directory), 0);
+    double begun = weir_now_s();
+    read_version(&alone);
+    assert_true(weir_now_s() - begun < 15);
+    assert_int_equal(alone.status, WEIR_ERR_PEER_LOST);
+    pthread_join(thread, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -94,6 +241,10 @@ int main(void)
         cmocka_unit_test(test_a_port_in_use_is_named),
         cmocka_unit_test(test_options_of_another_age),
         cmocka_unit_test(test_failed_allocations_leave_nothing_open),
+        cmocka_unit_test(test_a_store_that_is_none_is_refused),
+        cmocka_unit_test(test_whoever_waits_is_told_at_once),
+        cmocka_unit_test(test_a_wait_ends_at_its_bound),
+        cmocka_unit_test(test_a_directory_that_closes_lets_waits_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
