@@ -37,14 +37,16 @@ const weir_store_source *weir_store_get_source(const weir_store *store, const ch
 
 /* ---- ranks -----------------------------------------------------------------------------------*/
 
-/* Ranks of different replicas have the same numbers: a replica's workers share their ids up to the
- * last '-'. */
+/* Ranks of different replicas have the same numbers: of one started anew the id is the same up to
+ * the eight random digits behind its last '-'. One that was named ("engine-0") is itself. */
 static size_t stem_bytes(const weir_store_source *source)
 {
     if (strcmp(source->role, "inference_replica") != 0)
         return 0;
     const char *last = strrchr(source->worker_id, '-');
-    return last != NULL ? (size_t)(last - source->worker_id) : strlen(source->worker_id);
+    bool is_random =
+        last != NULL && strlen(last + 1) == 8 && strspn(last + 1, "0123456789abcdef") == 8;
+    return is_random ? (size_t)(last - source->worker_id) : strlen(source->worker_id);
 }
 
 static uint64_t rank_hash(const weir_store *store, const weir_store_source *source)

@@ -284,9 +284,13 @@ static void test_replicas_of_the_same_ranks_do_not_compete(void **state)
     hold(*state, "r1-0", NULL, "h");
     hold(*state, "r2-0", NULL, "h");
     assert_int_equal(weir_store_get_source(*state, "s", "r1-0")->status, WEIR_STORE_SOURCE_READY);
-    add_worker(*state, "r1-1", WEIR_STORE_GENERATOR);
-    hold(*state, "r1-1", NULL, "h");
-    assert_int_equal(weir_store_get_source(*state, "s", "r1-0")->status, WEIR_STORE_SOURCE_STALE);
+    add_worker(*state, "r-00ab12cd", WEIR_STORE_GENERATOR);
+    add_worker(*state, "r-ef34ab56", WEIR_STORE_GENERATOR); /* random: the same, started anew */
+    hold(*state, "r-00ab12cd", NULL, "h");
+    hold(*state, "r-ef34ab56", NULL, "h");
+    assert_int_equal(weir_store_get_source(*state, "s", "r-00ab12cd")->status,
+                     WEIR_STORE_SOURCE_STALE);
+    assert_int_equal(weir_store_get_source(*state, "s", "r1-0")->status, WEIR_STORE_SOURCE_READY);
 }
 
 /* ---- aborts ----------------------------------------------------------------------------------*/
