@@ -146,6 +146,15 @@ static weir_rpc_code answer_acquire(weir_directory_call *call, const weir_store_
     return WEIR_RPC_OK;
 }
 
+/* Waiting brings nothing: the caller is to hear why. Who was told of an abort asks for another than
+ * that version. */
+static bool is_hopeless(const acquire_request *request, const weir_store_grant *grant)
+{
+    if (grant->awaited != NULL && grant->awaited->state != WEIR_STORE_RELEASING)
+        return grant->awaited->state == WEIR_STORE_ABORTED;
+    return grant->has_trainer && grant->newest > request->highest;
+}
+
 static weir_rpc_code look_acquire(weir_directory_call *call)
 {
     weir_store_wish wish = wish_of((const void *)call->request);
@@ -155,7 +164,8 @@ static weir_rpc_code look_acquire(weir_directory_call *call)
         return WEIR_DIRECTORY_TAKE;
     if (status != WEIR_IN_PROGRESS)
         return weir_directory_core_refuse(status, call->text);
-    return call->is_last ? answer_acquire(call, &grant) : WEIR_RPC_LATER;
+    bool is_over = call->is_last || is_hopeless((const void *)call->request, &grant);
+    return is_over ? answer_acquire(call, &grant) : WEIR_RPC_LATER;
 }
 
 static weir_rpc_code acquire(weir_directory_call *call)

@@ -41,11 +41,13 @@ static bool count_holder(void *context, const weir_store_source *source)
 {
     holder_count *count = context;
     const weir_store_version *version = count->version;
-    bool is_replica = strcmp(source->role, "inference_replica") == 0 &&
-                      source->status == WEIR_STORE_SOURCE_READY && source->has_step;
+    bool is_replica = strcmp(source->role, "inference_replica") == 0 && source->has_step;
+    bool is_ready = source->status == WEIR_STORE_SOURCE_READY;
+    bool has_left = source->status == WEIR_STORE_SOURCE_STALE; /* having held it all the same */
     bool is_of_run = version->run[0] == '\0' || strcmp(source->run, version->run) == 0;
+    bool is_this = strcmp(source->version_uid, version->uid) == 0;
     if (is_replica && is_of_run &&
-        (source->step > version->number || strcmp(source->version_uid, version->uid) == 0))
+        ((is_ready && source->step > version->number) || ((is_ready || has_left) && is_this)))
         count->n++;
     return true;
 }
