@@ -43,6 +43,7 @@ static void timer_rings(void *context, uint32_t events)
     weir_directory *directory = context;
     uint64_t n_times;
     (void)events;
+    weir_alloc_uncount_thread(); /* what a directory keeps is no part of a refit */
     ssize_t n = read(directory->timer_fd, &n_times, sizeof(n_times));
     (void)n; /* it may have been set anew since */
     weir_directory_core_tick(&directory->core);
