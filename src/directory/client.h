@@ -185,6 +185,14 @@ typedef struct weir_source_ref {
 weir_status weir_directory_list_sources(weir_directory_client *client, const char *model,
                                         weir_source_status status, uint64_t min_version,
                                         weir_source_ref *refs, size_t n_max, size_t *out_n);
+/* The same of the workers of one role in one run alone: their entries share an identity. */
+typedef struct weir_source_wish {
+    const char *model, *run, *role;
+    weir_source_status status; /* 0: any */
+    uint64_t min_version;
+} weir_source_wish;
+weir_status weir_directory_list_role(weir_directory_client *client, const weir_source_wish *wish,
+                                     weir_source_ref *refs, size_t n_max, size_t *out_n);
 /* ERR_NOT_FOUND when the entry is gone. Entries that Weir did not write have version_uid "". */
 weir_status weir_directory_get_source(weir_directory_client *client, const char *source_id,
                                       const char *worker_id, weir_source_record *out);

@@ -19,16 +19,24 @@ static void describe(weir_client_entry *entry, size_t i, const char *name, const
     entry->pointers[i] = &entry->descriptors[i];
 }
 
+void weir_client_identity_fill(const char *model, const char *run, const char *role,
+                               char revision[WEIR_NAME_BYTES + WEIR_ID_BYTES],
+                               ModelExpress__P2p__SourceIdentity *identity)
+{
+    snprintf(revision, WEIR_NAME_BYTES + WEIR_ID_BYTES, "%s/%s", run, role);
+    model_express__p2p__source_identity__init(identity);
+    identity->mx_version = (char *)IDENTITY_VERSION;
+    identity->model_name = (char *)model;
+    identity->revision = revision;
+}
+
 weir_status weir_client_entry_fill(const weir_source_record *record, weir_client_entry *entry)
 {
     weir_status status = weir_sidecar_write(record, &entry->texts);
     if (status != WEIR_OK)
         return status;
-    snprintf(entry->revision, sizeof(entry->revision), "%s/%s", record->run, record->role);
-    model_express__p2p__source_identity__init(&entry->identity);
-    entry->identity.mx_version = (char *)IDENTITY_VERSION;
-    entry->identity.model_name = (char *)record->model;
-    entry->identity.revision = entry->revision;
+    weir_client_identity_fill(record->model, record->run, record->role, entry->revision,
+                              &entry->identity);
     describe(entry, 0, WEIR_SIDECAR_WEIR, entry->texts.words);
     describe(entry, 1, WEIR_SIDECAR_WEIR_OF, entry->texts.of);
     describe(entry, 2, WEIR_SIDECAR_JSON, entry->texts.json);

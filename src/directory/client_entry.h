@@ -20,6 +20,12 @@ typedef struct weir_client_entry {
     ModelExpress__P2p__PublishMetadataRequest request;
 } weir_client_entry;
 
+/* What the workers of one role in one run share, and their source id is made of. `revision` is room
+ * for what it points to. */
+void weir_client_identity_fill(const char *model, const char *run, const char *role,
+                               char revision[WEIR_NAME_BYTES + WEIR_ID_BYTES],
+                               ModelExpress__P2p__SourceIdentity *identity);
+
 /* `entry` borrows the record's strings. ERR_INVALID when a field cannot be written. */
 weir_status weir_client_entry_fill(const weir_source_record *record, weir_client_entry *entry);
 

@@ -101,12 +101,13 @@ static weir_status take_ref(const weir_directory_client *client,
                                   out->worker_id, sizeof(out->worker_id));
 }
 
-weir_status weir_directory_list_sources(weir_directory_client *client, const char *model,
-                                        weir_source_status status, uint64_t min_version,
-                                        weir_source_ref *refs, size_t n_max, size_t *out_n)
+static weir_status list(weir_directory_client *client, identity_message *identity,
+                        const weir_source_wish *wish, weir_source_ref *refs, size_t n_max,
+                        size_t *out_n)
 {
     ModelExpress__P2p__ListSourcesRequest request = MODEL_EXPRESS__P2P__LIST_SOURCES_REQUEST__INIT;
-    ask_for_sources(&request, model, status, min_version, n_max);
+    ask_for_sources(&request, wish->model, wish->status, wish->min_version, n_max);
+    request.identity = identity;
     const ProtobufCMessage *answer;
     weir_status result = call_p2p(client, "ListSources", &request.base, &answer);
     if (result != WEIR_OK)
@@ -115,15 +116,32 @@ weir_status weir_directory_list_sources(weir_directory_client *client, const cha
     size_t n = 0;
     for (size_t i = 0; i < response->n_instances && n < n_max; i++) {
         const ModelExpress__P2p__SourceInstanceRef *instance = response->instances[i];
-        if (strcmp(instance->model_name, model) != 0)
+        if (strcmp(instance->model_name, wish->model) != 0)
             continue; /* a server that does not know the filter */
         result = take_ref(client, instance, &refs[n]);
         if (result != WEIR_OK)
             return result;
-        n += refs[n].version >= min_version;
+        n += refs[n].version >= wish->min_version;
     }
     *out_n = n;
     return WEIR_OK;
+}
+
+weir_status weir_directory_list_sources(weir_directory_client *client, const char *model,
+                                        weir_source_status status, uint64_t min_version,
+                                        weir_source_ref *refs, size_t n_max, size_t *out_n)
+{
+    const weir_source_wish wish = { model, "", "", status, min_version };
+    return list(client, NULL, &wish, refs, n_max, out_n);
+}
+
+weir_status weir_directory_list_role(weir_directory_client *client, const weir_source_wish *wish,
+                                     weir_source_ref *refs, size_t n_max, size_t *out_n)
+{
+    char revision[WEIR_NAME_BYTES + WEIR_ID_BYTES];
+    identity_message identity;
+    weir_client_identity_fill(wish->model, wish->run, wish->role, revision, &identity);
+    return list(client, &identity, wish, refs, n_max, out_n);
 }
 
 /* ---- one source ------------------------------------------------------------------------------*/

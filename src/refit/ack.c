@@ -16,7 +16,9 @@
 #include "refit/replica.h"
 #include "refit/window.h"
 
-#define MAX_REFS 512u
+#define MIN_REFS 512u
+#define MAX_REFUSALS 8u
+#define SHORT_ANSWER_S 0.05
 
 /* One flat JSON object: bytes and the seconds of every stop so far. */
 static void write_note(const weir_report *report, char *note, size_t note_bytes)
@@ -29,24 +31,110 @@ static void write_note(const weir_report *report, char *note, size_t note_bytes)
         snprintf(note + used, note_bytes - used, "}");
 }
 
+static weir_acknowledgement make_word(const weir_replica *replica, const weir_discovery *discovery)
+{
+    weir_acknowledgement word = { .version = discovery->version };
+    memcpy(word.version_uid, discovery->uid, sizeof(word.version_uid));
+    memcpy(word.lease_id, discovery->lease_id, sizeof(word.lease_id));
+    memcpy(word.trace_id, discovery->trace_id, sizeof(word.trace_id));
+    memcpy(word.host, replica->worker.host, sizeof(word.host));
+    memcpy(word.read_from, discovery->peer.worker_id, sizeof(word.read_from));
+    word.n_spans = weir_worker_spans(&replica->worker, word.spans);
+    return word;
+}
+
+/* At once, or not now: a version that is in must not wait for a directory. */
+static weir_status tell(weir_replica *replica, const weir_acknowledgement *word)
+{
+    weir_retry retry = { .deadline = weir_deadline_in(0) };
+    for (;;) {
+        weir_status status =
+            weir_directory_acknowledge_version(replica->worker.client, word, replica->source_id);
+        if (status != WEIR_OK)
+            status = weir_worker_retry(&replica->worker, &retry, status);
+        else
+            return WEIR_OK;
+        if (status != WEIR_OK)
+            return status;
+    }
+}
+
+/* By the entry alone, where the directory knows no more. */
+static void tell_in_steps(weir_replica *replica, const weir_acknowledgement *word)
+{
+    weir_directory_client *client = replica->worker.client;
+    bool told = weir_directory_publish_source(client, &word->source, replica->source_id) == WEIR_OK;
+    if (!told)
+        weir_log(WEIR_LOG_WARN, "version %" PRIu64 " is installed, but not yet acknowledged: %s",
+                 word->version, weir_last_error());
+    weir_keeper_announce(replica->worker.keeper, &word->source, !told);
+    if (weir_directory_delete_lease(client, word->version_uid, word->lease_id,
+                                    replica->worker.id) != WEIR_OK)
+        weir_log(WEIR_LOG_WARN, "the lease on version %" PRIu64 " was not given back: %s",
+                 word->version, weir_last_error());
+}
+
+static void say(weir_replica *replica, const weir_acknowledgement *word)
+{
+    weir_keeper *keeper = replica->worker.keeper;
+    weir_keeper_pause(keeper);
+    weir_keeper_hold(keeper, NULL);
+    weir_status status = tell(replica, word);
+    if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(replica->worker.client)) {
+        tell_in_steps(replica, word);
+    } else {
+        weir_keeper_announce(keeper, &word->source, false);
+        if (status != WEIR_OK) {
+            weir_log(WEIR_LOG_WARN, "what became of version %" PRIu64 " is not yet told: %s",
+                     word->version, weir_last_error());
+            weir_keeper_acknowledge(keeper, word);
+        }
+    }
+    weir_keeper_resume(keeper);
+}
+
 void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
                    const weir_report *report)
 {
-    weir_source_record record =
-        weir_worker_entry(&replica->worker, discovery->version, discovery->uid,
-                          weir_manifest_service_address(replica->service));
-    snprintf(record.layout_signature, sizeof(record.layout_signature), "%s", replica->signature);
-    write_note(report, record.note, sizeof(record.note));
-    weir_keeper_pause(replica->worker.keeper);
-    bool told = weir_directory_publish_source(replica->worker.client, &record,
-                                              replica->source_id) == WEIR_OK;
-    if (!told)
-        weir_log(WEIR_LOG_WARN, "version %" PRIu64 " is installed, but not yet acknowledged: %s",
-                 discovery->version, weir_last_error());
-    weir_keeper_announce(replica->worker.keeper, &record, !told);
-    weir_keeper_resume(replica->worker.keeper);
+    weir_acknowledgement word = make_word(replica, discovery);
+    word.source = weir_worker_entry(&replica->worker, discovery->version, discovery->uid,
+                                    weir_manifest_service_address(replica->service));
+    word.source.rank = replica->mesh_worker;
+    snprintf(word.source.layout_signature, sizeof(word.source.layout_signature), "%s",
+             replica->signature);
+    write_note(report, word.source.note, sizeof(word.source.note));
+    word.n_bytes = report->n_bytes;
     weir_group_keep(replica);
-    weir_discovery_release(replica, discovery);
+    say(replica, &word);
+    replica->told = word.source;
+}
+
+/* What it holds as before, or nothing that anybody could count on. */
+static weir_source_record entry_as_it_is(const weir_replica *replica)
+{
+    if (replica->state == WEIR_REPLICA_HOLDING && replica->told.version_uid[0] != '\0')
+        return replica->told;
+    weir_source_record record = weir_worker_entry(&replica->worker, 0, "", "");
+    record.status = WEIR_SOURCE_INITIALIZING;
+    record.rank = replica->mesh_worker;
+    return record;
+}
+
+void weir_stop_refuse(weir_replica *replica, const weir_discovery *discovery, weir_status status)
+{
+    weir_error_line cause;
+    weir_error_save(&cause);
+    if (weir_directory_is_plain(replica->worker.client)) {
+        weir_discovery_release(replica, discovery);
+        return;
+    }
+    weir_acknowledgement word = make_word(replica, discovery);
+    word.source = entry_as_it_is(replica);
+    word.status = status;
+    snprintf(word.text, sizeof(word.text), "%.*s", (int)sizeof(word.text) - 1, cause.text);
+    weir_group_leave(replica, discovery);
+    say(replica, &word);
+    weir_error_restore(&cause);
 }
 
 /* ---- the trainer's end -----------------------------------------------------------------------*/
@@ -75,47 +163,141 @@ static bool is_ack(const weir_trainer *trainer, const weir_source_record *record
            strcmp(record->version_uid, uid) == 0;
 }
 
-/* How many replicas of this run say that they hold `version` or a later one, or said so of it. */
-static weir_status count_acks(weir_trainer *trainer, uint64_t version, weir_source_ref *refs,
-                              unsigned *out_n)
+/* One wait for acknowledgements. */
+typedef struct wait {
+    uint64_t version;
+    unsigned n_wanted, n_holding, bound_ms;
+    weir_retry retry;
+    weir_patience patience;
+    weir_source_ref *refs; /* for counting, max_refs */
+    size_t max_refs;
+} wait;
+
+/* How many replicas of this run say that they hold the version or a later one, or said so of it. */
+static weir_status count_acks(weir_trainer *trainer, wait *w)
 {
     weir_directory_client *client = trainer->worker.client;
     size_t n = 0;
-    *out_n = 0;
-    weir_status status = weir_directory_list_sources(
-        client, trainer->worker.model, WEIR_SOURCE_UNKNOWN, version, refs, MAX_REFS, &n);
-    for (size_t i = 0; i < n && i < MAX_REFS && status == WEIR_OK; i++) {
+    unsigned n_holding = 0;
+    const weir_source_wish wish = { trainer->worker.model, trainer->worker.run, "inference_replica",
+                                    WEIR_SOURCE_UNKNOWN, w->version };
+    weir_status status = weir_directory_list_role(client, &wish, w->refs, w->max_refs, &n);
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
         weir_source_record record;
-        status = weir_directory_get_source(client, refs[i].source_id, refs[i].worker_id, &record);
-        *out_n += status == WEIR_OK && is_ack(trainer, &record, version);
+        status =
+            weir_directory_get_source(client, w->refs[i].source_id, w->refs[i].worker_id, &record);
+        n_holding += status == WEIR_OK && is_ack(trainer, &record, w->version);
         if (status == WEIR_ERR_NOT_FOUND)
             status = WEIR_OK; /* gone since it was listed */
     }
+    if (status == WEIR_OK)
+        w->n_holding = n_holding;
     return status;
+}
+
+static weir_status timed_out(const weir_trainer *trainer, const wait *w, const char *refusals)
+{
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out after %.1f s: %u of %u replicas have acknowledged version "
+                     "%" PRIu64 " of %s%s",
+                     w->bound_ms / 1e3, w->n_holding, w->n_wanted, w->version,
+                     trainer->worker.model, refusals);
+}
+
+/* By looking at all entries, again and again. */
+static weir_status count_until_all(weir_trainer *trainer, wait *w)
+{
+    weir_retry *retry = &w->retry;
+    weir_arena_reset(&trainer->scratch);
+    w->max_refs = w->n_wanted < MIN_REFS / 2 ? MIN_REFS : 2 * (size_t)w->n_wanted;
+    w->refs = weir_arena_alloc(&trainer->scratch, w->max_refs * sizeof(*w->refs));
+    if (w->refs == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (weir_patience patience = { 0 };;) {
+        weir_status status = count_acks(trainer, w);
+        if (status == WEIR_OK && w->n_holding >= w->n_wanted)
+            return WEIR_OK;
+        if (status == WEIR_OK && weir_deadline_passed(retry->deadline))
+            return timed_out(trainer, w, "");
+        status = status == WEIR_OK ? weir_worker_pause(&trainer->worker, &patience)
+                                   : weir_worker_retry(&trainer->worker, retry, status);
+        if (status != WEIR_OK)
+            return status;
+    }
+}
+
+/* Who has said why it does not hold the version, as far as there is room. */
+static weir_status name_refusals(const weir_trainer *trainer, const wait *w,
+                                 const weir_refusal *refusals, const weir_await_answer *answer)
+{
+    char text[640] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < answer->n_refusals && i < MAX_REFUSALS; i++) {
+        if (used + 64 > sizeof(text))
+            break;
+        int n = snprintf(text + used, sizeof(text) - used, "; %.100s: %.250s",
+                         refusals[i].worker_id, refusals[i].text);
+        used += n > 0 ? (size_t)n : 0;
+        if (used >= sizeof(text))
+            break;
+    }
+    return timed_out(trainer, w, text);
+}
+
+/* The directory has answered. IN_PROGRESS: wait on. */
+static weir_status look_at_answer(weir_trainer *trainer, wait *w, const weir_refusal *refusals,
+                                  const weir_await_answer *answer, double asked_s)
+{
+    w->n_holding = answer->n_holding;
+    if (answer->n_holding >= w->n_wanted)
+        return WEIR_OK;
+    if (answer->state == WEIR_VERSION_ABORTED)
+        return weir_fail(WEIR_ERR_ABORTED, "version %" PRIu64 " of %s was aborted: %s", w->version,
+                         trainer->worker.model, answer->reason);
+    weir_status status = weir_worker_check_cancelled(&trainer->worker);
+    if (status != WEIR_OK)
+        return status;
+    if (weir_deadline_passed(w->retry.deadline))
+        return name_refusals(trainer, w, refusals, answer);
+    w->retry.registered = false;
+    if (weir_now_s() - asked_s < SHORT_ANSWER_S) /* somebody has refused it, and may try again */
+        status = weir_worker_pause(&trainer->worker, &w->patience);
+    return status == WEIR_OK ? WEIR_IN_PROGRESS : status;
+}
+
+/* The directory says when. IN_PROGRESS: it cannot, their entries have to be counted. */
+static weir_status ask_until_all(weir_trainer *trainer, wait *w)
+{
+    weir_refusal refusals[MAX_REFUSALS];
+    const char *uid = uid_of(trainer, w->version);
+    if (uid[0] == '\0')
+        return WEIR_IN_PROGRESS;
+    for (;;) {
+        weir_await_answer answer = { 0 };
+        double asked_s = weir_now_s();
+        weir_status status = weir_directory_await_replicas(
+            trainer->worker.client, trainer->worker.model, uid, w->n_wanted,
+            weir_deadline_left_ms(w->retry.deadline), refusals, MAX_REFUSALS, &answer);
+        if (status == WEIR_ERR_NOT_FOUND || status == WEIR_ERR_UNSUPPORTED)
+            return WEIR_IN_PROGRESS;
+        if (status >= WEIR_OK)
+            status = look_at_answer(trainer, w, refusals, &answer, asked_s);
+        else
+            status = weir_worker_retry(&trainer->worker, &w->retry, status);
+        if (status < WEIR_OK || (status == WEIR_OK && w->n_holding >= w->n_wanted))
+            return status;
+    }
 }
 
 static weir_status await_acks(weir_trainer *trainer, uint64_t version, unsigned n_wanted,
                               unsigned bound_ms)
 {
-    weir_deadline deadline = weir_deadline_in(bound_ms);
-    weir_arena_reset(&trainer->scratch);
-    weir_source_ref *refs = weir_arena_alloc(&trainer->scratch, MAX_REFS * sizeof(*refs));
-    if (refs == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    for (weir_patience patience = { 0 };;) {
-        unsigned n = 0;
-        weir_status status = count_acks(trainer, version, refs, &n);
-        if (status != WEIR_OK || n >= n_wanted)
-            return status;
-        if (weir_deadline_passed(deadline))
-            return weir_fail(WEIR_ERR_TIMED_OUT,
-                             "timed out after %.1f s: %u of %u replicas have acknowledged version "
-                             "%" PRIu64 " of %s",
-                             bound_ms / 1e3, n, n_wanted, version, trainer->worker.model);
-        status = weir_worker_pause(&trainer->worker, &patience);
-        if (status != WEIR_OK)
-            return status;
-    }
+    wait w = { .version = version,
+               .n_wanted = n_wanted,
+               .bound_ms = bound_ms,
+               .retry = { .deadline = weir_deadline_in(bound_ms) } };
+    weir_status status = ask_until_all(trainer, &w);
+    return status == WEIR_IN_PROGRESS ? count_until_all(trainer, &w) : status;
 }
 
 /* All workers of the engines have to hold it; then nobody can read it any more. */

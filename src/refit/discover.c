@@ -14,249 +14,11 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "refit/acquire.h"
 #include "refit/engine_part.h"
 #include "refit/replica.h"
 
-#define MAX_REFS 512u
-#define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
-#define MAX_NEWS_LINKS 64u
-/* A restarted trainer sends no news to those who had joined the old one. */
-#define NEWS_WAIT_MS 50u
-
-/* ---- which version ---------------------------------------------------------------------------*/
-
-typedef struct search {
-    weir_replica *replica;
-    uint64_t wish;
-    weir_deadline deadline;
-    uint64_t highest; /* that is looked for: falls when a newer one is not READY */
-    bool found;       /* a trainer's entry of a version that is wanted */
-    uint64_t version;
-    char uid[WEIR_ID_BYTES];
-    bool waits;     /* the newest that is wanted is not READY: it is what follows */
-    bool forgotten; /* the directory has no record of it */
-    uint64_t awaited;
-    char awaited_uid[WEIR_ID_BYTES];
-    bool any_trainer; /* for the error: what there was instead */
-    uint64_t newest;
-    weir_version_record record;
-} search;
-
-static uint64_t lowest_acceptable(const search *look)
-{
-    const weir_replica *replica = look->replica;
-    if (look->wish != WEIR_LATEST)
-        return look->wish;
-    return replica->state == WEIR_REPLICA_HOLDING ? replica->version + 1 : 0;
-}
-
-static weir_status look_at(search *look, const weir_source_ref *ref)
-{
-    weir_source_record record;
-    weir_replica *replica = look->replica;
-    weir_status status =
-        weir_directory_get_source(replica->worker.client, ref->source_id, ref->worker_id, &record);
-    if (status == WEIR_ERR_NOT_FOUND)
-        return WEIR_OK; /* gone since it was listed */
-    if (status != WEIR_OK)
-        return status;
-    if (strcmp(record.role, "trainer") != 0 || strcmp(record.run, replica->worker.run) != 0 ||
-        record.version_uid[0] == '\0')
-        return WEIR_OK;
-    if (look->wish == WEIR_LATEST && strcmp(record.version_uid, replica->missed_uid) == 0)
-        return WEIR_OK;
-    if (!look->any_trainer || record.version > look->newest)
-        look->newest = record.version;
-    look->any_trainer = true;
-    bool wanted = look->wish == WEIR_LATEST ? record.version >= lowest_acceptable(look)
-                                            : record.version == look->wish;
-    if (!wanted || record.version > look->highest ||
-        (look->found && record.version <= look->version))
-        return WEIR_OK;
-    look->found = true;
-    look->version = record.version;
-    memcpy(look->uid, record.version_uid, sizeof(look->uid));
-    return WEIR_OK;
-}
-
-/* One look through the trainers' entries: sets found, version, uid. */
-static weir_status find_version(search *look)
-{
-    weir_replica *replica = look->replica;
-    size_t n = 0;
-    look->found = look->any_trainer = false;
-    weir_status status =
-        weir_directory_list_sources(replica->worker.client, replica->worker.model,
-                                    WEIR_SOURCE_READY, 0, replica->refs, MAX_REFS, &n);
-    if (n > MAX_REFS)
-        n = MAX_REFS;
-    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
-        bool too_old = replica->refs[i].version < lowest_acceptable(look);
-        if (!too_old || !look->any_trainer)
-            status = look_at(look, &replica->refs[i]);
-    }
-    return status;
-}
-
-static void name_missing_slots(search *look, char *text, size_t text_bytes)
-{
-    weir_replica *replica = look->replica;
-    size_t n = 0, used = 0;
-    text[0] = '\0';
-    if (weir_directory_list_shards(replica->worker.client, look->awaited_uid, replica->shards,
-                                   MAX_LISTED, &n) != WEIR_OK)
-        return;
-    if (n > MAX_LISTED)
-        n = MAX_LISTED;
-    /* The listing call has replaced the slots that the last version call remembered. */
-    if (weir_directory_get_version(replica->worker.client, look->awaited_uid, &look->record) !=
-        WEIR_OK)
-        return;
-    for (size_t s = 0; s < look->record.n_slots && used + 16 < text_bytes; s++) {
-        const char *slot = weir_directory_version_slot(replica->worker.client, s);
-        bool there = slot == NULL;
-        for (size_t i = 0; i < n && !there; i++)
-            there = strcmp(replica->shards[i].slot, slot) == 0;
-        if (!there)
-            used +=
-                (size_t)snprintf(text + used, text_bytes - used, "%s%s", used ? ", " : "", slot);
-    }
-}
-
-static weir_status time_out(search *look)
-{
-    const weir_replica *replica = look->replica;
-    char wish[32], missing[512];
-    snprintf(wish, sizeof(wish), "%" PRIu64,
-             look->wish == WEIR_LATEST ? lowest_acceptable(look) : look->wish);
-    double waited_s = replica->worker.timeout_ms / 1e3;
-    if (look->waits && look->forgotten)
-        return weir_fail(WEIR_ERR_TIMED_OUT,
-                         "timed out after %.1f s waiting for version %s%s of %s: the trainer has "
-                         "published %" PRIu64 ", but directory %s was restarted since and does not "
-                         "know it",
-                         waited_s, wish, look->wish == WEIR_LATEST ? " or later" : "",
-                         replica->worker.model, look->awaited,
-                         weir_directory_client_address(replica->worker.client));
-    if (look->waits) {
-        name_missing_slots(look, missing, sizeof(missing));
-        return weir_fail(WEIR_ERR_TIMED_OUT,
-                         "timed out after %.1f s waiting for version %" PRIu64
-                         " of %s: of %u trainer ranks these have not published it: %s",
-                         waited_s, look->awaited, replica->worker.model, look->record.n_slots,
-                         missing[0] ? missing : "(the directory does not say)");
-    }
-    if (look->wish == WEIR_LATEST && replica->missed_uid[0] != '\0')
-        return weir_fail(WEIR_ERR_TIMED_OUT,
-                         "timed out after %.1f s waiting for the version after %" PRIu64
-                         " of %s, which was being sent already when this replica came",
-                         waited_s, replica->missed, replica->worker.model);
-    if (look->any_trainer)
-        return weir_fail(WEIR_ERR_TIMED_OUT,
-                         "timed out after %.1f s waiting for version %s%s of %s: the trainer's "
-                         "newest is %" PRIu64,
-                         waited_s, wish, look->wish == WEIR_LATEST ? " or later" : "",
-                         replica->worker.model, look->newest);
-    return weir_fail(WEIR_ERR_TIMED_OUT,
-                     "timed out after %.1f s waiting for version %s%s of %s, run %s: directory %s "
-                     "knows no trainer of it",
-                     waited_s, wish, look->wish == WEIR_LATEST ? " or later" : "",
-                     replica->worker.model, replica->worker.run,
-                     weir_directory_client_address(replica->worker.client));
-}
-
-/* The newest READY version that is wanted. OK, IN_PROGRESS when there is none yet, or an error. */
-static weir_status find_ready(search *look)
-{
-    /* A rank that fails at its newest version must not keep replicas from the one before. */
-    look->waits = false;
-    look->highest = UINT64_MAX;
-    for (;;) {
-        weir_status status = find_version(look);
-        if (status != WEIR_OK || !look->found)
-            return status != WEIR_OK ? status : WEIR_IN_PROGRESS;
-        status = weir_directory_get_version(look->replica->worker.client, look->uid, &look->record);
-        if (status != WEIR_OK && status != WEIR_ERR_NOT_FOUND)
-            return status;
-        if (status == WEIR_OK && look->record.state == WEIR_VERSION_READY)
-            return WEIR_OK;
-        if (!look->waits) {
-            look->awaited = look->version;
-            memcpy(look->awaited_uid, look->uid, sizeof(look->awaited_uid));
-            look->forgotten = status == WEIR_ERR_NOT_FOUND;
-        }
-        look->waits = true;
-        if (look->wish != WEIR_LATEST || look->version == 0)
-            return WEIR_IN_PROGRESS;
-        look->highest = look->version - 1;
-    }
-}
-
-/* A READY version under our lease. OK, IN_PROGRESS when there is none yet, or an error. */
-static weir_status try_lease(search *look, weir_discovery *out)
-{
-    weir_replica *replica = look->replica;
-    weir_directory_client *client = replica->worker.client;
-    weir_status status = find_ready(look);
-    if (status != WEIR_OK)
-        return status;
-    status = weir_directory_register_lease(client, look->uid, replica->worker.id,
-                                           replica->worker.lease_s, out->lease_id);
-    if (status == WEIR_ERR_REFUSED)
-        return WEIR_IN_PROGRESS; /* released between the two calls */
-    if (status != WEIR_OK)
-        return status;
-    out->version = look->version;
-    memcpy(out->uid, look->uid, sizeof(out->uid));
-    weir_keeper_hold(replica->worker.keeper, out->uid);
-    return WEIR_OK;
-}
-
-/* Sleeps before the next look; less long when a trainer that pushes has news. */
-static weir_status pause_for_news(weir_replica *replica, weir_patience *patience)
-{
-    weir_frame_link *links[MAX_NEWS_LINKS];
-    size_t n = 0;
-    bool any = false;
-    for (size_t i = 0; i < replica->n_remotes && n < MAX_NEWS_LINKS; i++) {
-        if (replica->remotes[i]->push != NULL)
-            links[n++] = replica->remotes[i]->push;
-    }
-    if (n == 0)
-        return weir_worker_pause(&replica->worker, patience);
-    weir_status status = weir_frame_wait(NULL, links, n, NEWS_WAIT_MS);
-    for (size_t i = 0; i < replica->n_remotes && status == WEIR_OK; i++) {
-        bool news = false;
-        weir_remote_hear(replica->remotes[i], &news);
-        any |= news;
-    }
-    if (any)
-        patience->wait_ms = 0;
-    return status == WEIR_OK ? weir_worker_check_cancelled(&replica->worker) : status;
-}
-
-static weir_status lease_version(weir_replica *replica, uint64_t wish, weir_deadline deadline,
-                                 weir_discovery *out)
-{
-    search look = { .replica = replica, .wish = wish, .deadline = deadline };
-    double begun_s = weir_now_s(), waited_s = out->waited_s;
-    for (weir_patience patience = { 0 };;) {
-        out->waited_s = waited_s + weir_now_s() - begun_s;
-        weir_status status = try_lease(&look, out);
-        if (status != WEIR_IN_PROGRESS)
-            return status;
-        if (wish != WEIR_LATEST && !look.waits && look.any_trainer && look.newest > wish)
-            return weir_fail(WEIR_ERR_NOT_FOUND,
-                             "version %" PRIu64 " of %s is gone: its trainer has moved on to "
-                             "%" PRIu64,
-                             wish, replica->worker.model, look.newest);
-        if (weir_deadline_passed(look.deadline))
-            return time_out(&look);
-        status = pause_for_news(replica, &patience);
-        if (status != WEIR_OK)
-            return status;
-    }
-}
+/* ---- the lease -------------------------------------------------------------------------------*/
 
 void weir_discovery_release(weir_replica *replica, const weir_discovery *discovery)
 {
@@ -303,11 +65,11 @@ static weir_status known_remote(weir_replica *replica, const weir_shard_record *
 /* Several workers may have published one slot (a rank that was restarted): the latest first, and
  * when none can be had, its error. */
 static weir_status fetch_slot(weir_replica *replica, const weir_discovery *discovery,
-                              const char *slot, size_t n_shards, weir_remote **out)
+                              const char *slot, weir_remote **out)
 {
     weir_error_line line;
     weir_status first = WEIR_OK;
-    for (size_t i = n_shards; i-- > 0;) {
+    for (size_t i = discovery->n_shards; i-- > 0;) {
         const weir_shard_record *shard = &replica->shards[i];
         if (strcmp(shard->slot, slot) != 0)
             continue;
@@ -340,44 +102,6 @@ void weir_schedule_dismiss(weir_schedule *schedule)
     schedule->n_participants = 0;
 }
 
-/* One participant per expected slot. The names are copied out before the next call on the client
- * takes them away. */
-static weir_status set_participants(weir_replica *replica, uint32_t n_slots)
-{
-    weir_schedule *schedule = &replica->schedule;
-    if (schedule->n_participants != n_slots) {
-        weir_participant *fresh = weir_alloc_zeroed(n_slots, sizeof(*fresh));
-        if (fresh == NULL)
-            return WEIR_ERR_NO_MEMORY;
-        weir_schedule_dismiss(schedule);
-        schedule->participants = fresh;
-        schedule->n_participants = n_slots;
-    }
-    for (uint32_t s = 0; s < n_slots; s++) {
-        const char *slot = weir_directory_version_slot(replica->worker.client, s);
-        snprintf(schedule->participants[s].slot, sizeof(schedule->participants[s].slot), "%s",
-                 slot != NULL ? slot : "");
-    }
-    return WEIR_OK;
-}
-
-/* Lists the shards into replica->shards and the slots into the participants. */
-static weir_status list_sources(weir_replica *replica, const weir_discovery *discovery,
-                                size_t *out_n_shards)
-{
-    weir_version_record record;
-    size_t n = 0;
-    weir_status status = weir_directory_list_shards(replica->worker.client, discovery->uid,
-                                                    replica->shards, MAX_LISTED, &n);
-    if (status == WEIR_OK)
-        status = weir_directory_get_version(replica->worker.client, discovery->uid, &record);
-    if (status == WEIR_OK && (n > MAX_LISTED || record.n_slots == 0))
-        status = weir_fail(WEIR_ERR_UNSUPPORTED, "version %" PRIu64 " has %zu shards in %u slots",
-                           discovery->version, n, record.n_slots);
-    *out_n_shards = n;
-    return status == WEIR_OK ? set_participants(replica, record.n_slots) : status;
-}
-
 /* Whether the plan holds with `remote` in the place of the participant's source. The signature is
  * its key. What is behind it is looked at all the same: ranks sign what all of them know, which is
  * less than how each lays out its slot, and bytes are written where a layout says. */
@@ -395,13 +119,14 @@ static weir_status fetch_sources(weir_replica *replica, const weir_discovery *di
                                  bool *out_changed)
 {
     weir_schedule *schedule = &replica->schedule;
-    size_t n_shards, n_before = schedule->n_participants;
-    weir_status status = list_sources(replica, discovery, &n_shards);
-    *out_changed = schedule->plan == NULL || schedule->n_participants != n_before;
+    weir_status status = WEIR_OK;
+    *out_changed = schedule->plan == NULL;
+    for (size_t s = 0; s < schedule->n_participants; s++)
+        *out_changed |= schedule->participants[s].remote == NULL;
     for (size_t s = 0; s < schedule->n_participants && status == WEIR_OK; s++) {
         weir_participant *participant = &schedule->participants[s];
         weir_remote *remote = NULL;
-        status = fetch_slot(replica, discovery, participant->slot, n_shards, &remote);
+        status = fetch_slot(replica, discovery, participant->slot, &remote);
         if (status != WEIR_OK)
             return status;
         *out_changed |= !keeps_plan(schedule, participant, remote);
@@ -564,7 +289,9 @@ weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_dis
 {
     weir_deadline deadline = weir_deadline_in(replica->worker.timeout_ms);
     for (;;) {
-        weir_status status = lease_version(replica, version, deadline, out);
+        weir_status status = weir_acquire_version(replica, version, deadline, out);
+        if (status != WEIR_OK && out->lease_id[0] != '\0')
+            weir_discovery_release(replica, out);
         if (status != WEIR_OK)
             return status;
         status = prepare(replica, out);
@@ -575,9 +302,12 @@ weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_dis
             memcpy(replica->missed_uid, out->uid, sizeof(replica->missed_uid));
             replica->missed = out->version;
         }
-        weir_discovery_release(replica, out);
-        if (!late || version != WEIR_LATEST)
+        if (!late || version != WEIR_LATEST) {
+            weir_stop_refuse(replica, out, status);
             return status;
+        }
+        weir_discovery_release(replica, out);
+        out->lease_id[0] = '\0';
         weir_log(WEIR_LOG_INFO, "replica %s waits for the next version: %s", replica->worker.id,
                  weir_last_error());
     }

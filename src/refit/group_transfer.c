@@ -25,6 +25,7 @@
 #define FIRST_WAIT_MS 1u
 #define LAST_WAIT_MS 16u
 #define LEAVE_MS 1000u
+#define JOIN_MS 500u
 
 /* One refit. */
 typedef struct group_pass {
@@ -108,6 +109,21 @@ static weir_status read_state(const weir_replica *replica, const weir_discovery 
     }
 }
 
+/* A rank may hear last of all which version it is that it has published. */
+static weir_status ask_to_join(weir_replica *replica, const weir_discovery *discovery,
+                               const weir_participant *participant, weir_group_record *out)
+{
+    weir_deadline deadline = weir_deadline_in(JOIN_MS);
+    for (weir_patience patience = { 0 };;) {
+        weir_status status = ask(replica, discovery, participant, out);
+        if (status != WEIR_ERR_NOT_FOUND || weir_deadline_passed(deadline))
+            return status;
+        status = weir_worker_pause(&replica->worker, &patience);
+        if (status != WEIR_OK)
+            return status;
+    }
+}
+
 weir_status weir_group_join(weir_replica *replica, const weir_discovery *discovery)
 {
     const weir_schedule *schedule = &replica->schedule;
@@ -119,7 +135,7 @@ weir_status weir_group_join(weir_replica *replica, const weir_discovery *discove
         weir_group_record record;
         if (!is_grouped(participant))
             continue;
-        status = ask(replica, discovery, participant, &record);
+        status = ask_to_join(replica, discovery, participant, &record);
         if (status == WEIR_OK)
             status = read_state(replica, discovery, participant, &record);
         if (status < WEIR_OK)

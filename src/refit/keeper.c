@@ -29,6 +29,8 @@ struct weir_keeper {
     char leased_uid[WEIR_ID_BYTES]; /* "" for none */
     bool announced;
     weir_source_record record;
+    bool owes; /* an acknowledgement that the directory has not heard */
+    weir_acknowledgement owed;
 };
 
 /* What there is to renew, copied so that no call is made with the lock held. */
@@ -36,6 +38,8 @@ typedef struct renewal {
     char leased_uid[WEIR_ID_BYTES];
     bool announced;
     weir_source_record record;
+    bool owes;
+    weir_acknowledgement owed;
 } renewal;
 
 static bool renewed(weir_status status, const char *what)
@@ -64,16 +68,34 @@ static bool renew_all(weir_keeper *keeper, const renewal *todo)
            told;
 }
 
+/* A server without such calls has heard all of it with the entry. */
+static bool pay(weir_keeper *keeper, const renewal *todo)
+{
+    char id[WEIR_ID_BYTES];
+    if (!todo->owes)
+        return true;
+    weir_status status = weir_directory_acknowledge_version(keeper->client, &todo->owed, id);
+    if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT) {
+        pthread_mutex_lock(&keeper->lock);
+        keeper->owes = strcmp(keeper->owed.version_uid, todo->owed.version_uid) != 0;
+        pthread_mutex_unlock(&keeper->lock);
+    }
+    return status == WEIR_ERR_UNSUPPORTED || renewed(status, "acknowledgement");
+}
+
 /* One renewal of everything; false when a part of it must be tried again. */
 static bool renew(weir_keeper *keeper)
 {
     weir_keeper_pause(keeper);
     pthread_mutex_lock(&keeper->lock);
-    renewal todo = { .announced = keeper->announced, .record = keeper->record };
+    renewal todo = { .announced = keeper->announced,
+                     .record = keeper->record,
+                     .owes = keeper->owes,
+                     .owed = keeper->owed };
     memcpy(todo.leased_uid, keeper->leased_uid, sizeof(todo.leased_uid));
     keeper->now = false;
     pthread_mutex_unlock(&keeper->lock);
-    bool good = renew_all(keeper, &todo);
+    bool good = renew_all(keeper, &todo) && pay(keeper, &todo);
     weir_keeper_resume(keeper);
     return good;
 }
@@ -190,8 +212,18 @@ void weir_keeper_announce(weir_keeper *keeper, const weir_source_record *record,
     pthread_mutex_lock(&keeper->lock);
     keeper->record = *record;
     keeper->announced = true;
+    keeper->owes = false; /* what was owed is older than this */
     keeper->now = now;
     if (now)
         pthread_cond_signal(&keeper->wake);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_acknowledge(weir_keeper *keeper, const weir_acknowledgement *acknowledgement)
+{
+    pthread_mutex_lock(&keeper->lock);
+    keeper->owed = *acknowledgement;
+    keeper->owes = keeper->now = true;
+    pthread_cond_signal(&keeper->wake);
     pthread_mutex_unlock(&keeper->lock);
 }

@@ -37,5 +37,8 @@ void weir_keeper_hold(weir_keeper *keeper, const char *version_uid);
 /* Repeat this source entry from now on. `now`: send it at once as well, from the keeper's thread.
  */
 void weir_keeper_announce(weir_keeper *keeper, const weir_source_record *record, bool now);
+/* Has this said as well, once, and at once, from the keeper's thread: the directory was not there
+ * when it was to hear it. */
+void weir_keeper_acknowledge(weir_keeper *keeper, const weir_acknowledgement *acknowledgement);
 
 #endif

@@ -7,19 +7,43 @@
  * Breaks  the directory: the slot is dropped and its manifest refused, so that a version record
  * that may be left STAGING can never be read.
  *
- * All ranks create the same version record: the idempotency key makes them meet. The manifest can
- * be had before the record says so, never the other way round.
+ * A directory of Weir's takes all of it in one message, the version is known by its number, and the
+ * manifest is handed out for any version from when that is sent. One of ModelExpress is told step
+ * by step: all ranks create the same version record, the idempotency key makes them meet. The
+ * manifest can be had before the record says so, never the other way round.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "refit/publish_registry.h"
 #include "refit/serve.h"
 #include "refit/window.h"
 
 #define MAX_ATTEMPTS 100u
+#define MAX_ABORT_REFS 16u
+
+static weir_status other_ranks(const weir_trainer *trainer, uint64_t version)
+{
+    return weir_fail(WEIR_ERR_EXISTS,
+                     "version %" PRIu64 " of %s, run %s: this is trainer rank %u of %u, but "
+                     "another rank has begun it with another number of ranks",
+                     version, trainer->worker.model, trainer->worker.run, trainer->rank,
+                     trainer->n_ranks);
+}
+
+static void set_uid(weir_trainer *trainer, weir_slot *slot, const char *uid)
+{
+    pthread_mutex_lock(&trainer->lock);
+    memmove(slot->uid, uid, strlen(uid) + 1);
+    trainer->pending = NULL;
+    pthread_mutex_unlock(&trainer->lock);
+}
+
+/* ---- step by step ----------------------------------------------------------------------------*/
 
 static weir_status create_attempt(weir_trainer *trainer, uint64_t version, unsigned attempt,
                                   weir_version_record *record)
@@ -32,10 +56,7 @@ static weir_status create_attempt(weir_trainer *trainer, uint64_t version, unsig
                                                        (const char *const *)trainer->slot_names,
                                                        trainer->n_ranks, record);
     if (status == WEIR_ERR_EXISTS)
-        return weir_fail(WEIR_ERR_EXISTS,
-                         "version %" PRIu64 " of %s, run %s: this is trainer rank %u of %u, but "
-                         "another rank has begun it with another number of ranks",
-                         version, worker->model, worker->run, trainer->rank, trainer->n_ranks);
+        return other_ranks(trainer, version);
     return status;
 }
 
@@ -55,17 +76,14 @@ static weir_status create_version(weir_trainer *trainer, weir_slot *slot)
         return weir_fail(WEIR_ERR_EXISTS,
                          "version %" PRIu64 " of %s, run %s, was published and released %u times",
                          slot->version, trainer->worker.model, trainer->worker.run, attempt);
-    pthread_mutex_lock(&trainer->lock);
-    memcpy(slot->uid, record.uid, sizeof(slot->uid));
-    pthread_mutex_unlock(&trainer->lock);
+    set_uid(trainer, slot, record.uid);
     return WEIR_OK;
 }
 
-static weir_status create_shard(weir_trainer *trainer, const weir_slot *slot)
+static weir_shard_record describe_shard(const weir_trainer *trainer, const weir_slot *slot)
 {
     weir_shard_record shard = { .n_tensors = trainer->source.n_shards,
                                 .n_bytes = trainer->source.n_bytes };
-    weir_version_record record;
     snprintf(shard.version_uid, sizeof(shard.version_uid), "%s", slot->uid);
     snprintf(shard.slot, sizeof(shard.slot), "%s", trainer->slot_name);
     snprintf(shard.worker_id, sizeof(shard.worker_id), "%s", trainer->worker.id);
@@ -75,11 +93,10 @@ static weir_status create_shard(weir_trainer *trainer, const weir_slot *slot)
     snprintf(shard.transport, sizeof(shard.transport), "%s",
              trainer->pushes ? weir_outlet_transport(trainer->push->outlet)
                              : slot->region->transport->ops->name);
-    return weir_directory_create_shard(trainer->worker.client, &shard, &record);
+    return shard;
 }
 
-/* Last, because replicas look here first: who finds the entry finds the shard too. */
-static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
+static weir_source_record describe_entry(const weir_trainer *trainer, const weir_slot *slot)
 {
     weir_source_record record = weir_worker_entry(&trainer->worker, slot->version, slot->uid,
                                                   weir_manifest_service_address(trainer->service));
@@ -87,6 +104,13 @@ static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
     record.n_ranks = trainer->n_ranks;
     snprintf(record.layout_signature, sizeof(record.layout_signature), "%s",
              trainer->source.signature);
+    return record;
+}
+
+/* Last, because replicas look here first: who finds the entry finds the shard too. */
+static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_source_record record = describe_entry(trainer, slot);
     weir_keeper_pause(trainer->worker.keeper);
     weir_publish_registry(trainer, &record);
     weir_status status =
@@ -97,15 +121,109 @@ static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
     return status;
 }
 
-weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot)
+static weir_status publish_in_steps(weir_trainer *trainer, weir_slot *slot)
 {
+    weir_version_record record;
     weir_status status = create_version(trainer, slot);
     if (status == WEIR_OK && trainer->window != NULL)
         weir_window_offer(trainer, slot);
+    weir_shard_record shard = describe_shard(trainer, slot);
     if (status == WEIR_OK)
-        status = create_shard(trainer, slot);
+        status = weir_directory_create_shard(trainer->worker.client, &shard, &record);
     if (status == WEIR_OK)
-        status = announce(trainer, slot);
+        slot->is_ready = record.state == WEIR_VERSION_READY;
+    return status == WEIR_OK ? announce(trainer, slot) : status;
+}
+
+/* ---- at once ---------------------------------------------------------------------------------*/
+
+static void make_trace_id(weir_trainer *trainer)
+{
+    unsigned char random[16];
+    trainer->trace_id[0] = '\0';
+    if (getrandom(random, sizeof(random), GRND_NONBLOCK) != (ssize_t)sizeof(random))
+        return;
+    for (size_t i = 0; i < sizeof(random); i++)
+        snprintf(trainer->trace_id + 2 * i, 3, "%02x", random[i]);
+}
+
+/* The entry is sent whole when it has changed but for its version, or the directory has forgotten
+ * it. */
+static weir_status send_publication(weir_trainer *trainer, weir_slot *slot,
+                                    weir_source_record *record, weir_publish_answer *answer)
+{
+    weir_shard_record shard = describe_shard(trainer, slot);
+    weir_stop_span spans[WEIR_MAX_SPANS];
+    weir_publish_request request = {
+        .shard = &shard,
+        .source = record,
+        .source_is_known = strcmp(trainer->announced, trainer->source.signature) == 0,
+        .slots = (const char *const *)trainer->slot_names,
+        .n_slots = trainer->n_ranks,
+        .trace_id = trainer->trace_id,
+        .spans = spans,
+        .n_spans = weir_worker_spans(&trainer->worker, spans),
+    };
+    weir_directory_client *client = trainer->worker.client;
+    weir_status status = weir_directory_publish_version_shard(client, &request, answer);
+    if (status == WEIR_ERR_NOT_FOUND && request.source_is_known) {
+        request.source_is_known = false;
+        status = weir_directory_publish_version_shard(client, &request, answer);
+    }
+    snprintf(trainer->announced, sizeof(trainer->announced), "%s",
+             status == WEIR_OK ? trainer->source.signature : "");
+    return status;
+}
+
+/* Readers may come before the answer that says which version it is. */
+static weir_status publish_at_once(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_publish_answer answer;
+    weir_source_record record = describe_entry(trainer, slot);
+    pthread_mutex_lock(&trainer->lock);
+    trainer->pending = slot;
+    pthread_mutex_unlock(&trainer->lock);
+    weir_keeper_pause(trainer->worker.keeper);
+    weir_publish_registry(trainer, &record);
+    weir_status status = send_publication(trainer, slot, &record, &answer);
+    set_uid(trainer, slot, status == WEIR_OK ? answer.version.uid : "");
+    if (status == WEIR_OK) {
+        memcpy(trainer->source_id, answer.source_id, sizeof(trainer->source_id));
+        memcpy(trainer->trace_id, answer.trace_id, sizeof(trainer->trace_id));
+        memcpy(record.version_uid, answer.version.uid, sizeof(record.version_uid));
+        slot->is_ready = answer.version.state == WEIR_VERSION_READY;
+        weir_keeper_announce(trainer->worker.keeper, &record, false);
+    }
+    weir_keeper_resume(trainer->worker.keeper);
+    bool is_shard = strstr(weir_last_error(), "already published different metadata") != NULL;
+    if (status == WEIR_ERR_EXISTS && !is_shard)
+        return other_ranks(trainer, slot->version);
+    if (status == WEIR_OK && trainer->window != NULL)
+        weir_window_offer(trainer, slot);
+    return status;
+}
+
+static weir_status publish(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_worker *worker = &trainer->worker;
+    weir_retry retry = { .deadline = weir_deadline_in(worker->timeout_ms) };
+    make_trace_id(trainer);
+    for (;;) {
+        weir_status status = publish_at_once(trainer, slot);
+        if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(worker->client))
+            status = publish_in_steps(trainer, slot);
+        if (status != WEIR_OK)
+            status = weir_worker_retry(worker, &retry, status);
+        else
+            return WEIR_OK;
+        if (status != WEIR_OK)
+            return status;
+    }
+}
+
+weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_status status = publish(trainer, slot);
     if (status != WEIR_OK) {
         weir_window_withdraw(trainer);
         return status;
@@ -115,4 +233,75 @@ weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot)
     if (trainer->pushes)
         weir_members_announce(trainer->push, &pushed);
     return WEIR_OK;
+}
+
+/* ---- a version that will never be READY ------------------------------------------------------*/
+
+/* For a directory that has no such state. */
+static weir_status note_abort(weir_trainer *trainer, uint64_t version, const char *uid,
+                              const char *reason)
+{
+    weir_source_record record = weir_worker_entry(&trainer->worker, version, uid,
+                                                  weir_manifest_service_address(trainer->service));
+    record.rank = trainer->rank;
+    record.n_ranks = trainer->n_ranks;
+    snprintf(record.note, sizeof(record.note), WEIR_ABORTED_NOTE "%s", reason);
+    weir_keeper_pause(trainer->worker.keeper);
+    weir_status status =
+        weir_directory_publish_source(trainer->worker.client, &record, trainer->source_id);
+    if (status == WEIR_OK)
+        weir_keeper_announce(trainer->worker.keeper, &record, false);
+    weir_keeper_resume(trainer->worker.keeper);
+    trainer->announced[0] = '\0';
+    return status;
+}
+
+void weir_publish_abort(weir_trainer *trainer, uint64_t version, const char *uid,
+                        const char *reason)
+{
+    weir_error_line cause;
+    char text[WEIR_NAME_BYTES];
+    weir_directory_client *client = trainer->worker.client;
+    weir_error_save(&cause);
+    snprintf(text, sizeof(text), "trainer rank %u: %s", trainer->rank, reason);
+    weir_status status = weir_directory_abort_version(client, uid, trainer->worker.id, text);
+    if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client))
+        status = note_abort(trainer, version, uid, text);
+    if (status != WEIR_OK)
+        weir_log(WEIR_LOG_WARN, "version %" PRIu64 " cannot be aborted: %s", version,
+                 weir_last_error());
+    weir_error_restore(&cause);
+}
+
+/* Another rank that has published it knows its uid. */
+static bool find_uid(weir_trainer *trainer, uint64_t version, char uid[WEIR_ID_BYTES])
+{
+    weir_source_ref refs[MAX_ABORT_REFS];
+    size_t n = 0;
+    weir_directory_client *client = trainer->worker.client;
+    const weir_source_wish wish = { trainer->worker.model, trainer->worker.run, "trainer",
+                                    WEIR_SOURCE_READY, version };
+    if (weir_directory_list_role(client, &wish, refs, MAX_ABORT_REFS, &n) != WEIR_OK)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        weir_source_record record;
+        if (refs[i].version != version ||
+            weir_directory_get_source(client, refs[i].source_id, refs[i].worker_id, &record) !=
+                WEIR_OK ||
+            record.version != version || record.version_uid[0] == '\0')
+            continue;
+        memcpy(uid, record.version_uid, sizeof(record.version_uid));
+        return true;
+    }
+    return false;
+}
+
+void weir_publish_give_up(weir_trainer *trainer, uint64_t version)
+{
+    char uid[WEIR_ID_BYTES];
+    weir_error_line cause;
+    weir_error_save(&cause);
+    if (find_uid(trainer, version, uid))
+        weir_publish_abort(trainer, version, uid, cause.text);
+    weir_error_restore(&cause);
 }

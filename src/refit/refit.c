@@ -61,6 +61,8 @@ weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_r
         trainer->has_published = true;
     } else if (slot != NULL) {
         weir_slot_drop(trainer, slot);
+        if (status == WEIR_ERR_NONFINITE) /* no other call can make a whole of it */
+            weir_publish_give_up(trainer, version);
     }
     return status;
 }
@@ -250,7 +252,7 @@ weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_r
         if (status == WEIR_OK)
             hold(replica, &watch, &discovery);
         else
-            weir_discovery_release(replica, &discovery);
+            weir_stop_refuse(replica, &discovery, status);
     } else {
         status = agree(replica, version, status);
     }

@@ -14,10 +14,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/options.h"
+#include "refit/acquire.h"
 #include "refit/engine_part.h"
 
-#define MAX_REFS 512u
-#define MAX_LISTED ((size_t)2 * WEIR_MAX_RANKS)
 #define PARAMETER_ALIGNMENT 256u
 #define WINDOW_ALIGNMENT 256u
 #define DEFAULT_WINDOW_BYTES ((uint64_t)128 << 20)
@@ -66,12 +65,14 @@ static weir_status copy_settings(weir_replica *replica, const weir_replica_optio
 
 static weir_status open_worker(weir_replica *replica, const weir_replica_options *options)
 {
+    static atomic_uint n_opened; /* replicas of one process are not one that was started anew */
     char name[WEIR_NAME_BYTES] = "", host[64] = "";
     if (options->directory == NULL)
         return weir_fail(WEIR_ERR_INVALID, "directory is required");
     gethostname(host, sizeof(host) - 1);
     if (options->name == NULL)
-        snprintf(name, sizeof(name), "replica-%s-%ld", host, (long)getpid());
+        snprintf(name, sizeof(name), "replica-%s-%ld.%u", host, (long)getpid(),
+                 atomic_fetch_add(&n_opened, 1u));
     weir_worker_options worker = { .directory = options->directory,
                                    .model = options->model,
                                    .run = options->run,
@@ -97,8 +98,8 @@ static weir_status check_name(weir_replica *replica)
     char digest[WEIR_DIGEST_TEXT];
     size_t n = 0;
     weir_status status = weir_directory_list_sources(
-        client, replica->worker.model, WEIR_SOURCE_READY, 0, replica->refs, MAX_REFS, &n);
-    for (size_t i = 0; i < n && i < MAX_REFS && status == WEIR_OK; i++) {
+        client, replica->worker.model, WEIR_SOURCE_READY, 0, replica->refs, WEIR_MAX_REFS, &n);
+    for (size_t i = 0; i < n && i < WEIR_MAX_REFS && status == WEIR_OK; i++) {
         const weir_source_ref *ref = &replica->refs[i];
         if (strcmp(ref->worker_id, replica->worker.id) != 0 ||
             weir_directory_get_source(client, ref->source_id, ref->worker_id, &record) != WEIR_OK ||
@@ -158,8 +159,9 @@ weir_status weir_replica_open(const weir_replica_options *given, weir_replica **
     if (status == WEIR_OK)
         status = open_worker(replica, options);
     if (status == WEIR_OK) {
-        replica->refs = weir_arena_alloc(&replica->arena, MAX_REFS * sizeof(*replica->refs));
-        replica->shards = weir_arena_alloc(&replica->arena, MAX_LISTED * sizeof(*replica->shards));
+        replica->refs = weir_arena_alloc(&replica->arena, WEIR_MAX_REFS * sizeof(*replica->refs));
+        replica->shards =
+            weir_arena_alloc(&replica->arena, WEIR_MAX_LISTED * sizeof(*replica->shards));
         if (replica->refs == NULL || replica->shards == NULL)
             status = WEIR_ERR_NO_MEMORY;
     }
@@ -177,7 +179,7 @@ void weir_replica_close(weir_replica *replica)
 {
     if (replica == NULL)
         return;
-    weir_worker_leave(&replica->worker, replica->source_id, 0);
+    weir_worker_leave(&replica->worker, replica->source_id, replica->mesh_worker);
     weir_schedule_dismiss(&replica->schedule); /* what it runs works on the regions' memory */
     weir_holding_close(replica);
     for (size_t i = 0; i < replica->n_remotes; i++)
@@ -399,5 +401,5 @@ const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *
 
 void weir_replica_cancel(weir_replica *replica)
 {
-    atomic_store(&replica->worker.cancelled, true);
+    weir_worker_cancel(&replica->worker);
 }

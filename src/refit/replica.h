@@ -24,6 +24,9 @@ typedef struct weir_discovery {
     char uid[WEIR_ID_BYTES];
     char lease_id[WEIR_ID_BYTES];
     double waited_s; /* until the version was READY */
+    char trace_id[WEIR_ID_BYTES];
+    size_t n_shards;       /* of it, in replica->shards */
+    weir_peer_record peer; /* a replica to read from instead; worker_id "": none */
 } weir_discovery;
 
 /* How far the groups of a participant have been read. */
@@ -113,10 +116,13 @@ struct weir_replica {
     weir_shard_record *shards;
     char missed_uid[WEIR_ID_BYTES]; /* of a version that this replica came too late for; "": none */
     uint64_t missed;
+    char aborted_uid[WEIR_ID_BYTES]; /* the last version of which it was told that; "": none */
+    uint64_t aborted;
     weir_buffer answer; /* to what was asked for last of a window */
 
     /* What is held, and told to others. */
     char source_id[WEIR_ID_BYTES]; /* of its entry in the directory; "" before the first */
+    weir_source_record told;       /* the last entry of a version that it holds */
     weir_replica_state state;
     uint64_t version;
     pthread_mutex_t lock;              /* what follows, against the manifest service */
@@ -203,6 +209,9 @@ weir_status weir_derived_refresh(weir_replica *replica);
  * whatever happens here: what could not be said now, the keeper repeats. */
 void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
                    const weir_report *report);
+/* Instead of it: says why the leased version is not held, which the calling thread's last error
+ * does, and gives the lease back. */
+void weir_stop_refuse(weir_replica *replica, const weir_discovery *discovery, weir_status status);
 
 /* holding.c: lets others read this replica. */
 /* Packs into replica->places where a source's shards go: to `targets`, parallel to them, or through

@@ -20,6 +20,8 @@
 #include "refit/serve.h"
 #include "refit/window.h"
 
+#define SHORT_ANSWER_S 0.05
+
 /* What a slot holds, told to the transport. Its key can be had from then on. */
 static weir_status seal_region(const weir_trainer *trainer, weir_slot *slot, const weir_link *link)
 {
@@ -121,34 +123,82 @@ static weir_status allocate_slots(weir_trainer *trainer)
     return WEIR_OK;
 }
 
-/* Who else retires this version does not matter: what counts is that the shard goes. */
-static weir_status retire(weir_trainer *trainer, weir_slot *slot)
+static weir_status still_read(const weir_trainer *trainer, const weir_slot *slot,
+                              const char *readers)
+{
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out after %.1f s: trainer rank %u has no free slot, version %" PRIu64
+                     " is still being read%s%s (%u slots)",
+                     trainer->worker.timeout_ms / 1e3, trainer->rank, slot->version,
+                     readers[0] != '\0' ? " by " : "", readers, trainer->n_slots);
+}
+
+/* No lease keeps the bytes of what is sent, or read group by group. */
+static bool keeps_no_bytes(const weir_trainer *trainer)
+{
+    return trainer->pushes || trainer->window != NULL;
+}
+
+/* No lease can exist on a version that never became READY. */
+static bool is_staging(const weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_version_record record;
+    return !slot->is_ready &&
+           weir_directory_get_version(trainer->worker.client, slot->uid, &record) == WEIR_OK &&
+           record.state == WEIR_VERSION_STAGING;
+}
+
+/* Step by step. Who else retires this version does not matter: what counts is that the shard goes.
+ */
+static weir_status retire_in_steps(weir_trainer *trainer, const weir_slot *slot, weir_retry *retry)
 {
     weir_directory_client *client = trainer->worker.client;
-    weir_deadline deadline = weir_deadline_in(trainer->worker.timeout_ms);
     weir_directory_delete_version(client, slot->uid);
-    slot->state = WEIR_SLOT_RETIRED;
     for (weir_patience patience = { 0 };;) {
         weir_status status =
             weir_directory_delete_shard(client, slot->uid, trainer->slot_name, trainer->worker.id);
-        if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND)
+        if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND ||
+            (status == WEIR_ERR_REFUSED && keeps_no_bytes(trainer)))
             return WEIR_OK;
-        if (status == WEIR_ERR_REFUSED && (trainer->pushes || trainer->window != NULL))
-            return WEIR_OK; /* no lease keeps the bytes: they are sent, or read group by group */
-        weir_version_record record;
         if (status != WEIR_ERR_REFUSED)
-            return status;
-        /* No lease can exist on a version that never became READY. */
-        if (weir_directory_get_version(client, slot->uid, &record) == WEIR_OK &&
-            record.state == WEIR_VERSION_STAGING)
+            status = weir_worker_retry(&trainer->worker, retry, status);
+        else if (is_staging(trainer, slot))
             return WEIR_OK;
-        if (weir_deadline_passed(deadline))
-            return weir_fail(WEIR_ERR_TIMED_OUT,
-                             "timed out after %.1f s: trainer rank %u has no free slot, version "
-                             "%" PRIu64 " is still being read (%u slots)",
-                             trainer->worker.timeout_ms / 1e3, trainer->rank, slot->version,
-                             trainer->n_slots);
-        status = weir_worker_pause(&trainer->worker, &patience);
+        else if (weir_deadline_passed(retry->deadline))
+            return still_read(trainer, slot, "");
+        else
+            status = weir_worker_pause(&trainer->worker, &patience);
+        if (status != WEIR_OK)
+            return status;
+    }
+}
+
+/* The directory says when nobody reads it any more. */
+static weir_status retire(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_retry retry = { .deadline = weir_deadline_in(trainer->worker.timeout_ms) };
+    const char *uid = slot->uid;
+    char readers[512];
+    slot->state = WEIR_SLOT_RETIRED;
+    for (weir_patience patience = { 0 };;) {
+        unsigned left_ms = keeps_no_bytes(trainer) ? 0 : weir_deadline_left_ms(retry.deadline);
+        double asked_s = weir_now_s();
+        weir_status status =
+            weir_directory_retire_versions(trainer->worker.client, &uid, 1, trainer->slot_name,
+                                           trainer->worker.id, left_ms, readers, sizeof(readers));
+        if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(trainer->worker.client))
+            return retire_in_steps(trainer, slot, &retry);
+        if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND ||
+            (status == WEIR_IN_PROGRESS && keeps_no_bytes(trainer)))
+            return WEIR_OK;
+        if (status != WEIR_IN_PROGRESS)
+            status = weir_worker_retry(&trainer->worker, &retry, status);
+        else if (weir_deadline_passed(retry.deadline))
+            return still_read(trainer, slot, readers);
+        else if (weir_now_s() - asked_s < SHORT_ANSWER_S)
+            status = weir_worker_pause(&trainer->worker, &patience);
+        else
+            status = weir_worker_check_cancelled(&trainer->worker);
         if (status != WEIR_OK)
             return status;
     }
@@ -180,16 +230,34 @@ weir_status weir_slots_retire(weir_trainer *trainer)
     return WEIR_OK;
 }
 
+static weir_status withdraw_in_steps(weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_directory_client *client = trainer->worker.client;
+    weir_status status = weir_directory_delete_version(client, slot->uid);
+    return status == WEIR_ERR_PEER_LOST
+               ? status
+               : weir_directory_delete_shard(client, slot->uid, trainer->slot_name,
+                                             trainer->worker.id);
+}
+
 void weir_slots_withdraw(weir_trainer *trainer)
 {
     weir_directory_client *client = trainer->worker.client;
+    char readers[WEIR_NAME_BYTES];
     for (unsigned i = 0; i < trainer->n_slots && client != NULL; i++) {
         const weir_slot *slot = &trainer->slots[i];
+        const char *uid = slot->uid;
         if (slot->state != WEIR_SLOT_PUBLISHED && slot->state != WEIR_SLOT_RETIRED)
             continue;
-        if (weir_directory_delete_version(client, slot->uid) == WEIR_ERR_PEER_LOST)
+        if (slot->state == WEIR_SLOT_PUBLISHED && is_staging(trainer, slot))
+            weir_publish_abort(trainer, slot->version, uid,
+                               "it was closed before all ranks had published the version");
+        weir_status status = weir_directory_retire_versions(
+            client, &uid, 1, trainer->slot_name, trainer->worker.id, 0, readers, sizeof(readers));
+        if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client))
+            status = withdraw_in_steps(trainer, slot);
+        if (status == WEIR_ERR_PEER_LOST)
             return; /* no directory, nobody to tell */
-        weir_directory_delete_shard(client, slot->uid, trainer->slot_name, trainer->worker.id);
     }
 }
 
@@ -232,6 +300,7 @@ void weir_slot_drop(weir_trainer *trainer, weir_slot *slot)
 {
     pthread_mutex_lock(&trainer->lock);
     slot->state = WEIR_SLOT_FREE;
+    slot->is_ready = false;
     slot->uid[0] = '\0';
     pthread_mutex_unlock(&trainer->lock);
 }

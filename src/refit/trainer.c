@@ -21,6 +21,12 @@
 
 /* ---- manifest service ------------------------------------------------------------------------*/
 
+/* Uids of versions, not of what ranks hand each other. */
+static bool is_version_uid(const char *uid)
+{
+    return strlen(uid) == 8 && strspn(uid, "0123456789abcdef") == 8;
+}
+
 static bool find_locked(const weir_trainer *trainer, const weir_manifest_request *request,
                         weir_manifest_found *out)
 {
@@ -33,15 +39,20 @@ static bool find_locked(const weir_trainer *trainer, const weir_manifest_request
         weir_registries_manifest(trainer->registries, request->version_uid, &out->bytes,
                                  &out->n_bytes, &out->digest))
         return true;
-    for (unsigned i = 0; i < trainer->n_slots; i++) {
-        const weir_slot *slot = &trainer->slots[i];
-        if (strcmp(slot->uid, request->version_uid) != 0)
-            continue;
-        *out = (weir_manifest_found){ slot->manifest.data, slot->manifest.n_bytes,
-                                      slot->manifest_digest };
-        return true;
+    const weir_slot *found = NULL;
+    for (unsigned i = 0; i < trainer->n_slots && found == NULL; i++) {
+        if (strcmp(trainer->slots[i].uid, request->version_uid) == 0)
+            found = &trainer->slots[i];
     }
-    return false;
+    /* The directory may say which version it is to readers before it says it here. Who means
+     * another one sees the digest differ. */
+    if (found == NULL && is_version_uid(request->version_uid))
+        found = trainer->pending;
+    if (found == NULL)
+        return false;
+    *out = (weir_manifest_found){ found->manifest.data, found->manifest.n_bytes,
+                                  found->manifest_digest };
+    return true;
 }
 
 /* Runs in the service's thread; holds the lock until manifest_done(). */
@@ -303,5 +314,5 @@ weir_status weir_trainer_register_shards(weir_trainer *trainer, const weir_tenso
 
 void weir_trainer_cancel(weir_trainer *trainer)
 {
-    atomic_store(&trainer->worker.cancelled, true);
+    weir_worker_cancel(&trainer->worker);
 }

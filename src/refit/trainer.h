@@ -71,6 +71,7 @@ typedef struct weir_slot {
     char uid[WEIR_ID_BYTES]; /* of the directory's version record */
     weir_buffer manifest;
     char manifest_digest[WEIR_SHA256_HEX];
+    bool is_ready; /* the version was READY when this rank's shard came in */
 } weir_slot;
 
 #define WEIR_MAX_SLOTS 8
@@ -114,7 +115,10 @@ struct weir_trainer {
     unsigned n_slots;
     bool has_published;
     uint64_t last_version;
-    pthread_mutex_t lock; /* slots' uid and manifest, against the manifest service */
+    char announced[33]; /* the signature that the directory has of this rank's entry; "": none */
+    char trace_id[WEIR_ID_BYTES];
+    pthread_mutex_t lock;     /* slots' uid and manifest, and this, against the manifest service: */
+    const weir_slot *pending; /* being published: its uid is not known yet */
     weir_manifest_service *service;
 };
 
@@ -169,5 +173,11 @@ weir_status weir_stage_jobs(weir_trainer *trainer, const weir_slot *slot, size_t
 
 /* publish.c, stop 4: SEALED -> PUBLISHED. */
 weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot);
+/* A version that will never be READY: who waits for it hears why. Failures are logged. */
+void weir_publish_abort(weir_trainer *trainer, uint64_t version, const char *uid,
+                        const char *reason);
+/* The same of one that this rank has not published but another one has; the calling thread's last
+ * error says why. */
+void weir_publish_give_up(weir_trainer *trainer, uint64_t version);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -12,6 +13,8 @@
 
 #define POLL_FIRST_MS 2u
 #define POLL_LAST_MS 50u
+#define RETRY_FIRST_MS 20u
+#define RETRY_LAST_MS 500u
 
 const char *weir_stop_name(weir_stop stop)
 {
@@ -55,6 +58,7 @@ static weir_status copy_options(weir_worker *worker, const weir_worker_options *
     if (status != WEIR_OK)
         return status;
     unsigned lease_ms = options->lease_ms ? options->lease_ms : WEIR_DEFAULT_LEASE_MS;
+    gethostname(worker->host, sizeof(worker->host) - 1);
     worker->role = options->role;
     worker->timeout_ms = options->timeout_ms ? options->timeout_ms : WEIR_DEFAULT_TIMEOUT_MS;
     worker->lease_s = (lease_ms + 999) / 1000;
@@ -81,6 +85,7 @@ weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *opt
                                                 worker->model, worker->lease_s);
     if (status != WEIR_OK)
         return status;
+    weir_directory_client_heed(worker->client, &worker->cancelled);
     weir_keeper_options keeper = { options->directory, worker->id,      worker->model,
                                    worker->role,       worker->lease_s, worker->timeout_ms };
     return weir_keeper_open(&keeper, &worker->keeper);
@@ -154,6 +159,39 @@ weir_status weir_worker_pause(weir_worker *worker, weir_patience *patience)
     return weir_worker_check_cancelled(worker);
 }
 
+void weir_worker_cancel(weir_worker *worker)
+{
+    atomic_store(&worker->cancelled, true);
+    weir_directory_client_interrupt(worker->client);
+}
+
+/* Tells a directory that has forgotten this worker who it is. */
+static weir_status register_anew(weir_worker *worker, weir_retry *retry, weir_status failed)
+{
+    weir_error_line cause;
+    weir_error_save(&cause);
+    retry->registered = true;
+    weir_status status = weir_directory_register_worker(worker->client, worker->id, worker->role,
+                                                        worker->model, worker->lease_s);
+    weir_error_restore(&cause);
+    return status == WEIR_OK || status == WEIR_ERR_PEER_LOST ? WEIR_OK : failed;
+}
+
+weir_status weir_worker_retry(weir_worker *worker, weir_retry *retry, weir_status failed)
+{
+    if (failed == WEIR_ERR_REFUSED && !retry->registered)
+        return register_anew(worker, retry, failed);
+    if (failed != WEIR_ERR_PEER_LOST || weir_deadline_passed(retry->deadline))
+        return failed;
+    unsigned left_ms = weir_deadline_left_ms(retry->deadline);
+    retry->registered = false;
+    retry->wait_ms = retry->wait_ms == 0 ? RETRY_FIRST_MS : 2 * retry->wait_ms;
+    if (retry->wait_ms > RETRY_LAST_MS)
+        retry->wait_ms = RETRY_LAST_MS;
+    weir_sleep_ms(retry->wait_ms < left_ms ? retry->wait_ms : left_ms);
+    return weir_worker_check_cancelled(worker);
+}
+
 weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version,
                                      const char *version_uid, const char *endpoint)
 {
@@ -187,13 +225,28 @@ void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t v
                                .started_s = weir_now_s(),
                                .before = worker->counters };
     watch->before.allocations = weir_alloc_count();
+    memset(worker->spans, 0, sizeof(worker->spans));
+    worker->unix_offset_s = (double)weir_unix_ms() / 1e3 - watch->started_s;
+}
+
+static uint64_t microseconds(double seconds)
+{
+    return seconds > 0 ? (uint64_t)(seconds * 1e6) : 0;
+}
+
+static uint64_t unix_now_us(const weir_worker *worker)
+{
+    return microseconds(weir_now_s() + worker->unix_offset_s);
 }
 
 static void end_stop(weir_stopwatch *watch)
 {
     double now_s = weir_now_s();
-    if (watch->stop < WEIR_N_STOPS)
+    if (watch->stop < WEIR_N_STOPS) {
         watch->report->seconds[watch->stop] += now_s - watch->stop_started_s;
+        watch->worker->spans[watch->stop].duration_us =
+            microseconds(watch->report->seconds[watch->stop]);
+    }
     watch->stop_started_s = now_s;
 }
 
@@ -201,6 +254,9 @@ void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop)
 {
     end_stop(watch);
     watch->stop = stop;
+    weir_stop_span *span = &watch->worker->spans[stop];
+    if (span->name == NULL)
+        *span = (weir_stop_span){ weir_stop_name(stop), unix_now_us(watch->worker), 0 };
     weir_worker_progress(watch->worker, stop, watch->report->version, 0, 0);
 }
 
@@ -209,6 +265,25 @@ void weir_stopwatch_discount(weir_stopwatch *watch, double waited_s)
     watch->report->waited_seconds += waited_s;
     watch->stop_started_s += waited_s;
     watch->started_s += waited_s;
+    if (watch->stop < WEIR_N_STOPS)
+        watch->worker->spans[watch->stop].begun_unix_us += microseconds(waited_s);
+}
+
+_Static_assert(WEIR_N_STOPS <= WEIR_MAX_SPANS, "every stop has a span");
+
+size_t weir_worker_spans(const weir_worker *worker, weir_stop_span spans[WEIR_MAX_SPANS])
+{
+    size_t n = 0;
+    uint64_t now_us = unix_now_us(worker);
+    for (int stop = 0; stop < WEIR_N_STOPS; stop++) {
+        weir_stop_span span = worker->spans[stop];
+        if (span.name == NULL)
+            continue;
+        if (span.duration_us == 0 && now_us > span.begun_unix_us)
+            span.duration_us = now_us - span.begun_unix_us;
+        spans[n++] = span;
+    }
+    return n;
 }
 
 void weir_stopwatch_end(weir_stopwatch *watch)

@@ -40,6 +40,10 @@ typedef struct weir_worker {
     void *progress_context;
     atomic_bool cancelled;  /* set from outside, taken by the wait that it ends */
     weir_counters counters; /* regions, plans, connections so far */
+    char host[WEIR_ID_BYTES];
+    weir_stop_span spans[WEIR_N_STOPS]; /* of the refit under way, in the order of stops; name NULL:
+                                           it did not come by that one */
+    double unix_offset_s; /* of the refit under way: from the monotonic clock to the wall's */
 } weir_worker;
 
 typedef struct weir_worker_options {
@@ -72,6 +76,27 @@ typedef struct weir_patience {
 weir_status weir_worker_pause(weir_worker *worker, weir_patience *patience);
 /* ERR_CANCELLED, once, when the handle's cancel function was called. */
 weir_status weir_worker_check_cancelled(weir_worker *worker);
+
+/* Ends the wait that is under way, or the next one. From any thread or signal handler. */
+void weir_worker_cancel(weir_worker *worker);
+
+/* Calls to a directory that goes away and comes back, knowing nothing of us: all of them can be
+ * made again. */
+typedef struct weir_retry {
+    weir_deadline deadline;
+    unsigned wait_ms; /* 0 at first */
+    bool registered;  /* anew, since the last answer */
+} weir_retry;
+/* A call to the directory has failed. OK: make it again; otherwise what to return. Sleeps a little
+ * when the directory is not there, registers the worker anew when it refused. */
+weir_status weir_worker_retry(weir_worker *worker, weir_retry *retry, weir_status failed);
+
+/* The stops so far, the one under way among them; returns how many. */
+size_t weir_worker_spans(const weir_worker *worker, weir_stop_span spans[WEIR_MAX_SPANS]);
+
+/* A directory that has no state for it: the note of a trainer rank's entry begins so, and the reason
+ * follows. */
+#define WEIR_ABORTED_NOTE "aborted: "
 
 /* An entry of this worker that is READY to be read: everything but rank, note and signature. */
 weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version,

@@ -369,9 +369,11 @@ static void a_weight_that_is_not_finite_is_refused_on_the_trainer(void **state)
             p[r->model.tensors[t].shape.dim[1] * 3 + 5] = 0x7fc0;
     }
     int refused = 0;
+    bool last = false;
     for (int rank = 0; rank < RIG_RANKS; rank++) {
         assert_ok(weir_trainer_register(r->trainers[rank], r->model.tensors, r->model.n));
         weir_status status = weir_trainer_publish(r->trainers[rank], 2, NULL);
+        last = status != WEIR_OK;
         if (status == WEIR_OK)
             continue;
         refused++;
@@ -379,7 +381,10 @@ static void a_weight_that_is_not_finite_is_refused_on_the_trainer(void **state)
         assert_non_null(strstr(weir_last_error(), "model.layers.1.mlp.down_proj.weight[3, 5]"));
     }
     assert_int_equal(refused, 1);
-    expect_refused(r, replica, WEIR_ERR_TIMED_OUT, "have not published it: rank-");
+    if (last) /* the rank before it had published, so there is a version to say it of */
+        expect_refused(r, replica, WEIR_ERR_ABORTED, "model.layers.1.mlp.down_proj.weight[3, 5]");
+    else
+        expect_refused(r, replica, WEIR_ERR_TIMED_OUT, "have not published it: rank-0");
     rig_fill(&r->model, 1);
     expect_verified(r, "one", 1);
     weir_replica_close(replica);
@@ -703,7 +708,7 @@ static void a_waiting_install_can_be_cancelled(void **state)
     rig_close(r);
 }
 
-static void a_directory_that_is_down_is_an_error_at_once(void **state)
+static void a_directory_that_stays_away_is_an_error_when_the_wait_ends(void **state)
 {
     rig *r = rig_open("qwen3", "bf16_cast", NULL);
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
@@ -717,7 +722,7 @@ static void a_directory_that_is_down_is_an_error_at_once(void **state)
                  "directory 127.0.0.1:");
     assert_error(weir_trainer_publish(r->trainers[0], 2, NULL), WEIR_ERR_PEER_LOST,
                  "directory 127.0.0.1:");
-    assert_true(weir_now_s() - begun < 2);
+    assert_true(weir_now_s() - begun < 2 * RIG_TIMEOUT_MS / 1e3 + 2);
     assert_int_equal(weir_replica_version(replica), 1);
     weir_replica_close(replica);
     rig_close(r);
@@ -780,7 +785,7 @@ int main(void)
         cmocka_unit_test(a_replica_name_that_is_too_long_or_empty_is_refused),
         cmocka_unit_test(a_name_that_a_running_replica_has_is_refused),
         cmocka_unit_test(a_waiting_install_can_be_cancelled),
-        cmocka_unit_test(a_directory_that_is_down_is_an_error_at_once),
+        cmocka_unit_test(a_directory_that_stays_away_is_an_error_when_the_wait_ends),
         cmocka_unit_test(options_without_a_size_are_refused),
         cmocka_unit_test(a_trainer_can_bring_its_own_directory),
     };
