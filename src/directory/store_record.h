@@ -220,6 +220,7 @@ store_version *weir_store_version_of_key(const weir_store *store, const char *ke
 /* A copy of the request under this uid, STAGING. Its names have been checked. */
 weir_status weir_store_add_version(weir_store *store, const weir_store_version *request,
                                    const char *uid, uint64_t now_ms, store_version **out);
+size_t weir_store_version_bytes(const weir_store_version *version); /* of its block */
 /* Names and texts of a request alone. */
 weir_status weir_store_check_version(const weir_store_version *request);
 /* Every slot named and none twice. */
