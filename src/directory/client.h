@@ -217,6 +217,8 @@ uint64_t weir_directory_client_messages(const weir_directory_client *client);
 typedef struct weir_stop_span {
     const char *name; /* "transfer" */
     uint64_t begun_unix_us, duration_us;
+    char peer[WEIR_ID_BYTES]; /* of a read within a stop: whom from, cut; "": of no read */
+    uint64_t n_bytes;         /* of it */
 } weir_stop_span;
 #define WEIR_MAX_SPANS 16
 

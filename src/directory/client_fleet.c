@@ -104,6 +104,8 @@ static size_t fill_spans(const weir_stop_span *spans, size_t n, stop_message *me
         messages[i].name = (char *)spans[i].name;
         messages[i].begun_unix_us = spans[i].begun_unix_us;
         messages[i].duration_us = spans[i].duration_us;
+        messages[i].peer = (char *)spans[i].peer;
+        messages[i].n_bytes = spans[i].n_bytes;
         pointers[i] = &messages[i];
     }
     return n_filled;

@@ -46,6 +46,8 @@ static weir_rpc_code check_stops(weir_directory_call *call, stop_message *const 
         weir_rpc_code code = check_name(call, "stops.name", stops[i]->name);
         if (code != WEIR_RPC_OK)
             return code;
+        if (strlen(stops[i]->peer) > MOST_NAME)
+            return weir_directory_core_invalid(call, "stops.peer is too long");
     }
     return WEIR_RPC_OK;
 }
@@ -150,8 +152,8 @@ static weir_status spans_of(stop_message *const *stops, size_t n, weir_arena *ar
     if (spans == NULL)
         return WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < n; i++)
-        spans[i] =
-            (weir_store_span){ stops[i]->name, stops[i]->begun_unix_us, stops[i]->duration_us };
+        spans[i] = (weir_store_span){ stops[i]->name, stops[i]->begun_unix_us,
+                                      stops[i]->duration_us, stops[i]->peer, stops[i]->n_bytes };
     word->spans = spans;
     word->n_spans = n;
     return WEIR_OK;
@@ -161,6 +163,8 @@ static void count_stops(weir_directory_counts *counts, const weir_store_word *wo
 {
     for (size_t i = 0; i < word->n_spans; i++) {
         size_t k = 0;
+        if (word->spans[i].peer[0] != '\0')
+            continue; /* a part of a stop */
         while (k < counts->n_stops && strcmp(counts->stops[k].name, word->spans[i].name) != 0)
             k++;
         if (k == WEIR_DIRECTORY_STOPS ||

@@ -247,8 +247,10 @@ size_t weir_store_list_sources(const weir_store *store, const weir_store_filter 
 /* ---- what became of versions -----------------------------------------------------------------*/
 
 typedef struct weir_store_span {
-    const char *name; /* of a stop */
+    const char *name; /* of a stop, or of a wait or a read in it */
     uint64_t begun_us, duration_us;
+    const char *peer; /* of a read: whom from; NULL is "" */
+    uint64_t n_bytes; /* of it */
 } weir_store_span;
 
 /* A worker's word about one version: a trainer rank's when it published, a replica worker's when it

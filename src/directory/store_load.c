@@ -53,7 +53,9 @@ static weir_status load_word(weir_store *store, store_history *history,
     for (size_t i = 0; i < message->n_spans; i++)
         spans[i] = (weir_store_span){ .name = message->spans[i]->name,
                                       .begun_us = message->spans[i]->begun_us,
-                                      .duration_us = message->spans[i]->duration_us };
+                                      .duration_us = message->spans[i]->duration_us,
+                                      .peer = message->spans[i]->peer,
+                                      .n_bytes = message->spans[i]->n_bytes };
     word.spans = spans;
     weir_status status = weir_store_check_word(&word);
     if (status != WEIR_OK)

@@ -57,6 +57,8 @@ static bool fill_word(const weir_store_word *word, weir_arena *arena, Weir__Stor
         span->name = (char *)word->spans[out->n_spans].name;
         span->begun_us = word->spans[out->n_spans].begun_us;
         span->duration_us = word->spans[out->n_spans].duration_us;
+        span->peer = (char *)word->spans[out->n_spans].peer;
+        span->n_bytes = word->spans[out->n_spans].n_bytes;
     }
     return true;
 }

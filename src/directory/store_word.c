@@ -109,7 +109,8 @@ static size_t word_bytes(const weir_store_word *word)
                strlen(word->host) + strlen(word->read_from) + strlen(word->text) +
                strlen(word->trace_id) + strlen(word->version_uid) + 7;
     for (size_t i = 0; i < word->n_spans; i++)
-        n += sizeof(weir_store_span) + strlen(word->spans[i].name) + 1;
+        n += sizeof(weir_store_span) + strlen(word->spans[i].name) +
+             strlen(weir_store_text(word->spans[i].peer)) + 2;
     return n;
 }
 
@@ -139,6 +140,7 @@ store_word *weir_store_add_word(weir_store *store, store_history *history,
     for (size_t i = 0; i < word->n_spans; i++) {
         spans[i] = word->spans[i];
         spans[i].name = weir_store_put_text(&at, word->spans[i].name);
+        spans[i].peer = weir_store_put_text(&at, weir_store_text(word->spans[i].peer));
     }
     view->spans = word->n_spans != 0 ? spans : NULL;
     if (history->n_words != 0)
@@ -163,8 +165,11 @@ weir_status weir_store_check_word(const weir_store_word *word)
     if (status == WEIR_OK && word->n_spans > WEIR_STORE_MAX_SPANS)
         return weir_fail(WEIR_ERR_INVALID, "%zu spans of time, at most %u are allowed",
                          word->n_spans, WEIR_STORE_MAX_SPANS);
-    for (size_t i = 0; status == WEIR_OK && i < word->n_spans; i++)
+    for (size_t i = 0; status == WEIR_OK && i < word->n_spans; i++) {
         status = weir_store_check_name("span", word->spans[i].name);
+        if (status == WEIR_OK)
+            status = weir_store_check_optional("span", weir_store_text(word->spans[i].peer));
+    }
     return status;
 }
 

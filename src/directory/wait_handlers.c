@@ -85,6 +85,8 @@ static void fill_word(word_list *list, const weir_store_word *word)
         stops[i].name = (char *)word->spans[i].name;
         stops[i].begun_unix_us = word->spans[i].begun_us;
         stops[i].duration_us = word->spans[i].duration_us;
+        stops[i].peer = (char *)word->spans[i].peer;
+        stops[i].n_bytes = word->spans[i].n_bytes;
         pointers[i] = &stops[i];
     }
     list->words[list->n++] = message;

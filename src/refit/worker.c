@@ -256,7 +256,8 @@ void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop)
     watch->stop = stop;
     weir_stop_span *span = &watch->worker->spans[stop];
     if (span->name == NULL)
-        *span = (weir_stop_span){ weir_stop_name(stop), unix_now_us(watch->worker), 0 };
+        *span = (weir_stop_span){ .name = weir_stop_name(stop),
+                                  .begun_unix_us = unix_now_us(watch->worker) };
     weir_worker_progress(watch->worker, stop, watch->report->version, 0, 0);
 }
 

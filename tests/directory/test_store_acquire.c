@@ -442,7 +442,7 @@ static void test_a_peer_is_enough_when_the_trainers_are_gone(void **state)
 
 static weir_store_word word_of(const char *worker, uint64_t number, const char *text)
 {
-    static const weir_store_span spans[] = { { "transfer", 1, 2 } };
+    static const weir_store_span spans[] = { { "read", 1, 2, "rank-1", 3 } };
     return (weir_store_word){ .worker_id = worker,
                               .run = "run",
                               .number = number,
@@ -462,7 +462,9 @@ static void test_a_word_replaces_the_same_workers(void **state)
     const weir_store_word *word = weir_store_words(*state, "model", "run", 4);
     assert_string_equal(word->text, "2");
     assert_string_equal(word->next->text, "3");
-    assert_string_equal(word->next->spans[0].name, "transfer");
+    assert_string_equal(word->next->spans[0].name, "read");
+    assert_string_equal(word->next->spans[0].peer, "rank-1");
+    assert_int_equal(word->next->spans[0].n_bytes, 3);
     assert_null(word->next->next);
     assert_null(weir_store_words(*state, "model", "other", 4));
     assert_null(weir_store_words(*state, "nothing", "run", 4));

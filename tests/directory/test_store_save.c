@@ -222,7 +222,7 @@ static void call_source(weir_store *store, caller *self, answer *out)
 
 static void call_word(weir_store *store, caller *self, answer *out)
 {
-    const weir_store_span spans[] = { { "transfer", 5, 6 }, { "install", 7, 8 } };
+    const weir_store_span spans[] = { { "transfer", 5, 6, NULL, 0 }, { "read", 7, 8, "rank-1", 9 } };
     weir_store_word word = { .worker_id = workers[draw(self, N_WORKERS)],
                              .run = runs[draw(self, N_RUNS)],
                              .role = "inference_replica",
