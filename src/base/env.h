@@ -20,7 +20,17 @@
     X(NCCL_LIBRARY, "WEIR_NCCL_LIBRARY", "string", "libnccl.so.2",                                 \
       "path of NCCL for transport nccl, where the process has no copy of it already")              \
     X(REDIS_VOLATILE, "WEIR_REDIS_VOLATILE", "integer", "0",                                       \
-      "1: a directory may keep its records in a Redis that keeps nothing on disk")
+      "1: a directory may keep its records in a Redis that keeps nothing on disk")                 \
+    X(TLS_CERTIFICATE, "WEIR_TLS_CERTIFICATE", "path", "",                                         \
+      "PEM file: what listens speaks TLS alone, and who calls shows it")                           \
+    X(TLS_KEY, "WEIR_TLS_KEY", "path", "", "PEM file: the certificate's private key")              \
+    X(TLS_CA, "WEIR_TLS_CA", "path", "",                                                           \
+      "PEM file, or \"system\": whose signature is believed; calls are made with TLS alone, and "    \
+      "callers must show a certificate of it")                                                     \
+    X(TOKEN_FILE, "WEIR_TOKEN_FILE", "path", "",                                                   \
+      "holds the bearer token that is sent with every call and asked of every caller")             \
+    X(INSECURE, "WEIR_INSECURE", "integer", "0",                                                   \
+      "1: listens beyond loopback without TLS or without a token, and sends tokens as they are")
 
 typedef enum weir_env_id {
 #define WEIR_ENV_ENUM(id, name, type, def, help) WEIR_ENV_##id,

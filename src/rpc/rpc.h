@@ -93,8 +93,9 @@ typedef struct weir_rpc_security {
                 ("system": the machine's own) */
     const char *token; /* a bearer token. Of a server: calls without it are UNAUTHENTICATED. Of a
                           client: sent with every call */
-    bool insecure; /* of a server: listens beyond loopback without TLS or without a token; else that
-                      is ERR_REFUSED */
+    bool insecure; /* of a server: listens beyond loopback without TLS, or with neither token nor CA
+                      file; of a client: sends its token there without TLS. Else that is ERR_REFUSED
+                    */
 } weir_rpc_security;
 
 /* 0: as said. */
@@ -135,12 +136,16 @@ typedef struct weir_rpc_server_options {
     weir_status (*begin)(void *context, weir_rpc_server *server);
     void *begin_context;
     weir_rpc_security security;
+    /* Answers callers without the token too, so that others can see whether the server is up. NULL:
+     * none does. */
+    const ProtobufCServiceDescriptor *open_service;
     weir_rpc_limits limits;
 } weir_rpc_server_options;
 
-/* In the server's thread alone, from a handler, a tick, `gone` or a watched file descriptor: answers
- * a call that was to be answered later; from within its own handler, too, whose WEIR_RPC_LATER then
- * says that it was. `response` as handlers give it, packed at once. False: that call is over. */
+/* In the server's thread alone, from a handler, a tick, `gone` or a watched file descriptor:
+ * answers a call that was to be answered later; from within its own handler, too, whose
+ * WEIR_RPC_LATER then says that it was. `response` as handlers give it, packed at once. False: that
+ * call is over. */
 bool weir_rpc_server_answer(weir_rpc_server *server, uint64_t ticket, weir_rpc_code code,
                             const ProtobufCMessage *response, const char *text);
 /* In the server's thread, or from `begin`: `ready` is called whenever `fd` has one of `events`
@@ -150,7 +155,8 @@ weir_status weir_rpc_server_watch(weir_rpc_server *server, int fd, uint32_t even
 /* In the server's thread. */
 weir_rpc_counts weir_rpc_server_counts(const weir_rpc_server *server);
 
-/* Listens and starts the thread. ERR_IO "cannot listen on HOST:PORT: Address already in use". */
+/* Listens and starts the thread. ERR_IO "cannot listen on HOST:PORT: Address already in use";
+ * ERR_REFUSED where the security given is not enough to listen there. */
 weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rpc_server **out);
 /* Stops the thread; calls in flight end with UNAVAILABLE. Accepts NULL. */
 void weir_rpc_server_close(weir_rpc_server *server);

@@ -2,7 +2,7 @@
 /* rpc_channel.c - recv into nghttp2, nghttp2 into send.
  *
  * Frames are gathered in one buffer, so that a whole answer (headers, message, trailers) leaves in
- * one system call. TLS would sit in receive() and transmit(). */
+ * one system call. Within TLS nothing is gathered before the handshake is done. */
 #include "rpc/rpc_channel.h"
 
 #include <errno.h>
@@ -23,22 +23,73 @@
 #define RESETS_PER_S 200u
 #define MAX_CONTINUATIONS 8u
 
-static ssize_t receive(weir_rpc_channel *channel, void *buffer, size_t n_bytes)
+/* An empty SETTINGS frame: who greets in TLS sees that there is none, and need not guess. */
+static const unsigned char greeting[9] = { 0, 0, 0, 4, 0, 0, 0, 0, 0 };
+
+static weir_status socket_failed(void)
+{
+    return weir_fail(WEIR_ERR_PEER_LOST, "connection lost: %s", strerror(errno));
+}
+
+/* The first bytes of a peer that speaks TLS where this side does not. */
+static weir_status refuse_tls(const weir_rpc_channel *channel)
+{
+    if (channel->side == WEIR_RPC_CLIENT_SIDE)
+        return weir_fail(WEIR_ERR_REFUSED, "the server wants TLS");
+    ssize_t n = send(channel->fd, greeting, sizeof(greeting), MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)n;
+    return weir_fail(WEIR_ERR_FORMAT, "it speaks TLS, and this server does not");
+}
+
+/* IN_PROGRESS: nothing is there. */
+static weir_status receive_plain(weir_rpc_channel *channel, unsigned char *buffer, size_t n_bytes,
+                                 size_t *out_n)
 {
     ssize_t n;
     do {
         n = recv(channel->fd, buffer, n_bytes, 0);
     } while (n < 0 && errno == EINTR);
-    return n;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return WEIR_IN_PROGRESS;
+    if (n < 0)
+        return socket_failed();
+    if (n == 0)
+        return weir_fail(WEIR_ERR_PEER_LOST, "connection closed by the other side");
+    if (!channel->has_read && WEIR_TLS_IS_RECORD(buffer, n))
+        return refuse_tls(channel);
+    channel->has_read = true;
+    *out_n = (size_t)n;
+    return WEIR_OK;
 }
 
-static ssize_t transmit(weir_rpc_channel *channel, const void *data, size_t n_bytes)
+/* IN_PROGRESS: the socket takes nothing. */
+static weir_status transmit_plain(weir_rpc_channel *channel, const void *data, size_t n_bytes,
+                                  size_t *out_n)
 {
     ssize_t n;
     do {
         n = send(channel->fd, data, n_bytes, MSG_NOSIGNAL);
     } while (n < 0 && errno == EINTR);
-    return n;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return WEIR_IN_PROGRESS;
+    if (n < 0)
+        return socket_failed();
+    *out_n = (size_t)n;
+    return WEIR_OK;
+}
+
+static weir_status receive(weir_rpc_channel *channel, unsigned char *buffer, size_t n_bytes,
+                           size_t *out_n)
+{
+    return channel->tls != NULL ? weir_tls_receive(channel->tls, buffer, n_bytes, out_n)
+                                : receive_plain(channel, buffer, n_bytes, out_n);
+}
+
+static weir_status transmit(weir_rpc_channel *channel, const void *data, size_t n_bytes,
+                            size_t *out_n)
+{
+    return channel->tls != NULL ? weir_tls_send(channel->tls, data, n_bytes, out_n)
+                                : transmit_plain(channel, data, n_bytes, out_n);
 }
 
 /* ---- the session's memory
@@ -108,7 +159,8 @@ weir_status weir_rpc_channel_open(weir_rpc_channel *channel, int fd, weir_rpc_he
                                   weir_rpc_side side, const nghttp2_session_callbacks *callbacks,
                                   void *user_data)
 {
-    *channel = (weir_rpc_channel){ .fd = fd, .heap = heap, .out_capacity = OUT_BYTES };
+    *channel =
+        (weir_rpc_channel){ .fd = fd, .side = side, .heap = heap, .out_capacity = OUT_BYTES };
     channel->out = weir_rpc_heap_alloc(heap, OUT_BYTES);
     weir_status status = WEIR_OK;
     if (channel->out == NULL)
@@ -120,10 +172,18 @@ weir_status weir_rpc_channel_open(weir_rpc_channel *channel, int fd, weir_rpc_he
     return status;
 }
 
+weir_status weir_rpc_channel_secure(weir_rpc_channel *channel, weir_tls_context *context,
+                                    const char *host)
+{
+    return context != NULL ? weir_tls_session_open(context, channel->fd, host, &channel->tls)
+                           : WEIR_OK;
+}
+
 void weir_rpc_channel_close(weir_rpc_channel *channel)
 {
     if (channel->heap == NULL)
         return;
+    weir_tls_session_close(channel->tls);
     nghttp2_session_del(channel->session);
     weir_rpc_heap_free(channel->heap, channel->out);
     close(channel->fd);
@@ -140,28 +200,20 @@ static weir_status session_failed(ssize_t code)
                      nghttp2_strerror((int)code));
 }
 
-static weir_status socket_failed(void)
-{
-    return weir_fail(WEIR_ERR_PEER_LOST, "connection lost: %s", strerror(errno));
-}
-
 weir_status weir_rpc_channel_read(weir_rpc_channel *channel, size_t max_bytes)
 {
     unsigned char buffer[READ_BYTES];
     for (size_t total = 0; total < max_bytes;) {
-        ssize_t n = receive(channel, buffer, sizeof(buffer));
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return WEIR_OK;
-        if (n < 0)
-            return socket_failed();
-        if (n == 0)
-            return weir_fail(WEIR_ERR_PEER_LOST, "connection closed by the other side");
-        ssize_t used = nghttp2_session_mem_recv(channel->session, buffer, (size_t)n);
+        size_t n = 0;
+        weir_status status = receive(channel, buffer, sizeof(buffer), &n);
+        if (status != WEIR_OK)
+            return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+        ssize_t used = nghttp2_session_mem_recv(channel->session, buffer, n);
         if (used < 0)
             return session_failed(used);
-        if ((size_t)n < sizeof(buffer))
+        if (channel->tls == NULL && n < sizeof(buffer)) /* a record ends early of itself */
             return WEIR_OK;
-        total += (size_t)n;
+        total += n;
     }
     return WEIR_OK;
 }
@@ -200,28 +252,41 @@ static weir_status gather(weir_rpc_channel *channel)
 
 weir_status weir_rpc_channel_write(weir_rpc_channel *channel)
 {
+    weir_status status = channel->tls != NULL ? weir_tls_handshake(channel->tls) : WEIR_OK;
+    if (status != WEIR_OK)
+        return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
     for (;;) {
-        if (!weir_rpc_channel_is_blocked(channel)) {
+        if (channel->out_begin == channel->out_end) {
             channel->out_begin = channel->out_end = 0;
-            weir_status status = gather(channel);
+            status = gather(channel);
             if (status != WEIR_OK)
                 return status;
             if (channel->out_end == 0)
                 return WEIR_OK;
         }
-        ssize_t n = transmit(channel, channel->out + channel->out_begin,
-                             channel->out_end - channel->out_begin);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return WEIR_OK;
-        if (n < 0)
-            return socket_failed();
-        channel->out_begin += (size_t)n;
+        size_t n = 0;
+        status = transmit(channel, channel->out + channel->out_begin,
+                          channel->out_end - channel->out_begin, &n);
+        if (status != WEIR_OK)
+            return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+        channel->out_begin += n;
     }
 }
 
 bool weir_rpc_channel_is_blocked(const weir_rpc_channel *channel)
 {
-    return channel->out_begin != channel->out_end;
+    return channel->out_begin != channel->out_end ||
+           (channel->tls != NULL && weir_tls_wants_write(channel->tls));
+}
+
+weir_deadline weir_rpc_channel_deadline(const weir_rpc_channel *channel)
+{
+    return channel->tls != NULL ? weir_tls_deadline(channel->tls) : 0;
+}
+
+const char *weir_rpc_channel_peer_name(const weir_rpc_channel *channel)
+{
+    return channel->tls != NULL ? weir_tls_peer_name(channel->tls) : "";
 }
 
 bool weir_rpc_channel_is_over(const weir_rpc_channel *channel)

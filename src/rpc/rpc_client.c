@@ -5,6 +5,7 @@
  * descriptor that cancels. A connection is kept only after a call that ended well; whatever else
  * happened, the next call begins on a fresh one. */
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,9 +19,11 @@
 #include "rpc/rpc_address.h"
 #include "rpc/rpc_channel.h"
 #include "rpc/rpc_message.h"
+#include "rpc/rpc_security.h"
 #include "weir/weir.h"
 
 #define MAX_PATH_BYTES 256
+#define TIMEOUT_HEADER 8                   /* of those that a call has */
 #define SPARE_REQUEST_BYTES ((size_t)4096) /* a number grows by a digit: no reason to allocate */
 
 /* What a call has come to. */
@@ -41,6 +44,9 @@ struct weir_rpc_client {
     weir_rpc_address address;
     char authority[WEIR_RPC_ADDRESS_TEXT];
     char subject[WEIR_RPC_ADDRESS_TEXT + 128]; /* "directory 127.0.0.1:50051" */
+    weir_security_kept kept;
+    weir_tls_context *tls; /* NULL: plain text */
+    char *bearer;          /* "Bearer TOKEN", NULL: none */
     int cancel_fd;
     bool is_connected;
     weir_rpc_heap heap;
@@ -162,6 +168,24 @@ static void hang_up(weir_rpc_client *client)
     client->is_connected = false;
 }
 
+static weir_status secure(weir_rpc_client *client, const weir_rpc_security *security)
+{
+    weir_status status = weir_security_copy(security, &client->kept);
+    if (status == WEIR_OK)
+        status = weir_security_check_call(&client->kept.security, &client->address);
+    if (status == WEIR_OK)
+        status = weir_tls_context_open(&client->kept.security, WEIR_RPC_CLIENT_SIDE, WEIR_TLS_HTTP2,
+                                       &client->tls);
+    if (status != WEIR_OK) {
+        weir_error_prefix("%s", client->subject);
+        return status;
+    }
+    if (client->kept.security.token == NULL)
+        return WEIR_OK;
+    client->bearer = weir_format("Bearer %s", client->kept.security.token);
+    return client->bearer != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
 static weir_status prepare(weir_rpc_client *client)
 {
     client->cancel_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -178,7 +202,6 @@ static weir_status prepare(weir_rpc_client *client)
 weir_status weir_rpc_client_open(const char *address, const char *who,
                                  const weir_rpc_security *security, weir_rpc_client **out)
 {
-    (void)security;
     weir_rpc_address parsed;
     weir_status status = weir_rpc_address_parse(address, &parsed);
     if (status != WEIR_OK)
@@ -193,6 +216,8 @@ weir_status weir_rpc_client_open(const char *address, const char *who,
     snprintf(client->subject, sizeof(client->subject), "%.120s%s%s", who != NULL ? who : "",
              who != NULL ? " " : "", client->authority);
     status = prepare(client);
+    if (status == WEIR_OK)
+        status = secure(client, security);
     if (status != WEIR_OK) {
         weir_rpc_client_close(client);
         return status;
@@ -209,6 +234,11 @@ void weir_rpc_client_close(weir_rpc_client *client)
     weir_grpc_body_close(&client->body, &client->heap);
     weir_rpc_heap_close(&client->heap);
     nghttp2_session_callbacks_del(client->callbacks);
+    weir_tls_context_close(client->tls);
+    weir_security_free(&client->kept);
+    if (client->bearer != NULL)
+        OPENSSL_cleanse(client->bearer, strlen(client->bearer));
+    weir_free(client->bearer);
     weir_free(client->request);
     if (client->cancel_fd >= 0)
         close(client->cancel_fd);
@@ -247,8 +277,10 @@ static weir_status hang_on(weir_rpc_client *client, const target *to)
         return status;
     status = weir_rpc_channel_open(&client->channel, fd, &client->heap, WEIR_RPC_CLIENT_SIDE,
                                    client->callbacks, client);
-    client->is_connected = status == WEIR_OK;
-    return status;
+    if (status != WEIR_OK)
+        return status;
+    client->is_connected = true;
+    return weir_rpc_channel_secure(&client->channel, client->tls, client->address.host);
 }
 
 static nghttp2_nv header(const char *name, const char *value)
@@ -265,7 +297,7 @@ static weir_status submit(weir_rpc_client *client, const target *to)
     weir_grpc_format_timeout(left_ms != 0 ? left_ms : 1, timeout);
     nghttp2_nv headers[] = {
         header(":method", "POST"),
-        header(":scheme", "http"),
+        header(":scheme", client->tls != NULL ? "https" : "http"),
         header(":path", path),
         header(":authority", client->authority),
         header("te", "trailers"),
@@ -273,9 +305,11 @@ static weir_status submit(weir_rpc_client *client, const target *to)
         header("user-agent", "weir/" WEIR_VERSION),
         header("grpc-accept-encoding", "identity"),
         header("grpc-timeout", timeout),
+        header("authorization", client->bearer != NULL ? client->bearer : ""),
     };
-    const size_t n_headers = sizeof(headers) / sizeof(headers[0]);
-    headers[n_headers - 1].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* it is never the same twice */
+    const size_t n_headers = sizeof(headers) / sizeof(headers[0]) - (client->bearer == NULL);
+    headers[TIMEOUT_HEADER].flags = NGHTTP2_NV_FLAG_NO_INDEX;     /* it is never the same twice */
+    headers[TIMEOUT_HEADER + 1].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* nobody is to guess at it */
     client->n_request_sent = 0;
     weir_grpc_body_rewind(&client->body);
     client->call = (call){ .code = -1 };
@@ -298,7 +332,9 @@ static weir_status wait_for_socket(weir_rpc_client *client, const target *to)
         { .fd = client->channel.fd, .events = (short)(POLLIN | (is_blocked ? POLLOUT : 0)) },
         { .fd = client->cancel_fd, .events = POLLIN },
     };
-    unsigned left_ms = weir_deadline_left_ms(to->deadline);
+    weir_deadline handshake = weir_rpc_channel_deadline(&client->channel);
+    bool is_early = handshake != 0 && handshake < to->deadline;
+    unsigned left_ms = weir_deadline_left_ms(is_early ? handshake : to->deadline);
     int n = poll(fds, 2, left_ms > INT32_MAX ? INT32_MAX : (int)left_ms);
     if (n < 0 && errno != EINTR)
         return weir_fail(WEIR_ERR_IO, "poll: %s", strerror(errno));
@@ -309,12 +345,24 @@ static weir_status wait_for_socket(weir_rpc_client *client, const target *to)
     return WEIR_OK;
 }
 
+/* A peer that takes nothing more may have said why. */
+static weir_status hear_last_words(weir_rpc_client *client)
+{
+    weir_status status = weir_rpc_channel_read(&client->channel, SIZE_MAX);
+    if (client->call.is_over)
+        return WEIR_OK;
+    return status != WEIR_OK ? status
+                             : weir_fail(WEIR_ERR_PEER_LOST, "connection lost by the other side");
+}
+
 /* Drives the session until the call's stream is closed. */
 static weir_status exchange(weir_rpc_client *client, const target *to)
 {
     weir_rpc_channel *channel = &client->channel;
     for (;;) {
         weir_status status = weir_rpc_channel_write(channel);
+        if (status == WEIR_ERR_PEER_LOST)
+            return hear_last_words(client);
         if (status != WEIR_OK)
             return status;
         if (client->call.is_over)

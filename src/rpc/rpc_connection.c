@@ -35,7 +35,7 @@ struct weir_rpc_connection {
     weir_rpc_host *host;
     weir_rpc_patience patience;
     size_t block_bytes; /* of the headers that are coming */
-    bool has_greeted, has_called, is_touched, is_doomed;
+    bool is_refused, has_greeted, has_called, is_touched, is_doomed;
     bool is_abusive, is_faulty; /* it used up its patience; it made HTTP/2 end the session */
     int64_t call_ns;            /* what one of its calls takes */
     uint64_t active_ns;         /* when a call last began or ended */
@@ -181,6 +181,11 @@ static weir_status open_channel(weir_rpc_connection *connection, int fd)
         weir_rpc_channel_open(&connection->channel, fd, &connection->calls.shared->heap,
                               WEIR_RPC_SERVER_SIDE, callbacks, connection);
     nghttp2_session_callbacks_del(callbacks);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_rpc_channel_secure(&connection->channel, connection->calls.shared->tls, NULL);
+    if (status != WEIR_OK)
+        weir_rpc_channel_close(&connection->channel);
     return status;
 }
 
@@ -284,6 +289,16 @@ void weir_rpc_connection_close(weir_rpc_connection *connection)
     weir_rpc_heap_free(&shared->heap, connection);
 }
 
+const char *weir_rpc_connection_peer(const weir_rpc_connection *connection)
+{
+    return connection->peer;
+}
+
+bool weir_rpc_connection_is_refused(const weir_rpc_connection *connection)
+{
+    return connection->is_refused;
+}
+
 int weir_rpc_connection_fd(const weir_rpc_connection *connection)
 {
     return connection->channel.fd;
@@ -381,6 +396,22 @@ static void handle_calls(weir_rpc_connection *connection)
     }
 }
 
+/* Reads, and knows the peer by its certificate from when it has shown it. */
+static weir_status hear(weir_rpc_connection *connection)
+{
+    weir_rpc_channel *channel = &connection->channel;
+    bool is_new = weir_rpc_channel_deadline(channel) != 0;
+    weir_status status = weir_rpc_channel_read(channel, READ_TURN_BYTES);
+    if (!is_new)
+        return status;
+    const char *name = weir_rpc_channel_peer_name(channel);
+    connection->is_refused = status != WEIR_OK && status != WEIR_ERR_PEER_LOST &&
+                             weir_rpc_channel_deadline(channel) != 0;
+    if (name[0] != '\0')
+        snprintf(connection->peer, sizeof(connection->peer), "%s", name);
+    return status;
+}
+
 static weir_status take_turn(weir_rpc_connection *connection, bool is_readable)
 {
     weir_rpc_channel *channel = &connection->channel;
@@ -389,7 +420,7 @@ static weir_status take_turn(weir_rpc_connection *connection, bool is_readable)
     if (weir_rpc_channel_is_blocked(channel))
         return weir_rpc_channel_write(channel);
     if (is_readable)
-        status = weir_rpc_channel_read(channel, READ_TURN_BYTES);
+        status = hear(connection);
     if (status != WEIR_OK)
         return status;
     handle_calls(connection);
@@ -425,8 +456,8 @@ bool weir_rpc_connection_progress(weir_rpc_connection *connection, bool is_reada
     if (!connection->is_doomed)
         status = take_turn(connection, is_readable);
     bool is_over = status != WEIR_OK || weir_rpc_channel_is_over(&connection->channel);
-    if (connection->is_doomed || connection->is_abusive || status == WEIR_ERR_FORMAT ||
-        (is_over && connection->is_faulty)) {
+    if (connection->is_doomed || connection->is_abusive || connection->is_refused ||
+        status == WEIR_ERR_FORMAT || (is_over && connection->is_faulty)) {
         dismiss(connection);
         return false;
     }
@@ -495,6 +526,9 @@ bool weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint6
 {
     if (now_ns <= connection->active_ns) /* it began after the server looked at its clock */
         return true;
+    weir_deadline handshake = weir_rpc_channel_deadline(&connection->channel);
+    if (handshake != 0 && now_ns >= handshake)
+        return false;
     uint64_t silent_ns = now_ns - connection->active_ns;
     uint64_t greeting_s = is_crowded ? CROWDED_GREETING_S : GREETING_S;
     uint64_t idle_s = is_crowded ? CROWDED_IDLE_S : IDLE_S;

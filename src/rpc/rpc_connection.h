@@ -19,6 +19,10 @@ typedef struct weir_rpc_connection weir_rpc_connection;
 weir_status weir_rpc_connection_open(weir_rpc_shared *shared, int fd, const char *peer,
                                      weir_rpc_host *host, weir_rpc_connection **out);
 void weir_rpc_connection_close(weir_rpc_connection *connection);
+/* Its peer as errors name it: an address, or the name in its certificate. */
+const char *weir_rpc_connection_peer(const weir_rpc_connection *connection);
+/* Its handshake failed over what either side asks for, as weir_last_error() says. */
+bool weir_rpc_connection_is_refused(const weir_rpc_connection *connection);
 int weir_rpc_connection_fd(const weir_rpc_connection *connection);
 
 /* One turn: reads, answers, writes, as far as the socket goes. False: nothing more can come of this

@@ -66,9 +66,30 @@ static int watch(weir_rpc_server *server, int operation, int fd, uint32_t events
     return epoll_ctl(server->epoll_fd, operation, fd, &event);
 }
 
+/* Counts all and logs some: whoever is refused often must not fill the disk with it. */
+static void note_refusal(weir_rpc_server *server, const char *peer, const char *why)
+{
+    uint64_t now_ns = weir_now_ns();
+    server->shared.counts.refused_connections++;
+    if (now_ns < server->next_complaint_ns)
+        return;
+    server->next_complaint_ns = now_ns + COMPLAINT_MS * NS_PER_MS;
+    weir_log(WEIR_LOG_WARN, "%s: a connection from %s is refused (%llu so far): %s",
+             server->address, peer, (unsigned long long)server->shared.counts.refused_connections,
+             why);
+}
+
 static uint32_t events_of(const weir_rpc_connection *connection)
 {
     return weir_rpc_connection_is_blocked(connection) ? EPOLLOUT : EPOLLIN;
+}
+
+/* Out of the set first: a process that forks keeps the socket until it has become another program,
+ * and with it events of what is long gone. */
+static void drop(weir_rpc_server *server, weir_rpc_connection *connection)
+{
+    watch(server, EPOLL_CTL_DEL, weir_rpc_connection_fd(connection), 0, NULL);
+    weir_rpc_connection_close(connection);
 }
 
 /* Lets a connection go on. False when it is gone afterwards. */
@@ -76,7 +97,9 @@ static bool progress(weir_rpc_server *server, weir_rpc_connection *connection, b
 {
     uint32_t before = events_of(connection);
     if (!weir_rpc_connection_progress(connection, is_readable)) {
-        weir_rpc_connection_close(connection);
+        if (weir_rpc_connection_is_refused(connection))
+            note_refusal(server, weir_rpc_connection_peer(connection), weir_last_error());
+        drop(server, connection);
         return false;
     }
     uint32_t after = events_of(connection);
@@ -164,19 +187,6 @@ static bool tell_watched(weir_rpc_server *server, const void *who, uint32_t even
 
 /* ---- accepting -------------------------------------------------------------------------------*/
 
-/* Counts all and logs some: whoever is refused often must not fill the disk with it. */
-static void note_refusal(weir_rpc_server *server, const char *peer, const char *why)
-{
-    uint64_t now_ns = weir_now_ns();
-    server->shared.counts.refused_connections++;
-    if (now_ns < server->next_complaint_ns)
-        return;
-    server->next_complaint_ns = now_ns + COMPLAINT_MS * NS_PER_MS;
-    weir_log(WEIR_LOG_WARN, "%s: a connection from %s is refused (%llu so far): %s",
-             server->address, peer, (unsigned long long)server->shared.counts.refused_connections,
-             why);
-}
-
 /* So that a peer whose machine is gone is found out, although its call waits and sends nothing. */
 static void keep_alive(int fd)
 {
@@ -199,7 +209,7 @@ static void add_connection(weir_rpc_server *server, int fd, const char *peer, we
     }
     server->shared.counts.connections++;
     if (watch(server, EPOLL_CTL_ADD, fd, EPOLLIN, connection) != 0)
-        weir_rpc_connection_close(connection);
+        drop(server, connection);
     else
         progress(server, connection, true); /* the first request is often here already */
 }
@@ -273,7 +283,7 @@ static void check_silence(weir_rpc_server *server, uint64_t now_ns)
          connection = next) {
         next = weir_rpc_connection_next(connection);
         if (!weir_rpc_connection_check_time(connection, now_ns, server->is_crowded))
-            weir_rpc_connection_close(connection);
+            drop(server, connection);
     }
     server->is_crowded = false;
 }
@@ -341,7 +351,7 @@ static void say_goodbye(weir_rpc_server *server)
             weir_sleep_ms(1);
     } while (is_blocked && !weir_deadline_passed(deadline));
     while (server->shared.connections != NULL)
-        weir_rpc_connection_close(server->shared.connections);
+        drop(server, server->shared.connections);
 }
 
 static void *serve(void *context)
@@ -388,6 +398,18 @@ static weir_status watch_all(weir_rpc_server *server)
         watch(server, EPOLL_CTL_ADD, server->listen_fd, EPOLLIN, &server->listen_fd) != 0)
         return weir_fail(WEIR_ERR_IO, "cannot watch %s: %s", server->address, strerror(errno));
     return WEIR_OK;
+}
+
+static weir_status secure(weir_rpc_server *server, const weir_rpc_security *security)
+{
+    weir_rpc_shared *shared = &server->shared;
+    weir_status status = weir_security_copy(security, &shared->kept);
+    if (status == WEIR_OK)
+        status = weir_security_check_listen(&shared->kept.security, &server->listen);
+    if (status == WEIR_OK)
+        status = weir_tls_context_open(&shared->kept.security, WEIR_RPC_SERVER_SIDE, WEIR_TLS_HTTP2,
+                                       &shared->tls);
+    return status;
 }
 
 static weir_status start(weir_rpc_server *server)
@@ -448,8 +470,11 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
                              &options->limits);
         server->shared.gone = options->gone;
         server->shared.gone_context = options->gone_context;
-        status = start(server);
+        server->shared.open_service = options->open_service;
+        status = secure(server, &options->security);
     }
+    if (status == WEIR_OK)
+        status = start(server);
     if (status != WEIR_OK) {
         free_server(server);
         return status;

@@ -52,6 +52,8 @@ void weir_rpc_shared_init(weir_rpc_shared *shared, const weir_rpc_service *servi
 
 void weir_rpc_shared_close(weir_rpc_shared *shared)
 {
+    weir_tls_context_close(shared->tls);
+    weir_security_free(&shared->kept);
     weir_rpc_timers_close(&shared->timers, &shared->heap);
     weir_rpc_tickets_close(&shared->tickets, &shared->heap);
     weir_arena_close(&shared->arena);

@@ -10,8 +10,10 @@
 #include "rpc/rpc.h"
 #include "rpc/rpc_heap.h"
 #include "rpc/rpc_hosts.h"
+#include "rpc/rpc_security.h"
 #include "rpc/rpc_tickets.h"
 #include "rpc/rpc_timers.h"
+#include "rpc/rpc_tls.h"
 
 struct weir_rpc_connection;
 
@@ -21,6 +23,9 @@ typedef struct weir_rpc_shared {
     weir_rpc_limits limits; /* none is 0 */
     void (*gone)(void *context, uint64_t ticket);
     void *gone_context;
+    weir_security_kept kept;
+    weir_tls_context *tls;                          /* NULL: plain text */
+    const ProtobufCServiceDescriptor *open_service; /* NULL: none */
     weir_rpc_heap heap;
     weir_arena arena;         /* the call being answered */
     weir_rpc_timers timers;   /* of all calls */

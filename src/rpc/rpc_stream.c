@@ -407,9 +407,21 @@ void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_
         stream->is_grpc = weir_grpc_is_content_type(value, n_value);
     } else if (is("grpc-timeout", name, n_name)) {
         take_timeout(stream, value, n_value);
+    } else if (is("authorization", name, n_name)) {
+        const char *token = stream->calls->shared->kept.security.token;
+        stream->has_token = token != NULL && weir_token_is_bearer(token, value, n_value);
     } else if (is("grpc-encoding", name, n_name)) {
         stream->is_compressed = !is("identity", value, n_value);
     }
+}
+
+/* Who has no token is not even told which methods there are. */
+static bool may_call(const weir_rpc_stream *stream)
+{
+    const weir_rpc_shared *shared = stream->calls->shared;
+    bool is_open = stream->has_route && shared->open_service != NULL &&
+                   stream->route.service->descriptor == shared->open_service;
+    return shared->kept.security.token == NULL || stream->has_token || is_open;
 }
 
 void weir_rpc_stream_headers_end(weir_rpc_stream *stream)
@@ -421,6 +433,10 @@ void weir_rpc_stream_headers_end(weir_rpc_stream *stream)
         refuse_http(stream, "405");
     } else if (!stream->is_grpc) {
         refuse_http(stream, "415");
+    } else if (!may_call(stream)) {
+        stream->calls->shared->counts.unauthenticated++;
+        weir_rpc_stream_refuse(stream, WEIR_RPC_UNAUTHENTICATED,
+                               "the token is missing, or another (authorization: Bearer TOKEN)");
     } else if (!stream->has_route) {
         snprintf(text, sizeof(text), "%s is not offered here",
                  stream->path != NULL ? stream->path : "the method");
