@@ -40,6 +40,20 @@ typedef void (*weir_log_fn)(void *context, weir_log_level level, const char *lin
 /* Sends log lines up to `level` to fn; NULL: nowhere, the default. The library never prints. */
 WEIR_API void weir_log_set(weir_log_fn fn, void *context, weir_log_level level);
 
+/* What a line is about: "worker", "rank", "model", "run", "version", "trace_id", "stop", "peer", and
+ * of the one line about a whole refit "status", "bytes", "seconds", "waited_seconds", "gb_per_s".
+ * Those that are not known are left out. */
+typedef struct weir_log_field {
+    const char *name;
+    const char *text;
+    bool is_number;            /* decimal digits: JSON takes it as it is */
+} weir_log_field;
+/* Valid during the call. */
+typedef void (*weir_log_record_fn)(void *context, weir_log_level level, const char *line,
+                                   const weir_log_field *fields, size_t n_fields);
+/* The same with fields; of this and weir_log_set() the last call counts. */
+WEIR_API void weir_log_set_structured(weir_log_record_fn fn, void *context, weir_log_level level);
+
 /* One row of the table of environment variables that Weir reads: all there are. */
 typedef struct weir_env_info {
     const char *name;          /* "WEIR_CPU_DISABLE" */
@@ -197,6 +211,8 @@ typedef struct weir_trainer_options {
                                   worker. With it, or with `mesh`, config is required */
     const char *replica_experts; /* JSON: the experts of each of their expert ranks; NULL: contiguous */
     weir_security security;
+    const char *traceparent;   /* W3C: "00-TRACE-SPAN-FLAGS"; the trace that its versions belong to.
+                                  NULL: each version is a trace of its own */
 } weir_trainer_options;
 #define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 

@@ -7,6 +7,7 @@
 
 #define NS_PER_S 1000000000ull
 #define NS_PER_MS 1000000ull
+#define NS_PER_US 1000ull
 
 static uint64_t read_clock(clockid_t id)
 {
@@ -28,6 +29,11 @@ double weir_now_s(void)
 uint64_t weir_unix_ms(void)
 {
     return read_clock(CLOCK_REALTIME) / NS_PER_MS;
+}
+
+uint64_t weir_unix_us(void)
+{
+    return read_clock(CLOCK_REALTIME) / NS_PER_US;
 }
 
 void weir_sleep_ms(unsigned ms)

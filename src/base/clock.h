@@ -9,6 +9,7 @@
 uint64_t weir_now_ns(void);     /* monotonic */
 double weir_now_s(void);        /* the same in seconds */
 uint64_t weir_unix_ms(void);    /* wall clock, for records that leave the process */
+uint64_t weir_unix_us(void);
 void weir_sleep_ms(unsigned ms);
 
 typedef uint64_t weir_deadline; /* a monotonic instant in ns */
