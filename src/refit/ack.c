@@ -36,7 +36,7 @@ static weir_acknowledgement make_word(const weir_replica *replica, const weir_di
     weir_acknowledgement word = { .version = discovery->version };
     memcpy(word.version_uid, discovery->uid, sizeof(word.version_uid));
     memcpy(word.lease_id, discovery->lease_id, sizeof(word.lease_id));
-    memcpy(word.trace_id, discovery->trace_id, sizeof(word.trace_id));
+    memcpy(word.trace_id, replica->worker.trace_id, sizeof(word.trace_id));
     memcpy(word.host, replica->worker.host, sizeof(word.host));
     memcpy(word.read_from, discovery->peer.worker_id, sizeof(word.read_from));
     word.n_spans = weir_worker_spans(&replica->worker, word.spans);

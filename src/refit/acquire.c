@@ -166,7 +166,7 @@ static weir_status take(const acquisition *a, weir_discovery *out)
     out->peer = answer->peer;
     memcpy(out->uid, answer->version.uid, sizeof(out->uid));
     memcpy(out->lease_id, answer->lease_id, sizeof(out->lease_id));
-    memcpy(out->trace_id, answer->trace_id, sizeof(out->trace_id));
+    weir_worker_is_about(&replica->worker, out->version, answer->trace_id);
     weir_keeper_hold(replica->worker.keeper, out->uid);
     weir_status status = weir_acquire_slots(replica, answer->version.n_slots);
     if (status == WEIR_OK && (answer->n_shards > WEIR_MAX_LISTED || answer->version.n_slots == 0))
@@ -273,8 +273,11 @@ weir_status weir_acquire_version(weir_replica *replica, uint64_t wish, weir_dead
 {
     double begun_s = weir_now_s();
     weir_status status = acquire(replica, wish, deadline, out);
-    if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(replica->worker.client))
+    if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(replica->worker.client)) {
         status = weir_seek_version(replica, wish, deadline, out);
-    out->waited_s += weir_now_s() - begun_s;
+        if (status == WEIR_OK)
+            weir_worker_is_about(&replica->worker, out->version, "");
+    }
+    weir_worker_waited_outside(&replica->worker, begun_s);
     return status;
 }

@@ -409,7 +409,12 @@ bool weir_border_manifest(const weir_border *border, const char *uid, const void
 
 weir_status weir_border_borrow(weir_border *border, uint64_t version)
 {
-    return border->lenders != NULL ? weir_lenders_read(border->lenders, version) : WEIR_OK;
+    if (border->lenders == NULL)
+        return WEIR_OK;
+    double begun_s = weir_now_s();
+    weir_status status = weir_lenders_read(border->lenders, version);
+    weir_worker_waited(&border->trainer->worker, "wait rows", begun_s);
+    return status;
 }
 
 const unsigned char *weir_border_at(const weir_border *border, uint32_t loan, uint64_t offset)

@@ -208,6 +208,8 @@ static weir_status post_part(group_pass *pass, weir_participant *participant)
     const weir_replica *replica = pass->replica;
     const weir_landing_part *part = part_of(replica, participant);
     pass->landed = true;
+    if (participant->read_begun_s == 0)
+        participant->read_begun_s = weir_now_s();
     weir_status status = participant->remote->link.ops->post(
         participant->remote->peer, replica->schedule.landing.reads + part->first_read,
         part->n_reads, &participant->transfer);
@@ -255,6 +257,8 @@ static weir_status finish_part(group_pass *pass, weir_participant *participant, 
     if (status != WEIR_OK)
         return status;
     reading->done_bytes += n_bytes;
+    participant->read_bytes = reading->done_bytes;
+    participant->read_ended_s = weir_now_s();
     reading->part++;
     pass->moved = true;
     return WEIR_OK;

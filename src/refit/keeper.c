@@ -121,7 +121,9 @@ static void *keeper_main(void *argument)
     weir_keeper *keeper = argument;
     unsigned period_ms = keeper->lease_s * 1000 / 3;
     unsigned wait_ms = period_ms;
+    const weir_log_scope about = { .worker = keeper->worker_id, .model = keeper->model };
     weir_alloc_uncount_thread();
+    weir_log_enter(&about);
     pthread_mutex_lock(&keeper->lock);
     for (;;) {
         wait_until(keeper, wait_ms);

@@ -15,7 +15,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -137,16 +136,6 @@ static weir_status publish_in_steps(weir_trainer *trainer, weir_slot *slot)
 
 /* ---- at once ---------------------------------------------------------------------------------*/
 
-static void make_trace_id(weir_trainer *trainer)
-{
-    unsigned char random[16];
-    trainer->trace_id[0] = '\0';
-    if (getrandom(random, sizeof(random), GRND_NONBLOCK) != (ssize_t)sizeof(random))
-        return;
-    for (size_t i = 0; i < sizeof(random); i++)
-        snprintf(trainer->trace_id + 2 * i, 3, "%02x", random[i]);
-}
-
 /* The entry is sent whole when it has changed but for its version, or the directory has forgotten
  * it. */
 static weir_status send_publication(weir_trainer *trainer, weir_slot *slot,
@@ -160,7 +149,7 @@ static weir_status send_publication(weir_trainer *trainer, weir_slot *slot,
         .source_is_known = strcmp(trainer->announced, trainer->source.signature) == 0,
         .slots = (const char *const *)trainer->slot_names,
         .n_slots = trainer->n_ranks,
-        .trace_id = trainer->trace_id,
+        .trace_id = trainer->worker.trace_id,
         .spans = spans,
         .n_spans = weir_worker_spans(&trainer->worker, spans),
     };
@@ -189,7 +178,7 @@ static weir_status publish_at_once(weir_trainer *trainer, weir_slot *slot)
     set_uid(trainer, slot, status == WEIR_OK ? answer.version.uid : "");
     if (status == WEIR_OK) {
         memcpy(trainer->source_id, answer.source_id, sizeof(trainer->source_id));
-        memcpy(trainer->trace_id, answer.trace_id, sizeof(trainer->trace_id));
+        weir_worker_is_about(&trainer->worker, slot->version, answer.trace_id);
         memcpy(record.version_uid, answer.version.uid, sizeof(record.version_uid));
         slot->is_ready = answer.version.state == WEIR_VERSION_READY;
         weir_keeper_announce(trainer->worker.keeper, &record, false);
@@ -207,7 +196,6 @@ static weir_status publish(weir_trainer *trainer, weir_slot *slot)
 {
     weir_worker *worker = &trainer->worker;
     weir_retry retry = { .deadline = weir_deadline_in(worker->timeout_ms) };
-    make_trace_id(trainer);
     for (;;) {
         weir_status status = publish_at_once(trainer, slot);
         if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(worker->client))

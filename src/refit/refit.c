@@ -33,6 +33,16 @@ static weir_status publish_slot(weir_trainer *trainer, weir_stopwatch *watch, we
     return weir_stop_publish(trainer, slot);
 }
 
+/* Unless another rank has published the version before: then that one's counts. */
+static void begin_trace(weir_trainer *trainer, uint64_t version)
+{
+    char made[WEIR_TRACE_BYTES] = "";
+    if (trainer->given_trace[0] == '\0')
+        weir_trace_make(made);
+    weir_worker_is_about(&trainer->worker, version,
+                         trainer->given_trace[0] != '\0' ? trainer->given_trace : made);
+}
+
 weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_report *report)
 {
     weir_report unread;
@@ -47,6 +57,7 @@ weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_r
                          ", the last that trainer rank %u published",
                          version, trainer->last_version, trainer->rank);
     weir_stopwatch_start(&watch, &trainer->worker, version, report != NULL ? report : &unread);
+    begin_trace(trainer, version);
     weir_stopwatch_enter(&watch, WEIR_STOP_SOURCE);
     weir_status status = weir_stop_source(trainer);
     if (status == WEIR_OK)
@@ -55,7 +66,7 @@ weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_r
         status = publish_slot(trainer, &watch, slot);
     watch.report->n_tensors = trainer->source.n_shards;
     watch.report->n_bytes = trainer->source.n_bytes;
-    weir_stopwatch_end(&watch);
+    weir_stopwatch_end(&watch, status);
     if (status == WEIR_OK) {
         trainer->last_version = version;
         trainer->has_published = true;
@@ -243,7 +254,6 @@ weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_r
     weir_stopwatch_start(&watch, &replica->worker, version, report != NULL ? report : &unread);
     weir_stopwatch_enter(&watch, WEIR_STOP_DISCOVER);
     weir_status status = weir_stop_discover(replica, version, &discovery);
-    weir_stopwatch_discount(&watch, discovery.waited_s);
     if (status == WEIR_OK) {
         watch.report->version = discovery.version;
         watch.report->n_tensors = replica->n_parameters;
@@ -256,7 +266,7 @@ weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_r
     } else {
         status = agree(replica, version, status);
     }
-    weir_stopwatch_end(&watch);
+    weir_stopwatch_end(&watch, status);
     if (replica->schedule.pushed)
         weir_attend_tell(replica, watch.report, status);
     return status;

@@ -78,6 +78,7 @@ static weir_status open_worker(weir_replica *replica, const weir_replica_options
                                    .run = options->run,
                                    .name = options->name ? options->name : name,
                                    .name_is_id = options->name != NULL,
+                                   .rank = options->worker,
                                    .role = WEIR_ROLE_GENERATOR,
                                    .timeout_ms = options->timeout_ms,
                                    .lease_ms = options->lease_ms,

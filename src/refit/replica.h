@@ -23,8 +23,6 @@ typedef struct weir_discovery {
     uint64_t version;
     char uid[WEIR_ID_BYTES];
     char lease_id[WEIR_ID_BYTES];
-    double waited_s; /* until the version was READY */
-    char trace_id[WEIR_ID_BYTES];
     size_t n_shards;       /* of it, in replica->shards */
     weir_peer_record peer; /* a replica to read from instead; worker_id "": none */
 } weir_discovery;
@@ -48,7 +46,9 @@ typedef struct weir_participant {
     weir_transfer *transfer;
     size_t first_part, n_parts;
     size_t first_read, n_reads;
-    weir_group_reading reading;  /* of a version that passes through a window */
+    weir_group_reading reading;        /* of a version that passes through a window */
+    double read_begun_s, read_ended_s; /* of its bytes, by weir_now_s(); 0: not yet */
+    uint64_t read_bytes;
     weir_attendance *attendance; /* of a source that pushes */
 } weir_participant;
 

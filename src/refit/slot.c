@@ -283,8 +283,11 @@ weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out)
     weir_slot *slot = choose_slot(trainer);
     weir_status status = WEIR_OK;
     weir_window_withdraw(trainer);
-    if (slot->state != WEIR_SLOT_FREE)
+    if (slot->state != WEIR_SLOT_FREE) {
+        double begun_s = weir_now_s();
         status = retire(trainer, slot);
+        weir_worker_waited(&trainer->worker, "wait slot", begun_s);
+    }
     if (status != WEIR_OK)
         return status;
     weir_slot_drop(trainer, slot);

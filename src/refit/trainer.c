@@ -199,6 +199,7 @@ static weir_status open_worker(weir_trainer *trainer, const weir_trainer_options
                                    .model = options->model,
                                    .run = options->run,
                                    .name = name,
+                                   .rank = trainer->rank,
                                    .role = WEIR_ROLE_TRAINER,
                                    .timeout_ms = options->timeout_ms,
                                    .lease_ms = options->lease_ms,
@@ -227,6 +228,8 @@ weir_status weir_trainer_open(const weir_trainer_options *given, weir_trainer **
     pthread_mutex_init(&trainer->lock, NULL);
     weir_arena_init(&trainer->scratch, 0);
     status = copy_settings(trainer, options);
+    if (status == WEIR_OK && options->traceparent != NULL)
+        status = weir_trace_read(options->traceparent, trainer->given_trace);
     if (status == WEIR_OK)
         status = read_meshes(trainer, options);
     if (status == WEIR_OK)

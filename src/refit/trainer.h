@@ -14,6 +14,7 @@
 #include "directory/sha256.h"
 #include "refit/manifest.h"
 #include "refit/settings.h"
+#include "refit/trace.h"
 #include "refit/work.h"
 #include "refit/worker.h"
 
@@ -116,7 +117,7 @@ struct weir_trainer {
     bool has_published;
     uint64_t last_version;
     char announced[33]; /* the signature that the directory has of this rank's entry; "": none */
-    char trace_id[WEIR_ID_BYTES];
+    char given_trace[WEIR_TRACE_BYTES]; /* that all versions belong to; "": each to its own */
     pthread_mutex_t lock;     /* slots' uid and manifest, and this, against the manifest service: */
     const weir_slot *pending; /* being published: its uid is not known yet */
     weir_manifest_service *service;

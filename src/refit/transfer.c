@@ -22,6 +22,7 @@ static weir_status post_all(weir_schedule *schedule, bool *out_landed)
         if (participant->n_reads == 0)
             continue;
         *out_landed = true;
+        participant->read_begun_s = weir_now_s();
         weir_status status = participant->remote->link.ops->post(
             participant->remote->peer, schedule->landing.reads + participant->first_read,
             participant->n_reads, &participant->transfer);
@@ -51,7 +52,10 @@ static weir_status test_all(weir_schedule *schedule, uint64_t *out_done_bytes,
         if (status == WEIR_IN_PROGRESS) {
             result = WEIR_IN_PROGRESS;
             *out_slowest = participant->remote;
+        } else if (participant->read_ended_s == 0) {
+            participant->read_ended_s = weir_now_s();
         }
+        participant->read_bytes = done_bytes;
         *out_done_bytes += done_bytes;
     }
     return result;
@@ -81,6 +85,31 @@ static weir_status drive(weir_replica *replica, uint64_t version)
                 WEIR_ERR_TIMED_OUT,
                 "timed out: no byte from %s for %.1f s (%" PRIu64 " of %" PRIu64 " have arrived)",
                 slowest->who, replica->worker.timeout_ms / 1e3, done_bytes, schedule->n_bytes);
+    }
+}
+
+static void begin_reads(weir_schedule *schedule)
+{
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        weir_participant *participant = &schedule->participants[p];
+        participant->read_begun_s = participant->read_ended_s = 0;
+        participant->read_bytes = 0;
+    }
+}
+
+/* Which source took how long, until now those that are not done. */
+static void tell_reads(weir_replica *replica, const weir_discovery *discovery)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    const char *peer = discovery->peer.worker_id;
+    double now_s = weir_now_s();
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_participant *participant = &schedule->participants[p];
+        double ended_s = participant->read_ended_s;
+        if (participant->read_begun_s > 0)
+            weir_worker_has_read(&replica->worker, peer[0] != '\0' ? peer : participant->slot,
+                                 participant->read_bytes, participant->read_begun_s,
+                                 ended_s > 0 ? ended_s : now_s);
     }
 }
 
@@ -123,6 +152,7 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
     if (status != WEIR_OK)
         return status;
     weir_landing_aim(replica);
+    begin_reads(schedule);
     if (weir_group_any(schedule)) {
         status = weir_group_transfer(replica, discovery, out_landed);
     } else {
@@ -130,6 +160,7 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
         if (status == WEIR_OK)
             status = drive(replica, discovery->version);
     }
+    tell_reads(replica, discovery);
     weir_error_line cause;
     weir_error_save(&cause);
     finish_all(schedule, status != WEIR_OK);

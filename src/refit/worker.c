@@ -60,6 +60,7 @@ static weir_status copy_options(weir_worker *worker, const weir_worker_options *
     unsigned lease_ms = options->lease_ms ? options->lease_ms : WEIR_DEFAULT_LEASE_MS;
     gethostname(worker->host, sizeof(worker->host) - 1);
     worker->role = options->role;
+    worker->rank = options->rank;
     worker->timeout_ms = options->timeout_ms ? options->timeout_ms : WEIR_DEFAULT_TIMEOUT_MS;
     worker->lease_s = (lease_ms + 999) / 1000;
     worker->progress = options->progress;
@@ -69,7 +70,7 @@ static weir_status copy_options(weir_worker *worker, const weir_worker_options *
         if (worker->transport_directory == NULL)
             return WEIR_ERR_NO_MEMORY;
     }
-    return WEIR_OK;
+    return weir_security_resolve(options->security, &worker->security);
 }
 
 weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *options)
@@ -184,6 +185,8 @@ weir_status weir_worker_retry(weir_worker *worker, weir_retry *retry, weir_statu
     if (failed != WEIR_ERR_PEER_LOST || weir_deadline_passed(retry->deadline))
         return failed;
     unsigned left_ms = weir_deadline_left_ms(retry->deadline);
+    if (retry->wait_ms == 0)
+        weir_log(WEIR_LOG_WARN, "the directory is asked again: %s", weir_last_error());
     retry->registered = false;
     retry->wait_ms = retry->wait_ms == 0 ? RETRY_FIRST_MS : 2 * retry->wait_ms;
     if (retry->wait_ms > RETRY_LAST_MS)
@@ -211,91 +214,4 @@ void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t ve
 {
     if (worker->progress != NULL)
         worker->progress(worker->progress_context, stop, version, done_bytes, total_bytes);
-}
-
-/* ---- stopwatch -------------------------------------------------------------------------------*/
-
-void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t version,
-                          weir_report *report)
-{
-    *report = (weir_report){ .version = version };
-    *watch = (weir_stopwatch){ .worker = worker,
-                               .report = report,
-                               .stop = WEIR_N_STOPS,
-                               .started_s = weir_now_s(),
-                               .before = worker->counters };
-    watch->before.allocations = weir_alloc_count();
-    memset(worker->spans, 0, sizeof(worker->spans));
-    worker->unix_offset_s = (double)weir_unix_ms() / 1e3 - watch->started_s;
-}
-
-static uint64_t microseconds(double seconds)
-{
-    return seconds > 0 ? (uint64_t)(seconds * 1e6) : 0;
-}
-
-static uint64_t unix_now_us(const weir_worker *worker)
-{
-    return microseconds(weir_now_s() + worker->unix_offset_s);
-}
-
-static void end_stop(weir_stopwatch *watch)
-{
-    double now_s = weir_now_s();
-    if (watch->stop < WEIR_N_STOPS) {
-        watch->report->seconds[watch->stop] += now_s - watch->stop_started_s;
-        watch->worker->spans[watch->stop].duration_us =
-            microseconds(watch->report->seconds[watch->stop]);
-    }
-    watch->stop_started_s = now_s;
-}
-
-void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop)
-{
-    end_stop(watch);
-    watch->stop = stop;
-    weir_stop_span *span = &watch->worker->spans[stop];
-    if (span->name == NULL)
-        *span = (weir_stop_span){ .name = weir_stop_name(stop),
-                                  .begun_unix_us = unix_now_us(watch->worker) };
-    weir_worker_progress(watch->worker, stop, watch->report->version, 0, 0);
-}
-
-void weir_stopwatch_discount(weir_stopwatch *watch, double waited_s)
-{
-    watch->report->waited_seconds += waited_s;
-    watch->stop_started_s += waited_s;
-    watch->started_s += waited_s;
-    if (watch->stop < WEIR_N_STOPS)
-        watch->worker->spans[watch->stop].begun_unix_us += microseconds(waited_s);
-}
-
-_Static_assert(WEIR_N_STOPS <= WEIR_MAX_SPANS, "every stop has a span");
-
-size_t weir_worker_spans(const weir_worker *worker, weir_stop_span spans[WEIR_MAX_SPANS])
-{
-    size_t n = 0;
-    uint64_t now_us = unix_now_us(worker);
-    for (int stop = 0; stop < WEIR_N_STOPS; stop++) {
-        weir_stop_span span = worker->spans[stop];
-        if (span.name == NULL)
-            continue;
-        if (span.duration_us == 0 && now_us > span.begun_unix_us)
-            span.duration_us = now_us - span.begun_unix_us;
-        spans[n++] = span;
-    }
-    return n;
-}
-
-void weir_stopwatch_end(weir_stopwatch *watch)
-{
-    const weir_counters *now = &watch->worker->counters;
-    weir_counters *spent = &watch->report->counters;
-    end_stop(watch);
-    watch->stop = WEIR_N_STOPS;
-    watch->report->total_seconds = weir_now_s() - watch->started_s;
-    spent->allocations = weir_alloc_count() - watch->before.allocations;
-    spent->registrations = now->registrations - watch->before.registrations;
-    spent->plans = now->plans - watch->before.plans;
-    spent->connections = now->connections - watch->before.connections;
 }

@@ -9,6 +9,8 @@
 
 #include "base/clock.h"
 #include "refit/keeper.h"
+#include "rpc/rpc_security.h"
+#include "refit/stopwatch.h"
 #include "weir/weir.h"
 
 #define WEIR_DEFAULT_TIMEOUT_MS 60000u
@@ -40,21 +42,26 @@ typedef struct weir_worker {
     void *progress_context;
     atomic_bool cancelled;  /* set from outside, taken by the wait that it ends */
     weir_counters counters; /* regions, plans, connections so far */
+    weir_security_kept security; /* what was given, the environment where it was not */
     char host[WEIR_ID_BYTES];
-    weir_stop_span spans[WEIR_N_STOPS]; /* of the refit under way, in the order of stops; name NULL:
-                                           it did not come by that one */
-    double unix_offset_s; /* of the refit under way: from the monotonic clock to the wall's */
+    uint32_t rank;                /* of a trainer; of a replica, the worker's number within it */
+    weir_times times;             /* of the refit under way, or the last one */
+    weir_stopwatch *watch;        /* NULL between refits */
+    char trace_id[WEIR_ID_BYTES]; /* of that refit; "" while it is not known */
+    weir_log_scope about;
 } weir_worker;
 
 typedef struct weir_worker_options {
     const char *directory, *model, *run;
     const char *name; /* "trainer-0": the id's readable part, or the whole id */
     bool name_is_id;
+    uint32_t rank;
     weir_worker_role role;
     unsigned timeout_ms, lease_ms, n_threads;
     const char *transport_directory;
     weir_progress_fn progress;
     void *progress_context;
+    const weir_security *security;
 } weir_worker_options;
 
 /* Registers with the directory. `worker` is the caller's, zeroed. */
@@ -91,11 +98,8 @@ typedef struct weir_retry {
  * when the directory is not there, registers the worker anew when it refused. */
 weir_status weir_worker_retry(weir_worker *worker, weir_retry *retry, weir_status failed);
 
-/* The stops so far, the one under way among them; returns how many. */
-size_t weir_worker_spans(const weir_worker *worker, weir_stop_span spans[WEIR_MAX_SPANS]);
-
-/* A directory that has no state for it: the note of a trainer rank's entry begins so, and the reason
- * follows. */
+/* A directory that has no state for it: the note of a trainer rank's entry begins so, and the
+ * reason follows. */
 #define WEIR_ABORTED_NOTE "aborted: "
 
 /* An entry of this worker that is READY to be read: everything but rank, note and signature. */
@@ -104,20 +108,5 @@ weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version
 
 void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
                           uint64_t done_bytes, uint64_t total_bytes);
-
-/* Times the stops of one refit into a report and counts what Weir did meanwhile. */
-typedef struct weir_stopwatch {
-    weir_worker *worker;
-    weir_report *report;
-    weir_stop stop;
-    double started_s, stop_started_s;
-    weir_counters before;
-} weir_stopwatch;
-void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t version,
-                          weir_report *report);
-void weir_stopwatch_enter(weir_stopwatch *watch, weir_stop stop); /* ends the stop before */
-/* The stop began only now: what went before was waiting for others. */
-void weir_stopwatch_discount(weir_stopwatch *watch, double waited_s);
-void weir_stopwatch_end(weir_stopwatch *watch);
 
 #endif
