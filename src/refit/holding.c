@@ -91,8 +91,7 @@ weir_status weir_holding_open(weir_replica *replica)
 {
     weir_manifest_source source = { manifest_find, manifest_done, replica };
     weir_status status = weir_manifest_service_open(
-        replica->listen != NULL ? replica->listen : "127.0.0.1", &source,
-        &replica->worker.security.security, &replica->service);
+        replica->listen != NULL ? replica->listen : "127.0.0.1", &source, &replica->service);
     if (status == WEIR_OK)
         status = weir_layout_signature(replica->wanted, replica->n_parameters, replica->signature);
     if (status != WEIR_OK || replica->serving.ops == NULL)

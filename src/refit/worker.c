@@ -70,7 +70,7 @@ static weir_status copy_options(weir_worker *worker, const weir_worker_options *
         if (worker->transport_directory == NULL)
             return WEIR_ERR_NO_MEMORY;
     }
-    return weir_security_resolve(options->security, &worker->security);
+    return WEIR_OK;
 }
 
 weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *options)
