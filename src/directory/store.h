@@ -13,8 +13,8 @@
  *            allow it, ERR_EXISTS a key is taken, ERR_NO_MEMORY one of the caps below. The lines
  *            are ModelExpress' texts where it has one.
  * Caps       names have at most 255 bytes; a version 1,024 slots, 8,192 shards and 8,192 leases;
- *            the store 4,096 versions, 16,384 workers, 16,384 sources, 131,072 words, and 512 MiB
- *            in all.
+ *            the store 4,096 versions (the oldest that is over makes room), 16,384 workers, 16,384
+ *            sources, 131,072 words, and 512 MiB in all.
  */
 #ifndef WEIR_DIRECTORY_STORE_H
 #define WEIR_DIRECTORY_STORE_H

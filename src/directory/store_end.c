@@ -97,7 +97,7 @@ weir_status weir_store_abort_version(weir_store *store, const char *uid, const c
 
 /* ---- sweeping --------------------------------------------------------------------------------*/
 
-static void drop_version(weir_store *store, store_version *version)
+void weir_store_drop_version(weir_store *store, store_version *version)
 {
     store_run *run = version->run;
     weir_store_drop_leases(store, version);
@@ -128,6 +128,20 @@ static bool has_live_shard(const store_version *version, uint64_t now_ms)
     return false;
 }
 
+store_version *weir_store_oldest_over(const weir_store *store, uint64_t now_ms)
+{
+    const store_link *head = &store->all_versions;
+    for (store_link *link = head->prev; link != head; link = link->prev) {
+        store_version *version = WEIR_STORE_OF(store_version, link, link);
+        bool is_over = version->view.state == WEIR_STORE_RELEASING ||
+                       version->view.state == WEIR_STORE_ABORTED;
+        if (is_over && !weir_store_has_live_lease(version, now_ms) &&
+            !has_live_shard(version, now_ms))
+            return version;
+    }
+    return NULL;
+}
+
 void weir_store_sweep_versions(weir_store *store, uint64_t now_ms)
 {
     store_link *head = &store->all_versions;
@@ -141,12 +155,13 @@ void weir_store_sweep_versions(weir_store *store, uint64_t now_ms)
         if (version->view.state == WEIR_STORE_READY &&
             weir_store_has_holder(store, version, now_ms))
             continue;
-        drop_version(store, version);
+        weir_store_drop_version(store, version);
     }
 }
 
 void weir_store_drop_versions(weir_store *store)
 {
     while (!weir_store_list_is_empty(&store->all_versions))
-        drop_version(store, WEIR_STORE_OF(store_version, link, store->all_versions.next));
+        weir_store_drop_version(store,
+                                WEIR_STORE_OF(store_version, link, store->all_versions.next));
 }

@@ -278,6 +278,10 @@ void weir_store_sweep_sources(weir_store *store, uint64_t now_ms);
 void weir_store_sweep_words(weir_store *store, uint64_t now_ms);
 void weir_store_drop_workers(weir_store *store); /* all of them, after all versions */
 void weir_store_drop_versions(weir_store *store);
+void weir_store_drop_version(weir_store *store, store_version *version);
+/* Of the versions that were released or aborted, and of which nobody has or reads anything, the one
+ * that was made first; NULL: there is none. */
+store_version *weir_store_oldest_over(const weir_store *store, uint64_t now_ms);
 void weir_store_drop_sources(weir_store *store);
 void weir_store_drop_words(weir_store *store);
 

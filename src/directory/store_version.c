@@ -380,7 +380,10 @@ static weir_status create(weir_store *store, const weir_store_version *request, 
         status = check_base(store, request);
     if (status != WEIR_OK)
         return status;
+    store_version *over = NULL;
     if (store->n_versions == WEIR_STORE_MAX_VERSIONS)
+        over = weir_store_oldest_over(store, now_ms);
+    if (store->n_versions == WEIR_STORE_MAX_VERSIONS && over == NULL)
         return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u weight versions",
                          WEIR_STORE_MAX_VERSIONS);
     char uid[WEIR_STORE_UID_BYTES];
@@ -392,6 +395,8 @@ static weir_status create(weir_store *store, const weir_store_version *request, 
         weir_store_note_change(store, (*out)->model);
     else
         store->n_uids = n_uids;
+    if (status == WEIR_OK && over != NULL)
+        weir_store_drop_version(store, over);
     return status;
 }
 
