@@ -251,7 +251,11 @@ void weir_publish_abort(weir_trainer *trainer, uint64_t version, const char *uid
     char text[WEIR_NAME_BYTES];
     weir_directory_client *client = trainer->worker.client;
     weir_error_save(&cause);
-    snprintf(text, sizeof(text), "trainer rank %u: %s", trainer->rank, reason);
+    bool says_who = strncmp(reason, "trainer rank ", 13) == 0;
+    if (says_who)
+        snprintf(text, sizeof(text), "%s", reason);
+    else
+        snprintf(text, sizeof(text), "trainer rank %u: %s", trainer->rank, reason);
     weir_status status = weir_directory_abort_version(client, uid, trainer->worker.id, text);
     if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client))
         status = note_abort(trainer, version, uid, text);
