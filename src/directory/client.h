@@ -344,4 +344,14 @@ typedef struct weir_progress_report {
 weir_status weir_directory_report_progress(weir_directory_client *client,
                                            const weir_progress_report *report);
 
+typedef struct weir_fleet_request {
+    const char *model; /* "": all */
+    uint64_t version;  /* with refits of it alone; 0: the last ones */
+    uint64_t after_revision;
+    unsigned timeout_ms; /* for something newer; then it is given as it is */
+} weir_fleet_request;
+/* All that it knows, for people. *out_json is the client's, until its next call. */
+weir_status weir_directory_get_fleet(weir_directory_client *client,
+                                     const weir_fleet_request *wish, const char **out_json);
+
 #endif

@@ -402,3 +402,21 @@ weir_status weir_directory_report_progress(weir_directory_client *client,
     const ProtobufCMessage *answer;
     return call_fleet(client, "ReportProgress", &request.base, &answer);
 }
+
+/* ---- for people ------------------------------------------------------------------------------*/
+
+weir_status weir_directory_get_fleet(weir_directory_client *client, const weir_fleet_request *wish,
+                                     const char **out_json)
+{
+    Weir__Directory__GetFleetRequest request = WEIR__DIRECTORY__GET_FLEET_REQUEST__INIT;
+    request.model_name = (char *)wish->model;
+    request.version_number = wish->version;
+    request.after_revision = wish->after_revision;
+    request.timeout_ms = slice_of(wish->timeout_ms);
+    const ProtobufCMessage *answer;
+    weir_status status =
+        call_and_wait(client, request.timeout_ms, "GetFleet", &request.base, &answer);
+    if (status == WEIR_OK)
+        *out_json = ((const Weir__Directory__GetFleetResponse *)(const void *)answer)->json;
+    return status;
+}
