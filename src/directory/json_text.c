@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* json_text.c - objects of strings and numbers, escaped as the common writers do: the two-letter
- * forms where JSON has them, \u00XX for other control characters, everything else as it is. */
+/* json_text.c - objects and lists of strings and numbers, escaped as the common writers do: the
+ * two-letter forms where JSON has them, \u00XX for other control characters, everything else as it
+ * is. */
 #include "directory/json_text.h"
 
 #include <stdio.h>
@@ -70,6 +71,19 @@ void weir_json_close(weir_json_text *json)
     json->has_item = true;
 }
 
+void weir_json_open_list(weir_json_text *json, const char *key)
+{
+    put_key(json, key);
+    put(json, '[');
+    json->has_item = false;
+}
+
+void weir_json_close_list(weir_json_text *json)
+{
+    put(json, ']');
+    json->has_item = true;
+}
+
 void weir_json_string(weir_json_text *json, const char *key, const char *value)
 {
     put_key(json, key);
@@ -82,6 +96,12 @@ void weir_json_number(weir_json_text *json, const char *key, uint64_t value)
     snprintf(digits, sizeof(digits), "%llu", (unsigned long long)value);
     put_key(json, key);
     put_text(json, digits);
+}
+
+void weir_json_bool(weir_json_text *json, const char *key, bool value)
+{
+    put_key(json, key);
+    put_text(json, value ? "true" : "false");
 }
 
 bool weir_json_end(weir_json_text *json)
