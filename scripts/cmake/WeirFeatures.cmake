@@ -52,6 +52,14 @@ else()
 endif()
 weir_decide(WEIR_REDIS redis_found "one of hiredis (libhiredis-dev) and WEIR_GRPC")
 
+pkg_check_modules(MICROHTTPD IMPORTED_TARGET libmicrohttpd>=0.9.71 gnutls)
+if(MICROHTTPD_FOUND AND WEIR_HAVE_GRPC)
+  set(http_found TRUE)
+else()
+  set(http_found FALSE)
+endif()
+weir_decide(WEIR_HTTP http_found "one of libmicrohttpd-dev (which brings GnuTLS) and WEIR_GRPC")
+
 # The library is found at run time, and what Weir calls of it is declared in its own header: nothing
 # can be missing here.
 set(nccl_found TRUE)

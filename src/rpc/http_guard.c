@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* http_guard.c - who may ask for what: methods, tokens, certificates, names of this machine. */
+#include <arpa/inet.h>
+#include <gnutls/gnutls.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "rpc/http_core.h"
+
+#define MAX_PEM_BYTES ((size_t)1 << 20)
+
+/* ---- files -----------------------------------------------------------------------------------*/
+
+static weir_status read_pem(const char *path, const char *what, char **out)
+{
+    if (path == NULL)
+        return WEIR_OK;
+    char *text = weir_alloc_zeroed(1, MAX_PEM_BYTES);
+    if (text == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    *out = text;
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return weir_fail_errno("cannot open the %s %s", what, path);
+    setvbuf(file, NULL, _IONBF, 0); /* no second copy of a key */
+    size_t n = fread(text, 1, MAX_PEM_BYTES - 1, file);
+    bool is_whole = feof(file) != 0;
+    fclose(file);
+    if (n == 0 || !is_whole || strlen(text) != n)
+        return weir_fail(WEIR_ERR_FORMAT, "%s: no PEM file of a %s", path, what);
+    return WEIR_OK;
+}
+
+static bool asks_for_certificate(const weir_rpc_security *security)
+{
+    return security->ca != NULL && strcmp(security->ca, "system") != 0;
+}
+
+weir_status weir_http_credentials_read(const weir_rpc_security *security,
+                                       weir_http_credentials *out)
+{
+    *out = (weir_http_credentials){ .ca = NULL };
+    weir_status status = read_pem(security->certificate, "certificate", &out->certificate);
+    if (status == WEIR_OK)
+        status = read_pem(security->key, "key", &out->key);
+    if (status == WEIR_OK && security->certificate != NULL && asks_for_certificate(security))
+        status = read_pem(security->ca, "CA", &out->ca);
+    if (status != WEIR_OK)
+        weir_http_credentials_free(out);
+    return status;
+}
+
+void weir_http_credentials_free(weir_http_credentials *credentials)
+{
+    if (credentials->key != NULL)
+        OPENSSL_cleanse(credentials->key, MAX_PEM_BYTES);
+    weir_free(credentials->certificate);
+    weir_free(credentials->key);
+    weir_free(credentials->ca);
+    *credentials = (weir_http_credentials){ .ca = NULL };
+}
+
+/* ---- callers ---------------------------------------------------------------------------------*/
+
+static const char *header_of(const weir_http_exchange *exchange, const char *name)
+{
+    return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
+}
+
+/* Looked at once per connection. */
+static bool has_certificate(const weir_http_exchange *exchange)
+{
+    weir_http_link *link = exchange->link;
+    if (link->is_asked_for_certificate)
+        return link->has_certificate;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    unsigned faults = 1;
+    link->is_asked_for_certificate = true;
+    link->has_certificate =
+        info != NULL &&
+        gnutls_certificate_verify_peers2((gnutls_session_t)info->tls_session, &faults) == 0 &&
+        faults == 0;
+    return link->has_certificate;
+}
+
+static bool has_token(const weir_http_exchange *exchange, const char *token)
+{
+    const char *value = header_of(exchange, MHD_HTTP_HEADER_AUTHORIZATION);
+    return value != NULL && weir_token_is_bearer(token, value, strlen(value));
+}
+
+/* "127.0.0.1:8501", "[::1]:8501", "localhost": no name that another could have pointed here. */
+static bool is_own_name(const char *host_header)
+{
+    weir_rpc_address host;
+    struct in_addr v4;
+    char text[WEIR_RPC_HOST_BYTES];
+    if (strlen(host_header) >= sizeof(text))
+        return false;
+    if (weir_rpc_address_parse(host_header, &host) == WEIR_OK)
+        snprintf(text, sizeof(text), "%s", host.host);
+    else
+        snprintf(text, sizeof(text), "%s", host_header); /* without a port */
+    return strcasecmp(text, "localhost") == 0 || strchr(text, ':') != NULL ||
+           inet_pton(AF_INET, text, &v4) == 1 || text[0] == '[';
+}
+
+/* Another site's page in a browser of this machine reaches us by a name of that site. */
+static bool is_rebound(const weir_http_exchange *exchange)
+{
+    const weir_http_server *http = exchange->link->http;
+    const char *host = header_of(exchange, MHD_HTTP_HEADER_HOST);
+    return http->kept.security.token == NULL && weir_host_is_loopback(http->listen.host) &&
+           host != NULL && !is_own_name(host);
+}
+
+static bool has_body(const weir_http_exchange *exchange)
+{
+    const char *n_bytes = header_of(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return (n_bytes != NULL && strcmp(n_bytes, "0") != 0) ||
+           header_of(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL;
+}
+
+static bool refuse(weir_http_answer *out, unsigned status, const char *text)
+{
+    *out = (weir_http_answer){ status, "text/plain; charset=utf-8", text, strlen(text), true };
+    return true;
+}
+
+bool weir_http_refuse(const weir_http_exchange *exchange, const char *method, weir_http_answer *out)
+{
+    const weir_http_server *http = exchange->link->http;
+    const weir_rpc_security *security = &http->kept.security;
+    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
+        return refuse(out, MHD_HTTP_METHOD_NOT_ALLOWED, "GET and HEAD alone\n");
+    if (has_body(exchange))
+        return refuse(out, MHD_HTTP_BAD_REQUEST, "requests have no body here\n");
+    if (is_rebound(exchange))
+        return refuse(out, MHD_HTTP_FORBIDDEN, "this machine is asked by its own names alone\n");
+    if (http->is_open != NULL && http->is_open(exchange->request.path))
+        return false;
+    if (security->certificate != NULL && asks_for_certificate(security) &&
+        !has_certificate(exchange))
+        return refuse(out, MHD_HTTP_FORBIDDEN, "a certificate of the fleet's CA is wanted\n");
+    if (security->token != NULL && !has_token(exchange, security->token))
+        return refuse(out, MHD_HTTP_UNAUTHORIZED, "a bearer token is wanted\n");
+    return false;
+}
