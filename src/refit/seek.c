@@ -177,10 +177,12 @@ static weir_status find_abort(search *look)
     return status == WEIR_OK ? WEIR_IN_PROGRESS : status;
 }
 
-/* Now and then, while a version is awaited that is not known to be aborted. */
+/* Now and then, once a version is awaited that is not known to be aborted: the entries of ranks
+ * that have left are listed no more. */
 static weir_status check_abort(search *look)
 {
-    if (!look->waits || look->forgotten || !weir_deadline_passed(look->look_for_abort_at) ||
+    if (look->awaited_uid[0] == '\0' || look->forgotten ||
+        !weir_deadline_passed(look->look_for_abort_at) ||
         strcmp(look->awaited_uid, look->replica->aborted_uid) == 0)
         return WEIR_IN_PROGRESS;
     look->look_for_abort_at = weir_deadline_in(LOOK_FOR_ABORT_MS);
