@@ -237,6 +237,23 @@ static void test_a_server_that_ignores_filters(void **state)
     assert_int_equal(refs[0].updated_at_ms, 7);
 }
 
+static void test_a_server_of_modelexpress_is_known_by_what_it_lacks(void **state)
+{
+    weir_directory_client *client;
+    weir_await_answer answer;
+    assert_int_equal(weir_directory_client_open(((peer *)*state)->address, TIMEOUT_MS, &client),
+                     WEIR_OK);
+    assert_false(weir_directory_is_plain(client));
+    assert_int_equal(
+        weir_directory_await_replicas(client, "m", "00000001", 1, 1000, NULL, 0, &answer),
+        WEIR_ERR_UNSUPPORTED);
+    assert_true(weir_directory_is_plain(client));
+    assert_int_equal(weir_directory_abort_version(client, "00000001", "w", ""),
+                     WEIR_ERR_UNSUPPORTED);
+    assert_int_equal(weir_directory_client_messages(client), 1);
+    weir_directory_client_close(client);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -248,6 +265,7 @@ int main(void)
         cmocka_unit_test(test_a_manifest_of_eight_mebibytes),
         cmocka_unit_test(test_sources_of_weir_and_of_others),
         cmocka_unit_test(test_a_server_that_ignores_filters),
+        cmocka_unit_test(test_a_server_of_modelexpress_is_known_by_what_it_lacks),
     };
     return cmocka_run_group_tests(tests, start_peer, stop_peer);
 }
