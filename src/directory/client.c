@@ -37,6 +37,19 @@ weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
     return WEIR_OK;
 }
 
+weir_status weir_directory_client_secure(weir_directory_client *client,
+                                         const weir_rpc_security *security)
+{
+    weir_rpc_client *rpc;
+    weir_status status = weir_rpc_client_open(client->address, "directory", security, &rpc);
+    if (status != WEIR_OK)
+        return status;
+    weir_rpc_client_close(client->rpc);
+    client->rpc = rpc;
+    weir_security_free(&client->kept);
+    return weir_security_copy(security, &client->kept);
+}
+
 void weir_directory_client_close(weir_directory_client *client)
 {
     if (client == NULL)
@@ -44,6 +57,7 @@ void weir_directory_client_close(weir_directory_client *client)
     for (size_t i = 0; i < client->n_workers; i++)
         weir_rpc_client_close(client->workers[i].rpc);
     weir_rpc_client_close(client->rpc);
+    weir_security_free(&client->kept);
     weir_arena_close(&client->arena);
     weir_free(client);
 }

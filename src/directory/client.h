@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rpc/rpc.h"
 #include "weir/status.h"
 
 #define WEIR_NAME_BYTES 256 /* model, run, worker and slot names, endpoints */
@@ -27,6 +28,9 @@ typedef struct weir_directory_client weir_directory_client;
 /* timeout_ms bounds each call. */
 weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
                                        weir_directory_client **out);
+/* Before the first call: how the directory and the workers are called from here on. Copied. */
+weir_status weir_directory_client_secure(weir_directory_client *client,
+                                         const weir_rpc_security *security);
 void weir_directory_client_close(weir_directory_client *client); /* accepts NULL */
 const char *weir_directory_client_address(const weir_directory_client *client);
 /* From any thread: makes the call to the directory that is in flight, or else the next one, end

@@ -9,6 +9,7 @@
 #include "directory/client.h"
 #include "refit.pb-c.h"
 #include "rpc/rpc.h"
+#include "rpc/rpc_security.h"
 
 /* Connections to workers that gave manifests; the one unused for longest makes room. */
 #define WEIR_CLIENT_MAX_WORKERS 64
@@ -22,6 +23,7 @@ typedef struct client_worker {
 struct weir_directory_client {
     char address[WEIR_NAME_BYTES];
     weir_rpc_client *rpc;
+    weir_security_kept kept;
     unsigned timeout_ms;
     weir_arena arena;                                  /* of the last call's answer */
     const ModelExpress__Refit__WeightVersion *version; /* of the last call, or NULL */

@@ -37,7 +37,7 @@ static weir_status connect_worker(weir_directory_client *client, const char *end
     if (strlen(endpoint) >= WEIR_NAME_BYTES)
         return weir_fail(WEIR_ERR_INVALID, "%s: endpoint '%.80s' is too long", who, endpoint);
     weir_rpc_client *rpc;
-    weir_status status = weir_rpc_client_open(endpoint, who, NULL, &rpc);
+    weir_status status = weir_rpc_client_open(endpoint, who, &client->kept.security, &rpc);
     if (status != WEIR_OK) {
         weir_error_prefix("%s", who);
         return status;

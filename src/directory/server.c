@@ -14,6 +14,8 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "directory/directory_core.h"
+#include "health.pb-c.h"
+#include "rpc/rpc_security.h"
 #include "weir/weir.h"
 
 #define NS_PER_S 1000000000ull
@@ -21,6 +23,7 @@
 struct weir_directory {
     weir_directory_core core;
     weir_rpc_server *server;
+    weir_security_kept kept;
     weir_directory_options options; /* strings are the caller's: for opening alone */
     int timer_fd;
 };
@@ -124,7 +127,9 @@ static weir_status start(weir_directory *directory)
     directory->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (directory->timer_fd < 0)
         return weir_fail(WEIR_ERR_IO, "cannot make a timer: %s", strerror(errno));
-    weir_status status = open_core(directory);
+    weir_status status = weir_security_resolve(&options->security, &directory->kept);
+    if (status == WEIR_OK)
+        status = open_core(directory);
     if (status != WEIR_OK)
         return status;
     const weir_rpc_server_options server_options = {
@@ -135,11 +140,8 @@ static weir_status start(weir_directory *directory)
         .gone_context = &directory->core,
         .begin = begin,
         .begin_context = directory,
-        .security = { .certificate = options->security.certificate,
-                      .key = options->security.key,
-                      .ca = options->security.ca,
-                      .token = options->security.token,
-                      .insecure = options->security.insecure },
+        .security = directory->kept.security,
+        .open_service = &model_express__health__health_service__descriptor,
     };
     return weir_rpc_server_open(&server_options, &directory->server);
 }
@@ -174,6 +176,7 @@ void weir_directory_close(weir_directory *directory)
     weir_directory_core_close(&directory->core);
     if (directory->timer_fd >= 0)
         close(directory->timer_fd);
+    weir_security_free(&directory->kept);
     weir_free(directory);
 }
 

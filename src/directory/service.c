@@ -116,6 +116,7 @@ static const weir_rpc_method manifest_methods[] = {
 static const weir_rpc_method worker_methods[] = { { "AskGroup", ask_group } };
 
 weir_status weir_manifest_service_open(const char *host, const weir_manifest_source *source,
+                                       const weir_rpc_security *security,
                                        weir_manifest_service **out)
 {
     char listen[WEIR_RPC_ADDRESS_TEXT];
@@ -131,9 +132,9 @@ weir_status weir_manifest_service_open(const char *host, const weir_manifest_sou
         { &model_express__refit__refit_worker_service__descriptor, manifest_methods, 1, service },
         { &weir__worker__worker_service__descriptor, worker_methods, 1, service },
     };
-    const weir_rpc_server_options options = { .listen = listen,
-                                              .services = offered,
-                                              .n_services = 2 };
+    weir_rpc_server_options options = { .listen = listen, .services = offered, .n_services = 2 };
+    if (security != NULL)
+        options.security = *security;
     weir_status status = weir_rpc_server_open(&options, &service->server);
     if (status != WEIR_OK) {
         weir_free(service);

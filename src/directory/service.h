@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rpc/rpc.h"
 #include "weir/status.h"
 
 /* What is asked for: a manifest, or a group of a version that passes through a window. */
@@ -34,8 +35,10 @@ typedef struct weir_manifest_source {
 
 typedef struct weir_manifest_service weir_manifest_service;
 
-/* Listens on `host` (any free port). Gives *out. */
+/* Listens on `host` (any free port), with what `security` asks of a server (NULL: as rpc.h has it
+ * for none). Gives *out. */
 weir_status weir_manifest_service_open(const char *host, const weir_manifest_source *source,
+                                       const weir_rpc_security *security,
                                        weir_manifest_service **out);
 void weir_manifest_service_close(weir_manifest_service *service); /* accepts NULL */
 const char *weir_manifest_service_address(const weir_manifest_service *service);

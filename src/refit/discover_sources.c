@@ -39,10 +39,12 @@ typedef struct search {
     weir_discover_wish given;
     weir_judge_wish wish;
     weir_deadline deadline;
+    weir_security_kept security;
     weir_directory_client *workers; /* NULL until a manifest is asked for */
     weir_buffer manifest;
     owned_list *owned;
     size_t n;
+    bool is_secured; /* the workers' client is */
 } search;
 
 /* ---- registries that are in manifests --------------------------------------------------------*/
@@ -75,8 +77,11 @@ static weir_status fetch_manifest(search *look, const weir_source_facts *facts)
         status = weir_directory_client_open(
             look->given.directory, left_ms < MANIFEST_TIMEOUT_MS ? left_ms : MANIFEST_TIMEOUT_MS,
             &look->workers);
+    if (status == WEIR_OK && look->workers != NULL && !look->is_secured)
+        status = weir_directory_client_secure(look->workers, &look->security.security);
     if (status != WEIR_OK)
         return status;
+    look->is_secured = true;
     snprintf(slot, sizeof(slot), "rank-%.20s", facts->rank != NULL ? facts->rank : "");
     weir_buffer *bytes = &look->manifest;
     return weir_directory_get_manifest(look->workers, facts->endpoint, NULL, facts->version_uid,
@@ -172,9 +177,11 @@ static weir_status look_at_all(search *look)
     weir_status status = weir_directory_client_open(given->directory, timeout_ms, &client);
     if (status != WEIR_OK)
         return status;
-    status = weir_directory_walk_sources(
-        client, given->model, given->max_sources != 0 ? given->max_sources : DEFAULT_SOURCES,
-        look->deadline, visit, look, &look->owned->list.cut);
+    status = weir_directory_client_secure(client, &look->security.security);
+    if (status == WEIR_OK)
+        status = weir_directory_walk_sources(
+            client, given->model, given->max_sources != 0 ? given->max_sources : DEFAULT_SOURCES,
+            look->deadline, visit, look, &look->owned->list.cut);
     weir_directory_client_close(client);
     return status == WEIR_OK ? finish(look) : status;
 }
@@ -191,15 +198,18 @@ weir_status weir_discover(const weir_discover_wish *given, weir_discovery_list *
     status = weir_judge_wish_open(&look.given, &look.wish);
     if (status != WEIR_OK)
         return status;
+    status = weir_security_resolve(&look.given.security, &look.security);
     look.owned = weir_alloc_zeroed(1, sizeof(*look.owned));
     if (look.owned != NULL) {
         weir_arena_init(&look.owned->arena, LIST_BYTES);
-        status = look_at_all(&look);
+        if (status == WEIR_OK)
+            status = look_at_all(&look);
     } else {
         status = WEIR_ERR_NO_MEMORY;
     }
     weir_directory_client_close(look.workers);
     weir_buffer_free(&look.manifest);
+    weir_security_free(&look.security);
     weir_judge_wish_close(&look.wish);
     if (status != WEIR_OK) {
         weir_discovery_list_free(look.owned != NULL ? &look.owned->list : NULL);

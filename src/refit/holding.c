@@ -90,8 +90,9 @@ static weir_status describe_held(weir_replica *replica)
 weir_status weir_holding_open(weir_replica *replica)
 {
     weir_manifest_source source = { manifest_find, manifest_done, replica };
-    weir_status status = weir_manifest_service_open(
-        replica->listen != NULL ? replica->listen : "127.0.0.1", &source, &replica->service);
+    weir_status status =
+        weir_manifest_service_open(replica->listen != NULL ? replica->listen : "127.0.0.1", &source,
+                                   &replica->worker.security.security, &replica->service);
     if (status == WEIR_OK)
         status = weir_layout_signature(replica->wanted, replica->n_parameters, replica->signature);
     if (status != WEIR_OK || replica->serving.ops == NULL)

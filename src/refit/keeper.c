@@ -152,6 +152,9 @@ weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **o
         weir_directory_client_open(options->directory, timeout_ms, &keeper->client);
     if (status != WEIR_OK)
         goto err_free;
+    status = weir_directory_client_secure(keeper->client, options->security);
+    if (status != WEIR_OK)
+        goto err_close_rpc;
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -170,6 +173,7 @@ err_close_client:
     pthread_mutex_destroy(&keeper->renewing);
     pthread_mutex_destroy(&keeper->lock);
     pthread_cond_destroy(&keeper->wake);
+err_close_rpc:
     weir_directory_client_close(keeper->client);
 err_free:
     weir_free(keeper);

@@ -24,6 +24,7 @@ typedef struct weir_keeper_options {
     weir_worker_role role;
     unsigned lease_s;
     unsigned timeout_ms; /* bound of a call; 5 s at most */
+    const weir_rpc_security *security;
 } weir_keeper_options;
 
 weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **out);

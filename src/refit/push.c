@@ -19,7 +19,8 @@ weir_status weir_push_open(weir_worker *worker, const weir_source *source,
     push->source = source;
     weir_arena_init(&push->scratch, 0);
     weir_arena_init(&push->steps_arena, 0);
-    weir_status status = weir_frame_listener_open(options->listen, &push->listener);
+    weir_status status =
+        weir_frame_listener_open(options->listen, &worker->security.security, &push->listener);
     if (status == WEIR_OK)
         status = weir_work_open(options->memory, options->device, worker->pool, &push->work);
     if (status == WEIR_OK)

@@ -286,7 +286,8 @@ static weir_status join_push(weir_remote *remote)
         return status;
     remote->worker->counters.connections++;
     status = weir_frame_connect((const char *)remote->address.data, remote->who,
-                                remote->worker->timeout_ms, &remote->push);
+                                &remote->worker->security.security, remote->worker->timeout_ms,
+                                &remote->push);
     return status == WEIR_OK ? send_join(remote) : status;
 }
 

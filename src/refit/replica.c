@@ -85,7 +85,8 @@ static weir_status open_worker(weir_replica *replica, const weir_replica_options
                                    .n_threads = options->n_threads,
                                    .transport_directory = options->transport_directory,
                                    .progress = options->progress,
-                                   .progress_context = options->progress_context };
+                                   .progress_context = options->progress_context,
+                                   .security = &options->security };
     return weir_worker_open(&replica->worker, &worker);
 }
 

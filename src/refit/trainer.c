@@ -177,11 +177,13 @@ static weir_status name_slots(weir_trainer *trainer, const weir_trainer_options 
     return WEIR_OK;
 }
 
-static weir_status find_directory(weir_trainer *trainer, const char *address)
+static weir_status find_directory(weir_trainer *trainer, const weir_trainer_options *given)
 {
     weir_status status = WEIR_OK;
+    const char *address = given->directory;
     if (address == NULL) {
         weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
+        options.security = given->security;
         status = weir_directory_open(&options, &trainer->embedded);
         if (status == WEIR_OK)
             address = weir_directory_address(trainer->embedded);
@@ -206,13 +208,14 @@ static weir_status open_worker(weir_trainer *trainer, const weir_trainer_options
                                    .n_threads = options->n_threads,
                                    .transport_directory = options->transport_directory,
                                    .progress = options->progress,
-                                   .progress_context = options->progress_context };
+                                   .progress_context = options->progress_context,
+                                   .security = &options->security };
     weir_status status = weir_worker_open(&trainer->worker, &worker);
     if (status != WEIR_OK)
         return status;
     weir_manifest_source source = { manifest_find, manifest_done, trainer };
     return weir_manifest_service_open(options->listen ? options->listen : "127.0.0.1", &source,
-                                      &trainer->service);
+                                      &trainer->worker.security.security, &trainer->service);
 }
 
 weir_status weir_trainer_open(const weir_trainer_options *given, weir_trainer **out)
@@ -237,7 +240,7 @@ weir_status weir_trainer_open(const weir_trainer_options *given, weir_trainer **
     if (status == WEIR_OK && trainer->is_explicit)
         status = weir_registries_open(trainer, &trainer->registries);
     if (status == WEIR_OK)
-        status = find_directory(trainer, options->directory);
+        status = find_directory(trainer, options);
     if (status == WEIR_OK)
         status = open_worker(trainer, options);
     if (status != WEIR_OK) {

@@ -443,7 +443,8 @@ static weir_status open_worker(verification *job)
                                    .n_threads = options->n_threads,
                                    .transport_directory = options->transport_directory,
                                    .progress = options->progress,
-                                   .progress_context = options->progress_context };
+                                   .progress_context = options->progress_context,
+                                   .security = &options->security };
     if (options->directory == NULL || options->replica == NULL)
         return weir_fail(WEIR_ERR_INVALID, "directory and replica are required");
     return weir_worker_open(&job->worker, &worker);

@@ -70,7 +70,7 @@ static weir_status copy_options(weir_worker *worker, const weir_worker_options *
         if (worker->transport_directory == NULL)
             return WEIR_ERR_NO_MEMORY;
     }
-    return WEIR_OK;
+    return weir_security_resolve(options->security, &worker->security);
 }
 
 weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *options)
@@ -82,13 +82,20 @@ weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *opt
         status =
             weir_directory_client_open(options->directory, worker->timeout_ms, &worker->client);
     if (status == WEIR_OK)
+        status = weir_directory_client_secure(worker->client, &worker->security.security);
+    if (status == WEIR_OK)
         status = weir_directory_register_worker(worker->client, worker->id, worker->role,
                                                 worker->model, worker->lease_s);
     if (status != WEIR_OK)
         return status;
     weir_directory_client_heed(worker->client, &worker->cancelled);
-    weir_keeper_options keeper = { options->directory, worker->id,      worker->model,
-                                   worker->role,       worker->lease_s, worker->timeout_ms };
+    weir_keeper_options keeper = { options->directory,
+                                   worker->id,
+                                   worker->model,
+                                   worker->role,
+                                   worker->lease_s,
+                                   worker->timeout_ms,
+                                   &worker->security.security };
     return weir_keeper_open(&keeper, &worker->keeper);
 }
 
@@ -110,6 +117,7 @@ void weir_worker_close(weir_worker *worker)
     weir_pool_close(worker->pool);
     weir_sidecar_registry_free(&worker->registry);
     weir_free(worker->transport_directory);
+    weir_security_free(&worker->security);
     memset(worker, 0, sizeof(*worker));
 }
 

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "refit/keeper.h"
 #include "refit/stopwatch.h"
+#include "rpc/rpc_security.h"
 #include "weir/weir.h"
 
 #define WEIR_DEFAULT_TIMEOUT_MS 60000u
@@ -39,8 +40,9 @@ typedef struct weir_worker {
     size_t n_links;
     weir_progress_fn progress;
     void *progress_context;
-    atomic_bool cancelled;  /* set from outside, taken by the wait that it ends */
-    weir_counters counters; /* regions, plans, connections so far */
+    atomic_bool cancelled;       /* set from outside, taken by the wait that it ends */
+    weir_counters counters;      /* regions, plans, connections so far */
+    weir_security_kept security; /* what was given, the environment where it was not */
     char host[WEIR_ID_BYTES];
     uint32_t rank;                /* of a trainer; of a replica, the worker's number within it */
     weir_times times;             /* of the refit under way, or the last one */
@@ -59,6 +61,7 @@ typedef struct weir_worker_options {
     const char *transport_directory;
     weir_progress_fn progress;
     void *progress_context;
+    const weir_security *security;
 } weir_worker_options;
 
 /* Registers with the directory. `worker` is the caller's, zeroed. */

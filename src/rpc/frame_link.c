@@ -25,10 +25,15 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "rpc/rpc_address.h"
+#include "rpc/rpc_security.h"
+#include "rpc/rpc_tls.h"
 
 #define FIRST_CAPACITY_BYTES ((size_t)64 << 10)
 #define WHO_BYTES 256
-#define GOODBYE_MS 200u /* for bytes on their way when a link is closed */
+#define TOKEN_MS 5000u     /* for a token, from the connection on */
+#define EARLY_BYTES 65536u /* of frames, until the handshake is done */
+#define SMALL_BYTES 4096u  /* header and payload leave in one TLS record */
+#define GOODBYE_MS 200u    /* for bytes on their way when a link is closed */
 /* A machine that vanished is noticed after KEEP_IDLE_S + KEEP_PROBES * KEEP_INTERVAL_S. */
 #define KEEP_IDLE_S 5
 #define KEEP_INTERVAL_S 2
@@ -44,12 +49,21 @@ typedef struct link_end {
 
 struct weir_frame_listener {
     int fd;
+    weir_security_kept kept;
+    weir_tls_context *tls; /* NULL: plain text */
     char address[WEIR_RPC_ADDRESS_TEXT];
 };
 
 struct weir_frame_link {
     int fd;
     char who[WHO_BYTES];
+    weir_tls_context *own_tls; /* of a link that connected */
+    weir_tls_session *tls;     /* NULL: plain text */
+    unsigned char *early;      /* frames that wait for the end of the handshake; NULL: none */
+    size_t n_early;
+    bool has_connected; /* the other side listens */
+    const char *asked;  /* the listener's token, until the peer has shown it */
+    weir_deadline asked_until;
     link_end sending, receiving;
     unsigned char *data; /* received and not yet dropped: [begin, end) */
     size_t capacity_bytes, begin, end;
@@ -162,7 +176,22 @@ static void name_wildcard(weir_rpc_address *address)
     memcpy(address->host, host, sizeof(host));
 }
 
-weir_status weir_frame_listener_open(const char *host, weir_frame_listener **out)
+static weir_status secure_listener(weir_frame_listener *listener, const weir_rpc_address *address,
+                                   const weir_rpc_security *security)
+{
+    if (security == NULL)
+        return WEIR_OK;
+    weir_status status = weir_security_copy(security, &listener->kept);
+    if (status == WEIR_OK)
+        status = weir_security_check_listen(&listener->kept.security, address);
+    if (status == WEIR_OK)
+        status = weir_tls_context_open(&listener->kept.security, WEIR_RPC_SERVER_SIDE,
+                                       WEIR_TLS_FRAMES, &listener->tls);
+    return status;
+}
+
+weir_status weir_frame_listener_open(const char *host, const weir_rpc_security *security,
+                                     weir_frame_listener **out)
 {
     weir_rpc_address address = { .port = 0 };
     size_t n_host = strlen(host);
@@ -172,9 +201,12 @@ weir_status weir_frame_listener_open(const char *host, weir_frame_listener **out
     weir_frame_listener *listener = weir_alloc_zeroed(1, sizeof(*listener));
     if (listener == NULL)
         return WEIR_ERR_NO_MEMORY;
-    weir_status status = weir_rpc_listen(&address, &listener->fd);
+    listener->fd = -1;
+    weir_status status = secure_listener(listener, &address, security);
+    if (status == WEIR_OK)
+        status = weir_rpc_listen(&address, &listener->fd);
     if (status != WEIR_OK) {
-        weir_free(listener);
+        weir_frame_listener_close(listener);
         return status;
     }
     name_wildcard(&address);
@@ -187,7 +219,10 @@ void weir_frame_listener_close(weir_frame_listener *listener)
 {
     if (listener == NULL)
         return;
-    close(listener->fd);
+    if (listener->fd >= 0)
+        close(listener->fd);
+    weir_tls_context_close(listener->tls);
+    weir_security_free(&listener->kept);
     weir_free(listener);
 }
 
@@ -228,6 +263,26 @@ static weir_status open_link(int fd, const char *who, weir_frame_link **out)
     return WEIR_OK;
 }
 
+/* What the listener asks of a link; the handshake goes on as bytes come. */
+static weir_status accept_link(weir_frame_listener *listener, int fd, const char *who,
+                               weir_frame_link **out)
+{
+    weir_frame_link *link;
+    weir_status status = open_link(fd, who, &link);
+    if (status != WEIR_OK)
+        return status;
+    link->asked = listener->kept.security.token;
+    link->asked_until = weir_deadline_in(TOKEN_MS);
+    if (listener->tls != NULL)
+        status = weir_tls_session_open(listener->tls, fd, NULL, &link->tls);
+    if (status != WEIR_OK) {
+        weir_frame_link_close(link);
+        return status;
+    }
+    *out = link;
+    return WEIR_OK;
+}
+
 weir_status weir_frame_listener_accept(weir_frame_listener *listener, weir_frame_link **out)
 {
     struct sockaddr_storage peer;
@@ -244,24 +299,66 @@ weir_status weir_frame_listener_accept(weir_frame_listener *listener, weir_frame
     char port[8] = "0", who[WEIR_RPC_ADDRESS_TEXT];
     if (getnameinfo((struct sockaddr *)&peer, n_peer, address.host, sizeof(address.host), port,
                     sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-        return open_link(fd, "a peer", out);
+        return accept_link(listener, fd, "a peer", out);
     snprintf(who, sizeof(who), "%s port %s", address.host, port);
-    return open_link(fd, who, out);
+    return accept_link(listener, fd, who, out);
 }
 
-weir_status weir_frame_connect(const char *address, const char *who, unsigned timeout_ms,
+/* The first step of the handshake: the other side may look at it later. */
+static weir_status greet(weir_frame_link *link)
+{
+    weir_status status = weir_tls_handshake(link->tls);
+    return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+}
+
+/* TLS, and the token within it; errors without the peer's name. */
+static weir_status secure_link(weir_frame_link *link, const weir_rpc_address *address,
+                               const weir_rpc_security *security, weir_deadline deadline)
+{
+    weir_status status = weir_security_check_call(security, address);
+    if (status == WEIR_OK)
+        status =
+            weir_tls_context_open(security, WEIR_RPC_CLIENT_SIDE, WEIR_TLS_FRAMES, &link->own_tls);
+    if (status == WEIR_OK && link->own_tls != NULL)
+        status = weir_tls_session_open(link->own_tls, link->fd, address->host, &link->tls);
+    if (status == WEIR_OK && link->tls != NULL) {
+        weir_tls_allow(link->tls, weir_deadline_left_ms(deadline));
+        status = greet(link);
+    }
+    if (status != WEIR_OK || security->token == NULL)
+        return status;
+    return weir_frame_send(link, WEIR_FRAME_TOKEN, security->token, strlen(security->token),
+                           weir_deadline_left_ms(deadline));
+}
+
+weir_status weir_frame_connect(const char *address, const char *who,
+                               const weir_rpc_security *security, unsigned timeout_ms,
                                weir_frame_link **out)
 {
+    static const weir_rpc_security none = { .insecure = false };
     weir_rpc_address parsed;
+    weir_frame_link *link = NULL;
     int fd = -1;
+    weir_deadline deadline = weir_deadline_in(timeout_ms);
     weir_status status = weir_rpc_address_parse(address, &parsed);
     if (status == WEIR_OK)
-        status = weir_rpc_connect(&parsed, weir_deadline_in(timeout_ms), -1, &fd);
+        status = weir_rpc_connect(&parsed, deadline, -1, &fd);
+    if (status == WEIR_OK)
+        status = open_link(fd, who, &link);
+    if (status == WEIR_OK) {
+        link->has_connected = true;
+        status = secure_link(link, &parsed, security != NULL ? security : &none, deadline);
+    }
     if (status != WEIR_OK) {
+        weir_error_line why;
+        weir_error_save(&why);
+        weir_frame_link_close(link);
+        weir_error_restore(&why);
         weir_error_prefix("%s at %s", who, address != NULL ? address : "no address");
         return status;
     }
-    return open_link(fd, who, out);
+    *out = link;
+    return WEIR_OK;
 }
 
 /* Closing a socket with unread bytes resets the connection, and what was sent may be lost with it:
@@ -291,9 +388,12 @@ void weir_frame_link_close(weir_frame_link *link)
 {
     if (link == NULL)
         return;
+    weir_tls_session_close(link->tls);
     if (link->sending.status == WEIR_OK)
         say_goodbye(link->fd);
     close(link->fd);
+    weir_tls_context_close(link->own_tls);
+    weir_free(link->early);
     weir_free(link->data);
     weir_free(link);
 }
@@ -331,7 +431,7 @@ static void advance(struct iovec parts[2], size_t n_bytes)
 static weir_status cut_off(weir_frame_link *link, uint16_t type, size_t n_sent, size_t n_frame,
                            unsigned timeout_ms)
 {
-    if (n_sent == 0)
+    if (n_sent == 0 && link->tls == NULL) /* else a record may be half sent all the same */
         return weir_fail(WEIR_ERR_TIMED_OUT,
                          "%s: does not read: frame of type %u not sent in %u ms", link->who, type,
                          timeout_ms);
@@ -342,6 +442,91 @@ static weir_status cut_off(weir_frame_link *link, uint16_t type, size_t n_sent, 
         link->who, n_sent, n_frame, type, timeout_ms);
     shutdown(link->fd, SHUT_WR);
     return end_with(&link->sending, WEIR_ERR_TIMED_OUT);
+}
+
+static weir_status send_plain(weir_frame_link *link, const struct iovec parts[2], size_t *out_n)
+{
+    struct msghdr message = { .msg_iov = (struct iovec *)parts, .msg_iovlen = 2 };
+    ssize_t n;
+    do {
+        n = sendmsg(link->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return WEIR_IN_PROGRESS;
+    if (n < 0)
+        return weir_fail(WEIR_ERR_PEER_LOST, "the connection is lost: %s", strerror(errno));
+    *out_n = (size_t)n;
+    return WEIR_OK;
+}
+
+/* What could not be sent must come again as it was: the parts are the same until it is. */
+static weir_status send_encrypted(weir_frame_link *link, const struct iovec parts[2], size_t *out_n)
+{
+    unsigned char small[SMALL_BYTES];
+    size_t n_first = parts[0].iov_len, n_second = parts[1].iov_len;
+    if (n_first == 0)
+        return weir_tls_send(link->tls, parts[1].iov_base, n_second, out_n);
+    if (n_second == 0 || n_first + n_second > sizeof(small))
+        return weir_tls_send(link->tls, parts[0].iov_base, n_first, out_n);
+    memcpy(small, parts[0].iov_base, n_first);
+    memcpy(small + n_first, parts[1].iov_base, n_second);
+    return weir_tls_send(link->tls, small, n_first + n_second, out_n);
+}
+
+/* A peer that has not accepted the connection yet takes frames all the same, as a socket does. */
+static bool is_early(const weir_frame_link *link)
+{
+    return link->tls != NULL && weir_tls_deadline(link->tls) != 0;
+}
+
+static weir_status keep_early(weir_frame_link *link, const struct iovec parts[2])
+{
+    size_t n_bytes = parts[0].iov_len + parts[1].iov_len;
+    if (link->early == NULL)
+        link->early = weir_alloc(EARLY_BYTES);
+    if (link->early == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    if (n_bytes > EARLY_BYTES - link->n_early)
+        return WEIR_IN_PROGRESS;
+    for (int i = 0; i < 2; i++) {
+        if (parts[i].iov_len != 0)
+            memcpy(link->early + link->n_early, parts[i].iov_base, parts[i].iov_len);
+        link->n_early += parts[i].iov_len;
+    }
+    return WEIR_OK;
+}
+
+/* The frames that waited, once the handshake is done. IN_PROGRESS: the socket takes no more. */
+static weir_status send_early(weir_frame_link *link)
+{
+    while (link->n_early != 0 && !is_early(link)) {
+        size_t n = 0;
+        weir_status status = weir_tls_send(link->tls, link->early, link->n_early, &n);
+        if (status != WEIR_OK)
+            return status;
+        memmove(link->early, link->early + n, link->n_early - n);
+        link->n_early -= n;
+    }
+    return WEIR_OK;
+}
+
+static short awaited(const weir_frame_link *link)
+{
+    return is_early(link) && !weir_tls_wants_write(link->tls) ? POLLIN : POLLOUT;
+}
+
+static weir_status send_some(weir_frame_link *link, const struct iovec parts[2], size_t *out_n)
+{
+    if (link->tls == NULL)
+        return send_plain(link, parts, out_n);
+    weir_status status = weir_tls_handshake(link->tls);
+    if (status == WEIR_IN_PROGRESS) {
+        *out_n = parts[0].iov_len + parts[1].iov_len;
+        return keep_early(link, parts);
+    }
+    if (status == WEIR_OK)
+        status = send_early(link);
+    return status == WEIR_OK ? send_encrypted(link, parts, out_n) : status;
 }
 
 weir_status weir_frame_send(weir_frame_link *link, uint16_t type, const void *payload,
@@ -356,21 +541,19 @@ weir_status weir_frame_send(weir_frame_link *link, uint16_t type, const void *pa
     unsigned char header[WEIR_FRAME_HEADER_BYTES];
     put_header(header, type, n_bytes);
     struct iovec parts[2] = { { header, sizeof(header) }, { (void *)payload, n_bytes } };
-    struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
     const size_t n_frame = sizeof(header) + n_bytes;
     weir_deadline deadline = weir_deadline_in(timeout_ms);
     for (size_t n_sent = 0; n_sent < n_frame;) {
-        ssize_t n = sendmsg(link->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n >= 0) {
-            advance(parts, (size_t)n);
-            n_sent += (size_t)n;
-        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            if (!poll_one(link->fd, POLLOUT, deadline))
-                return cut_off(link, type, n_sent, n_frame, timeout_ms);
-        } else if (errno != EINTR) {
-            weir_fail(WEIR_ERR_PEER_LOST, "%s: the connection is lost: %s", link->who,
-                      strerror(errno));
-            return end_with(&link->sending, WEIR_ERR_PEER_LOST);
+        size_t n = 0;
+        weir_status status = send_some(link, parts, &n);
+        if (status == WEIR_OK) {
+            advance(parts, n);
+            n_sent += n;
+        } else if (status != WEIR_IN_PROGRESS) {
+            weir_error_prefix("%s", link->who);
+            return end_with(&link->sending, status);
+        } else if (!poll_one(link->fd, awaited(link), deadline)) {
+            return cut_off(link, type, n_sent, n_frame, timeout_ms);
         }
     }
     return WEIR_OK;
@@ -419,12 +602,33 @@ static weir_status peer_left(weir_frame_link *link, size_t n_frame, const char *
     return end_both(link, WEIR_ERR_PEER_LOST);
 }
 
+static weir_status read_encrypted(weir_frame_link *link)
+{
+    size_t n = 0;
+    weir_status status =
+        weir_tls_receive(link->tls, link->data + link->end, link->capacity_bytes - link->end, &n);
+    weir_status sent = status == WEIR_OK || status == WEIR_IN_PROGRESS ? send_early(link) : WEIR_OK;
+    if (status == WEIR_IN_PROGRESS && (sent == WEIR_OK || sent == WEIR_IN_PROGRESS))
+        return status;
+    if (status == WEIR_IN_PROGRESS)
+        status = sent;
+    if (status != WEIR_OK) {
+        weir_error_prefix("%s", link->who);
+        return end_both(link, status);
+    }
+    link->end += n;
+    link->active_ns = weir_now_ns();
+    return WEIR_OK;
+}
+
 /* Takes what is there; IN_PROGRESS when nothing is. */
 static weir_status read_some(weir_frame_link *link, size_t n_frame)
 {
     weir_status status = make_room(link, n_frame);
     if (status != WEIR_OK)
         return status;
+    if (link->tls != NULL)
+        return read_encrypted(link);
     ssize_t n;
     do {
         n = recv(link->fd, link->data + link->end, link->capacity_bytes - link->end, MSG_DONTWAIT);
@@ -457,6 +661,52 @@ static weir_status await_bytes(weir_frame_link *link, weir_deadline deadline, si
     return WEIR_OK;
 }
 
+/* Of who has not shown the token yet: no more is taken in than one could have. */
+static weir_status check_stranger(weir_frame_link *link, size_t n_frame)
+{
+    if (link->asked == NULL)
+        return WEIR_OK;
+    if (n_frame > WEIR_FRAME_HEADER_BYTES + WEIR_TOKEN_BYTES) {
+        weir_fail(WEIR_ERR_REFUSED, "%s: shows no token", link->who);
+        return end_both(link, WEIR_ERR_REFUSED);
+    }
+    if (!weir_deadline_passed(link->asked_until))
+        return WEIR_OK;
+    weir_fail(WEIR_ERR_TIMED_OUT, "%s: has shown no token for %u ms", link->who, TOKEN_MS);
+    return end_both(link, WEIR_ERR_TIMED_OUT);
+}
+
+/* A whole frame has come. IN_PROGRESS: it was the token, which is right or not asked for. */
+static weir_status look_at_frame(weir_frame_link *link, const weir_frame *frame, size_t n_frame)
+{
+    bool is_token = frame->type == WEIR_FRAME_TOKEN;
+    link->handed_bytes = n_frame;
+    if (link->asked != NULL &&
+        !(is_token && weir_token_is(link->asked, frame->payload, frame->n_bytes))) {
+        weir_frame_send(link, WEIR_FRAME_TOKEN, NULL, 0, 0); /* says why */
+        weir_fail(WEIR_ERR_REFUSED, "%s: shows no token, or another", link->who);
+        return end_both(link, WEIR_ERR_REFUSED);
+    }
+    link->asked = NULL;
+    if (!is_token)
+        return WEIR_OK;
+    if (link->has_connected) {
+        weir_fail(WEIR_ERR_REFUSED, "%s: asks for a token, or another one", link->who);
+        return end_both(link, WEIR_ERR_REFUSED);
+    }
+    drop_handed(link);
+    return WEIR_IN_PROGRESS;
+}
+
+/* Bytes that are no frame; TLS is one way to come to them. */
+static weir_status no_frame(weir_frame_link *link, weir_status status)
+{
+    if (link->tls == NULL && WEIR_TLS_IS_RECORD(link->data + link->begin, link->end - link->begin))
+        status = weir_fail(WEIR_ERR_REFUSED, "speaks TLS, and this side does not");
+    weir_error_prefix("%s", link->who);
+    return end_both(link, status);
+}
+
 weir_status weir_frame_receive(weir_frame_link *link, unsigned wait_ms, weir_frame *out)
 {
     if (link->receiving.status != WEIR_OK)
@@ -468,14 +718,16 @@ weir_status weir_frame_receive(weir_frame_link *link, unsigned wait_ms, weir_fra
         weir_status status =
             weir_frame_parse(link->data + link->begin, link->end - link->begin, out, &n_frame);
         if (status == WEIR_OK) {
-            link->handed_bytes = n_frame;
-            return WEIR_OK;
+            status = look_at_frame(link, out, n_frame);
+            if (status == WEIR_IN_PROGRESS)
+                continue;
+            return status;
         }
-        if (status != WEIR_IN_PROGRESS) {
-            weir_error_prefix("%s", link->who);
-            return end_both(link, status);
-        }
-        status = read_some(link, n_frame);
+        if (status != WEIR_IN_PROGRESS)
+            return no_frame(link, status);
+        status = check_stranger(link, n_frame);
+        if (status == WEIR_OK)
+            status = read_some(link, n_frame);
         if (status == WEIR_IN_PROGRESS)
             status = await_bytes(link, deadline, n_frame);
         if (status != WEIR_OK)
@@ -488,7 +740,7 @@ weir_status weir_frame_receive(weir_frame_link *link, unsigned wait_ms, weir_fra
 /* Whether the next receive has something to say without a byte more: a whole frame, or an error. */
 static bool has_word(const weir_frame_link *link)
 {
-    if (link->receiving.status != WEIR_OK)
+    if (link->receiving.status != WEIR_OK || (link->tls != NULL && weir_tls_has_bytes(link->tls)))
         return true;
     size_t begin = link->begin + link->handed_bytes;
     if (link->end - begin < WEIR_FRAME_HEADER_BYTES)
@@ -510,7 +762,10 @@ weir_status weir_frame_wait(weir_frame_listener *listener, weir_frame_link *cons
             continue;
         if (has_word(links[i]))
             return WEIR_OK;
-        watched[n_watched++] = (struct pollfd){ .fd = links[i]->fd, .events = POLLIN };
+        bool wants_write = links[i]->tls != NULL && weir_tls_wants_write(links[i]->tls);
+        watched[n_watched++] =
+            (struct pollfd){ .fd = links[i]->fd,
+                             .events = (short)(POLLIN | (wants_write ? POLLOUT : 0)) };
     }
     if (listener != NULL)
         watched[n_watched++] = (struct pollfd){ .fd = listener->fd, .events = POLLIN };

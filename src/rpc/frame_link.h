@@ -3,10 +3,12 @@
  *
  * For talk that unary calls do not fit: either side speaks when it has something to say, and a dead
  * peer is noticed at once. Knows nothing of weights. A frame is 16 bytes, little-endian (magic
- * "WFL1", u16 type, u16 zero, u64 payload bytes), and its payload.
+ * "WFL1", u16 type, u16 zero, u64 payload bytes), and its payload. Where security is given all of
+ * it goes within TLS, and the first frame of who connects is the token; callers see neither.
  *
  * Threads    a link or listener belongs to one thread at a time; different ones are independent.
- * Ownership  a received payload lives until the next receive on that link.
+ * Ownership  a received payload lives until the next receive on that link. A listener with security
+ *            outlives the links that it accepted.
  * Errors     every call is bounded. ERR_PEER_LOST when the other side is gone, ERR_TIMED_OUT,
  *            ERR_CORRUPT for bytes that are no frame or one too large (the link is then dead).
  *            A link that is dead repeats its error; what came before can still be received when
@@ -19,11 +21,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rpc/rpc.h"
 #include "weir/status.h"
 
 #define WEIR_FRAME_MAX_BYTES ((size_t)64 << 20) /* of one payload */
 #define WEIR_FRAME_MAX_LINKS 4096u              /* that weir_frame_wait() watches at once */
 #define WEIR_FRAME_HEADER_BYTES 16u
+#define WEIR_FRAME_TOKEN 0xffffu   /* the type of the first frame where a token is asked for */
 #define WEIR_FRAME_STALL_MS 30000u /* unless weir_frame_link_set_stall() says */
 
 typedef struct weir_frame_listener weir_frame_listener;
@@ -35,16 +39,20 @@ typedef struct weir_frame {
     size_t n_bytes;
 } weir_frame;
 
-/* Listens on `host` ("127.0.0.1", "0.0.0.0", "::1", a name), any free port. Gives *out. */
-weir_status weir_frame_listener_open(const char *host, weir_frame_listener **out);
+/* Listens on `host` ("127.0.0.1", "0.0.0.0", "::1", a name), any free port. `security` as of a
+ * server in rpc.h, NULL: none, wherever that is. Gives *out. */
+weir_status weir_frame_listener_open(const char *host, const weir_rpc_security *security,
+                                     weir_frame_listener **out);
 void weir_frame_listener_close(weir_frame_listener *listener); /* accepts NULL */
 /* "HOST:PORT", as peers connect to it: this machine's name when it listens on every address. */
 const char *weir_frame_listener_address(const weir_frame_listener *listener);
 /* A connection that waits, else IN_PROGRESS; never blocks. Gives *out. */
 weir_status weir_frame_listener_accept(weir_frame_listener *listener, weir_frame_link **out);
 
-/* `who` names the peer in errors (copied). Gives *out. */
-weir_status weir_frame_connect(const char *address, const char *who, unsigned timeout_ms,
+/* `who` names the peer in errors (copied); `security` as of a client in rpc.h, NULL: none. What is
+ * wrong with the peer's certificate, or with ours, is what receiving says. Gives *out. */
+weir_status weir_frame_connect(const char *address, const char *who,
+                               const weir_rpc_security *security, unsigned timeout_ms,
                                weir_frame_link **out);
 void weir_frame_link_close(weir_frame_link *link); /* accepts NULL; what was sent still arrives */
 /* Another name for the peer, once it has said who it is. */

@@ -115,6 +115,12 @@ static bool begin(weir_tls_session *session, const char *host)
     return set_host(session, host);
 }
 
+void weir_tls_allow(weir_tls_session *session, unsigned handshake_ms)
+{
+    session->handshake_ms = handshake_ms;
+    session->deadline = weir_deadline_in(handshake_ms);
+}
+
 weir_status weir_tls_session_open(weir_tls_context *context, int fd, const char *host,
                                   weir_tls_session **out)
 {
@@ -124,7 +130,7 @@ weir_status weir_tls_session_open(weir_tls_context *context, int fd, const char 
         return WEIR_ERR_NO_MEMORY;
     session->context = context;
     session->fd = fd;
-    session->deadline = weir_deadline_in(WEIR_TLS_HANDSHAKE_MS);
+    weir_tls_allow(session, WEIR_TLS_HANDSHAKE_MS);
     ERR_clear_error();
     if (!begin(session, host)) {
         weir_tls_session_close(session);
@@ -310,7 +316,7 @@ weir_status weir_tls_handshake(weir_tls_session *session)
     weir_status status = judge(session, result);
     if (status == WEIR_IN_PROGRESS && weir_deadline_passed(session->deadline))
         return end_with(session, weir_fail(WEIR_ERR_TIMED_OUT, "no TLS handshake within %.1f s",
-                                           WEIR_TLS_HANDSHAKE_MS / 1000.0));
+                                           session->handshake_ms / 1000.0));
     return status;
 }
 

@@ -45,6 +45,8 @@ weir_status weir_tls_session_open(weir_tls_context *context, int fd, const char 
 /* Says goodbye if the socket takes it at once. Accepts NULL; the socket stays open. */
 void weir_tls_session_close(weir_tls_session *session);
 
+/* Another bound of the handshake than WEIR_TLS_HANDSHAKE_MS, from now on. */
+void weir_tls_allow(weir_tls_session *session, unsigned handshake_ms);
 /* OK when it is done, IN_PROGRESS while the peer has something to say or to take. */
 weir_status weir_tls_handshake(weir_tls_session *session);
 /* When the handshake must be done; 0: it is. */

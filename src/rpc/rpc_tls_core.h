@@ -36,6 +36,7 @@ struct weir_tls_session {
     SSL *ssl;
     int fd;
     weir_deadline deadline; /* of the handshake; 0: done */
+    unsigned handshake_ms;
     bool wants_write, has_peeked, is_plain, is_at_end;
     int socket_errno;
     weir_error_line failed;    /* why it is over */

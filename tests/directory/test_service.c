@@ -43,7 +43,7 @@ static weir_manifest_service *open_for(owner *o)
 {
     weir_manifest_source source = { find, done, o };
     weir_manifest_service *service;
-    assert_int_equal(weir_manifest_service_open("127.0.0.1", &source, &service), WEIR_OK);
+    assert_int_equal(weir_manifest_service_open("127.0.0.1", &source, NULL, &service), WEIR_OK);
     return service;
 }
 
@@ -170,7 +170,7 @@ static void test_what_a_reader_says_of_a_group_arrives(void **state)
     (void)state;
     weir_manifest_source source = { repeat, repeated, NULL };
     weir_manifest_service *service;
-    assert_int_equal(weir_manifest_service_open("127.0.0.1", &source, &service), WEIR_OK);
+    assert_int_equal(weir_manifest_service_open("127.0.0.1", &source, NULL, &service), WEIR_OK);
     weir_directory_client *client = open_client();
     const char *address = weir_manifest_service_address(service);
     unsigned char *buffer = NULL;
@@ -207,7 +207,13 @@ static void test_a_host_that_is_not_ours_is_named(void **state)
     owner o = { "rank-0", "x", 1, 0 };
     weir_manifest_source source = { find, done, &o };
     weir_manifest_service *service;
-    assert_int_equal(weir_manifest_service_open("192.0.2.1", &source, &service), WEIR_ERR_IO);
+    const weir_rpc_security open = { .insecure = true };
+    assert_int_equal(weir_manifest_service_open("192.0.2.1", &source, NULL, &service),
+                     WEIR_ERR_REFUSED);
+    assert_non_null(
+        strstr(weir_last_error(), "192.0.2.1:0: not without a certificate and a token"));
+    assert_int_equal(weir_manifest_service_open("192.0.2.1", &source, &open, &service),
+                     WEIR_ERR_IO);
     assert_non_null(strstr(weir_last_error(), "cannot listen on 192.0.2.1:0: "));
 }
 

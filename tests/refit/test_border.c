@@ -794,7 +794,7 @@ static liar *open_liar(const case_rank *reader)
     pthread_mutex_init(&l->lock, NULL);
     l->n_true = 1000;
     weir_manifest_source source = { lie, lied, l };
-    assert_ok(weir_manifest_service_open("127.0.0.1", &source, &l->service));
+    assert_ok(weir_manifest_service_open("127.0.0.1", &source, NULL, &l->service));
     weir_source_record record = weir_worker_entry(&reader->trainer->worker, 0, "",
                                                   weir_manifest_service_address(l->service));
     char id[WEIR_ID_BYTES];

@@ -26,7 +26,7 @@ static fixture fixture_open(void)
     assert_int_equal(weir_directory_open(&options, &f.directory), WEIR_OK);
     const char *address = weir_directory_address(f.directory);
     assert_int_equal(weir_directory_client_open(address, 2000, &f.client), WEIR_OK);
-    weir_keeper_options keeper = { address, "worker", "model", WEIR_ROLE_TRAINER, 1, 2000 };
+    weir_keeper_options keeper = { address, "worker", "model", WEIR_ROLE_TRAINER, 1, 2000, NULL };
     assert_int_equal(weir_keeper_open(&keeper, &f.keeper), WEIR_OK);
     return f;
 }

@@ -218,7 +218,7 @@ static void check_lie(const char *head, const char *text, weir_status status, co
     assert_ok(weir_sha256_hex(head, strlen(head), l.head_digest));
     assert_ok(weir_sha256_hex(text, strlen(text), l.text_digest));
     weir_manifest_source source = { lie, lied, &l };
-    assert_ok(weir_manifest_service_open("127.0.0.1", &source, &l.service));
+    assert_ok(weir_manifest_service_open("127.0.0.1", &source, NULL, &l.service));
     weir_worker *worker = &c->ranks[0].trainer->worker;
     weir_source_record record =
         weir_worker_entry(worker, 0, "", weir_manifest_service_address(l.service));

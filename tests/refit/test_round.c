@@ -36,10 +36,10 @@ static int set_up(void **state)
     fixture *f = weir_alloc_zeroed(1, sizeof(*f));
     weir_arena_init(&f->scratch, 0);
     weir_arena_init(&f->arena, 0);
-    assert_int_equal(weir_frame_listener_open("127.0.0.1", &f->listener), WEIR_OK);
-    assert_int_equal(
-        weir_frame_connect(weir_frame_listener_address(f->listener), "root", TIMEOUT_MS, &f->near),
-        WEIR_OK);
+    assert_int_equal(weir_frame_listener_open("127.0.0.1", NULL, &f->listener), WEIR_OK);
+    assert_int_equal(weir_frame_connect(weir_frame_listener_address(f->listener), "root", NULL,
+                                        TIMEOUT_MS, &f->near),
+                     WEIR_OK);
     assert_int_equal(weir_frame_wait(f->listener, NULL, 0, TIMEOUT_MS), WEIR_OK);
     assert_int_equal(weir_frame_listener_accept(f->listener, &f->far), WEIR_OK);
     weir_frame_link_rename(f->far, "replica 7");

@@ -40,8 +40,8 @@ static void liar_open(liar *l)
     l->trainer = l->r->trainers[0];
     weir_arena_init(&l->arena, 0);
     rig_publish(l->r, 1);
-    assert_ok(
-        weir_frame_connect(weir_push_address(l->trainer->push), "the trainer", SEND_MS, &l->link));
+    assert_ok(weir_frame_connect(weir_push_address(l->trainer->push), "the trainer", NULL, SEND_MS,
+                                 &l->link));
 }
 
 static void liar_close(liar *l)
@@ -247,8 +247,8 @@ static void who_says_nothing_keeps_nobody_waiting(void **state)
     weir_frame_link *silent = NULL;
     (void)state;
     liar_open(&l);
-    assert_ok(
-        weir_frame_connect(weir_push_address(l.trainer->push), "the trainer", SEND_MS, &silent));
+    assert_ok(weir_frame_connect(weir_push_address(l.trainer->push), "the trainer", NULL, SEND_MS,
+                                 &silent));
     l.timeout_ms = 3000;
     expect_still_good(&l);
     weir_frame_link_close(silent);

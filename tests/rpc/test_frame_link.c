@@ -51,8 +51,8 @@ static weir_frame_link *accept_one(weir_frame_listener *listener)
 static int set_up(void **state)
 {
     pair *p = weir_alloc_zeroed(1, sizeof(*p));
-    assert_int_equal(weir_frame_listener_open("127.0.0.1", &p->listener), WEIR_OK);
-    assert_int_equal(weir_frame_connect(weir_frame_listener_address(p->listener), "trainer 0",
+    assert_int_equal(weir_frame_listener_open("127.0.0.1", NULL, &p->listener), WEIR_OK);
+    assert_int_equal(weir_frame_connect(weir_frame_listener_address(p->listener), "trainer 0", NULL,
                                         TIMEOUT_MS, &p->near),
                      WEIR_OK);
     p->far = accept_one(p->listener);
@@ -189,10 +189,10 @@ static void frames_go_both_ways(void **state)
 {
     pair *p = *state;
     assert_int_equal(weir_frame_send(p->near, 1, "one", 3, TIMEOUT_MS), WEIR_OK);
-    assert_int_equal(weir_frame_send(p->near, 65535, NULL, 0, TIMEOUT_MS), WEIR_OK);
+    assert_int_equal(weir_frame_send(p->near, 65534, NULL, 0, TIMEOUT_MS), WEIR_OK);
     assert_int_equal(weir_frame_send(p->far, 2, "two", 3, TIMEOUT_MS), WEIR_OK);
     expect_frame(p->far, 1, "one", 3);
-    expect_frame(p->far, 65535, NULL, 0);
+    expect_frame(p->far, 65534, NULL, 0);
     expect_frame(p->near, 2, "two", 3);
 }
 
@@ -334,7 +334,7 @@ static void waiting_ends_for_bytes_for_connections_and_for_the_dead(void **state
     assert_int_equal(weir_frame_send(p->near, 1, "a", 1, TIMEOUT_MS), WEIR_OK);
     assert_int_equal(weir_frame_wait(p->listener, &p->far, 1, TIMEOUT_MS), WEIR_OK);
     expect_frame(p->far, 1, "a", 1);
-    assert_int_equal(weir_frame_connect(weir_frame_listener_address(p->listener), "trainer 0",
+    assert_int_equal(weir_frame_connect(weir_frame_listener_address(p->listener), "trainer 0", NULL,
                                         TIMEOUT_MS, &third),
                      WEIR_OK);
     assert_int_equal(weir_frame_wait(p->listener, &p->far, 1, TIMEOUT_MS), WEIR_OK);
@@ -444,7 +444,7 @@ static void a_killed_peer_is_noticed_at_once(void **state)
     pid_t child = fork();
     if (child == 0) {
         weir_frame_link *link;
-        if (weir_frame_connect(weir_frame_listener_address(p->listener), "root", TIMEOUT_MS,
+        if (weir_frame_connect(weir_frame_listener_address(p->listener), "root", NULL, TIMEOUT_MS,
                                &link) != WEIR_OK ||
             weir_frame_send(link, 1, "here", 4, TIMEOUT_MS) != WEIR_OK)
             _exit(1);
@@ -553,18 +553,18 @@ static void connecting_to_nobody_fails_at_once_by_name(void **state)
     weir_frame_listener *listener;
     weir_frame_link *link = NULL;
     char address[WEIR_RPC_ADDRESS_TEXT];
-    assert_int_equal(weir_frame_listener_open("127.0.0.1", &listener), WEIR_OK);
+    assert_int_equal(weir_frame_listener_open("127.0.0.1", NULL, &listener), WEIR_OK);
     snprintf(address, sizeof(address), "%s", weir_frame_listener_address(listener));
     weir_frame_listener_close(listener);
     uint64_t begun_ns = weir_now_ns();
-    assert_int_equal(weir_frame_connect(address, "trainer 0", TIMEOUT_MS, &link),
+    assert_int_equal(weir_frame_connect(address, "trainer 0", NULL, TIMEOUT_MS, &link),
                      WEIR_ERR_PEER_LOST);
     assert_true(ms_since(begun_ns) < SLACK_MS);
     assert_non_null(strstr(weir_last_error(), "trainer 0 at 127.0.0.1:"));
-    assert_int_equal(weir_frame_connect("nowhere", "trainer 0", TIMEOUT_MS, &link),
+    assert_int_equal(weir_frame_connect("nowhere", "trainer 0", NULL, TIMEOUT_MS, &link),
                      WEIR_ERR_INVALID);
     assert_non_null(strstr(weir_last_error(), "trainer 0 at nowhere"));
-    assert_int_equal(weir_frame_listener_open("", &listener), WEIR_ERR_INVALID);
+    assert_int_equal(weir_frame_listener_open("", NULL, &listener), WEIR_ERR_INVALID);
     assert_null(link);
 }
 
@@ -575,14 +575,14 @@ static void every_kind_of_address_can_be_connected_to(void **state)
     for (size_t i = 0; i < sizeof(hosts) / sizeof(hosts[0]); i++) {
         weir_frame_listener *listener;
         weir_frame_link *near, *far;
-        if (weir_frame_listener_open(hosts[i], &listener) != WEIR_OK) {
+        if (weir_frame_listener_open(hosts[i], NULL, &listener) != WEIR_OK) {
             assert_string_equal(hosts[i], "::1"); /* a machine without IPv6 */
             print_message("[  SKIPPED ] %s: %s\n", hosts[i], weir_last_error());
             continue;
         }
-        assert_int_equal(
-            weir_frame_connect(weir_frame_listener_address(listener), "root", TIMEOUT_MS, &near),
-            WEIR_OK);
+        assert_int_equal(weir_frame_connect(weir_frame_listener_address(listener), "root", NULL,
+                                            TIMEOUT_MS, &near),
+                         WEIR_OK);
         far = accept_one(listener);
         assert_non_null(strstr(weir_frame_link_who(far), " port "));
         assert_int_equal(weir_frame_send(near, 1, hosts[i], strlen(hosts[i]), TIMEOUT_MS), WEIR_OK);
@@ -612,13 +612,13 @@ static void running_out_of_memory_loses_no_bytes(void **state)
     weir_frame_listener *listener = NULL;
     for (uint64_t n = 1; n <= 2; n++) {
         weir_alloc_fail_at(n);
-        assert_int_equal(
-            weir_frame_connect(weir_frame_listener_address(p->listener), "root", TIMEOUT_MS, &link),
-            WEIR_ERR_NO_MEMORY);
+        assert_int_equal(weir_frame_connect(weir_frame_listener_address(p->listener), "root", NULL,
+                                            TIMEOUT_MS, &link),
+                         WEIR_ERR_NO_MEMORY);
         assert_null(link);
     }
     weir_alloc_fail_at(1);
-    assert_int_equal(weir_frame_listener_open("127.0.0.1", &listener), WEIR_ERR_NO_MEMORY);
+    assert_int_equal(weir_frame_listener_open("127.0.0.1", NULL, &listener), WEIR_ERR_NO_MEMORY);
 
     static unsigned char bytes[100000];
     bytes[99999] = 1;

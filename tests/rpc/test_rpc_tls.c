@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "rpc/echo_service.h"
+#include "rpc/frame_link.h"
 #include "rpc/rpc_address.h"
 #include "rpc/rpc_tls.h"
 #include "rpc/tls_case.h"
@@ -523,6 +524,137 @@ static void test_what_is_spoken_within_tls_must_be_the_same(void **state)
     close(fds[1]);
 }
 
+/* ---- frame links -----------------------------------------------------------------------------*/
+
+typedef struct link_pair {
+    tls_party far_party, near_party;
+    weir_frame_listener *listener;
+    weir_frame_link *far, *near; /* accepted, connected */
+} link_pair;
+
+static void open_links(link_pair *pair, const char *far_token, const char *near_certificate,
+                       const char *near_ca, const char *near_token)
+{
+    *pair = (link_pair){ .far = NULL };
+    const weir_rpc_security *far = tls_as(&pair->far_party, "server", "ca", far_token);
+    assert_int_equal(weir_frame_listener_open("127.0.0.1", far, &pair->listener), WEIR_OK);
+    const weir_rpc_security *near =
+        tls_as(&pair->near_party, near_certificate, near_ca, near_token);
+    assert_int_equal(weir_frame_connect(weir_frame_listener_address(pair->listener), "trainer 0",
+                                        near, TIMEOUT_MS, &pair->near),
+                     WEIR_OK);
+    /* Nobody has accepted yet, and yet it can speak. */
+    assert_int_equal(weir_frame_send(pair->near, 7, "hello", 5, TIMEOUT_MS), WEIR_OK);
+    assert_int_equal(weir_frame_wait(pair->listener, NULL, 0, TIMEOUT_MS), WEIR_OK);
+    assert_int_equal(weir_frame_listener_accept(pair->listener, &pair->far), WEIR_OK);
+}
+
+static void close_links(link_pair *pair)
+{
+    weir_frame_link_close(pair->near);
+    weir_frame_link_close(pair->far);
+    weir_frame_listener_close(pair->listener);
+}
+
+/* Both ends look in turn, until neither is waiting for more. */
+static void look(link_pair *pair, weir_status *far, weir_status *near, weir_frame *frame)
+{
+    weir_frame ignored;
+    weir_deadline deadline = weir_deadline_in(TIMEOUT_MS);
+    *far = *near = WEIR_IN_PROGRESS;
+    while (*far == WEIR_IN_PROGRESS && !weir_deadline_passed(deadline)) {
+        *near = weir_frame_receive(pair->near, 1, &ignored);
+        *far = weir_frame_receive(pair->far, 1, frame);
+    }
+}
+
+static void test_frames_pass_within_tls_after_the_token(void **state)
+{
+    (void)state;
+    link_pair pair;
+    weir_frame frame;
+    weir_status far, near;
+    open_links(&pair, "secret", "worker", "ca", "secret");
+    look(&pair, &far, &near, &frame);
+    assert_int_equal(far, WEIR_OK);
+    assert_int_equal(frame.type, 7);
+    assert_memory_equal(frame.payload, "hello", 5);
+    const size_t n = (size_t)32 << 20;
+    char *bytes = malloc(n);
+    memset(bytes, 'b', n);
+    for (int i = 0; i < 3; i++) { /* fits into both sockets */
+        assert_int_equal(weir_frame_send(pair.far, 8, bytes, 60000, TIMEOUT_MS), WEIR_OK);
+        assert_int_equal(weir_frame_receive(pair.near, TIMEOUT_MS, &frame), WEIR_OK);
+        assert_int_equal(frame.n_bytes, 60000);
+        assert_memory_equal(frame.payload, bytes, 60000);
+    }
+    assert_int_equal(weir_frame_send(pair.far, 8, bytes, n, 50), WEIR_ERR_TIMED_OUT);
+    free(bytes);
+    close_links(&pair);
+}
+
+static void test_a_link_with_another_token_is_refused_and_told_so(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = { "secre", "secrets", NULL };
+    for (size_t i = 0; i < 3; i++) {
+        link_pair pair;
+        weir_frame frame;
+        weir_status far, near;
+        open_links(&pair, "secret", "worker", "ca", wrong[i]);
+        look(&pair, &far, &near, &frame);
+        assert_refused(far, WEIR_ERR_REFUSED, ": shows no token, or another");
+        assert_refused(weir_frame_receive(pair.near, TIMEOUT_MS, &frame), WEIR_ERR_REFUSED,
+                       "trainer 0: asks for a token, or another one");
+        close_links(&pair);
+    }
+}
+
+static void test_a_link_that_will_not_do_says_why(void **state)
+{
+    (void)state;
+    link_pair pair;
+    weir_frame frame;
+    weir_status far, near;
+    open_links(&pair, NULL, NULL, "ca", NULL);
+    look(&pair, &far, &near, &frame);
+    assert_refused(far, WEIR_ERR_REFUSED, "it shows no client certificate");
+    assert_refused(weir_frame_receive(pair.near, TIMEOUT_MS, &frame), WEIR_ERR_REFUSED,
+                   "trainer 0: the other side asks for a client certificate");
+    close_links(&pair);
+    open_links(&pair, NULL, "worker", "other-ca", NULL);
+    look(&pair, &far, &near, &frame);
+    assert_int_equal(far, WEIR_ERR_REFUSED);
+    assert_refused(weir_frame_receive(pair.near, TIMEOUT_MS, &frame), WEIR_ERR_REFUSED,
+                   "trainer 0: its certificate is not signed by CA ");
+    close_links(&pair);
+    open_links(&pair, "secret", NULL, NULL, "secret"); /* in plain text */
+    look(&pair, &far, &near, &frame);
+    assert_int_equal(far, WEIR_ERR_FORMAT);
+    assert_refused(weir_frame_receive(pair.near, TIMEOUT_MS, &frame), WEIR_ERR_REFUSED,
+                   "trainer 0: speaks TLS, and this side does not");
+    close_links(&pair);
+}
+
+static void test_a_stranger_on_a_link_is_given_little_room(void **state)
+{
+    (void)state;
+    link_pair pair;
+    weir_frame frame;
+    static const unsigned char large[16] = { 'W', 'F', 'L', '1', 7, 0, 0, 0, 0, 0, 1 };
+    const weir_rpc_security security = { .token = "secret" };
+    assert_int_equal(weir_frame_listener_open("127.0.0.1", &security, &pair.listener), WEIR_OK);
+    int fd = connect_to(weir_frame_listener_address(pair.listener));
+    assert_int_equal(send(fd, large, sizeof(large), MSG_NOSIGNAL), sizeof(large));
+    assert_int_equal(weir_frame_wait(pair.listener, NULL, 0, TIMEOUT_MS), WEIR_OK);
+    assert_int_equal(weir_frame_listener_accept(pair.listener, &pair.far), WEIR_OK);
+    assert_refused(weir_frame_receive(pair.far, TIMEOUT_MS, &frame), WEIR_ERR_REFUSED,
+                   ": shows no token");
+    close(fd);
+    weir_frame_link_close(pair.far);
+    weir_frame_listener_close(pair.listener);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -547,6 +679,10 @@ int main(void)
         cmocka_unit_test(test_a_server_that_does_not_greet_costs_five_seconds_at_most),
         cmocka_unit_test(test_a_server_that_hangs_up_in_the_handshake_is_lost),
         cmocka_unit_test(test_what_is_spoken_within_tls_must_be_the_same),
+        cmocka_unit_test(test_frames_pass_within_tls_after_the_token),
+        cmocka_unit_test(test_a_link_with_another_token_is_refused_and_told_so),
+        cmocka_unit_test(test_a_link_that_will_not_do_says_why),
+        cmocka_unit_test(test_a_stranger_on_a_link_is_given_little_room),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

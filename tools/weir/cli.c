@@ -97,6 +97,13 @@ void weir_cli_log_more(void)
     weir_cli_log_begin();
 }
 
+static void say_security(int option)
+{
+    static const char *const names[] = { "WEIR_TLS_CERTIFICATE", "WEIR_TLS_KEY", "WEIR_TLS_CA",
+                                         "WEIR_TOKEN_FILE", "WEIR_INSECURE" };
+    setenv(names[option - WEIR_CLI_SECURITY_FIRST], optarg != NULL ? optarg : "1", 1);
+}
+
 int weir_cli_option(int argc, char **argv, const char *shorts, const struct option *options)
 {
     char all[64];
@@ -106,6 +113,10 @@ int weir_cli_option(int argc, char **argv, const char *shorts, const struct opti
         int option = getopt_long(argc, argv, all, options, NULL);
         if (option == 'v') {
             weir_cli_log_more();
+            continue;
+        }
+        if (option >= WEIR_CLI_SECURITY_FIRST) {
+            say_security(option);
             continue;
         }
         if (option == ':') {

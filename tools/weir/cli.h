@@ -19,6 +19,27 @@
 #define WEIR_EXIT_FAILED 1
 #define WEIR_EXIT_USAGE 2
 
+/* ---- who may talk to whom --------------------------------------------------------------------*/
+
+/* For verbs that listen or call: weir_cli_option() takes them itself, and says them to the library
+ * (and to other programs that the verb starts) by its environment. */
+#define WEIR_CLI_SECURITY_FIRST 2048
+#define WEIR_CLI_SECURITY_OPTIONS                                                                \
+    { "tls-cert", required_argument, NULL, 2048 }, { "tls-key", required_argument, NULL, 2049 }, \
+        { "tls-ca", required_argument, NULL, 2050 },                                             \
+        { "token-file", required_argument, NULL, 2051 },                                         \
+    {                                                                                            \
+        "insecure", no_argument, NULL, 2052                                                      \
+    }
+#define WEIR_CLI_SECURITY_USAGE                                                                   \
+    "  --tls-cert FILE, --tls-key FILE   PEM: what listens speaks TLS alone; shown where it "     \
+    "calls\n"                                                                                     \
+    "  --tls-ca FILE               PEM, or 'system': calls with TLS alone and believes whom it\n" \
+    "                              signed; where it listens, callers must show such a "           \
+    "certificate\n"                                                                               \
+    "  --token-file FILE           its bearer token is sent with every call, asked of callers\n"  \
+    "  --insecure                  listens beyond this machine without certificate and token\n"
+
 /* ---- verbs -----------------------------------------------------------------------------------*/
 
 /* argv[0] is the verb's whole name, "bench convert" say. Returns an exit code. */

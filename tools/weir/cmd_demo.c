@@ -41,8 +41,8 @@ const char weir_usage_demo[] =
     "  --device host|cuda:N    where weights and parameters lie (default: host)\n"
     "  --work-dir DIR          where checkpoints are made (default: a temporary directory)\n"
     "  --seed N                of the synthesised weights\n"
-    "  --keep                  leave the checkpoints behind, step-1 and so on\n"
-    "  --json                  print one object\n";
+    "  --keep                  leave the checkpoints behind, step-1 and so "
+    "on\n" WEIR_CLI_SECURITY_USAGE "  --json                  print one object\n";
 
 enum {
     OPTION_MODEL = 256,
@@ -66,7 +66,8 @@ enum {
     OPTION_WINDOW
 };
 
-static const struct option options[] = { { "model", required_argument, NULL, OPTION_MODEL },
+static const struct option options[] = { WEIR_CLI_SECURITY_OPTIONS,
+                                         { "model", required_argument, NULL, OPTION_MODEL },
                                          { "versions", required_argument, NULL, OPTION_VERSIONS },
                                          { "family", required_argument, NULL, OPTION_FAMILY },
                                          { "preset", required_argument, NULL, OPTION_PRESET },

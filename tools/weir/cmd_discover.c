@@ -35,7 +35,7 @@ const char weir_usage_discover[] =
     "  --fresh SECONDS        heard of within so long (default: what is not STALE)\n"
     "  --layout SIGNATURE     of this layout signature alone\n"
     "  --endpoint KIND        read by: weir, nixl, transfer_engine (default: any)\n"
-    "  --timeout SECONDS      bound of the whole search (default: 60)\n"
+    "  --timeout SECONDS      bound of the whole search (default: 60)\n" WEIR_CLI_SECURITY_USAGE
     "  --explain              list every source, and field by field why it was taken or refused\n"
     "  --json                 one object: sources (with --explain all, with findings), taken, "
     "known\n";
@@ -77,6 +77,7 @@ static const struct option options[] = {
     { "layout", required_argument, NULL, OPTION_LAYOUT },
     { "endpoint", required_argument, NULL, OPTION_ENDPOINT },
     { "timeout", required_argument, NULL, OPTION_TIMEOUT },
+    WEIR_CLI_SECURITY_OPTIONS,
     { "explain", no_argument, NULL, OPTION_EXPLAIN },
     { "json", no_argument, NULL, OPTION_JSON },
     WEIR_CLI_OPTIONS_END

@@ -7,7 +7,8 @@
 #include "flow.h"
 
 const char weir_usage_serve[] =
-    "usage: weir serve [--listen HOST:PORT] [--store STORE] [--name NAME] [--json]\n"
+    "usage: weir serve [--listen HOST:PORT] [--store STORE] [--name NAME] [--tls-cert FILE ...] "
+    "[--json]\n"
     "\n"
     "Runs a directory: who has which version, who reads it. Speaks gRPC, compatible with\n"
     "ModelExpress. Ends on SIGINT or SIGTERM.\n"
@@ -17,7 +18,8 @@ const char weir_usage_serve[] =
     "                        redis://[USER:PASSWORD@]HOST:PORT[/DB], where they outlive it and\n"
     "                        several directories have the same; @FILE: as the first line of FILE\n"
     "                        says, which keeps a password off the command line\n"
-    "  --name NAME           of the fleet within that Redis; default: default\n"
+    "  --name NAME           of the fleet within that Redis; default: "
+    "default\n" WEIR_CLI_SECURITY_USAGE
     "  --json                print {\"address\": \"HOST:PORT\"} when it listens\n";
 
 enum { OPTION_LISTEN = 256, OPTION_STORE, OPTION_NAME, OPTION_JSON };
@@ -25,6 +27,7 @@ enum { OPTION_LISTEN = 256, OPTION_STORE, OPTION_NAME, OPTION_JSON };
 static const struct option options[] = { { "listen", required_argument, NULL, OPTION_LISTEN },
                                          { "store", required_argument, NULL, OPTION_STORE },
                                          { "name", required_argument, NULL, OPTION_NAME },
+                                         WEIR_CLI_SECURITY_OPTIONS,
                                          { "json", no_argument, NULL, OPTION_JSON },
                                          WEIR_CLI_OPTIONS_END };
 

@@ -39,7 +39,7 @@ typedef struct weir_flow_options {
         { "lease", required_argument, NULL, 270 }, { "keep-masters", no_argument, NULL, 271 },     \
         { "json", no_argument, NULL, 272 }, { "die-at", required_argument, NULL, 273 },            \
         { "stall-at", required_argument, NULL, 274 },                                              \
-        { "replica-mesh", required_argument, NULL, 275 },                                          \
+        { "replica-mesh", required_argument, NULL, 275 }, WEIR_CLI_SECURITY_OPTIONS,               \
         { "replica-experts", required_argument, NULL, 276 },                                       \
     {                                                                                              \
         "worker", required_argument, NULL, 277                                                     \
@@ -65,7 +65,7 @@ typedef struct weir_flow_options {
     "  --threads N                 default: one per core\n"                                      \
     "  --timeout SECONDS           bound of every wait (default: 60)\n"                          \
     "  --lease SECONDS             how long the directory believes in a silent worker "          \
-    "(default: 90)\n"                                                                            \
+    "(default: 90)\n" WEIR_CLI_SECURITY_USAGE                                                    \
     "  --die-at STOP[+][:VERSION]  end with SIGKILL at that stop of a refit, or (+) in the\n"    \
     "                              midst of its bytes (for drills)\n"                            \
     "  --stall-at STOP[+][:VERSION]  halt there with SIGSTOP (for drills)\n"                     \
