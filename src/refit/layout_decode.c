@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* layout_decode.c - the shards of a layout that one worker reads, every number checked.
  *
- * Most shards of a large fleet are other workers': hundreds of ranks list millions, of which a
- * worker reads a few in a hundred. So the layout's own fields are walked here, without unpacking
- * what lies in them, and only shards of the worker's place go through protobuf-c and are kept.
+ * A layout is columns of numbers, which protobuf-c would unpack into arrays of all that are
+ * published: hundreds of ranks list millions of shards, of which a worker reads a few in a hundred.
+ * So the columns are read side by side where they lie, shard by shard, and only shards of the
+ * worker's place are checked and kept.
  */
 #include <string.h>
 
@@ -24,7 +25,6 @@ typedef struct wire {
 typedef struct field {
     uint64_t number;
     unsigned type;
-    uint64_t value;      /* of a varint */
     const uint8_t *data; /* of bytes */
     size_t n_bytes;
 } field;
@@ -32,6 +32,10 @@ typedef struct field {
 static bool read_varint(wire *w, uint64_t *out)
 {
     uint64_t value = 0;
+    if (w->at < w->end && *w->at < 0x80) { /* most are */
+        *out = *w->at++;
+        return true;
+    }
     for (unsigned shift = 0; shift < 64 && w->at < w->end; shift += 7) {
         uint8_t byte = *w->at++;
         value |= (uint64_t)(byte & 0x7F) << shift;
@@ -54,14 +58,14 @@ static bool skip(wire *w, uint64_t n_bytes)
 /* False: it ends within a field, or has one of a kind that there is not. */
 static bool next_field(wire *w, field *out)
 {
-    uint64_t key, n_bytes;
+    uint64_t key, n_bytes, value;
     if (!read_varint(w, &key))
         return false;
     out->number = key >> 3;
     out->type = key & 7;
     switch (out->type) {
     case WIRE_VARINT:
-        return read_varint(w, &out->value);
+        return read_varint(w, &value);
     case WIRE_64:
         return skip(w, 8);
     case WIRE_BYTES:
@@ -77,11 +81,30 @@ static bool next_field(wire *w, field *out)
     }
 }
 
-/* ---- one shard -------------------------------------------------------------------------------*/
+/* ---- columns ---------------------------------------------------------------------------------*/
 
-/* Numbers of fields, as proto/manifest.proto has them. */
-enum { LAYOUT_TAGS = 1, LAYOUT_SHARDS = 2 };
-enum { SHARD_NAME = 1, SHARD_STAGE = 10, SHARD_D = 11, SHARD_T = 12 };
+/* In the order of their fields in proto/manifest.proto, the first of which follows the tags'. */
+typedef enum column {
+    NAME_FRONT,
+    NAME_BACK,
+    NAME_MIDDLE,
+    NAMES,
+    DTYPE,
+    RANK,
+    GLOBAL_SHAPE,
+    LO,
+    HI,
+    TAG,
+    REGION,
+    OFFSET,
+    N_BYTES,
+    STAGE,
+    D,
+    T,
+    N_PADDING_ROWS,
+    N_COLUMNS
+} column;
+enum { LAYOUT_TAGS = 1, FIRST_COLUMN = 2 };
 
 typedef struct layout_reader {
     const void *bytes;
@@ -90,116 +113,130 @@ typedef struct layout_reader {
     size_t n_regions;
     const weir_mesh_place *place; /* NULL: shards of every place */
     weir_arena *arena;            /* of what is kept */
-    weir_arena scratch;           /* of one shard's message */
     Weir__Manifest__Tag **tags;
-    size_t n_tags, n_shards, n_own;
-    const uint8_t *name; /* the last one that came with a shard, and its copy if one was needed */
+    size_t n_tags, n_shards;
+    wire columns[N_COLUMNS]; /* what is not read yet; at NULL: there is none, all are 0 */
+    bool is_cut;             /* a column ended early */
+    uint64_t end;            /* of the shard before, in its region */
+    char name[WEIR_LAYOUT_NAME_BYTES + 1]; /* of the shard that was read last */
     size_t name_bytes;
-    const char *name_text;
+    const char *kept_name; /* the same, where it stays; NULL: nowhere yet */
+    char *names;           /* room for names that stay */
 } layout_reader;
 
-static void *arena_alloc(void *arena, size_t n_bytes)
+static uint64_t next_number(layout_reader *r, column of)
 {
-    return weir_arena_alloc(arena, n_bytes);
-}
-
-static void arena_free(void *arena, void *piece)
-{
-    (void)arena, (void)piece; /* goes with the arena */
+    uint64_t value = 0;
+    if (r->columns[of].at != NULL && !read_varint(&r->columns[of], &value))
+        r->is_cut = true;
+    return value;
 }
 
 /* Small numbers take one byte, whatever their sign. */
-static uint32_t read_signed(uint64_t value)
+static uint64_t next_signed(layout_reader *r, column of)
 {
-    uint32_t bits = (uint32_t)value;
-    return (bits >> 1) ^ (0 - (bits & 1));
+    uint64_t value = next_number(r, of);
+    return (value >> 1) ^ (0 - (value & 1));
 }
 
-/* Whether a shard is of the worker's place; takes note of its name. */
-static bool look_at(layout_reader *r, const field *shard, bool *out_own)
+static weir_mesh_place next_place(layout_reader *r)
 {
-    wire w = { shard->data, shard->data + shard->n_bytes };
-    weir_mesh_place place = { 0, 0, 0 };
-    field f;
-    while (w.at < w.end) {
-        if (!next_field(&w, &f))
-            return false;
-        if (f.number == SHARD_NAME && f.type == WIRE_BYTES && f.n_bytes > 0) {
-            r->name = f.data;
-            r->name_bytes = f.n_bytes;
-            r->name_text = NULL;
-        }
-        if (f.type != WIRE_VARINT)
-            continue;
-        place.stage = f.number == SHARD_STAGE ? read_signed(f.value) : place.stage;
-        place.d = f.number == SHARD_D ? read_signed(f.value) : place.d;
-        place.t = f.number == SHARD_T ? read_signed(f.value) : place.t;
+    uint32_t stage = (uint32_t)next_signed(r, STAGE), d = (uint32_t)next_signed(r, D);
+    return (weir_mesh_place){ stage, d, (uint32_t)next_signed(r, T) };
+}
+
+static bool is_own(const layout_reader *r, const weir_mesh_place *place)
+{
+    return r->place == NULL || weir_mesh_place_matches(place, r->place);
+}
+
+static weir_status undecodable(const layout_reader *r)
+{
+    return weir_fail(WEIR_ERR_CORRUPT, "manifest: the layout of %zu bytes does not decode",
+                     r->n_bytes);
+}
+
+/* ---- names -----------------------------------------------------------------------------------*/
+
+typedef struct name_cut {
+    size_t front, back, middle, n_bytes;
+} name_cut;
+
+/* How the next name is made of the one before. False: it is not. */
+static bool next_cut(layout_reader *r, name_cut *out)
+{
+    uint64_t front = next_number(r, NAME_FRONT), back = next_number(r, NAME_BACK);
+    uint64_t middle = next_number(r, NAME_MIDDLE);
+    const wire *names = &r->columns[NAMES];
+    if (r->is_cut || front > r->name_bytes || back > r->name_bytes - front ||
+        middle > (uint64_t)(names->end - names->at) ||
+        middle > WEIR_LAYOUT_NAME_BYTES - front - back)
+        return false;
+    *out = (name_cut){ front, back, middle, front + back + middle };
+    return out->n_bytes > 0;
+}
+
+static bool is_same(const layout_reader *r, const name_cut *cut)
+{
+    return cut->front == r->name_bytes && cut->middle == 0;
+}
+
+static void make_name(layout_reader *r, const name_cut *cut)
+{
+    if (is_same(r, cut))
+        return;
+    wire *names = &r->columns[NAMES];
+    memmove(r->name + cut->front + cut->middle, r->name + r->name_bytes - cut->back, cut->back);
+    if (cut->middle > 0) {
+        memcpy(r->name + cut->front, names->at, cut->middle);
+        names->at += cut->middle;
     }
-    *out_own = r->place == NULL || weir_mesh_place_matches(&place, r->place);
-    return true;
+    r->name_bytes = cut->n_bytes;
+    r->name[r->name_bytes] = '\0';
+    r->kept_name = NULL;
 }
 
-static const char *name_of(layout_reader *r)
+static const char *keep_name(layout_reader *r)
 {
-    if (r->name_text != NULL || r->name == NULL)
-        return r->name_text != NULL ? r->name_text : "";
-    char *text = weir_arena_alloc(r->arena, r->name_bytes + 1);
-    if (text == NULL)
-        return NULL;
-    memcpy(text, r->name, r->name_bytes);
-    text[r->name_bytes] = '\0';
-    r->name_text = text;
-    return text;
+    if (r->kept_name == NULL) {
+        memcpy(r->names, r->name, r->name_bytes + 1);
+        r->kept_name = r->names;
+        r->names += r->name_bytes + 1;
+    }
+    return r->kept_name;
 }
 
-static weir_status check_shard(const layout_reader *r, const Weir__Manifest__Shard *message,
-                               const char *name)
-{
-    size_t rank = message->n_global_shape;
-    if (name[0] == '\0' || rank > WEIR_MAX_RANK || message->n_lo != rank || message->n_hi != rank)
-        return weir_fail(WEIR_ERR_CORRUPT,
-                         "manifest: shard '%s' has %zu dims and a box of %zu, %zu", name, rank,
-                         message->n_lo, message->n_hi);
-    if (weir_dtype_bits((weir_dtype)message->dtype) == 0)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: dtype number %u is unknown", name,
-                         message->dtype);
-    if (message->tag >= r->n_tags)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: tag %u of %zu", name, message->tag,
-                         r->n_tags);
-    if (message->region >= r->n_regions)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: region %u of %zu", name, message->region,
-                         r->n_regions);
-    if (message->stage < -1 || message->d < -1 || message->t < -1)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: is of stage %d, d %d, t %d", name,
-                         message->stage, message->d, message->t);
-    return WEIR_OK;
-}
+/* ---- one shard -------------------------------------------------------------------------------*/
+
+/* What a shard refers to, by numbers that may be any. */
+typedef struct references {
+    uint64_t dtype, rank, tag, region;
+} references;
 
 /* -1 is WEIR_ANY. */
 _Static_assert((uint32_t)-1 == WEIR_ANY, "places travel as signed numbers");
 
-static void take_shard(const layout_reader *r, const Weir__Manifest__Shard *message,
-                       const char *name, weir_shard *out)
+static bool is_place(uint32_t axis)
 {
-    const Weir__Manifest__Tag *tag = r->tags[message->tag];
-    size_t rank = message->n_global_shape;
-    *out = (weir_shard){ .name = name,
-                         .dtype = (weir_dtype)message->dtype,
-                         .global_shape.rank = (uint32_t)rank,
-                         .box.rank = (uint32_t)rank,
-                         .place = { (uint32_t)message->stage, (uint32_t)message->d,
-                                    (uint32_t)message->t },
-                         .n_padding_rows = message->n_padding_rows,
-                         .compile_target = tag->compile_target,
-                         .compile_metadata = tag->compile_metadata,
-                         .region = message->region,
-                         .offset = message->offset,
-                         .n_bytes = message->n_bytes };
-    for (size_t d = 0; d < rank; d++) {
-        out->global_shape.dim[d] = message->global_shape[d];
-        out->box.lo[d] = message->lo[d];
-        out->box.hi[d] = message->hi[d];
-    }
+    return axis <= INT32_MAX || axis == WEIR_ANY;
+}
+
+static weir_status check_references(const layout_reader *r, const references *to,
+                                    const weir_mesh_place *place)
+{
+    if (weir_dtype_bits((weir_dtype)to->dtype) == 0 || to->dtype > UINT32_MAX)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: dtype number %llu is unknown", r->name,
+                         (unsigned long long)to->dtype);
+    if (to->tag >= r->n_tags)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: tag %llu of %zu", r->name,
+                         (unsigned long long)to->tag, r->n_tags);
+    if (to->region >= r->n_regions)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: region %llu of %zu", r->name,
+                         (unsigned long long)to->region, r->n_regions);
+    if (!is_place(place->stage) || !is_place(place->d) || !is_place(place->t))
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: is of stage %d, d %d, t %d", r->name,
+                         (int)place->stage, (int)place->d, (int)place->t);
+    return WEIR_OK;
 }
 
 /* A box of what is filled of the parameter, and empty only where nothing is. */
@@ -235,46 +272,87 @@ static weir_status check_region(const weir_shard *shard, const weir_manifest_reg
     return WEIR_OK;
 }
 
-static weir_status read_shard(layout_reader *r, const field *at, weir_shard *out)
+/* Numbers of every shard are read, whosever it is, so that all columns stay side by side. */
+static weir_status next_numbers(layout_reader *r, references *to, weir_shard *out)
 {
-    ProtobufCAllocator allocator = { arena_alloc, arena_free, &r->scratch };
-    weir_arena_reset(&r->scratch);
-    const Weir__Manifest__Shard *message =
-        weir__manifest__shard__unpack(&allocator, at->n_bytes, at->data);
-    const char *name = name_of(r);
-    if (message == NULL)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: the layout of %zu bytes does not decode",
-                         r->n_bytes);
-    if (name == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    weir_status status = check_shard(r, message, name);
+    *to = (references){ next_number(r, DTYPE), next_number(r, RANK), 0, 0 };
+    if (to->rank > WEIR_MAX_RANK)
+        return weir_fail(WEIR_ERR_CORRUPT, "manifest: %s: has %llu axes, at most %d are allowed",
+                         r->name, (unsigned long long)to->rank, WEIR_MAX_RANK);
+    *out = (weir_shard){ .global_shape.rank = (uint32_t)to->rank, .box.rank = (uint32_t)to->rank };
+    for (size_t axis = 0; axis < to->rank; axis++) {
+        out->global_shape.dim[axis] = next_number(r, GLOBAL_SHAPE);
+        out->box.lo[axis] = next_number(r, LO);
+        out->box.hi[axis] = next_number(r, HI);
+    }
+    to->tag = next_number(r, TAG);
+    to->region = next_number(r, REGION);
+    out->offset = r->end + next_signed(r, OFFSET);
+    out->n_bytes = next_number(r, N_BYTES);
+    out->place = next_place(r);
+    out->n_padding_rows = next_number(r, N_PADDING_ROWS);
+    r->end = out->offset + out->n_bytes;
+    return r->is_cut ? undecodable(r) : WEIR_OK;
+}
+
+/* `out` is complete if the shard is the worker's own. */
+static weir_status next_shard(layout_reader *r, weir_shard *out, bool *out_own)
+{
+    name_cut cut;
+    references to;
+    if (!next_cut(r, &cut))
+        return undecodable(r);
+    make_name(r, &cut);
+    weir_status status = next_numbers(r, &to, out);
+    *out_own = is_own(r, &out->place);
+    if (status != WEIR_OK || !*out_own)
+        return status;
+    status = check_references(r, &to, &out->place);
     if (status != WEIR_OK)
         return status;
-    take_shard(r, message, name, out);
+    out->name = keep_name(r);
+    out->dtype = (weir_dtype)to.dtype;
+    out->compile_target = r->tags[to.tag]->compile_target;
+    out->compile_metadata = r->tags[to.tag]->compile_metadata;
+    out->region = (uint32_t)to.region;
     status = check_box(out);
     return status == WEIR_OK ? check_region(out, r->regions) : status;
 }
 
 /* ---- the layout ------------------------------------------------------------------------------*/
 
-/* How much of everything there is. */
-static bool count(layout_reader *r)
+/* Finds the columns, and counts tags and shards. */
+static bool find_columns(layout_reader *r)
 {
     wire w = { r->bytes, (const uint8_t *)r->bytes + r->n_bytes };
     field f;
     while (w.at < w.end) {
-        bool own = false;
         if (!next_field(&w, &f))
             return false;
-        bool is_shard = f.number == LAYOUT_SHARDS && f.type == WIRE_BYTES;
-        if (is_shard && !look_at(r, &f, &own))
+        if (f.number == LAYOUT_TAGS && f.type == WIRE_BYTES)
+            r->n_tags++;
+        if (f.number < FIRST_COLUMN || f.number >= FIRST_COLUMN + N_COLUMNS)
+            continue;
+        wire *found = &r->columns[f.number - FIRST_COLUMN];
+        if (f.type != WIRE_BYTES || found->at != NULL) /* in one piece, as they are written */
             return false;
-        r->n_tags += f.number == LAYOUT_TAGS && f.type == WIRE_BYTES ? 1 : 0;
-        r->n_shards += is_shard ? 1 : 0;
-        r->n_own += own ? 1 : 0;
+        *found = (wire){ f.data, f.data + f.n_bytes };
     }
-    r->name = NULL;
-    return true;
+    const wire *middles = &r->columns[NAME_MIDDLE], *names = &r->columns[NAMES];
+    for (const uint8_t *at = middles->at; at < middles->end; at++)
+        r->n_shards += *at < 0x80;
+    return names->at == names->end ||
+           memchr(names->at, 0, (size_t)(names->end - names->at)) == NULL;
+}
+
+static void *arena_alloc(void *arena, size_t n_bytes)
+{
+    return weir_arena_alloc(arena, n_bytes);
+}
+
+static void arena_free(void *arena, void *piece)
+{
+    (void)arena, (void)piece; /* goes with the arena */
 }
 
 static weir_status read_tags(layout_reader *r)
@@ -290,33 +368,59 @@ static weir_status read_tags(layout_reader *r)
             continue;
         r->tags[n] = weir__manifest__tag__unpack(&allocator, f.n_bytes, f.data);
         if (r->tags[n++] == NULL)
-            return weir_fail(WEIR_ERR_CORRUPT, "manifest: the layout of %zu bytes does not decode",
-                             r->n_bytes);
+            return undecodable(r);
     }
     return WEIR_OK;
 }
 
+/* Makes room for the shards that are the worker's own, and their names. `ahead` is a reader that
+ * goes before. */
+static weir_status make_room(layout_reader *r, layout_reader ahead, weir_layout_part *out)
+{
+    size_t n_own = 0, n_names_bytes = 0;
+    bool is_kept = false;
+    for (size_t i = 0; i < r->n_shards; i++) {
+        name_cut cut;
+        if (!next_cut(&ahead, &cut))
+            return undecodable(r);
+        is_kept &= is_same(&ahead, &cut);
+        if (cut.middle > 0)
+            ahead.columns[NAMES].at += cut.middle;
+        ahead.name_bytes = cut.n_bytes;
+        weir_mesh_place place = next_place(&ahead);
+        if (!is_own(r, &place))
+            continue;
+        n_names_bytes += is_kept ? 0 : cut.n_bytes + 1;
+        is_kept = true;
+        n_own++;
+    }
+    out->shards = weir_arena_alloc(r->arena, n_own * sizeof(out->shards[0]));
+    out->numbers = weir_arena_alloc(r->arena, n_own * sizeof(out->numbers[0]));
+    r->names = weir_arena_alloc(r->arena, n_names_bytes);
+    return out->shards != NULL && out->numbers != NULL && r->names != NULL ? WEIR_OK
+                                                                           : WEIR_ERR_NO_MEMORY;
+}
+
 static weir_status read_shards(layout_reader *r, weir_layout_part *out)
 {
-    wire w = { r->bytes, (const uint8_t *)r->bytes + r->n_bytes };
-    weir_status status = WEIR_OK;
-    uint32_t number = 0;
-    field f;
-    out->shards = weir_arena_zeroed(r->arena, r->n_own, sizeof(out->shards[0]));
-    out->numbers = weir_arena_zeroed(r->arena, r->n_own, sizeof(out->numbers[0]));
-    if (out->shards == NULL || out->numbers == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    while (status == WEIR_OK && out->n_shards < r->n_own && next_field(&w, &f)) {
-        bool own;
-        if (f.number != LAYOUT_SHARDS || f.type != WIRE_BYTES || !look_at(r, &f, &own))
+    for (size_t i = 0; i < r->n_shards; i++) {
+        weir_shard shard;
+        bool own = false;
+        weir_status status = next_shard(r, &shard, &own);
+        if (status != WEIR_OK)
+            return status;
+        if (!own)
             continue;
-        if (own) {
-            out->numbers[out->n_shards] = number;
-            status = read_shard(r, &f, &out->shards[out->n_shards++]);
-        }
-        number++;
+        out->numbers[out->n_shards] = (uint32_t)i;
+        out->shards[out->n_shards++] = shard;
     }
-    return status;
+    for (size_t i = 0; i < N_COLUMNS; i++) {
+        if (r->columns[i].at != r->columns[i].end)
+            return weir_fail(WEIR_ERR_CORRUPT,
+                             "manifest: the layout says more than of its %zu shards", r->n_shards);
+    }
+    out->n_published = r->n_shards;
+    return WEIR_OK;
 }
 
 weir_status weir_layout_decode_part(const void *bytes, size_t n_bytes,
@@ -324,26 +428,24 @@ weir_status weir_layout_decode_part(const void *bytes, size_t n_bytes,
                                     const weir_mesh_place *place, weir_arena *arena,
                                     weir_layout_part *out)
 {
-    layout_reader r = { .bytes = bytes,
+    static const uint8_t nothing[1];
+    layout_reader r = { .bytes = n_bytes > 0 ? bytes : nothing,
                         .n_bytes = n_bytes,
                         .regions = regions,
                         .n_regions = n_regions,
                         .place = place,
                         .arena = arena };
     weir_layout_part part = { 0 };
-    if (!count(&r) || r.n_shards > UINT32_MAX)
-        return weir_fail(WEIR_ERR_CORRUPT, "manifest: the layout of %zu bytes does not decode",
-                         n_bytes);
-    weir_arena_init(&r.scratch, 0);
+    if (!find_columns(&r) || r.n_shards > UINT32_MAX)
+        return undecodable(&r);
     weir_status status = read_tags(&r);
     if (status == WEIR_OK)
+        status = make_room(&r, r, &part);
+    if (status == WEIR_OK)
         status = read_shards(&r, &part);
-    weir_arena_close(&r.scratch);
-    if (status != WEIR_OK)
-        return status;
-    part.n_published = r.n_shards;
-    *out = part;
-    return WEIR_OK;
+    if (status == WEIR_OK)
+        *out = part;
+    return status;
 }
 
 weir_status weir_layout_decode(const void *bytes, size_t n_bytes,

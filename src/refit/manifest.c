@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* manifest.c - manifests to bytes and back, by protobuf-c, with every number checked.
  *
- * Tags repeat from shard to shard, so they travel once each and shards refer to them by index; a
- * name travels with the first of the shards in a row that have it. An encoding is a function of the
- * shards and gives each of them back, so equal bytes are equal layouts and the other way round.
- * layout_decode.c reads them.
+ * The layout travels in them as bytes: layout_encode.c writes them, layout_decode.c reads them.
  */
 #include "refit/manifest.h"
 
@@ -14,7 +11,7 @@
 #include "base/error.h"
 #include "manifest.pb-c.h"
 
-#define FORMAT 1u
+#define FORMAT 2u
 /* The next version's message may be a few bytes longer: numbers grow. */
 #define SLACK_BYTES 64u
 
@@ -56,76 +53,6 @@ static void *arena_alloc(void *arena, size_t n_bytes)
 static void arena_free(void *arena, void *piece)
 {
     (void)arena, (void)piece; /* goes with the arena */
-}
-
-/* ---- layout ----------------------------------------------------------------------------------*/
-
-typedef struct tag_table {
-    Weir__Manifest__Tag **tags;
-    size_t n_tags;
-} tag_table;
-
-static uint32_t tag_of(tag_table *table, Weir__Manifest__Tag *storage, const weir_shard *shard)
-{
-    for (size_t i = 0; i < table->n_tags; i++) {
-        if (strcmp(table->tags[i]->compile_target, shard->compile_target) == 0 &&
-            strcmp(table->tags[i]->compile_metadata, shard->compile_metadata) == 0)
-            return (uint32_t)i;
-    }
-    Weir__Manifest__Tag *tag = &storage[table->n_tags];
-    weir__manifest__tag__init(tag);
-    tag->compile_target = (char *)shard->compile_target;
-    tag->compile_metadata = (char *)shard->compile_metadata;
-    table->tags[table->n_tags] = tag;
-    return (uint32_t)table->n_tags++;
-}
-
-/* Small numbers take one byte, and so does WEIR_ANY. */
-static int32_t pack_place(uint32_t place)
-{
-    return place == WEIR_ANY ? -1 : (int32_t)place;
-}
-
-static void fill_shard(Weir__Manifest__Shard *message, const weir_shard *shard, const char *before,
-                       uint32_t tag)
-{
-    weir__manifest__shard__init(message);
-    if (strcmp(shard->name, before) != 0)
-        message->name = (char *)shard->name;
-    message->dtype = (uint32_t)shard->dtype;
-    message->n_global_shape = message->n_lo = message->n_hi = shard->global_shape.rank;
-    message->global_shape = (uint64_t *)shard->global_shape.dim;
-    message->lo = (uint64_t *)shard->box.lo;
-    message->hi = (uint64_t *)shard->box.hi;
-    message->tag = tag;
-    message->region = shard->region;
-    message->offset = shard->offset;
-    message->n_bytes = shard->n_bytes;
-    message->stage = pack_place(shard->place.stage);
-    message->d = pack_place(shard->place.d);
-    message->t = pack_place(shard->place.t);
-    message->n_padding_rows = shard->n_padding_rows;
-}
-
-weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
-                               weir_buffer *out)
-{
-    Weir__Manifest__Layout layout = WEIR__MANIFEST__LAYOUT__INIT;
-    Weir__Manifest__Shard *storage = weir_arena_alloc(arena, n_shards * sizeof(*storage));
-    Weir__Manifest__Tag *tags = weir_arena_alloc(arena, n_shards * sizeof(*tags));
-    tag_table table = { weir_arena_alloc(arena, n_shards * sizeof(*table.tags)), 0 };
-    layout.shards = weir_arena_alloc(arena, n_shards * sizeof(*layout.shards));
-    if (storage == NULL || tags == NULL || table.tags == NULL || layout.shards == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    for (size_t i = 0; i < n_shards; i++) {
-        fill_shard(&storage[i], &shards[i], i > 0 ? shards[i - 1].name : "",
-                   tag_of(&table, tags, &shards[i]));
-        layout.shards[i] = &storage[i];
-    }
-    layout.n_shards = n_shards;
-    layout.tags = table.tags;
-    layout.n_tags = table.n_tags;
-    return pack(&layout.base, out);
 }
 
 /* ---- manifest --------------------------------------------------------------------------------*/

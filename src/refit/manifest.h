@@ -63,7 +63,11 @@ typedef struct weir_group_record {
     const char *why;
 } weir_group_record;
 
-/* Packs all of the shards but their digests: equal bytes, equal layouts. `arena` is scratch. */
+/* Of a shard's name at most, without its 0. */
+#define WEIR_LAYOUT_NAME_BYTES 4096
+
+/* Packs all of the shards but their digests: equal bytes, equal layouts. `arena` is scratch.
+ * ERR_INVALID for a name that is too long. */
 weir_status weir_layout_encode(const weir_shard *shards, size_t n_shards, weir_arena *arena,
                                weir_buffer *out);
 /* The shards of a layout, digests zero, allocated in `arena`. regions bound their offsets. */
