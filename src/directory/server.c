@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "directory/directory_core.h"
+#include "directory/web.h"
 #include "health.pb-c.h"
 #include "rpc/rpc_security.h"
 #include "weir/weir.h"
@@ -23,6 +24,7 @@
 struct weir_directory {
     weir_directory_core core;
     weir_rpc_server *server;
+    weir_web *web; /* NULL: it serves no HTTP */
     weir_security_kept kept;
     weir_directory_options options; /* strings are the caller's: for opening alone */
     int timer_fd;
@@ -56,6 +58,8 @@ static bool answer(void *context, uint64_t ticket, weir_rpc_code code,
                    const ProtobufCMessage *response, const char *text)
 {
     const weir_directory *directory = context;
+    if (weir_web_owns(ticket))
+        return weir_web_answer(directory->web, ticket, code, response, text);
     return weir_rpc_server_answer(directory->core.server, ticket, code, response, text);
 }
 
@@ -104,6 +108,15 @@ static weir_status open_core(weir_directory *directory)
     return status == WEIR_OK ? open_log(directory) : status;
 }
 
+static weir_status open_web(weir_directory *directory)
+{
+    const weir_directory_options *options = &directory->options;
+    if (options->http == NULL)
+        return WEIR_OK;
+    return weir_web_open(&directory->core, options->http, &directory->kept.security,
+                         &directory->web);
+}
+
 /* Before the server's thread begins. */
 static weir_status begin(void *context, weir_rpc_server *server)
 {
@@ -115,6 +128,8 @@ static weir_status begin(void *context, weir_rpc_server *server)
     if (status == WEIR_OK && is_redis(directory->options.store))
         status = weir_redis_log_attach(core->log, server);
     if (status == WEIR_OK)
+        status = open_web(directory);
+    if (status == WEIR_OK)
         arm_timer(directory, weir_now_ns());
     return status;
 }
@@ -122,8 +137,6 @@ static weir_status begin(void *context, weir_rpc_server *server)
 static weir_status start(weir_directory *directory)
 {
     const weir_directory_options *options = &directory->options;
-    if (options->http != NULL)
-        return weir_fail(WEIR_ERR_UNSUPPORTED, "this build serves no HTTP");
     directory->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (directory->timer_fd < 0)
         return weir_fail(WEIR_ERR_IO, "cannot make a timer: %s", strerror(errno));
@@ -172,7 +185,8 @@ void weir_directory_close(weir_directory *directory)
 {
     if (directory == NULL)
         return;
-    weir_rpc_server_close(directory->server); /* its thread uses the core */
+    weir_rpc_server_close(directory->server); /* its thread uses the rest */
+    weir_web_close(directory->web);
     weir_directory_core_close(&directory->core);
     if (directory->timer_fd >= 0)
         close(directory->timer_fd);
@@ -187,6 +201,5 @@ const char *weir_directory_address(const weir_directory *directory)
 
 const char *weir_directory_http_address(const weir_directory *directory)
 {
-    (void)directory;
-    return "";
+    return directory->web != NULL ? weir_web_address(directory->web) : "";
 }

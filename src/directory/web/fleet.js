@@ -18,9 +18,12 @@ let chosen = decodeURIComponent(location.hash.slice(1));
 
 /* ---- drawing: a node is { tag, attributes, children }, and what is there is changed to match ---*/
 
+function real(children) {
+  return children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false);
+}
+
 function h(tag, attributes, ...children) {
-  return { tag, attributes: attributes || {},
-    children: children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false) };
+  return { tag, attributes: attributes || {}, children: real(children) };
 }
 
 function setAttributes(element, wanted) {
@@ -46,7 +49,8 @@ function setAttributes(element, wanted) {
   element.drawn = wanted;
 }
 
-function draw(parent, children) {
+function draw(parent, wanted) {
+  const children = real(wanted);
   children.forEach((child, i) => {
     let there = parent.childNodes[i];
     if (typeof child !== 'object') {
@@ -216,10 +220,9 @@ function statusChip(worker) {
 function workerRow(worker, isTrainer) {
   return h('tr', { 'data-worker': worker.worker_id },
     h('td', { class: isTrainer ? 'num' : 'cut' }, isTrainer ? String(worker.rank) : label(worker)),
-    h('td', { class: 'num' }, worker.version === undefined ? '–' : String(worker.version)),
+    h('td', { class: 'num' }, worker.version ? String(worker.version) : '–'),
     h('td', {}, statusChip(worker)),
-    h('td', { class: 'cut soft', title: worker.worker_id }, worker.host || worker.endpoint ||
-      worker.worker_id),
+    h('td', { class: 'cut soft', title: worker.worker_id }, worker.host || worker.endpoint || '–'),
     h('td', { class: 'num soft' }, age(worker.updated_ms)));
 }
 
@@ -237,7 +240,7 @@ function shares(groups) {
   const most = Math.max(...groups.map((g) => g.n));
   const sorted = [...groups].sort((a, b) => (b.version || 0) - (a.version || 0) || b.n - a.n);
   return h('div', { class: 'share' }, sorted.slice(0, 8).map((g) => [
-    h('span', {}, g.version === undefined ? 'no version' : 'version ' + g.version,
+    h('span', {}, !g.version ? 'no version' : 'version ' + g.version,
       g.status === 'READY' ? '' : ' ' + g.status.toLowerCase()),
     h('span', { class: 'track' }, h('i', { place: { width: 100 * g.n / most + '%' } })),
     h('span', { class: 'num' }, whole.format(g.n))]));
@@ -319,11 +322,13 @@ function stopsOf(word) {
   return word.stops.filter((s) => STOPS.includes(s.name));
 }
 
-function lane(word, begin, end) {
-  const width = Math.max(1, end - begin);
+// Who refused may have come at any time: its lane begins at its own first stop.
+function lane(word, first, end) {
+  const width = Math.max(1, end - first);
   const stops = stopsOf(word);
   const took = stops.reduce((sum, s) => sum + s.duration_us, 0) / 1e6;
   const isRefused = word.status !== 'OK';
+  const begin = isRefused && stops.length > 0 ? stops[0].begun_us : first;
   return h('div', { class: 'lane' + (isRefused ? ' refused' : ''), 'data-worker': word.worker_id },
     h('span', { class: 'who cut', title: word.worker_id }, label(word)),
     h('span', { class: 'spans' }, stops.map((s) => h('i', { class: s.name, 'data-stop': s.name,
@@ -346,7 +351,8 @@ function lanesOf(words) {
 
 function refit(one) {
   const lanes = lanesOf(one.words);
-  const stops = lanes.flatMap(stopsOf);
+  const good = lanes.filter((w) => w.status === 'OK');
+  const stops = (good.length > 0 ? good : lanes).flatMap(stopsOf);
   const begin = Math.min(...stops.map((s) => s.begun_us));
   const end = Math.max(...stops.map((s) => s.begun_us + s.duration_us));
   const installed = one.n_replicas - one.n_refused;
