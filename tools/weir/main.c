@@ -18,6 +18,7 @@ OPTIONAL_VERB(publish)
 OPTIONAL_VERB(receive)
 OPTIONAL_VERB(verify)
 OPTIONAL_VERB(discover)
+OPTIONAL_VERB(top)
 OPTIONAL_VERB(demo)
 OPTIONAL_VERB(error)
 OPTIONAL_VERB(bench_refit)
@@ -42,6 +43,8 @@ static const weir_verb verbs[] = {
       weir_cmd_verify },
     { "discover", "list the sources that a reader could use, and why not the others",
       weir_usage_discover, weir_cmd_discover },
+    { "top", "watch a fleet: who holds which version, refits in flight, the last ones",
+      weir_usage_top, weir_cmd_top },
     { "demo", "run the main job: 2 trainer ranks, 2 replicas, 5 versions", weir_usage_demo,
       weir_cmd_demo },
     { "error", "show how far a conversion moves the weights", weir_usage_error, weir_cmd_error },
