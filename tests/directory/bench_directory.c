@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench_directory.c - a fleet's load on one directory, all in this process: registered workers,
- * calls that wait, a steady rate of requests, a version of many shards, and a manifest of many
- * tensors.
+ * calls that wait, a steady rate of requests, and a version of many shards.
  *
  *     bench_directory [--workers N] [--waits N] [--rate N] [--seconds N] [--shards N] [--readers N]
- *                     [--tensors N] [--bounds]
+ *                     [--bounds]
  *
  * Prints one JSON object. Latencies count from when a request was due, not from when it was sent,
  * so a slow answer is not hidden by the requests that it held up. --bounds: exit 1 beyond generous
@@ -22,10 +21,8 @@
 #include "directory.pb-c.h"
 #include "directory/client.h"
 #include "directory/client_entry.h"
-#include "directory/service.h"
 #include "p2p.pb-c.h"
 #include "refit.pb-c.h"
-#include "refit/manifest.h"
 #include "rpc/rpc.h"
 #include "weir/weir.h"
 
@@ -36,17 +33,13 @@
 #define MOST_SAMPLES (1u << 20)
 
 typedef struct settings {
-    unsigned workers, waits, rate, seconds, shards, readers, tensors;
+    unsigned workers, waits, rate, seconds, shards, readers;
     bool bounds;
 } settings;
 
-static settings set = { .workers = 10000,
-                        .waits = 1000,
-                        .rate = 2000,
-                        .seconds = 10,
-                        .shards = 1024,
-                        .readers = 16,
-                        .tensors = 100000 };
+static settings set = {
+    .workers = 10000, .waits = 1000, .rate = 2000, .seconds = 10, .shards = 1024, .readers = 16
+};
 static const char *address;
 static const char *const kind_names[KINDS] = { "list", "publish", "status" };
 
@@ -388,115 +381,6 @@ static void run_load(samples totals[KINDS])
         qsort(totals[kind].ms, totals[kind].n, sizeof(double), compare);
 }
 
-/* ---- a manifest ------------------------------------------------------------------------------*/
-
-static weir_buffer manifest_bytes;
-
-static bool find_manifest(void *context, const weir_manifest_request *request,
-                          weir_manifest_found *out)
-{
-    (void)context, (void)request;
-    *out = (weir_manifest_found){ manifest_bytes.data, manifest_bytes.n_bytes, "sha256:0" };
-    return true;
-}
-
-static void manifest_done(void *context)
-{
-    (void)context;
-}
-
-static void make_manifest(void)
-{
-    weir_arena arena;
-    weir_buffer layout = { 0 };
-    weir_arena_init(&arena, 0);
-    weir_shard *shards = calloc(set.tensors, sizeof(*shards));
-    weir_digest *digests = calloc(set.tensors, sizeof(*digests));
-    char(*names)[80] = calloc(set.tensors, sizeof(*names));
-    for (unsigned i = 0; i < set.tensors; i++) {
-        snprintf(names[i], sizeof(names[i]), "model.layers.%u.mlp.experts.%u.down_proj.weight",
-                 i / 512, i % 512);
-        shards[i] = (weir_shard){ .name = names[i],
-                                  .dtype = WEIR_F8_E4M3,
-                                  .global_shape = { 2, { 256, 128 } },
-                                  .box = { 2, { 0, 0 }, { 256, 128 } },
-                                  .compile_target = WEIR_TARGET_DEEP_GEMM_FP8,
-                                  .compile_metadata = "{\"block_size\":[128,128]}",
-                                  .offset = (uint64_t)i * 32768,
-                                  .n_bytes = 32768 };
-        digests[i] = (weir_digest){ i, ~(uint64_t)i };
-    }
-    must(weir_layout_encode(shards, set.tensors, &arena, &layout), "layout");
-    weir_manifest_region region = { "key", 3, (uint64_t)set.tensors * 32768 };
-    const weir_manifest manifest = { .model = "m",
-                                     .run = "run",
-                                     .worker_id = "w",
-                                     .transport = "ucx",
-                                     .layout_signature = "0123456789abcdef",
-                                     .version = 1,
-                                     .n_ranks = 1,
-                                     .address = "address",
-                                     .address_bytes = 7,
-                                     .regions = &region,
-                                     .n_regions = 1,
-                                     .layout = layout.data,
-                                     .layout_bytes = layout.n_bytes,
-                                     .digests = digests,
-                                     .n_digests = set.tensors };
-    must(weir_manifest_encode(&manifest, &arena, &manifest_bytes), "manifest");
-    weir_buffer_free(&layout);
-    weir_arena_close(&arena);
-    free(shards), free(digests), free(names);
-}
-
-typedef struct manifest_figures {
-    double fetch_ms, decode_ms;
-    size_t wire_bytes, decoded_bytes;
-} manifest_figures;
-
-/* The best of a few: one is disturbed by whatever else runs here. */
-static manifest_figures run_manifest(void)
-{
-    const weir_manifest_source source = { find_manifest, manifest_done, NULL };
-    weir_manifest_service *service;
-    weir_directory_client *client;
-    unsigned char *buffer = NULL;
-    size_t buffer_bytes = 0, n = 0;
-    char digest[WEIR_DIGEST_TEXT];
-    manifest_figures best = { 1e9, 1e9, 0, 0 };
-    make_manifest();
-    must(weir_manifest_service_open("127.0.0.1", &source, &service), "service");
-    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
-    for (unsigned i = 0; i < 5; i++) {
-        weir_arena arena;
-        weir_manifest manifest;
-        weir_shard *shards;
-        size_t n_shards;
-        weir_arena_init(&arena, 0);
-        double begun = weir_now_s();
-        must(weir_directory_get_manifest(client, weir_manifest_service_address(service), "trainer",
-                                         "uid", "rank-0", &buffer, &buffer_bytes, &n, digest),
-             "get_manifest");
-        double fetched = weir_now_s();
-        must(weir_manifest_decode(buffer, n, &arena, &manifest), "decode");
-        must(weir_layout_decode(manifest.layout, manifest.layout_bytes, manifest.regions,
-                                manifest.n_regions, &arena, &shards, &n_shards),
-             "decode layout");
-        double decoded = weir_now_s();
-        if (n_shards != set.tensors)
-            die("tensors are missing");
-        if (decoded - begun < (best.fetch_ms + best.decode_ms) / 1e3)
-            best = (manifest_figures){ (fetched - begun) * 1e3, (decoded - fetched) * 1e3, n,
-                                       arena.used_bytes };
-        weir_arena_close(&arena);
-    }
-    free(buffer);
-    weir_directory_client_close(client);
-    weir_manifest_service_close(service);
-    weir_buffer_free(&manifest_bytes);
-    return best;
-}
-
 /* ---- all of it -------------------------------------------------------------------------------*/
 
 static void read_options(int argc, char **argv)
@@ -504,30 +388,27 @@ static void read_options(int argc, char **argv)
     static const struct option options[] = { { "workers", 1, NULL, 0 }, { "waits", 1, NULL, 1 },
                                              { "rate", 1, NULL, 2 },    { "seconds", 1, NULL, 3 },
                                              { "shards", 1, NULL, 4 },  { "readers", 1, NULL, 5 },
-                                             { "tensors", 1, NULL, 6 }, { "bounds", 0, NULL, 7 },
-                                             { NULL, 0, NULL, 0 } };
-    unsigned *const values[] = { &set.workers, &set.waits,   &set.rate,   &set.seconds,
-                                 &set.shards,  &set.readers, &set.tensors };
+                                             { "bounds", 0, NULL, 6 },  { NULL, 0, NULL, 0 } };
+    unsigned *const values[] = { &set.workers, &set.waits,  &set.rate,
+                                 &set.seconds, &set.shards, &set.readers };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        if (option == 7)
+        if (option == 6)
             set.bounds = true;
-        else if (option >= 0 && option < 7)
+        else if (option >= 0 && option < 6)
             *values[option] = (unsigned)strtoul(optarg, NULL, 10);
         else
             exit(2);
     }
-    if (set.workers < N_MODELS || set.rate == 0 || set.shards == 0 || set.tensors == 0 ||
-        set.waits > set.workers || (uint64_t)set.rate * set.seconds > MOST_SAMPLES / 2) {
+    if (set.workers < N_MODELS || set.rate == 0 || set.shards == 0 || set.waits > set.workers ||
+        (uint64_t)set.rate * set.seconds > MOST_SAMPLES / 2) {
         fprintf(stderr, "bench_directory: at least %d workers, as many as waits\n", N_MODELS);
         exit(2);
     }
 }
 
-static int judge(const samples totals[KINDS], const version_figures *version,
-                 const manifest_figures *manifest)
+static int judge(const samples totals[KINDS], const version_figures *version)
 {
-    bool is_bad = version->ready_ms > 1000 || version->answered_ms > 5000 ||
-                  manifest->fetch_ms + manifest->decode_ms > 5000;
+    bool is_bad = version->ready_ms > 1000 || version->answered_ms > 5000;
     for (unsigned kind = 0; kind < KINDS; kind++)
         is_bad |= percentile(&totals[kind], 0.5) > 200;
     return set.bounds && is_bad;
@@ -548,7 +429,6 @@ int main(int argc, char **argv)
     run_load(totals);
     version_figures version = run_version();
     double released_ms = release_waits(waiters);
-    manifest_figures manifest = run_manifest();
     weir_directory_close(directory);
     printf("{\"workers\":%u,\"waits\":%u,\"rate\":%u,\"worker_bytes\":%.0f,\"entry_bytes\":%.0f",
            set.workers, set.waits, set.rate, worker_bytes, entry_bytes);
@@ -557,14 +437,10 @@ int main(int argc, char **argv)
                kind_names[kind], totals[kind].n, percentile(&totals[kind], 0.5),
                percentile(&totals[kind], 0.99), percentile(&totals[kind], 1));
     printf(",\"shards\":%u,\"publish_ms\":%.1f,\"ready_ms\":%.2f,\"readers\":%u,"
-           "\"readers_answered_ms\":%.2f,\"waits_released_ms\":%.2f",
+           "\"readers_answered_ms\":%.2f,\"waits_released_ms\":%.2f}\n",
            set.shards, version.publish_ms, version.ready_ms, set.readers, version.answered_ms,
            released_ms);
-    printf(",\"tensors\":%u,\"manifest_fetch_ms\":%.1f,\"manifest_decode_ms\":%.1f,"
-           "\"manifest_wire_bytes\":%zu,\"manifest_decoded_bytes\":%zu}\n",
-           set.tensors, manifest.fetch_ms, manifest.decode_ms, manifest.wire_bytes,
-           manifest.decoded_bytes);
-    int result = judge(totals, &version, &manifest);
+    int result = judge(totals, &version);
     for (unsigned kind = 0; kind < KINDS; kind++)
         free(totals[kind].ms);
     free(waiters);
