@@ -19,6 +19,8 @@
 #include "rpc/rpc_certificate.h"
 #include "rpc/rpc_tls_core.h"
 
+#define MAX_SPARE 64u
+
 /* ---- the socket ------------------------------------------------------------------------------*/
 
 static int socket_write(BIO *bio, const char *data, int n_data)
@@ -121,11 +123,33 @@ void weir_tls_allow(weir_tls_session *session, unsigned handshake_ms)
     session->deadline = weir_deadline_in(handshake_ms);
 }
 
+static weir_tls_session *take_session(weir_tls_context *context)
+{
+    weir_tls_session *session = context->spare;
+    if (session == NULL)
+        return weir_alloc_zeroed(1, sizeof(*session));
+    context->spare = session->next;
+    context->n_spare--;
+    memset(session, 0, sizeof(*session));
+    return session;
+}
+
+static void keep_session(weir_tls_context *context, weir_tls_session *session)
+{
+    if (context->n_spare == MAX_SPARE) {
+        weir_free(session);
+        return;
+    }
+    session->next = context->spare;
+    context->spare = session;
+    context->n_spare++;
+}
+
 weir_status weir_tls_session_open(weir_tls_context *context, int fd, const char *host,
                                   weir_tls_session **out)
 {
     weir_tls_context_refresh(context);
-    weir_tls_session *session = weir_alloc_zeroed(1, sizeof(*session));
+    weir_tls_session *session = take_session(context);
     if (session == NULL)
         return WEIR_ERR_NO_MEMORY;
     session->context = context;
@@ -148,7 +172,7 @@ void weir_tls_session_close(weir_tls_session *session)
         SSL_shutdown(session->ssl);
     SSL_free(session->ssl);
     ERR_clear_error();
-    weir_free(session);
+    keep_session(session->context, session);
 }
 
 weir_deadline weir_tls_deadline(const weir_tls_session *session)

@@ -239,6 +239,11 @@ void weir_tls_context_close(weir_tls_context *context)
 {
     if (context == NULL)
         return;
+    while (context->spare != NULL) {
+        weir_tls_session *next = context->spare->next;
+        weir_free(context->spare);
+        context->spare = next;
+    }
     SSL_CTX_free(context->ssl);
     BIO_meth_free(context->socket);
     weir_security_free(&context->kept);

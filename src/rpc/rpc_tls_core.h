@@ -29,10 +29,13 @@ struct weir_tls_context {
     weir_tls_stamp stamps[WEIR_TLS_FILES];
     weir_deadline look_again; /* at files that could not be read as they are */
     bool is_warned;
+    weir_tls_session *spare; /* closed ones, so that a connection like others allocates nothing */
+    unsigned n_spare;
 };
 
 struct weir_tls_session {
     weir_tls_context *context;
+    weir_tls_session *next; /* of spare ones */
     SSL *ssl;
     int fd;
     weir_deadline deadline; /* of the handshake; 0: done */
