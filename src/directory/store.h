@@ -29,7 +29,8 @@ typedef struct weir_store weir_store;
 typedef struct weir_store_options {
     uint64_t stale_after_ms;  /* 0: 90 s; a source without an update turns STALE */
     uint64_t delete_after_ms; /* 0: 3,600 s; a STALE source is deleted */
-    uint64_t forget_after_ms; /* 0: 3,600 s; a version that nobody can serve or reads is dropped */
+    uint64_t forget_after_ms; /* 0: 3,600 s; a version that nobody can serve or reads is dropped, as
+                                 is what a worker has published whose registration is over so long */
 } weir_store_options;
 
 weir_status weir_store_open(const weir_store_options *options, weir_store **out);

@@ -274,6 +274,17 @@ static void drop_worker(weir_store *store, store_worker *worker)
     weir_store_let_model(store, model);
 }
 
+/* Who was cut off from the directory registers again under the same id, which no other process has:
+ * what it published is still there, and who publishes is not asked for it twice. */
+static bool may_come_back(const weir_store *store, const store_shard *shard, uint64_t now_ms)
+{
+    const store_worker *worker = shard->worker;
+    weir_store_state state = shard->version->view.state;
+    return (state == WEIR_STORE_STAGING || state == WEIR_STORE_READY) && !worker->is_superseded &&
+           shard->generation == worker->generation &&
+           now_ms - worker->expires_ms <= store->options.forget_after_ms;
+}
+
 /* Shards that nobody can read any more go, unless somebody is still reading their version. */
 static void drop_dead_shards(weir_store *store, store_worker *worker, uint64_t now_ms)
 {
@@ -281,7 +292,7 @@ static void drop_dead_shards(weir_store *store, store_worker *worker, uint64_t n
     for (store_link *link = worker->shards.next, *next; link != &worker->shards; link = next) {
         store_shard *shard = WEIR_STORE_OF(store_shard, of_worker, link);
         next = link->next;
-        if (weir_store_is_live(shard, now_ms))
+        if (weir_store_is_live(shard, now_ms) || may_come_back(store, shard, now_ms))
             continue;
         if (shard->version->n_leases == 0)
             weir_store_drop_shard(store, shard);

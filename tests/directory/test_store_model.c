@@ -287,7 +287,11 @@ static outcome model_sweep(model *m)
     end_leases(m);
     for (int w = 0; w < N_WORKERS; w++) {
         for (int v = 0; w < N_TRAINERS && v < N_VERSIONS; v++) {
-            if (!serves(m, v, w) && !has_live_lease(m, v))
+            bool may_come_back = (m->versions[v].state == WEIR_STORE_STAGING ||
+                                  m->versions[v].state == WEIR_STORE_READY) &&
+                                 !m->workers[w].is_superseded &&
+                                 m->versions[v].shards[w] == m->workers[w].generation;
+            if (!serves(m, v, w) && !may_come_back && !has_live_lease(m, v))
                 m->versions[v].shards[w] = 0;
         }
         if (m->workers[w].is_known && !is_alive(m, w) && !is_pinned(m, w))

@@ -320,6 +320,32 @@ static void test_a_version_nobody_can_serve_is_forgotten(void **state)
     assert_false(is_there(*state, ready));
 }
 
+static void test_a_trainer_that_was_cut_off_serves_again_what_it_had_published(void **state)
+{
+    const weir_store_shard *shard;
+    weir_store_grant grant;
+    add_worker(*state, "t", WEIR_STORE_TRAINER);
+    add_worker_for(*state, "g", WEIR_STORE_GENERATOR, 9999, NOW);
+    const weir_store_version *version = add_ready(*state, "k");
+    const weir_store_wish wish = { .model = version->model,
+                                   .run = version->run,
+                                   .worker_id = "g",
+                                   .highest = UINT64_MAX,
+                                   .but_not_uid = "",
+                                   .host = "",
+                                   .part = "",
+                                   .ttl_s = 9,
+                                   .trace_id = "" };
+    assert_int_equal(weir_store_acquire(*state, &wish, false, NOW, &grant), WEIR_OK);
+    weir_store_sweep(*state, NOW + 100000);
+    assert_int_equal(weir_store_acquire(*state, &wish, false, NOW + 100000, &grant),
+                     WEIR_IN_PROGRESS);
+    add_worker_for(*state, "t", WEIR_STORE_TRAINER, 90, NOW + 100000);
+    assert_int_equal(weir_store_acquire(*state, &wish, false, NOW + 100000, &grant), WEIR_OK);
+    weir_store_sweep(*state, NOW + 190001 + HOUR); /* it does not come back a second time */
+    assert_int_equal(weir_store_list_shards(*state, version->uid, &shard), WEIR_ERR_NOT_FOUND);
+}
+
 static void test_shards_of_a_crashed_trainer_go_when_released(void **state)
 {
     add_worker(*state, "t", WEIR_STORE_TRAINER);
@@ -365,6 +391,7 @@ int main(void)
         CASE(test_h2_only_a_ready_version_can_be_deleted),
         CASE(test_h4_deleting_a_shard_is_checked_in_order),
         CASE(test_a_version_nobody_can_serve_is_forgotten),
+        CASE(test_a_trainer_that_was_cut_off_serves_again_what_it_had_published),
         CASE(test_shards_of_a_crashed_trainer_go_when_released),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
