@@ -3,12 +3,13 @@
 BUILD ?= build
 JOBS  ?= $(shell nproc)
 
-.PHONY: help setup configure cli build everything demo demo-real check gpu-check test bench clean format
+.PHONY: help setup configure cli build everything demo demo-real check gpu-check test soak bench clean format
 help:
 	@echo "make demo       install what is missing, build, run the main job"
 	@echo "make check      the same, then all tests, sanitizers and fuzzers"
 	@echo "make build      $(BUILD)/bin/weir; where nvcc is, $(BUILD)/lib/libweir_cuda.so too"
 	@echo "make test       the tests of the plain build alone"
+	@echo "make soak       2,000 refits while workers, directories and Redis are killed; SOAK=OPTIONS"
 	@echo "make demo-real  the main job on a published model"
 	@echo "make bench      measure conversions and transports beside their limits"
 	@echo "make gpu-check  all that needs a GPU; PACK=DIRECTORY: with what was built elsewhere"
@@ -42,6 +43,10 @@ test: everything
 
 check: everything
 	@scripts/check $(BUILD)
+
+soak: cli
+	@scripts/soak $(BUILD) $(SOAK)
+	@scripts/soak $(BUILD) $(SOAK) --store redis
 
 # A machine without Debian's packages runs what `scripts/gpu-check pack` has collected on another.
 ifdef PACK

@@ -18,9 +18,9 @@ MODEL = ["--model", "m", "--conversion", "fp8_128x128"]
 class Process:
     """One weir in the background."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, program=(WEIR,)):
         self.arguments = arguments
-        self.process = subprocess.Popen([WEIR, *arguments], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([*program, *arguments], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.buffer = b""
 
@@ -32,7 +32,9 @@ class Process:
         """The next line of stdout as JSON; None when the process ends."""
         until = time.monotonic() + timeout_s
         while b"\n" not in self.buffer:
-            ready, _, _ = select.select([self.process.stdout], [], [], until - time.monotonic())
+            wait = select.poll()
+            wait.register(self.process.stdout, select.POLLIN)
+            ready = wait.poll(max(0, 1000 * (until - time.monotonic())))
             if not ready:
                 raise AssertionError(f"{self.arguments}: silent for {timeout_s} s")
             more = os.read(self.process.stdout.fileno(), 65536)
