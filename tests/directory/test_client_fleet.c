@@ -31,6 +31,9 @@ typedef struct fixture {
     char asked[512]; /* what of the request is of interest */
 } fixture;
 
+/* Beside a call that nobody has answered nothing orders the two threads. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
 static weir_rpc_code reply(fixture *f, const ProtobufCMessage **out, char *text)
 {
     f->n_calls++;
@@ -63,7 +66,11 @@ static weir_rpc_code on_acquire(void *context, const weir_rpc_call_info *call,
     (void)call, (void)arena;
     snprintf(f->asked, sizeof(f->asked), "%s %s %s %llu %s %u", r->model_name, r->run, r->worker_id,
              (unsigned long long)r->lowest, r->but_not_id, r->timeout_ms);
-    return f->answer == NULL && f->code == WEIR_RPC_OK ? WEIR_RPC_LATER : reply(f, out, text);
+    pthread_mutex_lock(&lock);
+    bool later = f->answer == NULL && f->code == WEIR_RPC_OK;
+    weir_rpc_code code = later ? WEIR_RPC_LATER : reply(f, out, text);
+    pthread_mutex_unlock(&lock);
+    return code;
 }
 
 static weir_rpc_code on_any(void *context, const weir_rpc_call_info *call,
@@ -294,7 +301,9 @@ static void test_a_wait_is_interrupted_and_no_other_call(void **state)
     assert_int_equal(acquire(f, 10000, &answer), WEIR_IN_PROGRESS); /* it does not even begin */
     assert_int_equal(f->n_calls, n_calls);
     weir_directory_client_interrupt(f->client); /* nobody waits */
+    pthread_mutex_lock(&lock);
     f->answer = &response.base;
+    pthread_mutex_unlock(&lock);
     assert_int_equal(weir_directory_abort_version(f->client, "v", "w", "why"), WEIR_OK);
     weir_directory_client_cancel(f->client);
     assert_int_equal(weir_directory_abort_version(f->client, "v", "w", "why"), WEIR_ERR_CANCELLED);
