@@ -170,7 +170,7 @@ static void serve(int in, int out)
     make_shards(&self);
     double before = status_bytes("VmRSS:");
     encode(&self);
-    must(weir_manifest_service_open("127.0.0.1", &source, &service), "service");
+    must(weir_manifest_service_open("127.0.0.1", &source, NULL, &service), "service");
     snprintf(self.offer.address, sizeof(self.offer.address), "%s",
              weir_manifest_service_address(service));
     give(out, &self.offer, sizeof(self.offer));
