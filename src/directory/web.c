@@ -59,7 +59,8 @@ static bool answer_metrics(weir_web *web, const weir_http_request *request,
     weir_metrics_text metrics;
     uint64_t now_ms = weir_directory_core_now_ms(web->core);
     (void)request;
-    if (weir_web_metrics(web->core, now_ms, &web->arena, &metrics) != WEIR_OK)
+    const weir_http_counts http = weir_http_server_counts(web->http);
+    if (weir_web_metrics(web->core, &http, now_ms, &web->arena, &metrics) != WEIR_OK)
         return say_line(web, answer, 503, weir_last_error());
     *answer = (weir_http_answer){ 200, WEIR_METRICS_TYPE, metrics.bytes, metrics.n_bytes, false };
     return true;

@@ -179,6 +179,16 @@ static void put_calls(weir_metrics_text *out, const weir_directory_core *core)
     put_counter(out, "weir_sent_bytes_total", "Bytes sent by gRPC.", rpc.out_bytes);
 }
 
+static void put_http(weir_metrics_text *out, const weir_http_counts *http)
+{
+    put_counter(out, "weir_http_requests_total", "Requests by HTTP, this one too.", http->requests);
+    put_counter(out, "weir_http_refused_total", "Of these, refused: method, token, certificate.",
+                http->refused);
+    put_counter(out, "weir_http_cut_off_total", "HTTP connections closed for being slow.",
+                http->cut_off);
+    put_gauge(out, "weir_http_connections", "Open HTTP connections.", http->open_connections);
+}
+
 static void put_store(weir_metrics_text *out, const weir_directory_core *core)
 {
     const weir_store_totals totals = weir_store_count(core->store);
@@ -241,8 +251,8 @@ static void put_start(weir_metrics_text *out, const weir_directory_core *core)
     weir_metrics_sample(out, "", NULL, (double)weir_unix_ms() / 1e3 - up_s);
 }
 
-weir_status weir_web_metrics(const weir_directory_core *core, uint64_t now_ms, weir_arena *arena,
-                             weir_metrics_text *out)
+weir_status weir_web_metrics(const weir_directory_core *core, const weir_http_counts *http,
+                             uint64_t now_ms, weir_arena *arena, weir_metrics_text *out)
 {
     weir_fleet_tally *tally;
     weir_status status = weir_fleet_tally_make(core->store, now_ms, arena, &tally);
@@ -253,6 +263,7 @@ weir_status weir_web_metrics(const weir_directory_core *core, uint64_t now_ms, w
     put_models(out, tally);
     put_refits(out, &core->counts);
     put_calls(out, core);
+    put_http(out, http);
     put_store(out, core);
     put_process(out);
     put_start(out, core);

@@ -5,9 +5,10 @@
 
 #include "directory/directory_core.h"
 #include "directory/metrics_text.h"
+#include "rpc/http_server.h"
 
 /* Of the whole fleet, at this time of the log's clock. *out is in the arena. */
-weir_status weir_web_metrics(const weir_directory_core *core, uint64_t now_ms, weir_arena *arena,
-                             weir_metrics_text *out);
+weir_status weir_web_metrics(const weir_directory_core *core, const weir_http_counts *http,
+                             uint64_t now_ms, weir_arena *arena, weir_metrics_text *out);
 
 #endif

@@ -208,7 +208,7 @@ static weir_status start_daemon(weir_http_server *http, int listen_fd)
     weir_http_credentials_free(&pem);
     if (http->daemon != NULL)
         return WEIR_OK;
-    close(listen_fd);
+    /* It has closed the socket. */
     return weir_fail(WEIR_ERR_IO, "cannot serve HTTP on %s%s", http->address,
                      n != 0 ? ": see to its certificate and key" : "");
 }
