@@ -27,7 +27,7 @@
 #define TIMEOUT_MS 30000
 #define SHARD_BYTES 32768u
 #define MOST_BYTES 64e6
-#define MOST_MS 2000.0
+#define MOST_MS 5000.0
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define IS_SANITIZED true
