@@ -261,11 +261,11 @@ static weir_status put_trainer(weir_directory_call *call, const publish_request 
                              .host = "",
                              .read_from = "",
                              .text = "",
-                             .trace_id = request->trace_id,
+                             .trace_id = weir_arena_strdup(call->arena, version->trace_id),
                              .number = request->version_number,
                              .version_uid = of.uid,
                              .n_bytes = request->shard->total_bytes };
-    weir_status status = of.uid != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    weir_status status = of.uid != NULL && word.trace_id != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
     if (status == WEIR_OK)
         status = make_entry(call, request->source, &whose, &of, source);
     if (status == WEIR_OK)
