@@ -21,6 +21,7 @@ struct weir_keeper {
     weir_worker_role role;
     unsigned lease_s;
     weir_directory_client *client; /* the thread's own */
+    bool is_troubled;              /* the thread's own: its last renewal failed */
     pthread_t thread;
     pthread_mutex_t renewing; /* held over the calls of a renewal; taken before `lock` */
     pthread_mutex_t lock;     /* protects what follows */
@@ -42,28 +43,32 @@ typedef struct renewal {
     weir_acknowledgement owed;
 } renewal;
 
-static bool renewed(weir_status status, const char *what)
+/* The same each second is said aloud once. */
+static bool renewed(const weir_keeper *keeper, weir_status status, const char *what)
 {
+    weir_log_level level = keeper->is_troubled ? WEIR_LOG_DEBUG : WEIR_LOG_WARN;
     if (status != WEIR_OK)
-        weir_log(WEIR_LOG_WARN, "cannot renew the %s: %s", what, weir_last_error());
+        weir_log(level, "cannot renew the %s: %s", what, weir_last_error());
     return status == WEIR_OK;
 }
 
 static bool renew_all(weir_keeper *keeper, const renewal *todo)
 {
     char id[WEIR_ID_BYTES];
-    if (!renewed(weir_directory_register_worker(keeper->client, keeper->worker_id, keeper->role,
+    if (!renewed(keeper,
+                 weir_directory_register_worker(keeper->client, keeper->worker_id, keeper->role,
                                                 keeper->model, keeper->lease_s),
                  "worker's registration"))
         return false;
     bool told = true;
     if (todo->leased_uid[0] != '\0')
-        told = renewed(weir_directory_register_lease(keeper->client, todo->leased_uid,
+        told = renewed(keeper,
+                       weir_directory_register_lease(keeper->client, todo->leased_uid,
                                                      keeper->worker_id, keeper->lease_s, id),
                        "version's lease");
     if (!todo->announced)
         return told;
-    return renewed(weir_directory_publish_source(keeper->client, &todo->record, id),
+    return renewed(keeper, weir_directory_publish_source(keeper->client, &todo->record, id),
                    "worker's source entry") &&
            told;
 }
@@ -80,7 +85,7 @@ static bool pay(weir_keeper *keeper, const renewal *todo)
         keeper->owes = strcmp(keeper->owed.version_uid, todo->owed.version_uid) != 0;
         pthread_mutex_unlock(&keeper->lock);
     }
-    return status == WEIR_ERR_UNSUPPORTED || renewed(status, "acknowledgement");
+    return status == WEIR_ERR_UNSUPPORTED || renewed(keeper, status, "acknowledgement");
 }
 
 /* One renewal of everything; false when a part of it must be tried again. */
@@ -97,6 +102,9 @@ static bool renew(weir_keeper *keeper)
     pthread_mutex_unlock(&keeper->lock);
     bool good = renew_all(keeper, &todo) && pay(keeper, &todo);
     weir_keeper_resume(keeper);
+    if (good && keeper->is_troubled)
+        weir_log(WEIR_LOG_INFO, "the directory knows worker %s again", keeper->worker_id);
+    keeper->is_troubled = !good;
     return good;
 }
 
