@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "directory/client.h"
+#include "rpc/rpc_security.h"
 
 #define DEFAULT_TIMEOUT_MS 60000u
 
@@ -13,6 +14,7 @@ weir_status weir_fleet_get(const weir_fleet_wish *given, char **out_json)
 {
     weir_fleet_wish wish;
     weir_directory_client *client;
+    weir_security_kept security = { 0 };
     const char *json = NULL;
     weir_status status = weir_options_read(given, "weir_fleet_wish", &wish, sizeof(wish));
     if (status != WEIR_OK)
@@ -23,13 +25,18 @@ weir_status weir_fleet_get(const weir_fleet_wish *given, char **out_json)
     status = weir_directory_client_open(wish.directory, timeout_ms, &client);
     if (status != WEIR_OK)
         return status;
+    status = weir_security_resolve(&wish.security, &security);
+    if (status == WEIR_OK)
+        status = weir_directory_client_secure(client, &security.security);
     const weir_fleet_request request = { .model = wish.model != NULL ? wish.model : "",
                                          .version = wish.version,
                                          .after_revision = wish.after_revision,
                                          .timeout_ms = timeout_ms };
-    status = weir_directory_get_fleet(client, &request, &json);
+    if (status == WEIR_OK)
+        status = weir_directory_get_fleet(client, &request, &json);
     char *copy = status == WEIR_OK ? weir_strdup(json) : NULL;
     weir_directory_client_close(client);
+    weir_security_free(&security);
     if (status != WEIR_OK)
         return status;
     if (copy == NULL)
