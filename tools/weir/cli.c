@@ -28,20 +28,22 @@ static char plain(char c)
     return (unsigned char)c < 0x20 || c == 0x7f ? ' ' : c;
 }
 
-static void print_line(const char *before, const char *format, va_list args, const char *after)
+static void print_line(weir_cli_word word, const char *before, const char *format, va_list args,
+                       const char *after)
 {
-    char text[MAX_LINE];
+    char text[MAX_LINE], line[MAX_LINE + 256];
     vsnprintf(text, sizeof(text), format, args);
     for (char *c = text; *c != '\0'; c++)
         *c = plain(*c);
-    fprintf(stderr, "weir: %s%s%s\n", before, text, after);
+    snprintf(line, sizeof(line), "%s%s%s", before, text, after);
+    weir_cli_log_say(word, line);
 }
 
 int weir_cli_error(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    print_line("", format, args, "");
+    print_line(WEIR_CLI_ERROR, "", format, args, "");
     va_end(args);
     return WEIR_EXIT_FAILED;
 }
@@ -53,7 +55,7 @@ int weir_cli_usage_error(const char *verb, const char *format, ...)
     snprintf(before, sizeof(before), "%s: ", verb);
     snprintf(after, sizeof(after), "; see 'weir %s --help'", verb);
     va_start(args, format);
-    print_line(before, format, args, after);
+    print_line(WEIR_CLI_ERROR, before, format, args, after);
     va_end(args);
     return WEIR_EXIT_USAGE;
 }
@@ -62,7 +64,7 @@ void weir_cli_note(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    print_line("note: ", format, args, "");
+    print_line(WEIR_CLI_NOTE, "", format, args, "");
     va_end(args);
 }
 
@@ -75,27 +77,6 @@ int weir_cli_put_plain(const char *text, int most)
 }
 
 /* ---- options ---------------------------------------------------------------------------------*/
-
-static weir_log_level log_level = WEIR_LOG_WARN;
-
-static void print_log_line(void *context, weir_log_level level, const char *line)
-{
-    (void)context;
-    static const char *const names[] = { "", "error", "warning", "info", "debug" };
-    fprintf(stderr, "weir: %s: %s\n", names[level], line);
-}
-
-void weir_cli_log_begin(void)
-{
-    weir_log_set(print_log_line, NULL, log_level);
-}
-
-void weir_cli_log_more(void)
-{
-    if (log_level < WEIR_LOG_DEBUG)
-        log_level = (weir_log_level)(log_level + 1);
-    weir_cli_log_begin();
-}
 
 static void say_security(int option)
 {
@@ -114,6 +95,12 @@ int weir_cli_option(int argc, char **argv, const char *shorts, const struct opti
         if (option == 'v') {
             weir_cli_log_more();
             continue;
+        }
+        if (option == WEIR_CLI_LOG_FORMAT || option == WEIR_CLI_LOG_LEVEL) {
+            if (option == WEIR_CLI_LOG_FORMAT ? weir_cli_log_format(argv[0], optarg)
+                                              : weir_cli_log_level(argv[0], optarg))
+                continue;
+            return WEIR_CLI_BAD_OPTION;
         }
         if (option >= WEIR_CLI_SECURITY_FIRST) {
             say_security(option);

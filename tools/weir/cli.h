@@ -70,6 +70,7 @@ WEIR_VERB_DECLARE(publish)
 WEIR_VERB_DECLARE(receive)
 WEIR_VERB_DECLARE(verify)
 WEIR_VERB_DECLARE(discover)
+WEIR_VERB_DECLARE(trace)
 WEIR_VERB_DECLARE(top)
 WEIR_VERB_DECLARE(demo)
 WEIR_VERB_DECLARE(error)
@@ -95,17 +96,21 @@ int weir_cli_put_plain(const char *text, int most);
 /* ---- options ---------------------------------------------------------------------------------*/
 
 /* Ends the array of a verb's long options. */
-#define WEIR_CLI_OPTIONS_END               \
-    { "verbose", no_argument, NULL, 'v' }, \
-    {                                      \
-        NULL, 0, NULL, 0                   \
+#define WEIR_CLI_LOG_FORMAT 1024
+#define WEIR_CLI_LOG_LEVEL 1025
+#define WEIR_CLI_OPTIONS_END                                            \
+    { "verbose", no_argument, NULL, 'v' },                              \
+        { "log-format", required_argument, NULL, WEIR_CLI_LOG_FORMAT }, \
+        { "log-level", required_argument, NULL, WEIR_CLI_LOG_LEVEL },   \
+    {                                                                   \
+        NULL, 0, NULL, 0                                                \
     }
 
 #define WEIR_CLI_BAD_OPTION '?'
 
 /* getopt_long() with the verb's name in argv[0]. `shorts` lists the verb's own short options
- * ("o:"). -v is dealt with here. Returns -1 after the last option, WEIR_CLI_BAD_OPTION after having
- * printed the usage error (return WEIR_EXIT_USAGE then). */
+ * ("o:"). -v, --log-format and --log-level are dealt with here. Returns -1 after the last option,
+ * WEIR_CLI_BAD_OPTION after having printed the usage error (return WEIR_EXIT_USAGE then). */
 int weir_cli_option(int argc, char **argv, const char *shorts, const struct option *options);
 
 /* The options of a verb that has --json alone. False after having printed the usage error. */
@@ -133,6 +138,16 @@ bool weir_cli_read_device(const char *verb, const char *text, weir_cli_device *o
 /* Log lines go to stderr: warnings at first, more with each -v. */
 void weir_cli_log_begin(void);
 void weir_cli_log_more(void);
+/* "text" or "json"; "error", "warn", "info" or "debug". verb NULL: before one. False after having
+ * printed the usage error. */
+bool weir_cli_log_format(const char *verb, const char *text);
+bool weir_cli_log_level(const char *verb, const char *text);
+/* A line of the command line's own, whatever the level. */
+typedef enum weir_cli_word {
+    WEIR_CLI_ERROR,
+    WEIR_CLI_NOTE,
+} weir_cli_word;
+void weir_cli_log_say(weir_cli_word word, const char *line);
 
 /* ---- results ---------------------------------------------------------------------------------*/
 

@@ -39,7 +39,9 @@ const char weir_usage_publish[] =
     "--mesh:\n"
     "                              keep no version whole, but send it group by group through so\n"
     "                              much memory (in --slots buffers) when --replicas read "
-    "it\n" WEIR_FLOW_USAGE;
+    "it\n"
+    "  --traceparent TEXT          the W3C trace that its versions belong to (default: each is "
+    "one)\n" WEIR_FLOW_USAGE;
 
 enum {
     OPTION_VERSION = WEIR_FLOW_OWN_OPTION,
@@ -52,30 +54,34 @@ enum {
     OPTION_DELIVERY,
     OPTION_SCAN_FIRST,
     OPTION_WINDOW,
+    OPTION_TRACEPARENT,
     OPTION_MESH,
     OPTION_OWNERS
 };
 
-static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
-                                         { "version", required_argument, NULL, OPTION_VERSION },
-                                         { "rank", required_argument, NULL, OPTION_RANK },
-                                         { "ranks", required_argument, NULL, OPTION_RANKS },
-                                         { "replicas", required_argument, NULL, OPTION_REPLICAS },
-                                         { "follow", no_argument, NULL, OPTION_FOLLOW },
-                                         { "slots", required_argument, NULL, OPTION_SLOTS },
-                                         { "device", required_argument, NULL, OPTION_DEVICE },
-                                         { "delivery", required_argument, NULL, OPTION_DELIVERY },
-                                         { "scan-first", no_argument, NULL, OPTION_SCAN_FIRST },
-                                         { "window", required_argument, NULL, OPTION_WINDOW },
-                                         { "mesh", required_argument, NULL, OPTION_MESH },
-                                         { "expert-owners", required_argument, NULL,
-                                           OPTION_OWNERS },
-                                         WEIR_CLI_OPTIONS_END };
+static const struct option options[] = {
+    WEIR_FLOW_LONG_OPTIONS,
+    { "version", required_argument, NULL, OPTION_VERSION },
+    { "rank", required_argument, NULL, OPTION_RANK },
+    { "ranks", required_argument, NULL, OPTION_RANKS },
+    { "replicas", required_argument, NULL, OPTION_REPLICAS },
+    { "follow", no_argument, NULL, OPTION_FOLLOW },
+    { "slots", required_argument, NULL, OPTION_SLOTS },
+    { "device", required_argument, NULL, OPTION_DEVICE },
+    { "delivery", required_argument, NULL, OPTION_DELIVERY },
+    { "scan-first", no_argument, NULL, OPTION_SCAN_FIRST },
+    { "window", required_argument, NULL, OPTION_WINDOW },
+    { "traceparent", required_argument, NULL, OPTION_TRACEPARENT },
+    { "mesh", required_argument, NULL, OPTION_MESH },
+    { "expert-owners", required_argument, NULL, OPTION_OWNERS },
+    WEIR_CLI_OPTIONS_END
+};
 
 typedef struct publish_job {
     weir_flow_options flow;
     uint64_t version, rank, n_ranks, n_replicas, n_slots, window_bytes;
     bool has_version, follow, scan_first;
+    const char *traceparent; /* NULL: not given */
     bool version_failed; /* what the last version ended with; the trainer is as good as before */
     weir_cli_device device;
     weir_delivery delivery;
@@ -149,6 +155,10 @@ static int take_option(int option, publish_job *job)
     }
     if (option < WEIR_FLOW_OWN_OPTION)
         return weir_flow_take_option("publish", option, &job->flow);
+    if (option == OPTION_TRACEPARENT) {
+        job->traceparent = optarg;
+        return WEIR_EXIT_OK;
+    }
     if (option >= OPTION_MESH)
         return take_mesh_option(option, job);
     if (option >= OPTION_DEVICE)
@@ -189,6 +199,7 @@ static int start_trainer(publish_job *job)
     trainer.delivery = job->delivery;
     trainer.window_bytes = job->window_bytes;
     trainer.scan_first = job->scan_first;
+    trainer.traceparent = job->traceparent;
     trainer.mesh = job->mesh;
     trainer.expert_owners = job->owners;
     trainer.replica_mesh = flow->replica_mesh;

@@ -18,6 +18,7 @@ OPTIONAL_VERB(publish)
 OPTIONAL_VERB(receive)
 OPTIONAL_VERB(verify)
 OPTIONAL_VERB(discover)
+OPTIONAL_VERB(trace)
 OPTIONAL_VERB(top)
 OPTIONAL_VERB(demo)
 OPTIONAL_VERB(error)
@@ -43,6 +44,8 @@ static const weir_verb verbs[] = {
       weir_cmd_verify },
     { "discover", "list the sources that a reader could use, and why not the others",
       weir_usage_discover, weir_cmd_discover },
+    { "trace", "write where a refit's time went, as a Chrome trace", weir_usage_trace,
+      weir_cmd_trace },
     { "top", "watch a fleet: who holds which version, refits in flight, the last ones",
       weir_usage_top, weir_cmd_top },
     { "demo", "run the main job: 2 trainer ranks, 2 replicas, 5 versions", weir_usage_demo,
@@ -70,6 +73,8 @@ static int print_help(void)
                verbs[i].run == NULL ? " (not in this build)" : "");
     puts("\n"
          "  -v             say more on stderr; twice, more still (before the verb or after it)\n"
+         "  --log-format F text or json: how stderr speaks (before the verb or after it)\n"
+         "  --log-level L  error, warn (the default), info, debug\n"
          "  --version      print the version\n"
          "\n"
          "Exit code: 0 done, 1 failed, 2 wrong command line.");
@@ -136,6 +141,26 @@ static int run_verb(int argc, char **argv)
     return verb->run(argc, argv);
 }
 
+/* "--log-level info" and "--log-level=info": how many arguments that was, 0: it is another one, -1
+ * after having printed the usage error. */
+static int take_log_option(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        bool (*take)(const char *verb, const char *text);
+    } rows[] = { { "--log-format", weir_cli_log_format }, { "--log-level", weir_cli_log_level } };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        size_t n = strlen(rows[i].name);
+        if (strncmp(argv[1], rows[i].name, n) != 0)
+            continue;
+        if (argv[1][n] == '=')
+            return rows[i].take(NULL, argv[1] + n + 1) ? 1 : -1;
+        if (argv[1][n] == '\0' && argc > 2)
+            return rows[i].take(NULL, argv[2]) ? 2 : -1;
+    }
+    return 0;
+}
+
 /* What stands before the verb. */
 static int run(int argc, char **argv)
 {
@@ -147,6 +172,14 @@ static int run(int argc, char **argv)
         if (strcmp(option, "--version") == 0) {
             printf("weir %s\n", weir_version());
             return WEIR_EXIT_OK;
+        }
+        int n_taken = take_log_option(argc, argv);
+        if (n_taken < 0)
+            return WEIR_EXIT_USAGE;
+        if (n_taken > 0) {
+            argc -= n_taken - 1;
+            argv += n_taken - 1;
+            continue;
         }
         if (strcmp(option, "-v") != 0 && strcmp(option, "--verbose") != 0) {
             weir_cli_error("unknown option '%s'; see 'weir --help'", option);
