@@ -246,9 +246,9 @@ static int install_one(receive_job *job, bool *out_idle)
     weir_report report;
     weir_status status = weir_replica_install(job->replica, job->version, &report);
     weir_flow_progress_end();
-    /* What timed out while a version was awaited, and not while one was read, took no time else. */
+    /* What ended while a version was awaited, and not while one was read, took no time else. */
     bool waited = status == WEIR_ERR_TIMED_OUT || status == WEIR_ERR_ABORTED;
-    *out_idle = waited && report.total_seconds < report.waited_seconds;
+    *out_idle = waited && report.n_tensors == 0 && report.total_seconds < report.waited_seconds;
     if (status == WEIR_ERR_CANCELLED)
         return WEIR_EXIT_OK;
     if (job->follow && *out_idle) {
