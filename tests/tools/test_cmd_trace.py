@@ -3,13 +3,24 @@
 and a replica that refuses the version."""
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 import unittest
+
+import grpc
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "refit"))
+sys.path.insert(0, os.path.join(HERE, "..", "directory"))
+import peer_stubs  # noqa: E402
 from flow_case import WAIT_S, WEIR, FlowCase  # noqa: E402
+
+FOLDER = peer_stubs.generate()
+import directory_pb2  # noqa: E402
+import directory_pb2_grpc  # noqa: E402
+import p2p_pb2  # noqa: E402
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
@@ -17,6 +28,10 @@ TRAINER_STOPS = ["source", "stage", "slot", "publish"]
 REPLICA_STOPS = ["discover", "transfer", "install", "postprocess", "ack"]
 LOGS = ["--log-format", "json", "--log-level", "info"]
 SLACK_US = 2  # of numbers that were rounded
+
+
+def tearDownModule():
+    shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 def spans(trace, **wanted):
@@ -163,6 +178,39 @@ class TraceCase(FlowCase):
         self.assertIn("one version at a time", self.trace("1", "2", code=2))
         self.assertIn("takes text or json", self.trace("1", "--log-format", "xml", code=2))
         self.assertIn("error, warn, info or debug", self.trace("1", "--log-level", "loud", code=2))
+
+    def say(self, fleet, worker, host, late_s):
+        """A word that ends so long before it comes, by that host's clock."""
+        ended_us = int((time.time() - late_s) * 1e6)
+        fleet.AcknowledgeVersion(directory_pb2.AcknowledgeVersionRequest(
+            source=p2p_pb2.PublishMetadataRequest(
+                worker_id=worker, identity=p2p_pb2.SourceIdentity(model_name="m"),
+                worker=p2p_pb2.WorkerMetadata(worker_rank=0, status=2)),
+            version_id="u", version_number=5, run="r", host=host,
+            stops=[directory_pb2.Stop(name="discover", begun_unix_us=ended_us - 3000,
+                                      duration_us=1000),
+                   directory_pb2.Stop(name="transfer", begun_unix_us=ended_us - 2000,
+                                      duration_us=2000)]), timeout=10)
+
+    def test_clocks_that_cannot_be_right_are_moved(self):
+        with grpc.insecure_channel(self.address) as channel:
+            fleet = directory_pb2_grpc.DirectoryServiceStub(channel)
+            begun = time.time()
+            for word in (("right", "a", 0), ("ahead", "b", -3600), ("behind", "c", 7200),
+                         ("told-late", "a", 60)):
+                self.say(fleet, *word)
+        trace = self.trace("5")
+        zero_us = trace["otherData"]["begun_unix_us"]
+        parents = {worker: parent for worker, (parent, _) in self.parents(trace).items()}
+        for worker, moved_s in (("ahead", -3600), ("behind", 7200)):
+            self.assertAlmostEqual(parents[worker]["args"]["clock_moved_us"] * 1e-6, moved_s, delta=5)
+        for worker in ("right", "told-late"):  # another word shows that this host's clock is right
+            self.assertNotIn("clock_moved_us", parents[worker]["args"])
+        for worker in ("right", "ahead", "behind"):
+            self.assertAlmostEqual((zero_us + parents[worker]["ts"]) * 1e-6, begun, delta=5)
+            self.assertEqual(parents[worker]["dur"], 3000)
+            self.check_inside(trace, parents[worker])
+        self.assertEqual(min(e["ts"] for e in spans(trace)), 0)
 
     def test_a_trace_that_is_none_is_refused_before_anything_is_published(self):
         rank = self.trainer(0, "--traceparent", "00-abc-def-01")
