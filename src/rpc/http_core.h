@@ -45,6 +45,7 @@ struct weir_http_server {
     weir_rpc_address listen;
     char address[WEIR_RPC_ADDRESS_TEXT];
     int timer_fd;
+    bool has_resumed; /* connections, since the last turn */
     weir_http_link *links;
     weir_http_exchange *parked;
     uint64_t last_ticket, next_check_ns;
@@ -62,6 +63,11 @@ void weir_http_on_completed(void *cls, struct MHD_Connection *connection, void *
                             enum MHD_RequestTerminationCode code);
 /* Its peer is gone, or the server: ends the wait without an answer. */
 void weir_http_exchange_give_up(weir_http_exchange *exchange);
+
+/* ---- http_server.c ---------------------------------------------------------------------------*/
+
+/* Lets a suspended connection go on in the next turn. */
+void weir_http_resume(weir_http_server *http, struct MHD_Connection *connection);
 
 /* ---- http_guard.c ----------------------------------------------------------------------------*/
 

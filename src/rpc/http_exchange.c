@@ -157,7 +157,7 @@ bool weir_http_server_answer(weir_http_server *http, uint64_t ticket,
         return false;
     unpark(exchange);
     prepare(exchange, answer);
-    MHD_resume_connection(exchange->connection); /* which asks the handler below once more */
+    weir_http_resume(http, exchange->connection); /* which asks the handler below once more */
     return true;
 }
 
@@ -167,7 +167,7 @@ void weir_http_exchange_give_up(weir_http_exchange *exchange)
     unpark(exchange);
     if (http->gone != NULL)
         http->gone(http->context, exchange->request.ticket);
-    MHD_resume_connection(exchange->connection);
+    weir_http_resume(http, exchange->connection);
 }
 
 /* ---- requests --------------------------------------------------------------------------------*/

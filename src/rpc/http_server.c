@@ -112,19 +112,26 @@ static void give_up_the_gone(weir_http_server *http)
     }
 }
 
-static void arm(const weir_http_server *http)
+static uint64_t wait_ns(const weir_http_server *http)
 {
     MHD_UNSIGNED_LONG_LONG wait_ms;
+    uint64_t now_ns = weir_now_ns();
+    if (http->has_resumed || now_ns >= http->next_check_ns)
+        return 1;
+    uint64_t until_check_ns = http->next_check_ns - now_ns;
     if (MHD_get_timeout(http->daemon, &wait_ms) != MHD_YES || wait_ms > CHECK_MS)
-        wait_ms = CHECK_MS;
-    if (http->links == NULL) {
-        const struct itimerspec never = { { 0, 0 }, { 0, 0 } };
-        timerfd_settime(http->timer_fd, 0, &never, NULL);
-        return;
+        return until_check_ns;
+    uint64_t ns = wait_ms != 0 ? wait_ms * NS_PER_MS : 1;
+    return ns < until_check_ns ? ns : until_check_ns;
+}
+
+static void arm(const weir_http_server *http)
+{
+    struct itimerspec when = { { 0, 0 }, { 0, 0 } }; /* never */
+    if (http->links != NULL) {
+        uint64_t ns = wait_ns(http);
+        when.it_value = (struct timespec){ (time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S) };
     }
-    uint64_t wait_ns = wait_ms != 0 ? wait_ms * NS_PER_MS : 1;
-    const struct itimerspec when = { .it_value = { (time_t)(wait_ns / NS_PER_S),
-                                                   (long)(wait_ns % NS_PER_S) } };
     timerfd_settime(http->timer_fd, 0, &when, NULL);
 }
 
@@ -132,22 +139,32 @@ static void run(void *context, uint32_t events)
 {
     weir_http_server *http = context;
     (void)events;
+    if (weir_now_ns() >= http->next_check_ns) {
+        http->next_check_ns = weir_now_ns() + CHECK_MS * NS_PER_MS;
+        cut_off_the_slow(http);
+        give_up_the_gone(http);
+    }
+    http->has_resumed = false;
     MHD_run(http->daemon);
     arm(http);
 }
 
 static void timer_rings(void *context, uint32_t events)
 {
-    weir_http_server *http = context;
+    const weir_http_server *http = context;
     uint64_t n_times;
     ssize_t n = read(http->timer_fd, &n_times, sizeof(n_times));
     (void)n; /* it may have been set anew since */
-    if (weir_now_ns() >= http->next_check_ns) {
-        http->next_check_ns = weir_now_ns() + CHECK_MS * NS_PER_MS;
-        cut_off_the_slow(http);
-        give_up_the_gone(http);
-    }
     run(context, events);
+}
+
+/* Its epoll set does not tell of connections that have been resumed. */
+void weir_http_resume(weir_http_server *http, struct MHD_Connection *connection)
+{
+    MHD_resume_connection(connection);
+    http->has_resumed = true;
+    if (http->timer_fd >= 0)
+        arm(http);
 }
 
 /* ---- opening ---------------------------------------------------------------------------------*/
