@@ -21,6 +21,7 @@
 #define MOST_MISSING 64u
 #define MOST_LEASES 64u
 #define MOST_IN_FLIGHT 512u
+#define SILENT_MS 120000u /* then it is not in flight, whatever its worker said last */
 #define MOST_REFITS 64u
 #define MOST_REFITS_OF_RUN 8u
 #define MOST_WORDS 64u /* of one refit among the last ones: half of them the latest */
@@ -304,6 +305,8 @@ static bool write_progress(void *context, const weir_progress_entry *entry)
 {
     const progress_visit *visit = context;
     weir_json_text *json = &visit->writer->json;
+    if (entry->at_ms + SILENT_MS < visit->writer->now_ms)
+        return true;
     if (visit->model != NULL && strcmp(visit->model, entry->model) != 0)
         return true;
     if (!has_room(visit->writer, MOST_IN_FLIGHT))

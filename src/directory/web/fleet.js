@@ -222,7 +222,7 @@ function workerRow(worker, isTrainer) {
     h('td', { class: isTrainer ? 'num' : 'cut' }, isTrainer ? String(worker.rank) : label(worker)),
     h('td', { class: 'num' }, worker.version ? String(worker.version) : '–'),
     h('td', {}, statusChip(worker)),
-    h('td', { class: 'cut soft', title: worker.worker_id }, worker.host || worker.endpoint || '–'),
+    h('td', { class: 'cut soft wide-only', title: worker.worker_id }, worker.host || worker.endpoint || '–'),
     h('td', { class: 'num soft' }, age(worker.updated_ms)));
 }
 
@@ -230,7 +230,7 @@ function workerTable(workers, isTrainer) {
   return h('table', {},
     h('thead', {}, h('tr', {}, h('th', { class: isTrainer ? 'num c-rank' : '' },
       isTrainer ? 'rank' : 'replica'), h('th', { class: 'num c-version' }, 'version'),
-    h('th', { class: 'c-state' }, 'state'), h('th', {}, isTrainer ? 'endpoint' : 'host'),
+    h('th', { class: 'c-state' }, 'state'), h('th', { class: 'wide-only' }, isTrainer ? 'endpoint' : 'host'),
     h('th', { class: 'num c-age' }, 'heard'))),
     h('tbody', {}, workers.map((w) => workerRow(w, isTrainer))));
 }
@@ -361,8 +361,8 @@ function refit(one) {
   return h('div', { class: 'refit', 'data-version': String(one.version) },
     h('div', { class: 'what' }, h('b', {}, 'Version ' + one.version),
       h('span', { class: 'soft' }, plural(Math.max(0, installed), 'install') +
-        (moved > 0 ? ' · ' + bytes(moved) : '') +
-        (hidden > 0 ? ' · ' + whole.format(hidden) + ' faster workers not shown' : '')),
+        (moved > 0 && one.words_left_out === 0 ? ' · ' + bytes(moved) : '') +
+        (hidden > 0 ? ' · the slowest; ' + whole.format(hidden) + ' others are not shown' : '')),
       one.n_refused > 0 && h('span', { class: 'chip bad' }, plural(one.n_refused, 'refusal'))),
     lanes.map((w) => lane(w, begin, end)),
     stops.length > 0 && h('div', { class: 'axis' }, h('span', {}),
