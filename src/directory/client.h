@@ -286,6 +286,7 @@ typedef struct weir_acquire_request {
     const char *const *avoid;              /* workers that could not be read from */
     size_t n_avoid;
     unsigned ttl_s, timeout_ms;
+    unsigned peer_wait_ms; /* for a peer, while the trainers are read, from when it is READY */
     const char *trace_id;
 } weir_acquire_request;
 /* A replica worker that holds the same part of that version. */

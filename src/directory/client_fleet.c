@@ -341,6 +341,7 @@ weir_status weir_directory_acquire_version(weir_directory_client *client,
     request.avoid = (char **)wish->avoid;
     request.n_avoid = wish->n_avoid;
     request.ttl_seconds = wish->ttl_s;
+    request.peer_wait_ms = wish->peer_wait_ms;
     request.timeout_ms = slice_of(wish->timeout_ms);
     request.trace_id = (char *)wish->trace_id;
     const ProtobufCMessage *answer;

@@ -226,8 +226,12 @@ static void look_at(weir_directory_core *core, weir_wait *wait, uint64_t now_ms,
     }
     weir_rpc_code code =
         method->kind == WEIR_DIRECTORY_WAIT ? method->look(&call) : method->rule(&call);
-    if (code == WEIR_RPC_LATER)
+    if (code == WEIR_RPC_LATER) {
+        if (call.again_ms > now_ms)
+            weir_waits_hasten(&core->waits, wait,
+                              weir_now_ns() + (call.again_ms - now_ms) * NS_PER_MS);
         return;
+    }
     if (code != WEIR_DIRECTORY_TAKE) {
         end_wait(core, wait, code, call.response, text);
         return;

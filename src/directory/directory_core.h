@@ -34,7 +34,9 @@ typedef struct weir_directory_call {
     bool is_last;      /* of a wait: its time is up, so it is answered with what there is */
     bool is_asked;     /* somebody waits for this answer here: else it is another directory's */
     const ProtobufCMessage *response;
-    char *text; /* WEIR_RPC_MESSAGE_TEXT bytes, why not */
+    uint64_t again_ms; /* of a wait that says LATER: its time is up then at the latest, by the log's
+                          clock; 0: it is not known */
+    char *text;        /* WEIR_RPC_MESSAGE_TEXT bytes, why not */
 } weir_directory_call;
 
 typedef weir_rpc_code (*weir_directory_rule)(weir_directory_call *call);

@@ -63,6 +63,7 @@ static weir_store_wish wish_of(const acquire_request *request)
                               .avoid = (const char *const *)request->avoid,
                               .n_avoid = request->n_avoid,
                               .ttl_s = request->ttl_seconds,
+                              .peer_wait_ms = request->peer_wait_ms,
                               .trace_id = request->trace_id };
 }
 
@@ -164,6 +165,8 @@ static weir_rpc_code look_acquire(weir_directory_call *call)
         return WEIR_DIRECTORY_TAKE;
     if (status != WEIR_IN_PROGRESS)
         return weir_directory_core_refuse(status, call->text);
+    if (grant.again_ms != 0)
+        call->again_ms = grant.again_ms;
     bool is_over = call->is_last || is_hopeless((const void *)call->request, &grant);
     return is_over ? answer_acquire(call, &grant) : WEIR_RPC_LATER;
 }

@@ -152,6 +152,8 @@ typedef struct weir_store_wish {
     const char *const *avoid;              /* worker ids */
     size_t n_avoid;
     uint32_t ttl_s;
+    uint32_t peer_wait_ms; /* from when a version was READY, while its trainers have as many readers
+                              as slots, only a peer that nobody reads will do */
     const char *trace_id;
 } weir_store_wish;
 
@@ -172,6 +174,7 @@ typedef struct weir_store_grant {
     const weir_store_version *awaited; /* the newest that would do, were it READY; NULL: none */
     const char *const *missing;        /* its slots without a shard of a live worker, n_missing */
     size_t n_missing;
+    uint64_t again_ms; /* awaited can be had then, even if nothing changes; 0: it cannot */
 } weir_store_grant;
 
 /* The newest version of the model and run within [lowest, highest] that is READY and of which every
@@ -179,9 +182,10 @@ typedef struct weir_store_grant {
  * READY yet does not keep an older one from being given. A peer is a live replica worker of the
  * same part that holds that very version and whose word of it is READY; of those the one with the
  * fewest readers, and of equals the one on the same host; it is given when it has fewer readers
- * than the version's trainers have per slot, so that readers spread over a tree by themselves. With
- * `take` false nothing changes: only says whether there is one. OK, or IN_PROGRESS when there is
- * none, or an error. */
+ * than the version's trainers have per slot, or as many and is on the reader's host, or a trainer
+ * is one to avoid and nobody has its shard beside: so readers spread over a tree by themselves.
+ * With `take` false nothing changes: only says whether there is one. OK, or IN_PROGRESS when there
+ * is none, or an error. */
 weir_status weir_store_acquire(weir_store *store, const weir_store_wish *wish, bool take,
                                uint64_t now_ms, weir_store_grant *out);
 

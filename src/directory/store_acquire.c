@@ -150,7 +150,8 @@ static peer_choice choose_peer(const weir_store *store, const store_version *ver
     if (weir_store_text(wish->part)[0] == '\0')
         return best;
     uint64_t part_hash = weir_store_hash_text(store->seed, wish->part);
-    uint64_t host_hash = weir_store_hash_text(store->seed, weir_store_text(wish->host));
+    const char *host = weir_store_text(wish->host);
+    uint64_t host_hash = weir_store_hash_text(store->seed, host);
     for (store_node *node = first_holder(store, version); node != NULL;
          node = weir_store_index_next(node)) {
         peer_choice choice = { .source = WEIR_STORE_OF(store_source, by_version, node) };
@@ -160,7 +161,7 @@ static peer_choice choose_peer(const weir_store *store, const store_version *ver
         choice.n_readers = choice.worker->n_readers;
         if (own != NULL && own->peer == choice.worker)
             choice.n_readers--;
-        choice.is_near = choice.source->host_hash == host_hash;
+        choice.is_near = host[0] != '\0' && choice.source->host_hash == host_hash;
         if (is_better(&choice, &best) && is_wanted(choice.source, version, wish))
             best = choice;
     }
@@ -197,6 +198,20 @@ static bool can_be_read(const weir_store *store, store_version *version,
            choose_peer(store, version, wish, NULL, now_ms).source != NULL;
 }
 
+/* Who waits now has a source for itself the sooner: each reader that is done is one more. Until
+ * when; 0: it need not wait. */
+static uint64_t wait_for_peer(const weir_store *store, const store_version *version,
+                              const weir_store_wish *wish, uint64_t now_ms)
+{
+    uint64_t until_ms = version->view.ready_at_ms + wish->peer_wait_ms;
+    if (now_ms >= until_ms || version->n_direct < version->view.n_slots ||
+        weir_store_text(wish->part)[0] == '\0' ||
+        weir_store_find_lease(store, version, wish->worker_id) != NULL)
+        return 0;
+    peer_choice peer = choose_peer(store, version, wish, NULL, now_ms);
+    return peer.source != NULL && peer.n_readers == 0 ? 0 : until_ms;
+}
+
 /* The newest that will do; of those that will not, the newest is remembered in *out_awaited. */
 static store_version *choose_version(const weir_store *store, const store_run *run,
                                      const weir_store_wish *wish, uint64_t now_ms,
@@ -227,15 +242,28 @@ static void say_what_is_missing(store_version *awaited, uint64_t now_ms, weir_st
     out->n_missing = coverage->n_missing;
 }
 
-/* A peer is read when the trainers are busier, or gone. */
+/* Every slot has a shard of a live worker, and one that the reader has not found out to be gone. */
+static bool is_covered_for(store_version *version, const weir_store_wish *wish, uint64_t now_ms)
+{
+    if (weir_store_cover(version, now_ms)->n_missing != 0)
+        return false;
+    for (size_t i = 0; wish->n_avoid != 0 && i < version->view.n_slots; i++) {
+        if (is_avoided(wish, shun(version, i, wish, now_ms)->worker_id))
+            return false;
+    }
+    return true;
+}
+
+/* A peer is read when the trainers are busier, or gone; or as busy, but not on the reader's host.
+ */
 static weir_status grant(weir_store *store, store_version *version, const weir_store_wish *wish,
                          uint64_t now_ms, weir_store_grant *out)
 {
     const store_lease *own = weir_store_find_lease(store, version, wish->worker_id);
-    bool is_covered = weir_store_cover(version, now_ms)->n_missing == 0;
+    bool is_covered = is_covered_for(version, wish, now_ms);
     peer_choice peer = choose_peer(store, version, wish, own, now_ms);
     size_t n_direct = version->n_direct - (own != NULL && own->peer == NULL);
-    if (is_covered && peer.n_readers >= n_direct)
+    if (is_covered && peer.n_readers + !peer.is_near > n_direct)
         peer = (peer_choice){ 0 };
     store_lease *lease = NULL;
     weir_status status = weir_store_put_lease(store, version, wish->worker_id, peer.worker,
@@ -268,6 +296,12 @@ weir_status weir_store_acquire(weir_store *store, const weir_store_wish *wish, b
         answer.has_trainer = true;
         answer.newest = newest->view.has_number ? newest->view.number : 0;
         version = choose_version(store, run, wish, now_ms, &awaited);
+    }
+    if (version != NULL)
+        answer.again_ms = wait_for_peer(store, version, wish, now_ms);
+    if (answer.again_ms != 0) {
+        awaited = version;
+        version = NULL;
     }
     if (version == NULL) {
         if (awaited != NULL)

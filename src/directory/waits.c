@@ -237,6 +237,20 @@ weir_status weir_waits_park(weir_waits *waits, const weir_wait *request, const c
     return WEIR_OK;
 }
 
+void weir_waits_hasten(weir_waits *waits, weir_wait *wait, uint64_t due_ns)
+{
+    if (due_ns >= wait->due_ns)
+        return;
+    bool is_in_heap = wait->heap_at != NOT_IN_HEAP;
+    if (!is_in_heap && !make_room(waits)) /* it is looked at when its model changes all the same */
+        return;
+    wait->due_ns = due_ns;
+    if (is_in_heap)
+        sift_up(waits, wait->heap_at);
+    else
+        heap_add(waits, wait);
+}
+
 void weir_waits_drop(weir_waits *waits, weir_wait *wait)
 {
     weir_wait **at = bucket_of(waits, wait->ticket);

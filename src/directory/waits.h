@@ -63,6 +63,9 @@ void weir_waits_drop(weir_waits *waits, weir_wait *wait);
 void weir_waits_look(weir_waits *waits, uint64_t (*revision)(void *context, const char *model),
                      void (*look)(void *context, weir_wait *wait), void *context);
 
+/* Its time is up at due_ns, if that is earlier. */
+void weir_waits_hasten(weir_waits *waits, weir_wait *wait, uint64_t due_ns);
+
 uint64_t weir_waits_next_due(const weir_waits *waits); /* UINT64_MAX: none */
 /* The one whose time has been up for longest, NULL when there is none; it is given out once. */
 weir_wait *weir_waits_take_due(weir_waits *waits, uint64_t now_ns);

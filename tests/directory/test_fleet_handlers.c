@@ -511,6 +511,35 @@ static void test_a_wish_ends_naming_what_is_missing(void **state)
     assert_int_equal(f->core.waits.n_waits, 0);
 }
 
+/* The log's clock stands still here: what ends the wait is its time, not a change. */
+static void test_a_wish_for_a_peer_is_looked_at_when_its_patience_ends(void **state)
+{
+    fixture *f = *state;
+    char uid[16];
+    register_all(f);
+    register_worker(f, "replica-2", 2);
+    publish_all(f, 5, uid);
+    Weir__Directory__AcquireVersionRequest request = wish("replica-0", 5, 0);
+    answered(f, &request.base);
+    request = wish("replica-1", 5, 0);
+    answered(f, &request.base); /* two slots, two readers */
+    request = wish("replica-2", 5, 60000);
+    request.part = (char *)"p";
+    request.peer_wait_ms = 50;
+    assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
+    uint64_t ticket = f->ticket;
+    weir_directory_core_tick(&f->core);
+    assert_null(find_later(f, ticket));
+    f->log->now_ms += 50;
+    weir_deadline deadline = weir_deadline_in(5000);
+    while (find_later(f, ticket) == NULL && !weir_deadline_passed(deadline))
+        weir_sleep_ms(weir_directory_core_tick(&f->core) % 8 + 1);
+    const Weir__Directory__AcquireVersionResponse *response = later(f, ticket);
+    assert_true(response->found);
+    assert_null(response->peer);
+    assert_int_equal(f->core.waits.n_waits, 0);
+}
+
 static void test_a_dead_trainer_is_missing_and_a_wait_sees_it_come_back(void **state)
 {
     fixture *f = *state;
@@ -921,6 +950,7 @@ int main(void)
         CASE(test_what_is_ready_is_given_at_once_with_a_lease),
         CASE(test_a_wish_waits_for_the_last_shard),
         CASE(test_a_wish_ends_naming_what_is_missing),
+        CASE(test_a_wish_for_a_peer_is_looked_at_when_its_patience_ends),
         CASE(test_a_dead_trainer_is_missing_and_a_wait_sees_it_come_back),
         CASE(test_who_is_gone_gets_no_lease),
         CASE(test_bad_wishes_are_refused_at_once),

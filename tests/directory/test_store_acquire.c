@@ -402,6 +402,94 @@ static void test_of_equal_peers_the_nearer_is_read(void **state)
     assert_string_equal(grant.peer_host, "near");
 }
 
+static void test_of_trainers_and_a_peer_as_busy_the_peer_on_the_same_host_is_read(void **state)
+{
+    weir_store_grant grant;
+    const weir_store_version *version = make_ready(*state, 1);
+    hold(*state, "r1-0", version, "near");
+    assert_int_equal(acquire(*state, "r2-0", 1, NOW, &grant), WEIR_OK);
+    assert_string_equal(grant.peer->worker_id, "r1-0");
+    assert_int_equal(acquire(*state, "r3-0", 1, NOW, &grant), WEIR_OK);
+    assert_null(grant.peer); /* it has a reader, the trainers have none */
+    weir_store_wish wish = wish_of("r2-0", 1);
+    wish.host = "";
+    hold(*state, "r1-0", version, "");
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK);
+    assert_string_equal(grant.peer->worker_id, "r1-0"); /* the trainers have a reader */
+    hold(*state, "r1-0", NULL, "near");
+    hold(*state, "r3-0", version, "");
+    version = make_ready(*state, 2);
+    hold(*state, "r3-0", version, "");
+    wish.lowest = 2;
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK);
+    assert_null(grant.peer); /* hosts without a name are not one */
+}
+
+/* Two slots, so two readers at a time. */
+static void test_who_waits_for_a_peer_gets_one_as_soon_as_a_reader_is_done(void **state)
+{
+    weir_store_grant grant;
+    weir_store_wish wish = wish_of("r3-0", 1);
+    const weir_store_version *version = make_ready(*state, 1);
+    wish.peer_wait_ms = 1000;
+    assert_int_equal(acquire(*state, "r1-0", 1, NOW, &grant), WEIR_OK);
+    assert_int_equal(acquire(*state, "r2-0", 1, NOW, &grant), WEIR_OK);
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_IN_PROGRESS);
+    assert_ptr_equal(grant.awaited, version);
+    assert_int_equal(grant.n_missing, 0);
+    assert_int_equal(grant.again_ms, NOW + 1000);
+    hold(*state, "r1-0", version, "far");
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK);
+    assert_string_equal(grant.peer->worker_id, "r1-0");
+    assert_int_equal(grant.again_ms, 0);
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK); /* again */
+}
+
+static void
+test_who_waits_for_a_peer_reads_the_trainers_in_the_end_or_when_they_are_free(void **state)
+{
+    weir_store_grant grant;
+    bool deleted;
+    weir_store_wish wish = wish_of("r3-0", 1);
+    const weir_store_version *version = make_ready(*state, 1);
+    wish.peer_wait_ms = 1000;
+    assert_int_equal(acquire(*state, "r1-0", 1, NOW, &grant), WEIR_OK);
+    weir_store_lease lease = grant.lease;
+    assert_int_equal(acquire(*state, "r2-0", 1, NOW, &grant), WEIR_OK);
+    assert_int_equal(weir_store_acquire(*state, &wish, false, NOW + 999, &grant), WEIR_IN_PROGRESS);
+    assert_int_equal(weir_store_acquire(*state, &wish, false, NOW + 1000, &grant), WEIR_OK);
+    wish.part = ""; /* it can read the trainers alone */
+    assert_int_equal(weir_store_acquire(*state, &wish, false, NOW, &grant), WEIR_OK);
+    wish.part = "part";
+    assert_int_equal(
+        weir_store_delete_lease(*state, version->uid, lease.lease_id, "r1-0", NOW, &deleted),
+        WEIR_OK);
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK);
+    assert_null(grant.peer);
+}
+
+static void test_trainers_to_avoid_are_no_better_than_none(void **state)
+{
+    weir_store_grant grant;
+    const char *const avoid[] = { "t1" };
+    weir_store_wish wish = wish_of("r3-0", 1);
+    const weir_store_version *version = make_ready(*state, 1);
+    wish.avoid = avoid, wish.n_avoid = 1;
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK);
+    assert_null(grant.peer); /* nobody else has it: it may be tried again */
+    assert_int_equal(grant.n_shards, 2);
+    hold(*state, "r1-0", version, "far");
+    assert_int_equal(acquire(*state, "r2-0", 1, NOW, &grant), WEIR_OK);
+    assert_string_equal(grant.peer->worker_id, "r1-0");
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK);
+    assert_string_equal(grant.peer->worker_id, "r1-0"); /* which has a reader */
+    add_worker(*state, "t2", WEIR_STORE_TRAINER);
+    assert_int_equal(put_shard(*state, version, "b", "t2"), WEIR_OK);
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_OK);
+    assert_null(grant.peer);
+    assert_string_equal(grant.shards[1]->worker_id, "t2");
+}
+
 static void test_a_peer_must_hold_that_very_version_and_part(void **state)
 {
     weir_store_grant grant;
@@ -535,6 +623,10 @@ int main(void)
         CASE(test_a_long_reason_is_cut_between_characters),
         CASE(test_readers_spread_over_peers),
         CASE(test_of_equal_peers_the_nearer_is_read),
+        CASE(test_of_trainers_and_a_peer_as_busy_the_peer_on_the_same_host_is_read),
+        CASE(test_who_waits_for_a_peer_gets_one_as_soon_as_a_reader_is_done),
+        CASE(test_who_waits_for_a_peer_reads_the_trainers_in_the_end_or_when_they_are_free),
+        CASE(test_trainers_to_avoid_are_no_better_than_none),
         CASE(test_a_peer_must_hold_that_very_version_and_part),
         CASE(test_a_peer_is_enough_when_the_trainers_are_gone),
         CASE(test_a_word_replaces_the_same_workers),

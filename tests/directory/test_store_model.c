@@ -206,12 +206,12 @@ static outcome model_acquire(model *m, int g, int lowest)
     out.status = WEIR_OK;
     out.awaited = -1;
     out.is_covered = missing_of(m, v) == 0;
-    /* Nobody but itself can read the other one, so that has no readers beside. */
-    out.by_peer = holds(m, v, other) && (!out.is_covered || n_direct > 0);
-    for (int i = 0; out.by_peer && out.is_covered && i < N_VERSIONS; i++) {
-        if (i != v && m->versions[i].leases[g] != 0 && m->versions[i].reads_peer[g])
-            out.by_peer = n_direct > 1; /* it reads another version there still */
-    }
+    /* Nobody but itself can read the other one: it may read another version there still. */
+    int n_readers = 0;
+    for (int i = 0; i < N_VERSIONS; i++)
+        n_readers += i != v && m->versions[i].leases[g] != 0 && m->versions[i].reads_peer[g];
+    out.by_peer =
+        holds(m, v, other) && (!out.is_covered || n_readers <= n_direct); /* on its host */
     m->versions[v].leases[g] = m->now + LEASE_TTL;
     m->versions[v].reads_peer[g] = out.by_peer;
     return out;

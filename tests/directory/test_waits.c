@@ -72,6 +72,24 @@ static void test_a_wait_is_found_until_it_is_dropped(void **state)
     weir_waits_close(&waits);
 }
 
+static void test_a_wait_can_be_made_shorter_and_never_longer(void **state)
+{
+    (void)state;
+    weir_waits waits;
+    weir_waits_init(&waits);
+    weir_wait *early = park(&waits, 1, "0", 10), *late = park(&waits, 2, "0", 20);
+    weir_wait *endless = park(&waits, 3, "0", UINT64_MAX);
+    weir_waits_hasten(&waits, early, 15);
+    assert_int_equal(early->due_ns, 10);
+    weir_waits_hasten(&waits, late, 5);
+    weir_waits_hasten(&waits, endless, 7);
+    assert_ptr_equal(weir_waits_take_due(&waits, 10), late);
+    assert_ptr_equal(weir_waits_take_due(&waits, 10), endless);
+    assert_ptr_equal(weir_waits_take_due(&waits, 10), early);
+    assert_null(weir_waits_take_due(&waits, UINT64_MAX - 1));
+    weir_waits_close(&waits);
+}
+
 static void test_only_models_that_changed_are_looked_at_oldest_first(void **state)
 {
     (void)state;
@@ -173,6 +191,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_wait_is_found_until_it_is_dropped),
+        cmocka_unit_test(test_a_wait_can_be_made_shorter_and_never_longer),
         cmocka_unit_test(test_only_models_that_changed_are_looked_at_oldest_first),
         cmocka_unit_test(test_waits_may_be_dropped_from_a_look),
         cmocka_unit_test(test_times_come_up_in_their_order_and_once),
