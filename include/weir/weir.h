@@ -100,6 +100,7 @@ typedef struct weir_report {
     double seconds[WEIR_N_STOPS];   /* 0 for the stops of the other side */
     double total_seconds;           /* of the stops */
     weir_counters counters;
+    char read_from[256];            /* the replica worker that the bytes came from; "": the trainers */
 } weir_report;
 
 /* Called at the entry of every stop (done_bytes 0) and while one takes long. Must be quick and must
@@ -335,6 +336,11 @@ typedef struct weir_replica_options {
     weir_security security;
     bool reads_trainers_alone; /* never from another replica that holds the same part */
     bool serves_nobody;        /* never as a source of other replicas */
+    unsigned peer_wait_ms;     /* while as many readers as it has ranks read a trainer, wait for one that
+                                  holds the version, at most this long from when it is READY: so bytes
+                                  leave a slow link few times, and a tree of readers grows. 0: read the
+                                  trainers at once. Not for replicas with `agree`, whose workers would
+                                  wait for each other */
 } weir_replica_options;
 #define WEIR_REPLICA_OPTIONS_INIT WEIR_SIZED(weir_replica_options)
 

@@ -104,6 +104,10 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
              replica->signature);
     write_note(report, word.source.note, sizeof(word.source.note));
     word.n_bytes = report->n_bytes;
+    if (weir_holding_serves(replica, discovery->uid)) {
+        memcpy(word.part, replica->part, sizeof(word.part));
+        word.source.registry = &replica->worker.registry;
+    }
     weir_group_keep(replica);
     say(replica, &word);
     replica->told = word.source;

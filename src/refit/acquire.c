@@ -133,27 +133,33 @@ static uint64_t lowest_asked(const acquisition *a)
     return was_told && replica->aborted > lowest ? replica->aborted : lowest;
 }
 
-static weir_status ask(acquisition *a, unsigned left_ms)
+static weir_acquire_request make_request(const weir_replica *replica)
 {
-    const weir_replica *replica = a->replica;
     const weir_worker *worker = &replica->worker;
-    bool latest = a->wish == WEIR_LATEST;
-    bool missed = latest && replica->missed_uid[0] != '\0';
-    weir_acquire_request request = {
+    return (weir_acquire_request){
         .model = worker->model,
         .run = worker->run,
         .worker_id = worker->id,
         .worker_rank = replica->mesh_worker,
-        .lowest = lowest_asked(a),
-        .highest = a->wish,
-        .but_not_uid = missed ? replica->missed_uid : replica->aborted_uid,
+        .but_not_uid = "",
         .host = worker->host,
-        .part = "",
+        .part = replica->reads_trainers_alone ? "" : replica->part,
         .ttl_s = worker->lease_s,
-        .timeout_ms = left_ms < a->slice_ms ? left_ms : a->slice_ms,
+        .peer_wait_ms = replica->agree == NULL ? replica->peer_wait_ms : 0,
         .trace_id = "",
     };
-    return weir_directory_acquire_version(worker->client, &request, replica->shards,
+}
+
+static weir_status ask(acquisition *a, unsigned left_ms)
+{
+    const weir_replica *replica = a->replica;
+    bool missed = a->wish == WEIR_LATEST && replica->missed_uid[0] != '\0';
+    weir_acquire_request request = make_request(replica);
+    request.lowest = lowest_asked(a);
+    request.highest = a->wish;
+    request.but_not_uid = missed ? replica->missed_uid : replica->aborted_uid;
+    request.timeout_ms = left_ms < a->slice_ms ? left_ms : a->slice_ms;
+    return weir_directory_acquire_version(replica->worker.client, &request, replica->shards,
                                           WEIR_MAX_LISTED, &a->answer);
 }
 
@@ -266,6 +272,36 @@ static weir_status acquire(weir_replica *replica, uint64_t wish, weir_deadline d
         if (status < WEIR_OK)
             return status;
     }
+}
+
+weir_status weir_acquire_again(weir_replica *replica, weir_discovery *discovery)
+{
+    weir_acquire_answer answer;
+    const char *avoid[WEIR_MAX_AVOIDED];
+    weir_directory_client *client = replica->worker.client;
+    weir_acquire_request request = make_request(replica);
+    for (size_t i = 0; i < discovery->n_avoid; i++)
+        avoid[i] = discovery->avoid[i];
+    request.lowest = request.highest = discovery->version;
+    request.peer_wait_ms = 0;
+    request.avoid = avoid;
+    request.n_avoid = discovery->n_avoid;
+    weir_status status =
+        weir_directory_acquire_version(client, &request, replica->shards, WEIR_MAX_LISTED, &answer);
+    if (status == WEIR_IN_PROGRESS)
+        return weir_fail(WEIR_ERR_NOT_FOUND, "version %" PRIu64 " of %s cannot be read any more",
+                         discovery->version, replica->worker.model);
+    if (status != WEIR_OK)
+        return status;
+    discovery->n_shards = answer.n_shards;
+    if (strcmp(answer.version.uid, discovery->uid) == 0 && answer.n_shards <= WEIR_MAX_LISTED) {
+        discovery->peer = answer.peer;
+        return WEIR_OK;
+    }
+    discovery->n_shards = 0; /* another attempt at that number, of which nothing is known here */
+    weir_directory_delete_lease(client, answer.version.uid, answer.lease_id, replica->worker.id);
+    return weir_fail(WEIR_ERR_NOT_FOUND, "version %" PRIu64 " of %s was published anew meanwhile",
+                     discovery->version, replica->worker.model);
 }
 
 weir_status weir_acquire_version(weir_replica *replica, uint64_t wish, weir_deadline deadline,

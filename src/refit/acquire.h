@@ -20,6 +20,11 @@
 weir_status weir_acquire_version(weir_replica *replica, uint64_t wish, weir_deadline deadline,
                                  weir_discovery *out);
 
+/* Another source of the version that is leased already, none of discovery->avoid, if that can be:
+ * at once. Replaces the peer and the shards. ERR_NOT_FOUND: there is none; the shards are those of
+ * before when their number is. */
+weir_status weir_acquire_again(weir_replica *replica, weir_discovery *discovery);
+
 /* The same by ListSources, GetMetadata, GetWeightVersion, RegisterVersionLease and
  * ListWeightVersionShards. */
 weir_status weir_seek_version(weir_replica *replica, uint64_t wish, weir_deadline deadline,

@@ -18,6 +18,9 @@
 #include "refit/engine_part.h"
 #include "refit/replica.h"
 
+#define PEER_SLOT "replica"
+#define MAX_IDLE_PEERS 4u /* whose connections are kept */
+
 /* ---- the lease -------------------------------------------------------------------------------*/
 
 void weir_discovery_release(weir_replica *replica, const weir_discovery *discovery)
@@ -37,29 +40,64 @@ void weir_discovery_release(weir_replica *replica, const weir_discovery *discove
 
 /* ---- its sources -----------------------------------------------------------------------------*/
 
-static weir_status known_remote(weir_replica *replica, const weir_shard_record *shard,
-                                weir_remote **out)
+static weir_status known_remote(weir_replica *replica, const char *worker_id, const char *slot,
+                                const char *who, weir_remote **out)
 {
     for (size_t i = 0; i < replica->n_remotes; i++) {
         weir_remote *remote = replica->remotes[i];
-        if (strcmp(remote->worker_id, shard->worker_id) == 0 &&
-            strcmp(remote->slot, shard->slot) == 0) {
+        if (strcmp(remote->worker_id, worker_id) == 0 && strcmp(remote->slot, slot) == 0) {
             *out = remote;
             return WEIR_OK;
         }
     }
-    char who[2 * WEIR_NAME_BYTES];
-    const char *number = strncmp(shard->slot, "rank-", 5) == 0 ? shard->slot + 5 : shard->slot;
-    snprintf(who, sizeof(who), "trainer rank %.64s (worker %.255s)", number, shard->worker_id);
     weir_remote **grown = weir_realloc(replica->remotes, (replica->n_remotes + 1) * sizeof(*grown));
     if (grown == NULL)
         return WEIR_ERR_NO_MEMORY;
     replica->remotes = grown;
-    weir_status status =
-        weir_remote_open(&replica->worker, shard->worker_id, shard->slot, who, out);
+    weir_status status = weir_remote_open(&replica->worker, worker_id, slot, who, out);
     if (status == WEIR_OK)
         replica->remotes[replica->n_remotes++] = *out;
     return status;
+}
+
+static weir_status fetch_shard(weir_replica *replica, const weir_discovery *discovery,
+                               const weir_shard_record *shard, weir_remote **out)
+{
+    char who[2 * WEIR_NAME_BYTES];
+    const char *number = strncmp(shard->slot, "rank-", 5) == 0 ? shard->slot + 5 : shard->slot;
+    const weir_manifest_wish wish = { .endpoint = shard->manifest_endpoint,
+                                      .uid = discovery->uid,
+                                      .digest = shard->manifest_digest,
+                                      .version = discovery->version,
+                                      .transport = replica->settings.transport,
+                                      .place = &replica->place };
+    snprintf(who, sizeof(who), "trainer rank %.64s (worker %.255s)", number, shard->worker_id);
+    weir_status status = known_remote(replica, shard->worker_id, shard->slot, who, out);
+    return status == WEIR_OK ? weir_remote_fetch(*out, &wish) : status;
+}
+
+/* Nobody but the replica itself says what its manifest should be: every byte is verified against
+ * it. */
+static weir_status fetch_peer(weir_replica *replica, const weir_discovery *discovery,
+                              weir_remote **out)
+{
+    const weir_peer_record *peer = &discovery->peer;
+    char who[2 * WEIR_NAME_BYTES], worker[24] = "";
+    const weir_manifest_wish wish = { .endpoint = peer->endpoint,
+                                      .uid = discovery->uid,
+                                      .version = discovery->version,
+                                      .transport = replica->settings.transport,
+                                      .place = &replica->place,
+                                      .is_whole = true };
+    if (replica->mesh_text[0] != '\0') /* the part is the same, so the place is too */
+        snprintf(worker, sizeof(worker), " worker %" PRIu32, replica->mesh_worker);
+    snprintf(who, sizeof(who), "replica %.220s%s at %.220s", peer->worker_id, worker,
+             peer->endpoint);
+    weir_status status = known_remote(replica, peer->worker_id, PEER_SLOT, who, out);
+    if (status != WEIR_OK)
+        return status;
+    memcpy((*out)->who, who, sizeof(who)); /* it may have moved */
+    return weir_remote_fetch(*out, &wish);
 }
 
 /* Several workers may have published one slot (a rank that was restarted): the latest first, and
@@ -69,16 +107,13 @@ static weir_status fetch_slot(weir_replica *replica, const weir_discovery *disco
 {
     weir_error_line line;
     weir_status first = WEIR_OK;
+    if (replica->schedule.of_peer)
+        return fetch_peer(replica, discovery, out);
     for (size_t i = discovery->n_shards; i-- > 0;) {
         const weir_shard_record *shard = &replica->shards[i];
         if (strcmp(shard->slot, slot) != 0)
             continue;
-        weir_manifest_wish wish = { shard->manifest_endpoint,    discovery->uid,
-                                    shard->manifest_digest,      discovery->version,
-                                    replica->settings.transport, &replica->place };
-        weir_status status = known_remote(replica, shard, out);
-        if (status == WEIR_OK)
-            status = weir_remote_fetch(*out, &wish);
+        weir_status status = fetch_shard(replica, discovery, shard, out);
         if (status == WEIR_OK)
             return WEIR_OK;
         if (first == WEIR_OK)
@@ -100,6 +135,25 @@ void weir_schedule_dismiss(weir_schedule *schedule)
     weir_free(schedule->participants);
     schedule->participants = NULL;
     schedule->n_participants = 0;
+}
+
+void weir_schedule_close(weir_schedule *schedule)
+{
+    weir_schedule_dismiss(schedule);
+    weir_plan_close(schedule->plan);
+    weir_landing_close(&schedule->landing);
+    schedule->plan = NULL;
+}
+
+/* Who reads a replica once may read the trainers next time: neither is planned for anew. */
+void weir_schedule_choose(weir_replica *replica, bool of_peer)
+{
+    if (replica->schedule.of_peer == of_peer)
+        return;
+    weir_schedule before = replica->schedule;
+    replica->schedule = replica->other;
+    replica->other = before;
+    replica->schedule.of_peer = of_peer;
 }
 
 /* Whether the plan holds with `remote` in the place of the participant's source. The signature is
@@ -135,6 +189,7 @@ static weir_status fetch_sources(weir_replica *replica, const weir_discovery *di
             participant->attendance = NULL;
         }
         participant->remote = remote;
+        remote->used_at = ++replica->n_prepared;
         participant->layout_generation = remote->layout_generation;
     }
     return status;
@@ -253,24 +308,55 @@ static bool takes_part(const weir_schedule *schedule, const weir_remote *remote)
     return false;
 }
 
+static bool is_peer(const weir_remote *remote)
+{
+    return strcmp(remote->slot, PEER_SLOT) == 0;
+}
+
+/* Replicas come and go as sources: those that were read lately may be read again. */
+static bool is_recent(const weir_replica *replica, const weir_remote *remote)
+{
+    size_t n_later = 0;
+    for (size_t i = 0; i < replica->n_remotes; i++)
+        n_later += is_peer(replica->remotes[i]) && replica->remotes[i]->used_at > remote->used_at;
+    return is_peer(remote) && n_later < MAX_IDLE_PEERS;
+}
+
 /* Workers that were restarted are met under a new id; the old ones would pile up. */
 static void close_strangers(weir_replica *replica)
 {
-    size_t kept = 0;
-    for (size_t i = 0; i < replica->n_remotes; i++) {
-        if (takes_part(&replica->schedule, replica->remotes[i]))
-            replica->remotes[kept++] = replica->remotes[i];
-        else
-            weir_remote_close(replica->remotes[i]);
+    for (size_t i = 0; i < replica->n_remotes;) {
+        weir_remote *remote = replica->remotes[i];
+        if (takes_part(&replica->schedule, remote) || takes_part(&replica->other, remote) ||
+            is_recent(replica, remote)) {
+            i++;
+            continue;
+        }
+        weir_remote_close(remote);
+        replica->remotes[i] = replica->remotes[--replica->n_remotes];
     }
-    replica->n_remotes = kept;
+}
+
+static weir_status choose_schedule(weir_replica *replica, const weir_discovery *discovery)
+{
+    bool of_peer = discovery->peer.worker_id[0] != '\0';
+    weir_schedule_choose(replica, of_peer);
+    if (!of_peer || replica->schedule.n_participants == 1)
+        return WEIR_OK;
+    replica->schedule.participants = weir_alloc_zeroed(1, sizeof(weir_participant));
+    if (replica->schedule.participants == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    replica->schedule.n_participants = 1;
+    return WEIR_OK;
 }
 
 /* The leased version's sources, and a plan of its copies. */
 static weir_status prepare(weir_replica *replica, const weir_discovery *discovery)
 {
     bool changed = true;
-    weir_status status = fetch_sources(replica, discovery, &changed);
+    weir_status status = choose_schedule(replica, discovery);
+    if (status == WEIR_OK)
+        status = fetch_sources(replica, discovery, &changed);
     /* Also when a later source fails: the participants are not those of the old plan any more. */
     if (changed)
         drop_plan(&replica->schedule);
@@ -283,18 +369,85 @@ static weir_status prepare(weir_replica *replica, const weir_discovery *discover
     return status == WEIR_OK ? weir_group_join(replica, discovery) : status;
 }
 
+/* ---- another source --------------------------------------------------------------------------*/
+
+/* A replica's every failure is its own; a trainer's is the version's, unless it is gone. */
+static bool may_be_elsewhere(const weir_replica *replica, const weir_discovery *discovery,
+                             weir_status failed)
+{
+    if (failed == WEIR_ERR_CANCELLED || failed == WEIR_ERR_NO_MEMORY)
+        return false;
+    if (discovery->peer.worker_id[0] != '\0')
+        return true;
+    bool is_gone = failed == WEIR_ERR_PEER_LOST || failed == WEIR_ERR_TIMED_OUT;
+    return is_gone && replica->part[0] != '\0' && !replica->reads_trainers_alone &&
+           !replica->schedule.pushed && !weir_group_any(&replica->schedule) &&
+           !weir_directory_is_plain(replica->worker.client);
+}
+
+static void shun(weir_discovery *discovery, const char *worker_id)
+{
+    if (discovery->n_avoid < WEIR_MAX_AVOIDED)
+        snprintf(discovery->avoid[discovery->n_avoid++], WEIR_NAME_BYTES, "%s", worker_id);
+}
+
+/* Of many trainer ranks not all have to be named: a version is not complete without one of them. */
+static void shun_source(const weir_replica *replica, weir_discovery *discovery)
+{
+    if (discovery->peer.worker_id[0] != '\0') {
+        shun(discovery, discovery->peer.worker_id);
+        return;
+    }
+    discovery->shuns_trainers = true;
+    for (size_t i = 0; i < discovery->n_shards && discovery->n_avoid < WEIR_MAX_AVOIDED / 2; i++)
+        shun(discovery, replica->shards[i].worker_id);
+}
+
+/* The directory may know another source; and the trainers that have this lease's shards can be
+ * read whatever it knows. */
+static weir_status choose_other(weir_replica *replica, weir_discovery *discovery)
+{
+    bool is_full = discovery->n_avoid == WEIR_MAX_AVOIDED;
+    shun_source(replica, discovery);
+    memset(&discovery->peer, 0, sizeof(discovery->peer));
+    weir_status status = is_full ? WEIR_ERR_NOT_FOUND : weir_acquire_again(replica, discovery);
+    if (status == WEIR_OK && discovery->peer.worker_id[0] != '\0')
+        return WEIR_OK;
+    return !discovery->shuns_trainers && discovery->n_shards > 0 ? WEIR_OK : WEIR_ERR_NOT_FOUND;
+}
+
+weir_status weir_discover_elsewhere(weir_replica *replica, weir_discovery *discovery,
+                                    weir_status failed)
+{
+    weir_error_line cause;
+    while (failed != WEIR_OK && may_be_elsewhere(replica, discovery, failed)) {
+        weir_error_save(&cause);
+        weir_status status = choose_other(replica, discovery);
+        weir_error_restore(&cause);
+        if (status != WEIR_OK)
+            return failed;
+        weir_log(WEIR_LOG_INFO, "replica %s reads version %" PRIu64 " from %s%s instead: %s",
+                 replica->worker.id, discovery->version,
+                 discovery->peer.worker_id[0] != '\0' ? "replica " : "its trainers",
+                 discovery->peer.worker_id, cause.text);
+        failed = prepare(replica, discovery);
+    }
+    return failed;
+}
+
 /* A version that passes through a window is read from its beginning or not at all: who wanted any
  * takes the next one. */
 weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out)
 {
     weir_deadline deadline = weir_deadline_in(replica->worker.timeout_ms);
     for (;;) {
+        weir_schedule_choose(replica, false); /* whose slots the answer names */
         weir_status status = weir_acquire_version(replica, version, deadline, out);
         if (status != WEIR_OK && out->lease_id[0] != '\0')
             weir_discovery_release(replica, out);
         if (status != WEIR_OK)
             return status;
-        status = prepare(replica, out);
+        status = weir_discover_elsewhere(replica, out, prepare(replica, out));
         if (status == WEIR_OK)
             return WEIR_OK;
         bool late = status == WEIR_ERR_NOT_FOUND && weir_group_any(&replica->schedule);

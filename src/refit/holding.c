@@ -12,7 +12,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "directory/sha256.h"
+#include "plan/box.h"
 #include "refit/replica.h"
+#include "rpc/rpc_security.h"
 
 /* ---- manifest service ------------------------------------------------------------------------*/
 
@@ -64,7 +66,9 @@ static weir_status describe_held(weir_replica *replica)
 {
     replica->held =
         weir_arena_zeroed(&replica->arena, replica->n_parameters, sizeof(*replica->held));
-    if (replica->held == NULL)
+    replica->held_digests =
+        weir_arena_zeroed(&replica->arena, replica->n_parameters, sizeof(*replica->held_digests));
+    if (replica->held == NULL || replica->held_digests == NULL)
         return WEIR_ERR_NO_MEMORY;
     const unsigned char *base =
         replica->n_regions == 1 ? replica->serving.ops->region_data(replica->regions[0]) : NULL;
@@ -87,6 +91,31 @@ static weir_status describe_held(weir_replica *replica)
     return WEIR_OK;
 }
 
+/* Memory of a GPU is shared within a host, and an address there is known to nobody else. */
+static bool is_read_on_its_host(const weir_replica *replica)
+{
+    return weir_work_memory(replica->work) == WEIR_MEMORY_CUDA || replica->listen == NULL ||
+           weir_host_is_loopback(replica->listen);
+}
+
+/* What makes these bytes those that another worker needs, as they are: the same parameters with the
+ * same tags, of the same place in engines of the same mesh; and a way to move them. */
+static weir_status name_part(weir_replica *replica)
+{
+    char text[WEIR_MESH_TEXT + 256], hash[WEIR_SHA256_HEX];
+    const char *transport = replica->serving.ops->name, *asked = replica->settings.transport;
+    const weir_mesh_place *place = &replica->place;
+    if (asked != NULL && strcmp(asked, transport) != 0)
+        return WEIR_OK;
+    snprintf(text, sizeof(text), "1 %s %s %u.%u.%u %s %s", replica->signature, replica->mesh_text,
+             place->stage, place->d, place->t, transport,
+             is_read_on_its_host(replica) ? replica->worker.host : "");
+    weir_status status = weir_sha256_hex(text, strlen(text), hash);
+    if (status == WEIR_OK)
+        snprintf(replica->part, sizeof(replica->part), "%.32s", hash);
+    return status;
+}
+
 weir_status weir_holding_open(weir_replica *replica)
 {
     weir_manifest_source source = { manifest_find, manifest_done, replica };
@@ -100,6 +129,8 @@ weir_status weir_holding_open(weir_replica *replica)
     status = describe_held(replica);
     if (status == WEIR_OK && replica->n_regions == 0)
         status = expose_each(replica);
+    if (status == WEIR_OK)
+        status = name_part(replica);
     weir_arena_reset(&replica->scratch);
     if (status == WEIR_OK)
         status = weir_layout_encode(replica->held, replica->n_parameters, &replica->scratch,
@@ -131,12 +162,13 @@ static weir_status digest_unknown(weir_replica *replica, const bool *known, weir
         if (known[i])
             continue;
         weir_work_range *range = &ranges[n++];
+        weir_shape filled = weir_box_shape(&replica->held[i].box);
         range->name = replica->live[i].name;
         range->data = replica->live[i].data;
         range->dtype = replica->live[i].dtype;
         range->digest = &digests[i];
-        weir_digest_rows_of(replica->live[i].dtype, &replica->live[i].shape, &range->n_rows,
-                            &range->row_bytes);
+        digests[i] = (weir_digest){ 0, 0 };
+        weir_digest_rows_of(range->dtype, &filled, &range->n_rows, &range->row_bytes);
     }
     weir_status status = weir_task_digest(replica->derive, WEIR_LANE_COMPUTE, ranges, n);
     if (status == WEIR_OK)
@@ -144,23 +176,64 @@ static weir_status digest_unknown(weir_replica *replica, const bool *known, weir
     return status;
 }
 
-/* Whole parameters have the digest that they came with; what came in pieces, or was computed here,
- * is digested now. */
-static weir_status digest_held(weir_replica *replica, weir_digest *digests)
+static const weir_shard *shard_of(const weir_schedule *schedule, const weir_plan_copy *planned)
+{
+    return &schedule->participants[planned->source].remote->shards[planned->shard];
+}
+
+/* Rows that pad a parameter have no source, so nobody gets them from here either. */
+static weir_status leave_padding_out(weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;
+    bool changed = false;
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < schedule->n_copies && status == WEIR_OK; i++) {
+        weir_shard *held = &replica->held[schedule->planned[i].parameter];
+        uint64_t n_rows = shard_of(schedule, &schedule->planned[i])->n_padding_rows;
+        if (held->n_padding_rows == n_rows)
+            continue;
+        weir_shape filled = held->global_shape;
+        filled.dim[0] -= n_rows; /* the plan has found that many */
+        held->n_padding_rows = n_rows;
+        held->box = weir_box_whole(&filled);
+        status = weir_tensor_bytes(held->dtype, &filled, &held->n_bytes);
+        changed = true;
+    }
+    if (status == WEIR_OK && changed)
+        status = weir_layout_encode(replica->held, replica->n_parameters, &replica->scratch,
+                                    &replica->held_layout);
+    return status;
+}
+
+/* Whole parameters have the digest that they came with; what came in pieces, or was computed here,
+ * is digested now. */
+static weir_status digest_held(weir_replica *replica)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    weir_arena_reset(&replica->scratch);
+    weir_status status = leave_padding_out(replica);
     bool *known = weir_arena_zeroed(&replica->scratch, replica->n_parameters, sizeof(*known));
-    if (known == NULL)
-        return WEIR_ERR_NO_MEMORY;
+    if (status != WEIR_OK || known == NULL)
+        return status != WEIR_OK ? status : WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < schedule->n_copies; i++) {
         const weir_plan_copy *planned = &schedule->planned[i];
-        const weir_remote *remote = schedule->participants[planned->source].remote;
-        if (planned->n_bytes != replica->held[planned->parameter].n_bytes)
+        const weir_shard *shard = shard_of(schedule, planned);
+        if (!weir_box_equal(&shard->box, &replica->held[planned->parameter].box))
             continue;
-        digests[planned->parameter] = remote->shards[planned->shard].digest;
+        replica->held_digests[planned->parameter] = shard->digest;
         known[planned->parameter] = true;
     }
-    return digest_unknown(replica, known, digests);
+    return digest_unknown(replica, known, replica->held_digests);
+}
+
+void weir_holding_digest(weir_replica *replica)
+{
+    if (replica->serving.ops == NULL)
+        return;
+    replica->is_digested = digest_held(replica) == WEIR_OK;
+    if (!replica->is_digested)
+        weir_log(WEIR_LOG_WARN, "replica %s cannot be read by others: %s", replica->worker.id,
+                 weir_last_error());
 }
 
 static weir_status list_regions(weir_replica *replica, weir_arena *scratch,
@@ -205,13 +278,9 @@ static weir_status encode_held(weir_replica *replica)
                                .layout_bytes = replica->held_layout.n_bytes,
                                .n_digests = replica->n_parameters };
     weir_arena_reset(&replica->scratch);
-    weir_digest *digests =
-        weir_arena_zeroed(&replica->scratch, replica->n_parameters, sizeof(*digests));
-    manifest.digests = digests;
-    weir_status status = digests != NULL ? digest_held(replica, digests) : WEIR_ERR_NO_MEMORY;
+    manifest.digests = replica->held_digests;
     manifest.n_regions = replica->n_regions;
-    if (status == WEIR_OK)
-        status = list_regions(replica, &replica->scratch, &manifest.regions);
+    weir_status status = list_regions(replica, &replica->scratch, &manifest.regions);
     if (status == WEIR_OK)
         status = replica->serving.ops->address(replica->serving.transport, &manifest.address,
                                                &manifest.address_bytes);
@@ -232,11 +301,11 @@ static void set_held(weir_replica *replica, const char *uid)
 
 void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery)
 {
-    if (replica->serving.ops == NULL)
-        return;
     /* held_uid is "", so the service does not look at the manifest while it is written; and a
      * manifest that was not finished is none to come back to. */
     replica->published_uid[0] = '\0';
+    if (replica->serving.ops == NULL || !replica->is_digested)
+        return;
     weir_status status = encode_held(replica);
     if (status != WEIR_OK) {
         weir_log(WEIR_LOG_WARN, "replica %s cannot be read by others: %s", replica->worker.id,
@@ -245,6 +314,13 @@ void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery
     }
     memcpy(replica->published_uid, discovery->uid, sizeof(replica->published_uid));
     set_held(replica, discovery->uid);
+}
+
+bool weir_holding_serves(const weir_replica *replica, const char *uid)
+{
+    /* Trainers that push, or send through a window, wait for every reader to come to them. */
+    return !replica->serves_nobody && replica->part[0] != '\0' && !replica->schedule.pushed &&
+           !weir_group_any(&replica->schedule) && strcmp(replica->published_uid, uid) == 0;
 }
 
 void weir_holding_withdraw(weir_replica *replica)

@@ -64,8 +64,11 @@ weir_status weir_derived_refresh(weir_replica *replica)
 weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version)
 {
     weir_status status = weir_derived_refresh(replica);
-    if (status != WEIR_OK || replica->hooks.postprocess == NULL)
+    if (status != WEIR_OK)
         return status;
+    weir_holding_digest(replica);
+    if (replica->hooks.postprocess == NULL)
+        return WEIR_OK;
     status = replica->hooks.postprocess(replica->hooks.context, version);
     if (status != WEIR_OK)
         return weir_fail(status, "the engine's postprocess hook refused version %" PRIu64 ": %s",

@@ -10,6 +10,7 @@
  * meet in the directory (who has what) and in the transport (the bytes, read one-sided).
  */
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -140,17 +141,35 @@ static weir_status change_live(weir_replica *replica, weir_stopwatch *watch, uin
     return weir_stop_postprocess(replica, version);
 }
 
+/* All bytes, verified: of the sources that were discovered or, when one of them fails, of others.
+ * *out_landed as weir_stop_transfer(), of any of them. */
+static weir_status fetch(weir_replica *replica, weir_stopwatch *watch, weir_discovery *discovery,
+                         bool *out_landed)
+{
+    *out_landed = false;
+    for (;;) {
+        bool landed = false;
+        weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
+        weir_status status = weir_staging_open(replica);
+        if (status == WEIR_OK)
+            status = weir_stop_transfer(replica, discovery, &landed);
+        *out_landed |= landed;
+        weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
+        if (status == WEIR_OK)
+            status = weir_landing_verify(replica);
+        if (status == WEIR_OK)
+            return WEIR_OK;
+        status = weir_discover_elsewhere(replica, discovery, status);
+        if (status != WEIR_OK)
+            return status;
+    }
+}
+
 static weir_status install_staged(weir_replica *replica, weir_stopwatch *watch,
-                                  const weir_discovery *discovery)
+                                  weir_discovery *discovery)
 {
     bool landed, changed = false;
-    weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
-    weir_status status = weir_staging_open(replica);
-    if (status == WEIR_OK)
-        status = weir_stop_transfer(replica, discovery, &landed);
-    weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
-    if (status == WEIR_OK)
-        status = weir_landing_verify(replica);
+    weir_status status = fetch(replica, watch, discovery, &landed);
     status = agree(replica, discovery->version, status);
     if (status != WEIR_OK)
         return status;
@@ -162,12 +181,9 @@ static weir_status install_staged(weir_replica *replica, weir_stopwatch *watch,
 }
 
 static weir_status land_directly(weir_replica *replica, weir_stopwatch *watch,
-                                 const weir_discovery *discovery, bool *out_landed)
+                                 weir_discovery *discovery, bool *out_landed)
 {
-    weir_status status = weir_stop_transfer(replica, discovery, out_landed);
-    weir_stopwatch_enter(watch, WEIR_STOP_INSTALL);
-    if (status == WEIR_OK)
-        status = weir_landing_verify(replica);
+    weir_status status = fetch(replica, watch, discovery, out_landed);
     if (status != WEIR_OK)
         return status;
     weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
@@ -175,7 +191,7 @@ static weir_status land_directly(weir_replica *replica, weir_stopwatch *watch,
 }
 
 static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
-                                  const weir_discovery *discovery)
+                                  weir_discovery *discovery)
 {
     bool landed = false;
     weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
@@ -228,14 +244,15 @@ static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discov
 {
     replica->state = WEIR_REPLICA_HOLDING;
     replica->version = discovery->version;
+    snprintf(watch->report->read_from, sizeof(watch->report->read_from), "%s",
+             discovery->peer.worker_id);
     weir_live_end(replica);
     weir_stopwatch_enter(watch, WEIR_STOP_ACK);
     weir_holding_publish(replica, discovery);
     weir_stop_ack(replica, discovery, watch->report);
 }
 
-static weir_status install(weir_replica *replica, weir_stopwatch *watch,
-                           const weir_discovery *discovery)
+static weir_status install(weir_replica *replica, weir_stopwatch *watch, weir_discovery *discovery)
 {
     if (replica->schedule.pushed)
         return install_pushed(replica, watch, discovery);

@@ -76,6 +76,9 @@ static weir_status check_manifest(const weir_remote *remote, const weir_manifest
         return weir_fail(WEIR_ERR_LAYOUT,
                          "its manifest is of version %" PRIu64 ", %" PRIu64 " was asked for",
                          manifest->version, wish->version);
+    if (wish->is_whole && (manifest->push_address[0] != '\0' || manifest->n_groups > 0))
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "its manifest is of no version that lies there whole");
     if (wish->transport != NULL && strcmp(manifest->transport, wish->transport) != 0)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "it offers transport %s, this replica wants %s",
                          manifest->transport, wish->transport);

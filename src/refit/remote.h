@@ -30,6 +30,7 @@ typedef struct weir_remote {
     weir_imported *imported;
     size_t n_imported;
     uint64_t n_fetches;
+    uint64_t used_at;                 /* the owner's: by when it was wanted last */
     weir_buffer layout;               /* that shards were decoded from */
     char engine_mesh[WEIR_MESH_TEXT]; /* that they are for; "": of one worker */
     weir_arena layout_arena;
@@ -58,6 +59,7 @@ typedef struct weir_manifest_wish {
     const char *transport;        /* NULL: any */
     const weir_mesh_place *place; /* of the worker that reads, always the same; NULL: its shards are
                                      wanted whosever they are */
+    bool is_whole;                /* it must neither push nor pass through a window */
 } weir_manifest_wish;
 
 /* Fetches and checks the manifest, connects and imports what is not known yet. */

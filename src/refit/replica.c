@@ -51,6 +51,9 @@ static weir_status copy_settings(weir_replica *replica, const weir_replica_optio
     replica->mode = options->install;
     replica->hooks = options->hooks;
     replica->agree = options->agree;
+    replica->reads_trainers_alone = options->reads_trainers_alone;
+    replica->serves_nobody = options->serves_nobody;
+    replica->peer_wait_ms = options->peer_wait_ms;
     replica->window_bytes = (options->window_bytes ? options->window_bytes : DEFAULT_WINDOW_BYTES) /
                             WEIR_REPLICA_WINDOWS / WINDOW_ALIGNMENT * WINDOW_ALIGNMENT;
     if (status == WEIR_OK && replica->mode == WEIR_INSTALL_STAGED && replica->window_bytes == 0)
@@ -87,7 +90,10 @@ static weir_status open_worker(weir_replica *replica, const weir_replica_options
                                    .progress = options->progress,
                                    .progress_context = options->progress_context,
                                    .security = &options->security };
-    return weir_worker_open(&replica->worker, &worker);
+    weir_status status = weir_worker_open(&replica->worker, &worker);
+    if (status == WEIR_OK) /* long, and the same of every replica: who wants it asks one of them */
+        status = weir_sidecar_registry_set(&replica->worker.registry, NULL);
+    return status;
 }
 
 /* Refuses a name whose owner still hands out a manifest: two replicas of one name would take each
@@ -182,13 +188,14 @@ void weir_replica_close(weir_replica *replica)
     if (replica == NULL)
         return;
     weir_worker_leave(&replica->worker, replica->source_id, replica->mesh_worker);
-    weir_schedule_dismiss(&replica->schedule); /* what it runs works on the regions' memory */
+    weir_schedule_dismiss(&replica->schedule); /* what they run works on the regions' memory */
+    weir_schedule_dismiss(&replica->other);
     weir_holding_close(replica);
     for (size_t i = 0; i < replica->n_remotes; i++)
         weir_remote_close(replica->remotes[i]);
     weir_free(replica->remotes);
-    weir_plan_close(replica->schedule.plan);
-    weir_landing_close(&replica->schedule.landing);
+    weir_schedule_close(&replica->schedule);
+    weir_schedule_close(&replica->other);
     weir_staging_close(replica);
     weir_buffer_free(&replica->answer);
     weir_task_close(replica->derive);

@@ -18,13 +18,18 @@
 #include "refit/settings.h"
 #include "refit/worker.h"
 
+#define WEIR_MAX_AVOIDED 8u
+
 /* What stop 5 gives: a leased version, its sources connected, and the copies to make. */
 typedef struct weir_discovery {
     uint64_t version;
     char uid[WEIR_ID_BYTES];
     char lease_id[WEIR_ID_BYTES];
-    size_t n_shards;       /* of it, in replica->shards */
+    size_t n_shards;       /* of it, in replica->shards; 0: its trainers are gone */
     weir_peer_record peer; /* a replica to read from instead; worker_id "": none */
+    char avoid[WEIR_MAX_AVOIDED][WEIR_NAME_BYTES]; /* workers that could not be read */
+    size_t n_avoid;
+    bool shuns_trainers; /* they are among them */
 } weir_discovery;
 
 /* How far the groups of a participant have been read. */
@@ -64,6 +69,7 @@ typedef struct weir_schedule {
     uint64_t n_bytes;
     weir_landing landing; /* of sources that are read */
     bool pushed;          /* the sources push: `planned` says where bytes go, nobody reads */
+    bool of_peer;         /* the one participant is a replica */
 } weir_schedule;
 
 /* Steps of a pushed version that may be on their way through a staged replica at once. */
@@ -80,6 +86,9 @@ struct weir_replica {
     uint32_t mesh_worker;           /* which of its workers this is */
     weir_mesh_place place;          /* of this worker */
     char mesh_text[WEIR_MESH_TEXT]; /* "" of an engine of one worker */
+    bool reads_trainers_alone, serves_nobody;
+    unsigned peer_wait_ms;
+    char part[WEIR_ID_BYTES]; /* workers of equal parts can read each other; "": none can */
 
     /* The engine's memory. */
     uint32_t asked_memory; /* for weir_replica_allocate() */
@@ -111,7 +120,9 @@ struct weir_replica {
     /* What is known of the sources. */
     weir_remote **remotes; /* all that were ever met and not closed */
     size_t n_remotes;
+    uint64_t n_prepared;
     weir_schedule schedule;
+    weir_schedule other;   /* of the trainers while a replica is read, and the other way round */
     weir_source_ref *refs; /* room for one listing of each */
     weir_shard_record *shards;
     char missed_uid[WEIR_ID_BYTES]; /* of a version that this replica came too late for; "": none */
@@ -134,7 +145,9 @@ struct weir_replica {
     weir_link serving;     /* ops NULL: nobody can read this replica */
     weir_region **regions; /* of the live parameters: one, or one each */
     size_t n_regions;
-    weir_shard *held; /* the layout that others see */
+    weir_shard *held;          /* the layout that others see */
+    weir_digest *held_digests; /* parallel */
+    bool is_digested;          /* they are of the version that was installed last */
     weir_buffer held_layout;
     char signature[33];
     weir_arena scratch; /* of one refit */
@@ -145,8 +158,18 @@ weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_dis
 /* Gives the lease back; failures are logged, the lease then expires. */
 void weir_discovery_release(weir_replica *replica, const weir_discovery *discovery);
 
+/* A source could not be read, as `failed` and the calling thread's last error say: finds another
+ * one of the same version, under the same lease, and plans. When there is none: `failed`, and the
+ * error as it was. */
+weir_status weir_discover_elsewhere(weir_replica *replica, weir_discovery *discovery,
+                                    weir_status failed);
+
 /* Ends what the participants keep. */
 void weir_schedule_dismiss(weir_schedule *schedule);
+/* All of it. */
+void weir_schedule_close(weir_schedule *schedule);
+/* Makes the schedule that of a replica that is read, or of the trainers. */
+void weir_schedule_choose(weir_replica *replica, bool of_peer);
 
 /* transfer.c, stop 6: every copy's bytes are at its destination (not yet verified). *out_landed:
  * whether a byte may have landed, whatever the status. */
@@ -219,11 +242,16 @@ void weir_stop_refuse(weir_replica *replica, const weir_discovery *discovery, we
 weir_status weir_replica_places(weir_replica *replica, const weir_shard *shards, size_t n_shards,
                                 unsigned char *const *targets, weir_arena *scratch);
 weir_status weir_holding_open(weir_replica *replica);
+/* Digests what others will see of the version that has just been verified, before the engine
+ * touches it. Failures are logged: then nobody can read it. */
+void weir_holding_digest(weir_replica *replica);
 /* Hands out a manifest of the version that is held. Failures are logged: then nobody can read. */
 void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery);
 /* The manifest of the version before is valid again. */
 void weir_holding_restore(weir_replica *replica);
 void weir_holding_withdraw(weir_replica *replica);
+/* Others may read this version here. */
+bool weir_holding_serves(const weir_replica *replica, const char *uid);
 void weir_holding_close(weir_replica *replica);
 
 #endif

@@ -89,7 +89,7 @@ class WhenATrainerDies(FlowCase):
         trainers[1].signal(signal.SIGKILL)
         trainers[1].wait()
         begun = time.monotonic()
-        late = self.replica("late", "--version", "1", "--timeout", "5")
+        late = self.replica("late", "--version", "1", "--timeout", "5", "--trainers-only")
         self.expect_failed(late, "trainer rank 1")
         self.assertLess(time.monotonic() - begun, 6)
         self.assertEqual(late.wait()[0], 1)

@@ -29,7 +29,11 @@ const char weir_usage_receive[] =
     "  --name NAME                 unique among the model's replicas\n"
     "  --device host|cuda:N        where the parameters lie (default: host)\n"
     "  --window BYTES              staged, of a version that is pushed: memory that bytes pass\n"
-    "                              through before they are written\n" WEIR_FLOW_USAGE;
+    "                              through before they are written\n"
+    "  --no-serve                  no other replica reads from this one\n"
+    "  --trainers-only             read from trainers, never from another replica\n"
+    "  --peer-wait SECONDS         while others read the trainers, wait for a replica that holds\n"
+    "                              the version, at most so long from when it is READY\n" WEIR_FLOW_USAGE;
 
 enum {
     OPTION_VERSION = WEIR_FLOW_OWN_OPTION,
@@ -39,7 +43,10 @@ enum {
     OPTION_INSTALL,
     OPTION_DUMP,
     OPTION_DEVICE,
-    OPTION_WINDOW
+    OPTION_WINDOW,
+    OPTION_NO_SERVE,
+    OPTION_TRAINERS_ONLY,
+    OPTION_PEER_WAIT
 };
 
 static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
@@ -51,12 +58,16 @@ static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
                                          { "dump", required_argument, NULL, OPTION_DUMP },
                                          { "device", required_argument, NULL, OPTION_DEVICE },
                                          { "window", required_argument, NULL, OPTION_WINDOW },
+                                         { "no-serve", no_argument, NULL, OPTION_NO_SERVE },
+                                         { "trainers-only", no_argument, NULL,
+                                           OPTION_TRAINERS_ONLY },
+                                         { "peer-wait", required_argument, NULL, OPTION_PEER_WAIT },
                                          WEIR_CLI_OPTIONS_END };
 
 typedef struct receive_job {
     weir_flow_options flow;
-    uint64_t version, count, window_bytes;
-    bool follow, hold;
+    uint64_t version, count, window_bytes, peer_wait_s;
+    bool follow, hold, serves_nobody, reads_trainers_alone;
     const char *device_text; /* NULL: host memory */
     weir_cli_device device;
     weir_install_mode install;
@@ -123,6 +134,16 @@ static int take_option(int option, receive_job *job)
         return weir_cli_byte_count("receive", "--window", optarg, &job->window_bytes)
                    ? WEIR_EXIT_OK
                    : WEIR_EXIT_USAGE;
+    case OPTION_NO_SERVE:
+        job->serves_nobody = true;
+        return WEIR_EXIT_OK;
+    case OPTION_PEER_WAIT:
+        return weir_cli_number("receive", "--peer-wait", optarg, 0, 86400, &job->peer_wait_s)
+                   ? WEIR_EXIT_OK
+                   : WEIR_EXIT_USAGE;
+    case OPTION_TRAINERS_ONLY:
+        job->reads_trainers_alone = true;
+        return WEIR_EXIT_OK;
     default:
         return weir_flow_take_option("receive", option, &job->flow);
     }
@@ -154,6 +175,9 @@ static int start_replica(receive_job *job)
     replica.mesh = flow->replica_mesh;
     replica.experts = flow->replica_experts;
     replica.worker = flow->worker;
+    replica.serves_nobody = job->serves_nobody;
+    replica.peer_wait_ms = (unsigned)job->peer_wait_s * 1000;
+    replica.reads_trainers_alone = job->reads_trainers_alone;
     if (weir_replica_open(&replica, &job->replica) != WEIR_OK)
         return weir_cli_fail();
     open_replica = job->replica;

@@ -192,11 +192,12 @@ json_t *weir_flow_report_json(const char *what, const weir_report *report)
                                 json_real(report->seconds[stop]));
     }
     return json_pack(
-        "{s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:{s:I, s:I, s:I, s:I}}", "event", what,
-        "version", (json_int_t)report->version, "tensors", (json_int_t)report->n_tensors, "bytes",
-        (json_int_t)report->n_bytes, "waited_seconds", report->waited_seconds, "total_seconds",
-        report->total_seconds, "gb_per_s", rate_of(report) * 1e-9, "seconds", seconds, "counters",
-        "allocations", (json_int_t)report->counters.allocations, "registrations",
+        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:{s:I, s:I, s:I, s:I}}", "event", what,
+        "read_from", report->read_from, "version", (json_int_t)report->version, "tensors",
+        (json_int_t)report->n_tensors, "bytes", (json_int_t)report->n_bytes, "waited_seconds",
+        report->waited_seconds, "total_seconds", report->total_seconds, "gb_per_s",
+        rate_of(report) * 1e-9, "seconds", seconds, "counters", "allocations",
+        (json_int_t)report->counters.allocations, "registrations",
         (json_int_t)report->counters.registrations, "plans", (json_int_t)report->counters.plans,
         "connections", (json_int_t)report->counters.connections);
 }
