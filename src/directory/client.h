@@ -339,6 +339,7 @@ weir_status weir_directory_acknowledge_version(weir_directory_client *client,
                                                const weir_acknowledgement *acknowledgement,
                                                char out_source_id[WEIR_ID_BYTES]);
 
+/* For people who watch; waits for a second at most. A stop "": the refit is over. */
 typedef struct weir_progress_report {
     const char *worker_id, *model;
     uint64_t version;
@@ -356,7 +357,7 @@ typedef struct weir_fleet_request {
     unsigned timeout_ms; /* for something newer; then it is given as it is */
 } weir_fleet_request;
 /* All that it knows, for people. *out_json is the client's, until its next call. */
-weir_status weir_directory_get_fleet(weir_directory_client *client,
-                                     const weir_fleet_request *wish, const char **out_json);
+weir_status weir_directory_get_fleet(weir_directory_client *client, const weir_fleet_request *wish,
+                                     const char **out_json);
 
 #endif

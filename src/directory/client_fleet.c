@@ -8,7 +8,8 @@
 #include "directory/client_core.h"
 #include "directory/client_entry.h"
 
-#define ANSWER_MS 2000u /* for an answer to arrive once the server's wait is over */
+#define ANSWER_MS 2000u   /* for an answer to arrive once the server's wait is over */
+#define PROGRESS_MS 1000u /* what is not heard by then is old */
 
 typedef Weir__Directory__Stop stop_message;
 
@@ -401,7 +402,14 @@ weir_status weir_directory_report_progress(weir_directory_client *client,
     request.total_bytes = report->total_bytes;
     request.slowest_from = (char *)report->slowest_from;
     const ProtobufCMessage *answer;
-    return call_fleet(client, "ReportProgress", &request.base, &answer);
+    if (client->is_plain)
+        return no_such_service(client);
+    unsigned timeout_ms = client->timeout_ms < PROGRESS_MS ? client->timeout_ms : PROGRESS_MS;
+    weir_status status =
+        weir_client_call_for(client, timeout_ms, &weir__directory__directory_service__descriptor,
+                             "ReportProgress", &request.base, &answer);
+    client->is_plain = status == WEIR_ERR_UNSUPPORTED;
+    return status;
 }
 
 /* ---- for people ------------------------------------------------------------------------------*/

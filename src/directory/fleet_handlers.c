@@ -241,7 +241,11 @@ static weir_rpc_code report_progress(weir_directory_call *call)
                                         .done_bytes = request->done_bytes,
                                         .total_bytes = request->total_bytes,
                                         .at_ms = call->now_ms };
-    weir_status status = weir_progress_put(&call->core->progress, &entry);
+    weir_status status = WEIR_OK;
+    if (request->stop[0] == '\0')
+        weir_progress_forget(&call->core->progress, request->worker_id);
+    else
+        status = weir_progress_put(&call->core->progress, &entry);
     if (status != WEIR_OK)
         return weir_directory_core_refuse(status, call->text);
     call->response = &response->base;

@@ -344,6 +344,7 @@ static weir_status attend(weir_attendance *a, size_t source, const weir_discover
 {
     weir_replica *replica = a->replica;
     weir_status status = aim(a, source);
+    weir_worker_waits_for(&replica->worker, a->remote->worker_id);
     if (status == WEIR_OK)
         status = send_ready(a, source, discovery);
     if (status == WEIR_OK)

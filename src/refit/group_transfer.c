@@ -257,7 +257,6 @@ static weir_status finish_part(group_pass *pass, weir_participant *participant, 
     if (status != WEIR_OK)
         return status;
     reading->done_bytes += n_bytes;
-    participant->read_bytes = reading->done_bytes;
     participant->read_ended_s = weir_now_s();
     reading->part++;
     pass->moved = true;
@@ -290,7 +289,8 @@ static weir_status step(group_pass *pass, weir_participant *participant, uint64_
     }
     if (!reading->done)
         pass->slowest = participant;
-    *done_bytes += reading->done_bytes + n_bytes;
+    participant->read_bytes = reading->done_bytes + n_bytes;
+    *done_bytes += participant->read_bytes;
     return status;
 }
 
@@ -354,8 +354,7 @@ static weir_status drive(group_pass *pass)
         if (done_bytes > best_bytes || pass->moved)
             deadline = weir_deadline_in(replica->worker.timeout_ms);
         if (done_bytes > best_bytes)
-            weir_worker_progress(&replica->worker, WEIR_STOP_TRANSFER, pass->discovery->version,
-                                 done_bytes, replica->schedule.n_bytes);
+            weir_transfer_note(replica, pass->discovery->version, done_bytes);
         best_bytes = done_bytes > best_bytes ? done_bytes : best_bytes;
         if (replica->mode == WEIR_INSTALL_STAGED)
             status = weir_worker_check_cancelled(&replica->worker);

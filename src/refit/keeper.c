@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* keeper.c - one thread that wakes every third of the lease time, or when it is told to. */
+/* keeper.c - one thread that wakes every third of the lease time, or when it is told to; while a
+ * refit takes long, every second. */
 #include "refit/keeper.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,8 +14,20 @@
 #include "base/error.h"
 #include "base/log.h"
 
-#define RETRY_MS 1000u
+#define RETRY_S 1.0
 #define MAX_CALL_TIMEOUT_MS 5000u
+#define QUICK_S 0.5 /* nobody watches a refit that is over by then */
+#define TELL_EVERY_S 1.0
+
+/* A refit under way, for people who watch. */
+typedef struct flight {
+    bool runs;
+    double begun_s; /* 0: nothing was noted yet */
+    double told_s;  /* 0: nothing was told */
+    bool owes_end;  /* one that was told of is over */
+    weir_keeper_step step;
+    char waits_for[WEIR_NAME_BYTES];
+} flight;
 
 struct weir_keeper {
     char worker_id[WEIR_NAME_BYTES];
@@ -32,6 +46,7 @@ struct weir_keeper {
     weir_source_record record;
     bool owes; /* an acknowledgement that the directory has not heard */
     weir_acknowledgement owed;
+    flight flight;
 };
 
 /* What there is to renew, copied so that no call is made with the lock held. */
@@ -108,37 +123,141 @@ static bool renew(weir_keeper *keeper)
     return good;
 }
 
-static void wait_until(weir_keeper *keeper, unsigned ms)
+/* ---- a refit under way -----------------------------------------------------------------------*/
+
+/* When to say how far it has come, by weir_now_s(). The lock is held. */
+static double due_s(const flight *refit)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += (long)(ms % 1000) * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
+    if (refit->owes_end)
+        return 0;
+    if (!refit->runs || refit->begun_s == 0)
+        return INFINITY;
+    return fmax(refit->begun_s + QUICK_S, refit->told_s + TELL_EVERY_S);
+}
+
+/* Errors are forgotten: a second later there is something else to say. Within a pause nothing is
+ * said, so that the directory does not hear of a refit after it has heard of its end. */
+static void tell(weir_keeper *keeper)
+{
+    weir_keeper_pause(keeper);
+    pthread_mutex_lock(&keeper->lock);
+    flight *refit = &keeper->flight;
+    const bool ends = refit->owes_end;
+    const bool is_due = due_s(refit) <= weir_now_s();
+    char waits_for[WEIR_NAME_BYTES];
+    memcpy(waits_for, refit->waits_for, sizeof(waits_for));
+    const weir_progress_report report = { .worker_id = keeper->worker_id,
+                                          .model = keeper->model,
+                                          .version = refit->step.version,
+                                          .stop = ends ? "" : refit->step.stop,
+                                          .done_bytes = refit->step.done_bytes,
+                                          .total_bytes = refit->step.total_bytes,
+                                          .slowest_from = ends ? "" : waits_for };
+    refit->owes_end = false;
+    if (is_due && !ends)
+        refit->told_s = weir_now_s();
+    pthread_mutex_unlock(&keeper->lock);
+    if (is_due)
+        weir_directory_report_progress(keeper->client, &report);
+    weir_keeper_resume(keeper);
+}
+
+/* The lock is held. */
+static void end_refit(weir_keeper *keeper)
+{
+    flight *refit = &keeper->flight;
+    if (refit->runs && refit->told_s > 0) {
+        refit->owes_end = true;
+        pthread_cond_signal(&keeper->wake);
     }
+    refit->runs = false;
+}
+
+void weir_keeper_begin(weir_keeper *keeper)
+{
+    if (keeper == NULL)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    end_refit(keeper);
+    keeper->flight = (flight){ .runs = true, .owes_end = keeper->flight.owes_end };
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_end(weir_keeper *keeper)
+{
+    if (keeper == NULL)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    end_refit(keeper);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_note(weir_keeper *keeper, const weir_keeper_step *step)
+{
+    if (keeper == NULL)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    flight *refit = &keeper->flight;
+    if (refit->step.stop != step->stop)
+        refit->waits_for[0] = '\0';
+    refit->step.stop = step->stop;
+    refit->step.version = step->version;
+    if (step->total_bytes > 0) {
+        refit->step.done_bytes = step->done_bytes;
+        refit->step.total_bytes = step->total_bytes;
+    }
+    if (refit->runs && refit->begun_s == 0) {
+        refit->begun_s = weir_now_s();
+        pthread_cond_signal(&keeper->wake);
+    }
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_waits_for(weir_keeper *keeper, const char *whom)
+{
+    if (keeper == NULL)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    snprintf(keeper->flight.waits_for, sizeof(keeper->flight.waits_for), "%s", whom);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+/* ---- the thread ------------------------------------------------------------------------------*/
+
+/* The lock is held. */
+static void wait_until(weir_keeper *keeper, double renewal_s)
+{
     while (!keeper->closing && !keeper->now) {
-        if (pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until) != 0)
+        struct timespec until;
+        double end_s = fmin(renewal_s, due_s(&keeper->flight));
+        if (weir_now_s() >= end_s)
             return;
+        until.tv_sec = (time_t)end_s;
+        until.tv_nsec = (long)((end_s - floor(end_s)) * 1e9);
+        pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until);
     }
 }
 
 static void *keeper_main(void *argument)
 {
     weir_keeper *keeper = argument;
-    unsigned period_ms = keeper->lease_s * 1000 / 3;
-    unsigned wait_ms = period_ms;
+    const double period_s = keeper->lease_s / 3.0;
+    double renewal_s = weir_now_s() + period_s;
     const weir_log_scope about = { .worker = keeper->worker_id, .model = keeper->model };
     weir_alloc_uncount_thread();
     weir_log_enter(&about);
     pthread_mutex_lock(&keeper->lock);
     for (;;) {
-        wait_until(keeper, wait_ms);
+        wait_until(keeper, renewal_s);
         if (keeper->closing)
             break;
+        bool renews = keeper->now || weir_now_s() >= renewal_s;
+        bool tells = weir_now_s() >= due_s(&keeper->flight);
         pthread_mutex_unlock(&keeper->lock);
-        wait_ms = renew(keeper) ? period_ms : RETRY_MS;
+        if (tells)
+            tell(keeper);
+        if (renews)
+            renewal_s = (renew(keeper) ? period_s : RETRY_S) + weir_now_s();
         pthread_mutex_lock(&keeper->lock);
     }
     pthread_mutex_unlock(&keeper->lock);
@@ -227,6 +346,7 @@ void weir_keeper_announce(weir_keeper *keeper, const weir_source_record *record,
     keeper->record = *record;
     keeper->announced = true;
     keeper->owes = false; /* what was owed is older than this */
+    end_refit(keeper);
     keeper->now = now;
     if (now)
         pthread_cond_signal(&keeper->wake);
@@ -238,6 +358,7 @@ void weir_keeper_acknowledge(weir_keeper *keeper, const weir_acknowledgement *ac
     pthread_mutex_lock(&keeper->lock);
     keeper->owed = *acknowledgement;
     keeper->owes = keeper->now = true;
+    end_refit(keeper);
     pthread_cond_signal(&keeper->wake);
     pthread_mutex_unlock(&keeper->lock);
 }

@@ -54,6 +54,7 @@ typedef struct weir_participant {
     weir_group_reading reading;        /* of a version that passes through a window */
     double read_begun_s, read_ended_s; /* of its bytes, by weir_now_s(); 0: not yet */
     uint64_t read_bytes;
+    uint64_t all_bytes;          /* that there are to read of it */
     weir_attendance *attendance; /* of a source that pushes */
 } weir_participant;
 
@@ -175,6 +176,9 @@ void weir_schedule_choose(weir_replica *replica, bool of_peer);
  * whether a byte may have landed, whatever the status. */
 weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *discovery,
                                bool *out_landed);
+
+/* Says how far the reads have come, and whom they wait for. */
+void weir_transfer_note(const weir_replica *replica, uint64_t version, uint64_t done_bytes);
 
 /* group_transfer.c, stop 6 of a version that passes through a window. */
 bool weir_group_any(const weir_schedule *schedule);

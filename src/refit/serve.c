@@ -33,6 +33,7 @@ typedef struct round {
     unsigned timeout_ms;
     weir_deadline deadline; /* renewed by progress */
     uint32_t n_started, n_made, n_sent;
+    uint64_t sent_bytes;
 } round;
 
 /* ---- who holds it already --------------------------------------------------------------------*/
@@ -319,6 +320,21 @@ static weir_status tell_members(round *r, bool *out_progress)
     return status;
 }
 
+static void note_sent(round *r)
+{
+    const weir_push *push = r->push;
+    const weir_member *slowest = NULL;
+    r->sent_bytes += push->steps.steps[r->n_sent++].n_bytes;
+    for (size_t i = 0; i < r->n_members; i++) {
+        if (r->members[i]->state != WEIR_MEMBER_DONE &&
+            (slowest == NULL || r->members[i]->n_freed < slowest->n_freed))
+            slowest = r->members[i];
+    }
+    weir_worker_waits_for(push->worker, slowest != NULL ? slowest->worker_id : "");
+    weir_worker_progress(push->worker, WEIR_STOP_TRANSFER, r->version->version, r->sent_bytes,
+                         push->source->n_bytes);
+}
+
 static weir_status make_steps(round *r, bool *out_progress)
 {
     weir_outlet *outlet = r->push->outlet;
@@ -350,7 +366,8 @@ static weir_status make_steps(round *r, bool *out_progress)
         status = weir_outlet_sent(outlet, r->n_sent);
         if (status < WEIR_OK)
             return status;
-        r->n_sent += status == WEIR_OK;
+        if (status == WEIR_OK)
+            note_sent(r);
     }
     return WEIR_OK;
 }
@@ -439,9 +456,12 @@ weir_status weir_push_serve(weir_push *push, const weir_push_version *version, s
     if (status != WEIR_OK)
         return status;
     r.deadline = weir_deadline_in(timeout_ms);
+    weir_keeper_begin(push->worker->keeper);
+    weir_worker_progress(push->worker, WEIR_STOP_TRANSFER, version->version, 0, 0);
     status = prepare(&r);
     if (status == WEIR_OK)
         status = run_steps(&r);
+    weir_keeper_end(push->worker->keeper);
     note_served(push);
     if (status == WEIR_OK)
         return settle(&r);

@@ -50,6 +50,7 @@ void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t v
                                       .has_version = version != WEIR_LATEST,
                                       .version = version };
     watch->outer = weir_log_enter(&worker->about);
+    weir_keeper_begin(worker->keeper);
 }
 
 static void end_stop(weir_stopwatch *watch)
@@ -83,6 +84,10 @@ void weir_worker_is_about(weir_worker *worker, uint64_t version, const char *tra
     worker->about.version = version;
     worker->about.has_version = true;
     snprintf(worker->trace_id, sizeof(worker->trace_id), "%s", trace_id);
+    const weir_keeper_step step = { .stop = weir_stop_name(WEIR_STOP_DISCOVER),
+                                    .version = version };
+    if (worker->watch != NULL && worker->watch->stop == WEIR_STOP_DISCOVER)
+        weir_worker_note(worker, &step);
 }
 
 void weir_worker_waited(weir_worker *worker, const char *name, double begun_s)
@@ -228,6 +233,7 @@ void weir_stopwatch_end(weir_stopwatch *watch, weir_status status)
     const weir_counters *now = &worker->counters;
     weir_counters *spent = &watch->report->counters;
     end_stop(watch);
+    weir_keeper_end(worker->keeper);
     watch->stop = WEIR_N_STOPS;
     watch->report->total_seconds = weir_now_s() - watch->started_s;
     spent->allocations = weir_alloc_count() - watch->before.allocations;

@@ -61,6 +61,24 @@ static weir_status test_all(weir_schedule *schedule, uint64_t *out_done_bytes,
     return result;
 }
 
+void weir_transfer_note(const weir_replica *replica, uint64_t version, uint64_t done_bytes)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    const weir_participant *slowest = NULL;
+    uint64_t most_bytes = 0;
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_participant *participant = &schedule->participants[p];
+        uint64_t left_bytes = participant->all_bytes - participant->read_bytes;
+        if (participant->all_bytes > participant->read_bytes && left_bytes > most_bytes) {
+            most_bytes = left_bytes;
+            slowest = participant;
+        }
+    }
+    weir_worker_waits_for(&replica->worker, slowest != NULL ? slowest->remote->worker_id : "");
+    weir_worker_progress(&replica->worker, WEIR_STOP_TRANSFER, version, done_bytes,
+                         schedule->n_bytes);
+}
+
 static weir_status drive(weir_replica *replica, uint64_t version)
 {
     weir_schedule *schedule = &replica->schedule;
@@ -72,8 +90,7 @@ static weir_status drive(weir_replica *replica, uint64_t version)
         if (done_bytes > best_bytes) {
             best_bytes = done_bytes;
             deadline = weir_deadline_in(replica->worker.timeout_ms);
-            weir_worker_progress(&replica->worker, WEIR_STOP_TRANSFER, version, done_bytes,
-                                 schedule->n_bytes);
+            weir_transfer_note(replica, version, done_bytes);
         }
         if (status == WEIR_IN_PROGRESS && replica->mode == WEIR_INSTALL_STAGED &&
             weir_worker_check_cancelled(&replica->worker) != WEIR_OK)
@@ -93,7 +110,9 @@ static void begin_reads(weir_schedule *schedule)
     for (size_t p = 0; p < schedule->n_participants; p++) {
         weir_participant *participant = &schedule->participants[p];
         participant->read_begun_s = participant->read_ended_s = 0;
-        participant->read_bytes = 0;
+        participant->read_bytes = participant->all_bytes = 0;
+        for (size_t i = 0; i < participant->n_reads; i++)
+            participant->all_bytes += schedule->landing.reads[participant->first_read + i].n_bytes;
     }
 }
 

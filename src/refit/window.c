@@ -293,6 +293,7 @@ static weir_status look(round *r, uint32_t group)
     r->progress = progress;
     if (weir_deadline_passed(r->deadline))
         return time_out(r, group, &gap);
+    weir_worker_waits_for(&r->trainer->worker, gap.reader != NULL ? gap.reader->id : "");
     await_change(r);
     return WEIR_IN_PROGRESS;
 }
@@ -382,5 +383,10 @@ weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned 
                 .timeout_ms = timeout_ms,
                 .deadline = weir_deadline_in(timeout_ms) };
     weir_status status = weir_delivery_follow(trainer);
-    return status == WEIR_OK ? run_round(&r) : status;
+    if (status != WEIR_OK)
+        return status;
+    weir_keeper_begin(trainer->worker.keeper);
+    status = run_round(&r);
+    weir_keeper_end(trainer->worker.keeper);
+    return status;
 }

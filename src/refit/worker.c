@@ -220,6 +220,21 @@ weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version
 void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
                           uint64_t done_bytes, uint64_t total_bytes)
 {
+    const weir_keeper_step step = { weir_stop_name(stop), version, done_bytes, total_bytes };
+    /* Who waits for a version is in no refit yet: weir_worker_is_about() says when it is. */
+    if (stop != WEIR_STOP_DISCOVER)
+        weir_worker_note(worker, &step);
     if (worker->progress != NULL)
         worker->progress(worker->progress_context, stop, version, done_bytes, total_bytes);
+}
+
+void weir_worker_note(const weir_worker *worker, const weir_keeper_step *step)
+{
+    if (worker->keeper != NULL && !weir_directory_is_plain(worker->client))
+        weir_keeper_note(worker->keeper, step);
+}
+
+void weir_worker_waits_for(const weir_worker *worker, const char *whom)
+{
+    weir_keeper_waits_for(worker->keeper, whom);
 }

@@ -106,7 +106,12 @@ weir_status weir_worker_retry(weir_worker *worker, weir_retry *retry, weir_statu
 weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version,
                                      const char *version_uid, const char *endpoint);
 
+/* Tells the handle's progress function, and the directory of a refit that takes long. */
 void weir_worker_progress(const weir_worker *worker, weir_stop stop, uint64_t version,
                           uint64_t done_bytes, uint64_t total_bytes);
+/* The directory alone. */
+void weir_worker_note(const weir_worker *worker, const weir_keeper_step *step);
+/* Before it: the one that has most to give yet, or to take. */
+void weir_worker_waits_for(const weir_worker *worker, const char *whom);
 
 #endif

@@ -1,17 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_keeper.c - the heartbeat against a real directory: what it repeats, and when it is silent.
+/* test_keeper.c - the heartbeat against a real directory: what it repeats, what it tells of a refit
+ * that takes long, and when it is silent.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "refit_rig.h"
 
 #include "base/clock.h"
 #include "refit/keeper.h"
-#include "weir/weir.h"
 
 typedef struct fixture {
     weir_directory *directory;
@@ -110,12 +104,159 @@ static void closing_does_not_wait_for_the_next_heartbeat(void **state)
     fixture_close(&f);
 }
 
+/* ---- a refit under way -----------------------------------------------------------------------*/
+
+/* The client's, until its next call. */
+static void ask_fleet(weir_directory_client *client, const char **out_json)
+{
+    const weir_fleet_request all = { .model = "" };
+    assert_int_equal(weir_directory_get_fleet(client, &all, out_json), WEIR_OK);
+}
+
+static bool is_in_flight(weir_directory_client *client)
+{
+    const char *json;
+    ask_fleet(client, &json);
+    return strstr(json, "\"slowest_from\"") != NULL;
+}
+
+/* A number of the only refit in flight; 0: there is none. */
+static uint64_t number_in_flight(weir_directory_client *client, const char *name)
+{
+    const char *json;
+    char key[64];
+    ask_fleet(client, &json);
+    const char *at = strstr(json, "\"in_flight\"");
+    snprintf(key, sizeof(key), "\"%s\":", name);
+    at = at != NULL && strstr(at, "\"slowest_from\"") != NULL ? strstr(at, key) : NULL;
+    return at != NULL ? strtoull(at + strlen(key), NULL, 10) : 0;
+}
+
+static void wait_in_flight(weir_directory_client *client, bool wanted)
+{
+    for (int i = 0; i < 150 && is_in_flight(client) != wanted; i++)
+        weir_sleep_ms(20);
+    assert_int_equal(is_in_flight(client), wanted);
+}
+
+static void note(const fixture *f, uint64_t done_bytes)
+{
+    const weir_keeper_step step = { "transfer", 7, done_bytes, 1000 };
+    weir_keeper_note(f->keeper, &step);
+}
+
+static void a_slow_refit_is_told_and_then_is_over(void **state)
+{
+    fixture f = fixture_open();
+    (void)state;
+    weir_keeper_begin(f.keeper);
+    note(&f, 100);
+    weir_keeper_waits_for(f.keeper, "trainer-3");
+    wait_in_flight(f.client, true);
+    const char *json;
+    ask_fleet(f.client, &json);
+    assert_non_null(strstr(json, "trainer-3"));
+    assert_non_null(strstr(json, "\"stop\":\"transfer\""));
+    assert_int_equal(number_in_flight(f.client, "version"), 7);
+    assert_int_equal(number_in_flight(f.client, "done_bytes"), 100);
+    assert_int_equal(number_in_flight(f.client, "total_bytes"), 1000);
+    note(&f, 600);
+    for (int i = 0; i < 150 && number_in_flight(f.client, "done_bytes") != 600; i++)
+        weir_sleep_ms(20);
+    assert_int_equal(number_in_flight(f.client, "done_bytes"), 600);
+    weir_keeper_end(f.keeper);
+    wait_in_flight(f.client, false);
+    fixture_close(&f);
+}
+
+/* Neither the refit nor what is noted after it, however long one looks. */
+static void a_quick_refit_is_not_told(void **state)
+{
+    fixture f = fixture_open();
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        weir_keeper_begin(f.keeper);
+        note(&f, 100);
+        weir_sleep_ms(200);
+        assert_false(is_in_flight(f.client));
+        weir_keeper_end(f.keeper);
+        note(&f, 200);
+    }
+    weir_sleep_ms(600);
+    assert_false(is_in_flight(f.client));
+    fixture_close(&f);
+}
+
+static void what_is_announced_ends_the_refit(void **state)
+{
+    fixture f = fixture_open();
+    const weir_source_record record = make_record(7);
+    (void)state;
+    weir_keeper_begin(f.keeper);
+    note(&f, 100);
+    wait_in_flight(f.client, true);
+    weir_keeper_announce(f.keeper, &record, false);
+    note(&f, 200);
+    wait_in_flight(f.client, false);
+    weir_sleep_ms(600);
+    assert_false(is_in_flight(f.client));
+    fixture_close(&f);
+}
+
+/* An engine that takes its time with the transfer, until the fleet says how far it has come. */
+typedef struct slow_engine {
+    weir_directory_client *client;
+    unsigned looks; /* at most, in each step */
+    uint64_t seen_bytes;
+} slow_engine;
+
+static void take_time(void *context, weir_stop stop, uint64_t version, uint64_t done_bytes,
+                      uint64_t total_bytes)
+{
+    slow_engine *engine = context;
+    (void)version, (void)total_bytes;
+    if (stop != WEIR_STOP_TRANSFER)
+        return;
+    for (unsigned i = 0; i < engine->looks; i++) {
+        engine->seen_bytes = number_in_flight(engine->client, "done_bytes");
+        if (is_in_flight(engine->client) && engine->seen_bytes == done_bytes)
+            return;
+        weir_sleep_ms(20);
+    }
+}
+
+static void a_replica_is_in_flight_until_it_holds_the_version(void **state)
+{
+    rig *r = rig_open("qwen3", "bf16_cast", NULL);
+    slow_engine engine = { .looks = 150 };
+    weir_replica *replica = NULL;
+    (void)state;
+    assert_ok(
+        weir_directory_client_open(weir_directory_address(r->directory), 2000, &engine.client));
+    weir_replica_options options = rig_replica_options(r, "replica", WEIR_INSTALL_STAGED);
+    options.progress = take_time;
+    options.progress_context = &engine;
+    assert_ok(weir_replica_open(&options, &replica));
+    assert_ok(weir_replica_allocate(replica));
+    rig_publish(r, 1);
+    assert_ok(weir_replica_install(replica, 1, NULL));
+    assert_true(engine.seen_bytes > 0);
+    assert_false(is_in_flight(engine.client)); /* its acknowledgement has ended it */
+    weir_replica_close(replica);
+    weir_directory_client_close(engine.client);
+    rig_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_announced_is_repeated),
         cmocka_unit_test(a_paused_keeper_says_nothing),
         cmocka_unit_test(closing_does_not_wait_for_the_next_heartbeat),
+        cmocka_unit_test(a_slow_refit_is_told_and_then_is_over),
+        cmocka_unit_test(a_quick_refit_is_not_told),
+        cmocka_unit_test(what_is_announced_ends_the_refit),
+        cmocka_unit_test(a_replica_is_in_flight_until_it_holds_the_version),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,6 +39,7 @@ static const struct option options[] = { { "directory", required_argument, NULL,
 
 #define CALL_MS 10000u
 #define POLL_MS 1000 /* of a server that cannot say when something changes */
+#define RATE_MS 1300 /* a worker says once a second how far it has come */
 #define TURN_MS 500u
 
 typedef struct top_job {
@@ -156,7 +157,15 @@ static int show_once(top_job *job, weir_top_frame *frame)
         return weir_cli_print_json(fleet);
     measure(frame);
     frame->n_rows = 0; /* all of it */
+    const bool is_moving = json_array_size(json_object_get(fleet, "in_flight")) > 0;
     weir_top_take(frame, fleet);
+    if (is_moving) { /* how fast is seen by a second look, once workers have spoken again */
+        poll(NULL, 0, RATE_MS);
+        fleet = ask(job, 0);
+        if (fleet == NULL)
+            return weir_cli_fail();
+        weir_top_take(frame, fleet);
+    }
     weir_top_draw(frame);
     return WEIR_EXIT_OK;
 }
