@@ -35,7 +35,7 @@ const char weir_usage_bench_refit[] =
     "  --window BYTES          memory that bytes pass through where they cannot land directly\n"
     "  --seed N                of the weights\n"
     "  --threads N             default: one per core\n"
-    "  --timeout SECONDS       bound of every wait (default: 60)\n"
+    "  --timeout SECONDS       bound of every wait (default: 60)\n" WEIR_CLI_SECURITY_USAGE
     "  --json                  print one object\n";
 
 enum {
@@ -86,6 +86,7 @@ static const struct option options[] = { { "gpus", required_argument, NULL, OPTI
                                          { "name", required_argument, NULL, OPTION_NAME },
                                          { "directory", required_argument, NULL, OPTION_DIRECTORY },
                                          { "config", required_argument, NULL, OPTION_CONFIG },
+                                         WEIR_CLI_SECURITY_OPTIONS,
                                          WEIR_CLI_OPTIONS_END };
 
 /* ---- the command line ------------------------------------------------------------------------*/
