@@ -20,6 +20,8 @@
 #include "weir/weir.h"
 
 #define NS_PER_S 1000000000ull
+#define MESSAGE_BYTES ((size_t)16 << 20) /* a registry may have 4 MiB, a shard slots and sources \
+                                          */
 
 struct weir_directory {
     weir_directory_core core;
@@ -155,6 +157,7 @@ static weir_status start(weir_directory *directory)
         .begin_context = directory,
         .security = directory->kept.security,
         .open_service = &model_express__health__health_service__descriptor,
+        .limits = { .message_bytes = MESSAGE_BYTES },
     };
     return weir_rpc_server_open(&server_options, &directory->server);
 }

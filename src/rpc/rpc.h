@@ -106,6 +106,10 @@ typedef struct weir_rpc_limits {
     unsigned parked;               /* 16,384 calls that wait for a later answer */
     size_t message_bytes;          /* 64 MiB of one request */
     size_t request_bytes;          /* 256 MiB of all that are not answered */
+    /* Of these a quarter for one client: a connection, and all of one address that is not loopback.
+     */
+    unsigned client_parked;
+    size_t client_request_bytes;
 } weir_rpc_limits;
 
 /* What the server's thread counted so far. */

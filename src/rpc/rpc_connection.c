@@ -211,6 +211,7 @@ weir_status weir_rpc_connection_open(weir_rpc_shared *shared, int fd, const char
     connection->calls = (weir_rpc_calls){ .shared = shared,
                                           .connection = connection,
                                           .peer = connection->peer,
+                                          .host = host,
                                           .last = &connection->calls.first };
     weir_status status = open_channel(connection, fd);
     if (status == WEIR_OK)

@@ -3,7 +3,6 @@
 #include "rpc/rpc_hosts.h"
 
 #include <netinet/in.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -48,11 +47,11 @@ weir_rpc_host *weir_rpc_hosts_enter(weir_rpc_hosts *hosts, weir_rpc_heap *heap,
         host = weir_rpc_heap_alloc(heap, sizeof(*host));
         if (host == NULL)
             return NULL;
-        *host = (weir_rpc_host){ .next = *bucket };
+        *host = (weir_rpc_host){ .next = *bucket, .is_loopback = is_loopback(key) };
         memcpy(host->address, key, sizeof(key));
         *bucket = host;
     }
-    if (host->n_connections >= max_connections && !is_loopback(key))
+    if (host->n_connections >= max_connections && !host->is_loopback)
         return NULL;
     host->n_connections++;
     return host;

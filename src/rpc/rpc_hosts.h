@@ -1,18 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rpc_hosts.h - how many connections each remote address has. One thread. */
+/* rpc_hosts.h - how many connections each remote address has, and what their calls occupy. One
+ * thread. */
 #ifndef WEIR_RPC_RPC_HOSTS_H
 #define WEIR_RPC_RPC_HOSTS_H
 
+#include <stdbool.h>
 #include <sys/socket.h>
 
 #include "rpc/rpc_heap.h"
 
 #define WEIR_RPC_HOST_BUCKETS 1024u
 
+/* What the calls of a client occupy of what all share. */
+typedef struct weir_rpc_usage {
+    unsigned n_parked;
+    size_t request_bytes; /* of requests that are not answered */
+} weir_rpc_usage;
+
 typedef struct weir_rpc_host {
     struct weir_rpc_host *next; /* of its bucket */
     unsigned char address[16];  /* IPv6; IPv4 as ::ffff:a.b.c.d */
     unsigned n_connections;
+    bool is_loopback; /* has no bounds */
+    weir_rpc_usage usage;
 } weir_rpc_host;
 
 typedef struct weir_rpc_hosts {

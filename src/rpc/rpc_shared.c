@@ -41,10 +41,16 @@ void weir_rpc_shared_init(weir_rpc_shared *shared, const weir_rpc_service *servi
         .message_bytes = bytes_or(wanted.message_bytes, defaults.message_bytes),
         .request_bytes = bytes_or(wanted.request_bytes, defaults.request_bytes),
     };
+    const weir_rpc_limits *limited = &shared->limits;
+    shared->limits.client_parked = number_or(wanted.client_parked, (limited->parked + 3) / 4);
+    shared->limits.client_request_bytes =
+        bytes_or(wanted.client_request_bytes, limited->request_bytes / 4);
     if (shared->limits.parked >= WEIR_RPC_MAX_TICKETS)
         shared->limits.parked = WEIR_RPC_MAX_TICKETS - 1; /* and one for the call being handled */
     if (shared->limits.message_bytes > WEIR_RPC_MAX_MESSAGE_BYTES)
         shared->limits.message_bytes = WEIR_RPC_MAX_MESSAGE_BYTES;
+    if (shared->limits.client_request_bytes < shared->limits.message_bytes)
+        shared->limits.client_request_bytes = shared->limits.message_bytes; /* one always fits */
     weir_rpc_heap_init(&shared->heap);
     weir_arena_init(&shared->arena, UNPACK_BYTES);
     shared->last_pending = &shared->pending;

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "rpc/rpc_channel.h"
 #include "rpc/rpc_message.h"
+#include "rpc/rpc_usage.h"
 
 #define NS_PER_S 1000000000ull
 /* Bounds of a state, each with one second more for each MiB. */
@@ -94,7 +95,7 @@ weir_rpc_stream *weir_rpc_stream_open(weir_rpc_calls *calls, int32_t id)
 
 static void drop_request(weir_rpc_stream *stream)
 {
-    stream->calls->shared->request_bytes -= stream->body.capacity;
+    weir_rpc_usage_bytes(stream->calls, stream->body.capacity, 0);
     weir_grpc_body_close(&stream->body, &stream->calls->shared->heap);
 }
 
@@ -115,7 +116,7 @@ static void count_state(weir_rpc_stream *stream, int by)
         stream->calls->n_waiting += (unsigned)by;
         stream->calls->shared->n_waiting += (unsigned)by;
     } else if (stream->state == WEIR_RPC_STREAM_PARKED) {
-        stream->calls->shared->counts.parked += (unsigned)by;
+        weir_rpc_usage_park(stream->calls, by);
     }
 }
 
@@ -296,10 +297,10 @@ void weir_rpc_calls_drop_answers(weir_rpc_calls *calls)
 
 static void park(weir_rpc_stream *stream)
 {
+    char text[WEIR_RPC_MESSAGE_TEXT];
     enter(stream, WEIR_RPC_STREAM_PARKED);
-    if (stream->calls->shared->counts.parked > stream->calls->shared->limits.parked)
-        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED,
-                               "as many calls wait for their answers as may");
+    if (!weir_rpc_usage_may_park(stream->calls, text))
+        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, text);
 }
 
 static void call_handler(weir_rpc_stream *stream)
@@ -477,6 +478,11 @@ void weir_rpc_stream_data(weir_rpc_stream *stream, const unsigned char *data, si
         return;
     weir_rpc_calls *calls = stream->calls;
     weir_rpc_shared *shared = calls->shared;
+    char text[WEIR_RPC_MESSAGE_TEXT];
+    if (!weir_rpc_usage_may_read(calls, &stream->body, n, text)) {
+        weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, text);
+        return;
+    }
     if (shared->request_bytes + n > shared->limits.request_bytes &&
         !weir_rpc_connection_relieve(calls)) {
         weir_rpc_stream_refuse(stream, WEIR_RPC_RESOURCE_EXHAUSTED, WEIR_RPC_FULL_TEXT);
@@ -485,7 +491,7 @@ void weir_rpc_stream_data(weir_rpc_stream *stream, const unsigned char *data, si
     size_t before = stream->body.capacity;
     weir_grpc_fault fault = weir_grpc_body_add(&stream->body, &shared->heap, data, n);
     calls->reading_bytes += stream->body.capacity - before;
-    shared->request_bytes += stream->body.capacity - before;
+    weir_rpc_usage_bytes(calls, before, stream->body.capacity);
     if (fault != WEIR_GRPC_FINE)
         refuse_body(stream, fault);
 }

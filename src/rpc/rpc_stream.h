@@ -24,6 +24,8 @@ typedef struct weir_rpc_calls {
     weir_rpc_connection *connection;
     nghttp2_session *session;
     const char *peer;
+    weir_rpc_host *host; /* NULL: none */
+    weir_rpc_usage usage;
     struct weir_rpc_stream *first, **last;
     unsigned n_waiting;
     size_t answer_bytes,

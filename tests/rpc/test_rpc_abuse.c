@@ -431,7 +431,8 @@ static void test_half_requests_do_not_starve_others(void **state)
 {
     (void)state;
     enum { N = 8 };
-    victim *who = open_victim(&(weir_rpc_limits){ .request_bytes = 4 << 20 });
+    victim *who = open_victim(
+        &(weir_rpc_limits){ .request_bytes = 4 << 20, .client_request_bytes = 4 << 20 });
     attacker *bad = calloc(N, sizeof(*bad));
     static const unsigned char piece[16000];
     double before_mb = resident_mb();
@@ -460,6 +461,36 @@ static void test_half_requests_do_not_starve_others(void **state)
     for (int i = 0; i < N; i++)
         attacker_close(&bad[i]);
     close_victim(who, "half requests");
+    free(bad);
+}
+
+/* Eight halves of requests, 2 MiB, by one connection: the server has room for them, but a quarter
+ * of that room is what one may have. */
+static void test_one_connection_has_its_share_of_requests(void **state)
+{
+    (void)state;
+    enum { N = 8, ROUNDS = 16 };
+    victim *who =
+        open_victim(&(weir_rpc_limits){ .message_bytes = 1 << 20, .request_bytes = 4 << 20 });
+    attacker *bad = calloc(1, sizeof(*bad));
+    static const unsigned char piece[16000];
+    assert_true(attacker_open(bad, weir_rpc_server_address(who->server)));
+    for (uint32_t i = 0; i < N; i++) {
+        attacker_headers(bad, 2 * i + 1, END_HEADERS);
+        attacker_frame(bad, DATA, 0, 2 * i + 1, "\0\0\x10\0\0", 5);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        for (uint32_t i = 0; i < N; i++) {
+            attacker_frame(bad, DATA, 0, 2 * i + 1, piece, sizeof(piece));
+            assert_true(attacker_send(bad));
+        }
+    }
+    for (weir_deadline end = weir_deadline_in(TIMEOUT_MS);
+         bad->n_resets == 0 && !weir_deadline_passed(end); weir_sleep_ms(1))
+        attacker_listen(bad);
+    assert_true(bad->n_resets > 0);
+    attacker_close(bad);
+    close_victim(who, "one connection's requests");
     free(bad);
 }
 
@@ -508,6 +539,7 @@ int main(void)
         cmocka_unit_test(test_readers_that_do_not_read),
         cmocka_unit_test(test_half_calls_give_way_to_others),
         cmocka_unit_test(test_half_requests_do_not_starve_others),
+        cmocka_unit_test(test_one_connection_has_its_share_of_requests),
         cmocka_unit_test(test_a_flood_of_calls_is_shared_fairly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

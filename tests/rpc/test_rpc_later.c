@@ -306,7 +306,7 @@ static void test_closing_ends_parked_calls(void **state)
 static void test_no_more_are_parked_than_may_be(void **state)
 {
     (void)state;
-    parking *park = open_parking(&(weir_rpc_limits){ .parked = 4 });
+    parking *park = open_parking(&(weir_rpc_limits){ .parked = 4, .client_parked = 4 });
     many_calls calls;
     many_call call[6];
     park_calls(park, &calls, call, 6, NULL);
@@ -321,6 +321,34 @@ static void test_no_more_are_parked_than_may_be(void **state)
     close_parking(park);
 }
 
+/* What one leaves, another has; and what is answered may be taken again. */
+static void test_one_connection_has_a_quarter_of_the_parked(void **state)
+{
+    (void)state;
+    parking *park = open_parking(&(weir_rpc_limits){ .parked = 16 });
+    many_calls calls[2];
+    many_call call[2][7];
+    for (int i = 0; i < 2; i++) {
+        park_calls(park, &calls[i], call[i], 7, NULL);
+        assert_true(many_wait(&calls[i], 3, TIMEOUT_MS));
+        for (int k = 0; k < 7; k++)
+            assert_int_equal(call[i][k].grpc_status, k < 4 ? -1 : WEIR_RPC_RESOURCE_EXHAUSTED);
+        assert_memory_equal(call[i][4].message, "4 calls of one connection wait", 30);
+    }
+    call_now(park, "all");
+    for (int i = 0; i < 2; i++) {
+        assert_true(many_wait(&calls[i], 7, TIMEOUT_MS));
+        assert_int_equal(call[i][3].grpc_status, 0);
+        many_close(&calls[i]);
+    }
+    park_calls(park, &calls[0], call[0], 4, NULL);
+    call_now(park, "all");
+    assert_true(many_wait(&calls[0], 4, TIMEOUT_MS));
+    assert_int_equal(call[0][3].grpc_status, 0);
+    many_close(&calls[0]);
+    close_parking(park);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -332,6 +360,7 @@ int main(void)
         CASE(test_resets_and_lost_connections_end_tickets),
         cmocka_unit_test(test_closing_ends_parked_calls),
         cmocka_unit_test(test_no_more_are_parked_than_may_be),
+        cmocka_unit_test(test_one_connection_has_a_quarter_of_the_parked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
