@@ -21,7 +21,7 @@
 #define MOST_MISSING 64u
 #define MOST_LEASES 64u
 #define MOST_IN_FLIGHT 512u
-#define SILENT_MS 120000u /* then it is not in flight, whatever its worker said last */
+#define SILENT_MS 10000u /* workers speak each second: one that does not is gone */
 #define MOST_REFITS 64u
 #define MOST_REFITS_OF_RUN 8u
 #define MOST_WORDS 64u /* of one refit among the last ones: half of them the latest */
