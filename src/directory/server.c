@@ -20,8 +20,7 @@
 #include "weir/weir.h"
 
 #define NS_PER_S 1000000000ull
-#define MESSAGE_BYTES ((size_t)16 << 20) /* a registry may have 4 MiB, a shard slots and sources \
-                                          */
+#define MESSAGE_BYTES ((size_t)16 << 20) /* a registry may have 4 MiB */
 
 struct weir_directory {
     weir_directory_core core;
