@@ -212,21 +212,27 @@ static uint64_t wait_for_peer(const weir_store *store, const store_version *vers
     return peer.source != NULL && peer.n_readers == 0 ? 0 : until_ms;
 }
 
-/* The newest that will do; of those that will not, the newest is remembered in *out_awaited. */
+/* The newest that will do; of those that will not, the newest is remembered in *out_awaited. But
+ * not an attempt before the one that the asker knows of: it is over, and no news. */
 static store_version *choose_version(const weir_store *store, const store_run *run,
                                      const weir_store_wish *wish, uint64_t now_ms,
                                      store_version **out_awaited)
 {
+    const store_version *known = NULL;
     for (store_link *link = run->versions.next; link != &run->versions; link = link->next) {
         store_version *version = WEIR_STORE_OF(store_version, of_run, link);
         if (!version->view.has_number || version->view.number < wish->lowest)
             break;
-        if (version->view.number > wish->highest ||
-            strcmp(version->uid, weir_store_text(wish->but_not_uid)) == 0)
+        if (version->view.number > wish->highest)
             continue;
+        if (strcmp(version->uid, weir_store_text(wish->but_not_uid)) == 0) {
+            known = version;
+            continue;
+        }
         if (can_be_read(store, version, wish, now_ms))
             return version;
-        if (*out_awaited == NULL)
+        bool is_earlier = known != NULL && known->view.number == version->view.number;
+        if (*out_awaited == NULL && !is_earlier)
             *out_awaited = version;
     }
     return NULL;

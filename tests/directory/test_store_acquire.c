@@ -302,6 +302,24 @@ static weir_status abort_by(weir_store *store, const weir_store_version *version
     return weir_store_abort_version(store, version->uid, worker, reason, NOW, &after);
 }
 
+/* Two of them would be told in turn for ever. */
+static void test_an_attempt_before_the_one_that_is_known_is_no_news(void **state)
+{
+    weir_store_grant grant;
+    weir_store_wish wish = wish_of("r1-0", 0);
+    const weir_store_version *first = make(*state, 1);
+    assert_int_equal(abort_by(*state, first, "t0", "NaN"), WEIR_OK);
+    const weir_store_version *second = make(*state, 1);
+    assert_string_not_equal(second->uid, first->uid);
+    assert_int_equal(abort_by(*state, second, "t1", "NaN too"), WEIR_OK);
+    wish.but_not_uid = first->uid;
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_IN_PROGRESS);
+    assert_ptr_equal(grant.awaited, second);
+    wish.but_not_uid = second->uid;
+    assert_int_equal(weir_store_acquire(*state, &wish, true, NOW, &grant), WEIR_IN_PROGRESS);
+    assert_null(grant.awaited);
+}
+
 static void test_an_aborted_version_is_over_for_good(void **state)
 {
     weir_store_grant grant;
@@ -619,6 +637,7 @@ int main(void)
         CASE(test_a_halted_worker_comes_back_as_old_as_it_was),
         CASE(test_replicas_of_the_same_ranks_do_not_compete),
         CASE(test_an_aborted_version_is_over_for_good),
+        CASE(test_an_attempt_before_the_one_that_is_known_is_no_news),
         CASE(test_who_has_to_do_with_a_version_may_abort_it),
         CASE(test_a_long_reason_is_cut_between_characters),
         CASE(test_readers_spread_over_peers),
