@@ -56,6 +56,7 @@ void weir_directory_client_close(weir_directory_client *client)
         return;
     for (size_t i = 0; i < client->n_workers; i++)
         weir_rpc_client_close(client->workers[i].rpc);
+    weir_free(client->workers);
     weir_rpc_client_close(client->rpc);
     weir_security_free(&client->kept);
     weir_arena_close(&client->arena);

@@ -108,6 +108,10 @@ weir_status weir_directory_get_manifest(weir_directory_client *client, const cha
                                         unsigned char **buffer, size_t *buffer_bytes,
                                         size_t *out_n_bytes, char out_digest[WEIR_DIGEST_TEXT]);
 
+/* Closes the connection to the worker at `endpoint`, if there is one: it is needed no more. Else
+ * connections are kept, to as many workers as a version may have, twice. */
+void weir_directory_forget_worker(weir_directory_client *client, const char *endpoint);
+
 /* What a reader of a version that passes through a window says (proto/worker.proto). */
 typedef struct weir_group_ask {
     const char *reader;  /* its worker id */

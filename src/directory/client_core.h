@@ -12,7 +12,7 @@
 #include "rpc/rpc_security.h"
 
 /* Connections to workers that gave manifests; the one unused for longest makes room. */
-#define WEIR_CLIENT_MAX_WORKERS 64
+#define WEIR_CLIENT_MAX_WORKERS (2 * WEIR_MAX_RANKS)
 
 typedef struct client_worker {
     char endpoint[WEIR_NAME_BYTES];
@@ -27,8 +27,8 @@ struct weir_directory_client {
     unsigned timeout_ms;
     weir_arena arena;                                  /* of the last call's answer */
     const ModelExpress__Refit__WeightVersion *version; /* of the last call, or NULL */
-    client_worker workers[WEIR_CLIENT_MAX_WORKERS];
-    size_t n_workers;
+    client_worker *workers;
+    size_t n_workers, workers_room;
     uint64_t n_calls;
     uint64_t n_messages; /* requests made, of workers too */
     bool is_plain;       /* the server has no DirectoryService */

@@ -9,27 +9,58 @@
 #include "directory/client_core.h"
 #include "worker.pb-c.h"
 
-/* The place for a new connection: a free one, or the one unused for longest. */
-static client_worker *make_place(weir_directory_client *client)
+static client_worker *find_worker(weir_directory_client *client, const char *endpoint)
 {
-    if (client->n_workers < WEIR_CLIENT_MAX_WORKERS)
-        return &client->workers[client->n_workers++];
+    for (size_t i = 0; i < client->n_workers; i++) {
+        if (strcmp(client->workers[i].endpoint, endpoint) == 0)
+            return &client->workers[i];
+    }
+    return NULL;
+}
+
+void weir_directory_forget_worker(weir_directory_client *client, const char *endpoint)
+{
+    client_worker *worker = find_worker(client, endpoint);
+    if (worker == NULL)
+        return;
+    weir_rpc_client_close(worker->rpc);
+    *worker = client->workers[--client->n_workers];
+}
+
+static client_worker *oldest_worker(weir_directory_client *client)
+{
     client_worker *oldest = &client->workers[0];
     for (size_t i = 1; i < client->n_workers; i++) {
         if (client->workers[i].used_at < oldest->used_at)
             oldest = &client->workers[i];
     }
-    weir_rpc_client_close(oldest->rpc);
     return oldest;
+}
+
+/* The place for a new connection: a free one, or the one unused for longest. */
+static client_worker *make_place(weir_directory_client *client)
+{
+    if (client->n_workers == WEIR_CLIENT_MAX_WORKERS) {
+        client_worker *oldest = oldest_worker(client);
+        weir_rpc_client_close(oldest->rpc);
+        return oldest;
+    }
+    if (client->n_workers == client->workers_room) {
+        size_t room = client->workers_room * 2 + 4;
+        client_worker *grown = weir_realloc(client->workers, room * sizeof(*grown));
+        if (grown == NULL)
+            return NULL;
+        client->workers = grown;
+        client->workers_room = room;
+    }
+    return &client->workers[client->n_workers++];
 }
 
 static weir_status connect_worker(weir_directory_client *client, const char *endpoint,
                                   const char *who, weir_rpc_client **out)
 {
-    for (size_t i = 0; i < client->n_workers; i++) {
-        client_worker *worker = &client->workers[i];
-        if (strcmp(worker->endpoint, endpoint) != 0)
-            continue;
+    client_worker *worker = find_worker(client, endpoint);
+    if (worker != NULL) {
         worker->used_at = ++client->n_calls;
         *out = worker->rpc;
         return WEIR_OK;
@@ -42,7 +73,11 @@ static weir_status connect_worker(weir_directory_client *client, const char *end
         weir_error_prefix("%s", who);
         return status;
     }
-    client_worker *worker = make_place(client);
+    worker = make_place(client);
+    if (worker == NULL) {
+        weir_rpc_client_close(rpc);
+        return WEIR_ERR_NO_MEMORY;
+    }
     memcpy(worker->endpoint, endpoint, strlen(endpoint) + 1);
     worker->rpc = rpc;
     worker->used_at = ++client->n_calls;
@@ -87,8 +122,11 @@ static weir_status ask_worker(weir_directory_client *client, const char *endpoin
     weir_arena_reset(&client->arena);
     client->version = NULL;
     client->n_messages++;
-    return weir_rpc_call(rpc, what->service, what->method, what->request, what->timeout_ms,
-                         &client->arena, out);
+    status = weir_rpc_call(rpc, what->service, what->method, what->request, what->timeout_ms,
+                           &client->arena, out);
+    if (status == WEIR_ERR_PEER_LOST) /* a worker that is started anew listens elsewhere */
+        weir_directory_forget_worker(client, endpoint);
+    return status;
 }
 
 weir_status weir_directory_get_manifest(weir_directory_client *client, const char *endpoint,

@@ -332,6 +332,7 @@ static void close_strangers(weir_replica *replica)
             i++;
             continue;
         }
+        weir_directory_forget_worker(replica->worker.client, remote->endpoint);
         weir_remote_close(remote);
         replica->remotes[i] = replica->remotes[--replica->n_remotes];
     }
