@@ -132,7 +132,10 @@ weir_status weir_manifest_service_open(const char *host, const weir_manifest_sou
         { &model_express__refit__refit_worker_service__descriptor, manifest_methods, 1, service },
         { &weir__worker__worker_service__descriptor, worker_methods, 1, service },
     };
-    weir_rpc_server_options options = { .listen = listen, .services = offered, .n_services = 2 };
+    /* Who reads here, and when the first does, is no part of this worker's own refits. */
+    weir_rpc_server_options options = {
+        .listen = listen, .services = offered, .n_services = 2, .is_uncounted = true
+    };
     if (security != NULL)
         options.security = *security;
     weir_status status = weir_rpc_server_open(&options, &service->server);

@@ -143,6 +143,7 @@ typedef struct weir_rpc_server_options {
     /* Answers callers without the token too, so that others can see whether the server is up. NULL:
      * none does. */
     const ProtobufCServiceDescriptor *open_service;
+    bool is_uncounted; /* what its thread allocates is left out of weir_alloc_count() */
     weir_rpc_limits limits;
 } weir_rpc_server_options;
 

@@ -48,6 +48,7 @@ struct weir_rpc_server {
     void *tick_context;
     weir_status (*begin)(void *context, weir_rpc_server *server);
     void *begin_context;
+    bool is_uncounted;
     weir_rpc_address listen;
     char address[WEIR_RPC_ADDRESS_TEXT];
     int listen_fd, epoll_fd, stop_fd;
@@ -358,6 +359,8 @@ static void *serve(void *context)
 {
     weir_rpc_server *server = context;
     struct epoll_event events[N_EVENTS];
+    if (server->is_uncounted)
+        weir_alloc_uncount_thread();
     for (bool is_stopping = false; !is_stopping;) {
         int n = epoll_wait(server->epoll_fd, events, N_EVENTS, sleep_ms(server));
         for (int i = 0; i < n; i++) {
@@ -460,6 +463,7 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
         server->watched[i].fd = -1;
     server->begin = options->begin;
     server->begin_context = options->begin_context;
+    server->is_uncounted = options->is_uncounted;
     size_t n_bytes = options->n_services * sizeof(*server->services);
     server->services = weir_alloc(n_bytes);
     if (server->services == NULL) {
