@@ -58,6 +58,7 @@ gpu-check: everything
 endif
 
 bench: build
+	@ninja -C $(BUILD) -j $(JOBS) bench_directory bench_manifest
 	@scripts/bench $(BUILD)
 
 format:
