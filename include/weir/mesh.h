@@ -37,7 +37,8 @@ extern "C" {
  *             the family names is cut by itself: a rank's own rows are those of its heads of q, of
  *             k, then of v, side by side. Heads of the first part are never repeated; parts that
  *             tp does not divide are cut in chunks, each for itself. What alternates row by row or
- *             column by column (gate and up of GPT-OSS) is one part.
+ *             column by column (gate and up of GPT-OSS) is one part. Where a trainer interleaves
+ *             q, k and v per group of heads, no mesh says who holds what: WEIR_MESH_EXPLICIT.
  *             Then rows (axis 0) are cut by fsdp * ep in the same chunks; rank's index f * ep + e.
  *             Of a fused source it is the rank's own rows, side by side, that are cut: a chunk that
  *             has rows of several parts is as many boxes of the source.
