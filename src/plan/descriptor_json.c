@@ -12,6 +12,7 @@
 
 #define MAX_TEXT_BYTES ((size_t)32 << 20) /* twice the largest models, one tensor per expert */
 #define MAX_EXPERT_IDS UINT16_MAX
+#define TORCH_PREFIX "torch."
 
 /* ---- writing ---------------------------------------------------------------------------------*/
 
@@ -346,8 +347,11 @@ static weir_status read_descriptor(weir_arena *arena, const json_t *object, size
         status = read_text(&r, object, "compile_target", WEIR_TARGET_HF_RAW, &d->compile_target);
     if (status == WEIR_OK)
         status = read_metadata(&r, object, &d->compile_metadata);
-    if (status == WEIR_OK && strncmp(d->dtype, "torch.", 6) == 0)
-        d->dtype += 6;
+    if (status == WEIR_OK && strncmp(d->dtype, TORCH_PREFIX, strlen(TORCH_PREFIX)) == 0)
+        d->dtype += strlen(TORCH_PREFIX);
+    if (status == WEIR_OK && strncmp(d->dtype, TORCH_PREFIX, strlen(TORCH_PREFIX)) == 0)
+        status = weir_fail(WEIR_ERR_FORMAT, "registry: %s: dtype '" TORCH_PREFIX "%.64s' is none",
+                           d->name, d->dtype);
     return status;
 }
 

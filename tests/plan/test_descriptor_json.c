@@ -100,6 +100,15 @@ static void g2_what_the_wire_leaves_out_has_its_default(void **state)
     }
 }
 
+static void a_dtype_has_one_prefix_at_most(void **state)
+{
+    (void)state;
+    const char *text = "{\"name\":\"a\",\"global_shape\":[3],\"dtype\":\"torch.torch.16\"}";
+    weir_tensor_registry *registry = NULL;
+    assert_int_equal(weir_tensor_descriptor_decode(text, strlen(text), &registry), WEIR_ERR_FORMAT);
+    assert_string_equal(weir_last_error(), "registry: a: dtype 'torch.torch.16' is none");
+}
+
 static void a_registry_comes_back_as_it_went(void **state)
 {
     (void)state;
@@ -256,6 +265,7 @@ int main(void)
         cmocka_unit_test(g1_a_default_descriptor_has_five_keys),
         cmocka_unit_test(keys_stand_in_the_order_of_the_wire),
         cmocka_unit_test(g2_what_the_wire_leaves_out_has_its_default),
+        cmocka_unit_test(a_dtype_has_one_prefix_at_most),
         cmocka_unit_test(a_registry_comes_back_as_it_went),
         cmocka_unit_test(what_makes_no_sense_is_not_encoded),
         cmocka_unit_test(hostile_texts_are_refused_with_the_reason),
