@@ -45,7 +45,8 @@ static void test_an_echo_on_many_connections(void **state)
         fds[i] = (struct pollfd){ .fd = calls[i].channel.fd, .events = POLLIN };
         begin_ns[i] = weir_now_ns();
         many_begin(&calls[i], &call[i], "uid", "60S");
-        assert_true(many_progress(&calls[i], 0));
+        /* Not read from yet: an answer that is taken here would never be seen below. */
+        assert_int_equal(weir_rpc_channel_write(&calls[i].channel), WEIR_OK);
     }
     while (n < N_CALLS) {
         assert_true(poll(fds, N_CONNECTIONS, 10000) > 0);
