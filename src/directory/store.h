@@ -111,14 +111,34 @@ typedef struct weir_store_shard {
     const char *version_uid, *slot, *worker_id;
     uint64_t n_tensors, n_bytes;
     const char *manifest_digest, *manifest_endpoint, *transport;
+    const char *content; /* names the bytes; "" when the publisher does not say */
 } weir_store_shard;
 
 /* Puts a shard in; the version is READY with the shard that covers the last expected slot. */
 weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *shard,
                                     uint64_t now_ms, const weir_store_version **out);
+/* Both at once, or neither: the version is made or joined, the shard is in. A worker whose slot an
+ * open attempt has from a worker of a smaller generation was started anew: when it offers another
+ * content, or other slots, that attempt is ABORTED, because a version never mixes two states of a
+ * model, and the next one is made. An attempt with other slots whose publishers are all gone is over
+ * likewise. (Contents of which one is "" are not compared: ModelExpress lets several workers offer a
+ * slot.) The version's run must be given. */
+weir_status weir_store_publish_shard(weir_store *store, const weir_store_version *request,
+                                     const weir_store_shard *shard, uint64_t salt, uint64_t now_ms,
+                                     const weir_store_version **out);
+/* The worker's shard counts no more; nobody is given it. STAGING turns ABORTED by that; READY turns
+ * RELEASING, unless a live replica can be read from and no later version of the run is READY: then
+ * it stays so until one is, or no replica is left. *out_is_read: somebody reads the trainers still,
+ * and the shard is there until it is asked for again without readers. OK when there is no such
+ * version or shard. */
+weir_status weir_store_retire_shard(weir_store *store, const char *version_uid, const char *slot,
+                                    const char *worker_id, uint64_t now_ms, bool *out_is_read);
 /* NULL in *out_first: there is none yet. */
 weir_status weir_store_list_shards(weir_store *store, const char *version_uid,
                                    const weir_store_shard **out_first);
+/* Its worker is alive, the one that published it, and has not taken it back: others are not told of
+ * it. */
+bool weir_store_shard_counts(const weir_store_shard *shard, uint64_t now_ms);
 /* *out_deleted false: there was no such shard. */
 weir_status weir_store_delete_shard(weir_store *store, const char *version_uid, const char *slot,
                                     const char *worker_id, uint64_t now_ms, bool *out_deleted);
@@ -149,6 +169,7 @@ typedef struct weir_store_wish {
     uint32_t worker_rank;
     uint64_t lowest, highest;
     const char *but_not_uid, *host, *part; /* "" when not said */
+    const char *held_uid; /* neither this one nor an earlier attempt at its number; "": none */
     const char *const *avoid;              /* worker ids */
     size_t n_avoid;
     uint32_t ttl_s;
@@ -189,6 +210,10 @@ typedef struct weir_store_grant {
 weir_status weir_store_acquire(weir_store *store, const weir_store_wish *wish, bool take,
                                uint64_t now_ms, weir_store_grant *out);
 
+/* Replica workers that hold this very version or a later number of its run: alive, or gone in order
+ * after they said so, and not started anew since. */
+size_t weir_store_count_holders(const weir_store *store, const char *version_uid, uint64_t now_ms);
+
 /* ---- sources ---------------------------------------------------------------------------------*/
 
 typedef enum weir_store_source_status {
@@ -216,6 +241,7 @@ typedef struct weir_store_source {
     const char *endpoint;    /* of its manifests */
     const char *host, *part; /* of replicas that can be read from: as in weir_store_wish */
     uint64_t generation;     /* of its worker when it published; not read in requests */
+    bool has_left;           /* STALE by its own word; not read in requests */
 } weir_store_source;
 
 /* Replaces what the same worker said before. Entries of the same model, run, role and rank by
