@@ -17,7 +17,7 @@ static const store_shard *best_of_slot(const store_link *slot, uint64_t now_ms)
     const store_shard *best = NULL;
     for (const store_link *link = slot->next; link != slot; link = link->next) {
         const store_shard *shard = WEIR_STORE_OF(store_shard, of_slot, link);
-        if (weir_store_is_live(shard, now_ms) &&
+        if (weir_store_is_live(shard, now_ms) && !shard->is_withdrawn &&
             (best == NULL || shard->generation > best->generation))
             best = shard;
     }
@@ -59,7 +59,8 @@ static const weir_store_shard *shun(const store_version *version, size_t i,
     const store_link *slot = &version->slots[i];
     for (const store_link *link = slot->next; link != slot; link = link->next) {
         const store_shard *shard = WEIR_STORE_OF(store_shard, of_slot, link);
-        if (weir_store_is_live(shard, now_ms) && !is_avoided(wish, shard->view.worker_id) &&
+        if (weir_store_is_live(shard, now_ms) && !shard->is_withdrawn &&
+            !is_avoided(wish, shard->view.worker_id) &&
             (best == NULL || shard->generation > best->generation))
             best = shard;
     }

@@ -157,11 +157,17 @@ static weir_status load_shard(weir_store *store, store_version *version,
                                      .n_bytes = message->n_bytes,
                                      .manifest_digest = message->manifest_digest,
                                      .manifest_endpoint = message->manifest_endpoint,
-                                     .transport = message->transport };
+                                     .transport = message->transport,
+                                     .content = message->content };
     weir_status status = weir_store_check_shard(&shard);
     if (status != WEIR_OK)
         return restate(status);
-    return weir_store_add_shard(store, version, worker, message->slot, &shard, message->generation);
+    status =
+        weir_store_add_shard(store, version, worker, message->slot, &shard, message->generation);
+    if (status == WEIR_OK)
+        weir_store_find_shard(store, version, message->slot, message->worker_id)->is_withdrawn =
+            message->is_withdrawn;
+    return status;
 }
 
 static weir_status load_lease(weir_store *store, store_version *version,
@@ -271,6 +277,7 @@ static weir_status load_source(weir_store *store, const Weir__Store__Source *mes
         .host = message->host,
         .part = message->part,
         .generation = message->generation,
+        .has_left = message->has_left,
     };
     weir_status status = restate(weir_store_check_source(&view));
     if (status != WEIR_OK)

@@ -159,6 +159,8 @@ static bool fill_shards(const store_version *version, weir_arena *arena, Weir__S
         message->manifest_endpoint = (char *)shard->view.manifest_endpoint;
         message->transport = (char *)shard->view.transport;
         message->generation = shard->generation;
+        message->content = (char *)shard->view.content;
+        message->is_withdrawn = shard->is_withdrawn;
     }
     return true;
 }
@@ -247,6 +249,7 @@ static void fill_source(const store_source *source, Weir__Store__Source *out)
     out->generation = view->generation;
     out->stale_since_ms = source->stale_since_ms;
     out->is_superseded = source->is_superseded;
+    out->has_left = view->has_left;
 }
 
 static bool fill_sources(const weir_store *store, weir_arena *arena, snapshot_message *out)

@@ -12,7 +12,7 @@
 static size_t shard_bytes(const weir_store_shard *shard)
 {
     return sizeof(store_shard) + strlen(shard->manifest_digest) + strlen(shard->manifest_endpoint) +
-           strlen(shard->transport) + 3;
+           strlen(shard->transport) + strlen(shard->content) + 4;
 }
 
 static uint64_t hash_shard(const weir_store *store, const store_version *version, size_t slot,
@@ -79,6 +79,7 @@ weir_status weir_store_add_shard(weir_store *store, store_version *version, stor
     added->view.manifest_digest = weir_store_put_text(&at, shard->manifest_digest);
     added->view.manifest_endpoint = weir_store_put_text(&at, shard->manifest_endpoint);
     added->view.transport = weir_store_put_text(&at, shard->transport);
+    added->view.content = weir_store_put_text(&at, shard->content);
     added->version = version;
     added->worker = worker;
     added->slot = slot;
@@ -118,7 +119,9 @@ weir_status weir_store_check_shard(const weir_store_shard *shard)
         status = weir_store_check_optional("manifest_digest", shard->manifest_digest);
     if (status == WEIR_OK)
         status = weir_store_check_optional("manifest_endpoint", shard->manifest_endpoint);
-    return status == WEIR_OK ? weir_store_check_optional("transport", shard->transport) : status;
+    if (status == WEIR_OK)
+        status = weir_store_check_optional("transport", shard->transport);
+    return status == WEIR_OK ? weir_store_check_optional("content", shard->content) : status;
 }
 
 static bool is_same_shard(const weir_store_shard *a, const weir_store_shard *b)
@@ -126,7 +129,7 @@ static bool is_same_shard(const weir_store_shard *a, const weir_store_shard *b)
     return a->n_tensors == b->n_tensors && a->n_bytes == b->n_bytes &&
            strcmp(a->manifest_digest, b->manifest_digest) == 0 &&
            strcmp(a->manifest_endpoint, b->manifest_endpoint) == 0 &&
-           strcmp(a->transport, b->transport) == 0;
+           strcmp(a->transport, b->transport) == 0 && strcmp(a->content, b->content) == 0;
 }
 
 static weir_status check_accepts(const store_version *version)
@@ -196,6 +199,7 @@ weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *s
     wanted.manifest_digest = weir_store_text(shard->manifest_digest);
     wanted.manifest_endpoint = weir_store_text(shard->manifest_endpoint);
     wanted.transport = weir_store_text(shard->transport);
+    wanted.content = weir_store_text(shard->content);
     weir_status status = weir_store_check_shard(&wanted);
     if (status != WEIR_OK)
         return status;
