@@ -141,6 +141,9 @@ typedef struct weir_directory_options {
     const char *name;            /* of the fleet within that Redis; NULL: "default" */
     const char *http;            /* "HOST:PORT" of /metrics, /healthz, /readyz and the page; NULL:
                                     none. The same certificate and token */
+    unsigned max_connections;    /* of gRPC; 0: 12,288, or half of the descriptors that the process may
+                                    have. More than these leave room for are bounded by them */
+    unsigned max_connections_per_host; /* from one address that is not loopback; 0: half of all */
 } weir_directory_options;
 #define WEIR_DIRECTORY_OPTIONS_INIT WEIR_SIZED(weir_directory_options)
 WEIR_API weir_status weir_directory_open(const weir_directory_options *options,

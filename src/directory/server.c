@@ -156,7 +156,9 @@ static weir_status start(weir_directory *directory)
         .begin_context = directory,
         .security = directory->kept.security,
         .open_service = &model_express__health__health_service__descriptor,
-        .limits = { .message_bytes = MESSAGE_BYTES },
+        .limits = { .message_bytes = MESSAGE_BYTES,
+                    .connections = options->max_connections,
+                    .connections_per_host = options->max_connections_per_host },
     };
     return weir_rpc_server_open(&server_options, &directory->server);
 }

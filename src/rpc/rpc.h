@@ -100,14 +100,16 @@ typedef struct weir_rpc_security {
 
 /* 0: as said. */
 typedef struct weir_rpc_limits {
-    unsigned connections;          /* 4,096 */
-    unsigned connections_per_host; /* 1,024 from one address that is not loopback */
+    unsigned connections;          /* 12,288, or half of the descriptors that this process may have;
+                                      what is asked for is bounded by what they leave room for */
+    unsigned connections_per_host; /* half of them from one address that is not loopback */
     unsigned streams;              /* 128 calls at once on one connection */
-    unsigned parked;               /* 16,384 calls that wait for a later answer */
-    size_t message_bytes;          /* 64 MiB of one request */
-    size_t request_bytes;          /* 256 MiB of all that are not answered */
-    /* Of these a quarter for one client: a connection, and all of one address that is not loopback.
-     */
+    unsigned parked;      /* calls that wait for a later answer: 4,096 more than connections,
+                             16,384 at least */
+    size_t message_bytes; /* 64 MiB of one request */
+    size_t request_bytes; /* 256 MiB of all that are not answered */
+    /* Of these a quarter for one client: a connection, and all of one address that is not loopback,
+     * which unless this is said may have as many calls parked as connections, if that is more. */
     unsigned client_parked;
     size_t client_request_bytes;
 } weir_rpc_limits;

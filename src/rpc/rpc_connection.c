@@ -14,7 +14,7 @@
 #define FRAME_HEADER_BYTES 9u
 #define GREETING_S 10u /* from accept to the client's first SETTINGS */
 #define IDLE_S 900u    /* without a call */
-/* Where others find no place; the greeting's for all who never called. */
+/* Where others find no place; the greeting's for all of whom no call was let in. */
 #define CROWDED_GREETING_S 1u
 #define CROWDED_IDLE_S 30u
 #define CROWDED_REQUEST_S 2u /* of a request that is not whole */
@@ -48,8 +48,8 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     weir_rpc_stream *stream = weir_rpc_stream_open(&connection->calls, frame->hd.stream_id);
     if (stream == NULL)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    connection->has_called = true;
-    connection->active_ns = stream->since_ns;
+    if (connection->is_proven)
+        connection->active_ns = stream->since_ns;
     nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, stream);
     return 0;
 }
@@ -135,7 +135,8 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t error_
         return 0;
     weir_rpc_stream_close(stream);
     nghttp2_session_set_stream_user_data(session, id, NULL);
-    connection->active_ns = weir_now_ns();
+    if (connection->is_proven) /* who is turned away again and again is as good as silent */
+        connection->active_ns = weir_now_ns();
     return 0;
 }
 
@@ -274,13 +275,40 @@ bool weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint6
     uint64_t silent_ns = now_ns - connection->active_ns;
     uint64_t greeting_s = is_crowded ? CROWDED_GREETING_S : GREETING_S;
     uint64_t idle_s = is_crowded ? CROWDED_IDLE_S : IDLE_S;
-    if (!connection->has_greeted || (is_crowded && !connection->has_called))
+    if (!connection->has_greeted || (is_crowded && !connection->is_proven))
         return silent_ns <= greeting_s * NS_PER_S;
     const weir_rpc_stream *oldest = connection->calls.first;
     if (oldest == NULL)
         return silent_ns <= idle_s * NS_PER_S;
     return !is_crowded || oldest->state != WEIR_RPC_STREAM_READING ||
            now_ns <= oldest->since_ns + CROWDED_REQUEST_S * NS_PER_S;
+}
+
+void weir_rpc_connection_prove(weir_rpc_connection *connection)
+{
+    connection->is_proven = true;
+    connection->active_ns = weir_now_ns();
+}
+
+/* Those of whom no call was let in go before those that only rest, and of each the longest first.
+ */
+static bool goes_before(const weir_rpc_connection *a, const weir_rpc_connection *b)
+{
+    if (a->is_proven != b->is_proven)
+        return !a->is_proven;
+    return a->active_ns < b->active_ns;
+}
+
+weir_rpc_connection *weir_rpc_connection_idlest(const weir_rpc_shared *shared, uint64_t now_ns)
+{
+    weir_rpc_connection *idlest = NULL;
+    for (weir_rpc_connection *each = shared->connections; each != NULL; each = each->next) {
+        bool is_calling = each->is_proven && each->calls.first != NULL;
+        if (!is_calling && now_ns > each->active_ns + CROWDED_GREETING_S * NS_PER_S &&
+            (idlest == NULL || goes_before(each, idlest)))
+            idlest = each;
+    }
+    return idlest;
 }
 
 void weir_rpc_connection_shut(weir_rpc_connection *connection)

@@ -42,6 +42,11 @@ bool weir_rpc_connection_any_ready(const weir_rpc_shared *shared);
 /* False: close it, it has been silent for too long; which is less where others find no place. */
 bool weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint64_t now_ns,
                                     bool is_crowded);
+/* A call of it was let in: it is no stranger. */
+void weir_rpc_connection_prove(weir_rpc_connection *connection);
+/* Whom to close for the sake of one that finds no descriptor: who has no call and was silent for
+ * longest, strangers first, but nobody within a second. NULL: all of them have something to do. */
+weir_rpc_connection *weir_rpc_connection_idlest(const weir_rpc_shared *shared, uint64_t now_ns);
 /* The next turn ends it. */
 void weir_rpc_connection_doom(weir_rpc_connection *connection);
 /* Says goodbye: calls in flight end with UNAVAILABLE. */

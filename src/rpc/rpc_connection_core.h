@@ -18,7 +18,8 @@ struct weir_rpc_connection {
     weir_rpc_host *host;
     weir_rpc_patience patience;
     size_t block_bytes; /* of the headers that are coming */
-    bool is_refused, has_greeted, has_called, is_touched, is_doomed;
+    bool is_refused, has_greeted, is_touched, is_doomed;
+    bool is_proven;             /* a call of it was let in */
     bool is_abusive, is_faulty; /* it used up its patience; it made HTTP/2 end the session */
     int64_t call_ns;            /* what one of its calls takes */
     uint64_t active_ns;         /* when a call last began or ended */

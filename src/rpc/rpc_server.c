@@ -52,6 +52,7 @@ struct weir_rpc_server {
     weir_rpc_address listen;
     char address[WEIR_RPC_ADDRESS_TEXT];
     int listen_fd, epoll_fd, stop_fd;
+    unsigned wanted_connections; /* 0: nobody said */
     pthread_t thread;
     watched_fd watched[N_WATCHED];
     bool is_crowded; /* somebody found no place */
@@ -67,14 +68,21 @@ static int watch(weir_rpc_server *server, int operation, int fd, uint32_t events
     return epoll_ctl(server->epoll_fd, operation, fd, &event);
 }
 
-/* Counts all and logs some: whoever is refused often must not fill the disk with it. */
-static void note_refusal(weir_rpc_server *server, const char *peer, const char *why)
+/* Some lines of many: whoever causes them often must not fill the disk with them. */
+static bool may_complain(weir_rpc_server *server)
 {
     uint64_t now_ns = weir_now_ns();
-    server->shared.counts.refused_connections++;
     if (now_ns < server->next_complaint_ns)
-        return;
+        return false;
     server->next_complaint_ns = now_ns + COMPLAINT_MS * NS_PER_MS;
+    return true;
+}
+
+static void note_refusal(weir_rpc_server *server, const char *peer, const char *why)
+{
+    server->shared.counts.refused_connections++;
+    if (!may_complain(server))
+        return;
     weir_log(WEIR_LOG_WARN, "%s: a connection from %s is refused (%llu so far): %s",
              server->address, peer, (unsigned long long)server->shared.counts.refused_connections,
              why);
@@ -228,10 +236,28 @@ static void format_peer(const struct sockaddr_storage *address, socklen_t n_addr
                  port);
 }
 
-/* Out of descriptors: without a pause the listening socket would keep epoll_wait from sleeping. */
+/* Out of descriptors: who is silent for longest goes. */
+static bool make_place(weir_rpc_server *server, const char *why)
+{
+    weir_rpc_connection *idlest = weir_rpc_connection_idlest(&server->shared, weir_now_ns());
+    server->is_crowded = true;
+    if (may_complain(server))
+        weir_log(WEIR_LOG_WARN,
+                 "%s: cannot accept: %s (%u connections, %lu descriptors may be open); %s%s%s",
+                 server->address, why, server->shared.counts.open_connections,
+                 server->shared.n_descriptors, idlest != NULL ? "the idlest, " : "none is idle",
+                 idlest != NULL ? weir_rpc_connection_peer(idlest) : "",
+                 idlest != NULL ? ", is closed" : "");
+    if (idlest == NULL)
+        return false;
+    server->shared.counts.dropped++;
+    drop(server, idlest);
+    return true;
+}
+
+/* Without a pause the listening socket would keep epoll_wait from sleeping. */
 static void pause_accepting(weir_rpc_server *server)
 {
-    weir_log(WEIR_LOG_WARN, "%s: cannot accept: %s", server->address, strerror(errno));
     watch(server, EPOLL_CTL_MOD, server->listen_fd, 0, &server->listen_fd);
     server->accept_again_ns = weir_now_ns() + ACCEPT_PAUSE_MS * NS_PER_MS;
 }
@@ -258,8 +284,11 @@ static void admit(weir_rpc_server *server, int fd, const struct sockaddr_storage
     add_connection(server, fd, peer, host);
 }
 
+/* At most one that rests makes place per pause: looking for it takes a while where there are many.
+ */
 static void accept_some(weir_rpc_server *server)
 {
+    bool has_made_place = false;
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         struct sockaddr_storage address = { 0 };
         socklen_t n_address = sizeof(address);
@@ -268,8 +297,11 @@ static void accept_some(weir_rpc_server *server)
         if (fd >= 0) {
             admit(server, fd, &address, n_address);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            pause_accepting(server);
-            return;
+            if (has_made_place || !make_place(server, strerror(errno))) {
+                pause_accepting(server);
+                return;
+            }
+            has_made_place = true;
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             return;
         } /* else that one connection was gone already */
@@ -415,12 +447,31 @@ static weir_status secure(weir_rpc_server *server, const weir_rpc_security *secu
     return status;
 }
 
+/* Aloud only when it is less than what was asked for. */
+static void say_limits(const weir_rpc_server *server)
+{
+    const weir_rpc_shared *shared = &server->shared;
+    if (shared->limits.connections < server->wanted_connections)
+        weir_log(WEIR_LOG_WARN,
+                 "%s: takes %u connections, not %u: this process may have %lu descriptors (ulimit "
+                 "-n)",
+                 server->address, shared->limits.connections, server->wanted_connections,
+                 shared->n_descriptors);
+    else
+        weir_log(WEIR_LOG_INFO,
+                 "%s: takes %u connections, %u from one address; this process may have %lu "
+                 "descriptors",
+                 server->address, shared->limits.connections, shared->limits.connections_per_host,
+                 shared->n_descriptors);
+}
+
 static weir_status start(weir_rpc_server *server)
 {
     weir_status status = weir_rpc_listen(&server->listen, &server->listen_fd);
     if (status != WEIR_OK)
         return status;
     weir_rpc_address_format(&server->listen, server->address);
+    say_limits(server);
     status = watch_all(server);
     if (status == WEIR_OK && server->begin != NULL)
         status = server->begin(server->begin_context, server);
@@ -472,6 +523,7 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
         memcpy(server->services, options->services, n_bytes);
         weir_rpc_shared_init(&server->shared, server->services, options->n_services,
                              &options->limits);
+        server->wanted_connections = options->limits.connections;
         server->shared.gone = options->gone;
         server->shared.gone_context = options->gone_context;
         server->shared.open_service = options->open_service;

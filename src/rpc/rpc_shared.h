@@ -20,7 +20,9 @@ struct weir_rpc_connection;
 typedef struct weir_rpc_shared {
     const weir_rpc_service *services;
     size_t n_services;
-    weir_rpc_limits limits; /* none is 0 */
+    weir_rpc_limits limits;      /* none is 0 */
+    unsigned host_parked;        /* calls of one address */
+    unsigned long n_descriptors; /* that this process may have */
     void (*gone)(void *context, uint64_t ticket);
     void *gone_context;
     weir_security_kept kept;
@@ -42,7 +44,7 @@ typedef struct weir_rpc_shared {
     int64_t long_left_ns; /* of this round, for calls that take long */
 } weir_rpc_shared;
 
-/* limits NULL: the defaults. */
+/* limits NULL: the defaults. Looks how many descriptors there may be. */
 void weir_rpc_shared_init(weir_rpc_shared *shared, const weir_rpc_service *services,
                           size_t n_services, const weir_rpc_limits *limits);
 void weir_rpc_shared_close(weir_rpc_shared *shared);

@@ -416,13 +416,18 @@ void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_
     }
 }
 
+static bool is_trusted(const weir_rpc_stream *stream)
+{
+    return stream->calls->shared->kept.security.token == NULL || stream->has_token;
+}
+
 /* Who has no token is not even told which methods there are. */
 static bool may_call(const weir_rpc_stream *stream)
 {
     const weir_rpc_shared *shared = stream->calls->shared;
     bool is_open = stream->has_route && shared->open_service != NULL &&
                    stream->route.service->descriptor == shared->open_service;
-    return shared->kept.security.token == NULL || stream->has_token || is_open;
+    return is_trusted(stream) || is_open;
 }
 
 void weir_rpc_stream_headers_end(weir_rpc_stream *stream)
@@ -430,6 +435,8 @@ void weir_rpc_stream_headers_end(weir_rpc_stream *stream)
     if (stream->state != WEIR_RPC_STREAM_READING)
         return;
     char text[WEIR_RPC_MESSAGE_TEXT];
+    if (stream->is_post && stream->is_grpc && is_trusted(stream))
+        weir_rpc_connection_prove(stream->calls->connection);
     if (!stream->is_post) {
         refuse_http(stream, "405");
     } else if (!stream->is_grpc) {

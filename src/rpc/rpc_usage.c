@@ -20,9 +20,10 @@ void weir_rpc_usage_bytes(weir_rpc_calls *calls, size_t before, size_t after)
         calls->host->usage.request_bytes += after - before;
 }
 
-static const weir_rpc_usage *usage_of_host(const weir_rpc_calls *calls)
+/* NULL: an address without bounds of its own. */
+static const weir_rpc_host *host_of(const weir_rpc_calls *calls)
 {
-    return calls->host != NULL && !calls->host->is_loopback ? &calls->host->usage : &calls->usage;
+    return calls->host != NULL && !calls->host->is_loopback ? calls->host : NULL;
 }
 
 bool weir_rpc_usage_may_park(const weir_rpc_calls *calls, char text[WEIR_RPC_MESSAGE_TEXT])
@@ -32,7 +33,8 @@ bool weir_rpc_usage_may_park(const weir_rpc_calls *calls, char text[WEIR_RPC_MES
     const char *whose = NULL;
     if (calls->usage.n_parked > bound)
         whose = "one connection";
-    else if (usage_of_host(calls)->n_parked > bound)
+    else if (host_of(calls) != NULL &&
+             host_of(calls)->usage.n_parked > (bound = calls->shared->host_parked))
         whose = "one address";
     else if (calls->shared->counts.parked > (bound = limits->parked))
         whose = "all clients";
@@ -50,7 +52,7 @@ bool weir_rpc_usage_may_read(const weir_rpc_calls *calls, const weir_grpc_body *
     const char *whose = NULL;
     if (calls->usage.request_bytes + needed > bound)
         whose = "one connection";
-    else if (usage_of_host(calls)->request_bytes + needed > bound)
+    else if (host_of(calls) != NULL && host_of(calls)->usage.request_bytes + needed > bound)
         whose = "one address";
     if (whose != NULL)
         snprintf(text, WEIR_RPC_MESSAGE_TEXT,

@@ -2,13 +2,15 @@
 /* cmd_serve.c - `weir serve`: a directory, until it is told to stop. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "flow.h"
 
 const char weir_usage_serve[] =
     "usage: weir serve [--listen HOST:PORT] [--store STORE] [--name NAME] [--http HOST:PORT]\n"
-    "                  [--no-http] [--tls-cert FILE ...] [--json]\n"
+    "                  [--no-http] [--max-connections N] [--max-connections-per-host N]\n"
+    "                  [--tls-cert FILE ...] [--json]\n"
     "\n"
     "Runs a directory: who has which version, who reads it. Speaks gRPC, compatible with\n"
     "ModelExpress. Ends on SIGINT or SIGTERM.\n"
@@ -21,23 +23,44 @@ const char weir_usage_serve[] =
     "                        redis://[USER:PASSWORD@]HOST:PORT[/DB], where they outlive it and\n"
     "                        several directories have the same; @FILE: as the first line of FILE\n"
     "                        says, which keeps a password off the command line\n"
-    "  --name NAME           of the fleet within that Redis; default: "
-    "default\n" WEIR_CLI_SECURITY_USAGE
+    "  --name NAME           of the fleet within that Redis; default: default\n"
+    "  --max-connections N   default: 12288; fewer where the limit of descriptors (ulimit -n), of\n"
+    "                        which all are taken, leaves no room for as many\n"
+    "  --max-connections-per-host N   from one address that is not loopback; default: half of "
+    "all;\n"
+    "                        for a fleet behind a load balancer or NAT as many as "
+    "all\n" WEIR_CLI_SECURITY_USAGE
     "  --json                print {\"address\": \"HOST:PORT\", \"http\": \"HOST:PORT\"} when it\n"
     "                        listens\n";
 
 #define DEFAULT_HTTP "127.0.0.1:8501"
 
-enum { OPTION_LISTEN = 256, OPTION_HTTP, OPTION_NO_HTTP, OPTION_STORE, OPTION_NAME, OPTION_JSON };
+#define DEFAULT_CONNECTIONS 12288
+#define MOST_CONNECTIONS 1000000
 
-static const struct option options[] = { { "listen", required_argument, NULL, OPTION_LISTEN },
-                                         { "http", required_argument, NULL, OPTION_HTTP },
-                                         { "no-http", no_argument, NULL, OPTION_NO_HTTP },
-                                         { "store", required_argument, NULL, OPTION_STORE },
-                                         { "name", required_argument, NULL, OPTION_NAME },
-                                         WEIR_CLI_SECURITY_OPTIONS,
-                                         { "json", no_argument, NULL, OPTION_JSON },
-                                         WEIR_CLI_OPTIONS_END };
+enum {
+    OPTION_LISTEN = 256,
+    OPTION_HTTP,
+    OPTION_NO_HTTP,
+    OPTION_STORE,
+    OPTION_NAME,
+    OPTION_CONNECTIONS,
+    OPTION_CONNECTIONS_PER_HOST,
+    OPTION_JSON
+};
+
+static const struct option options[] = {
+    { "listen", required_argument, NULL, OPTION_LISTEN },
+    { "http", required_argument, NULL, OPTION_HTTP },
+    { "no-http", no_argument, NULL, OPTION_NO_HTTP },
+    { "store", required_argument, NULL, OPTION_STORE },
+    { "name", required_argument, NULL, OPTION_NAME },
+    { "max-connections", required_argument, NULL, OPTION_CONNECTIONS },
+    { "max-connections-per-host", required_argument, NULL, OPTION_CONNECTIONS_PER_HOST },
+    WEIR_CLI_SECURITY_OPTIONS,
+    { "json", no_argument, NULL, OPTION_JSON },
+    WEIR_CLI_OPTIONS_END
+};
 
 #define STORE_BYTES 2048
 
@@ -58,9 +81,22 @@ typedef struct serve_job {
     bool no_http, as_json;
 } serve_job;
 
-static void take_option(int option, serve_job *job)
+static bool take_number(const char *option, unsigned *out)
+{
+    uint64_t number;
+    if (!weir_cli_number("serve", option, optarg, 1, MOST_CONNECTIONS, &number))
+        return false;
+    *out = (unsigned)number;
+    return true;
+}
+
+static bool take_option(int option, serve_job *job)
 {
     switch (option) {
+    case OPTION_CONNECTIONS:
+        return take_number("--max-connections", &job->options.max_connections);
+    case OPTION_CONNECTIONS_PER_HOST:
+        return take_number("--max-connections-per-host", &job->options.max_connections_per_host);
     case OPTION_LISTEN:
         job->options.listen = optarg;
         break;
@@ -79,6 +115,19 @@ static void take_option(int option, serve_job *job)
     default:
         job->as_json = true;
     }
+    return true;
+}
+
+/* Each connection takes one, and what shells give by default is from when there were few. Only
+ * here: in other programs select() may still be used, which knows no more than 1,024. */
+static void take_all_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE,
+              &limit); /* else with what there is: the directory says how far it goes */
 }
 
 /* Several directories may run on one machine: the page's usual place is the first one's. */
@@ -117,10 +166,10 @@ int weir_cmd_serve(int argc, char **argv)
     weir_directory *directory;
     char store[STORE_BYTES];
     job.options.listen = "127.0.0.1:8500";
+    job.options.max_connections = DEFAULT_CONNECTIONS;
     for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
-        if (option == WEIR_CLI_BAD_OPTION)
+        if (option == WEIR_CLI_BAD_OPTION || !take_option(option, &job))
             return WEIR_EXIT_USAGE;
-        take_option(option, &job);
     }
     if (optind < argc)
         return weir_cli_usage_error("serve", "'%s' is not wanted", argv[optind]);
@@ -133,6 +182,7 @@ int weir_cmd_serve(int argc, char **argv)
         job.options.store = store;
     }
     weir_cli_catch_signals();
+    take_all_descriptors();
     if (open_directory(&job, &directory) != WEIR_OK)
         return weir_cli_fail();
     print_addresses(&job, directory);
