@@ -63,6 +63,13 @@ void weir_directory_client_close(weir_directory_client *client)
     weir_free(client);
 }
 
+unsigned weir_directory_client_bound(weir_directory_client *client, unsigned timeout_ms)
+{
+    unsigned before_ms = client->timeout_ms;
+    client->timeout_ms = timeout_ms;
+    return before_ms;
+}
+
 const char *weir_directory_client_address(const weir_directory_client *client)
 {
     return client->address;

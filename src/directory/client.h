@@ -32,6 +32,8 @@ weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
 weir_status weir_directory_client_secure(weir_directory_client *client,
                                          const weir_rpc_security *security);
 void weir_directory_client_close(weir_directory_client *client); /* accepts NULL */
+/* Bounds each call from here on. The bound of before. */
+unsigned weir_directory_client_bound(weir_directory_client *client, unsigned timeout_ms);
 const char *weir_directory_client_address(const weir_directory_client *client);
 /* From any thread: makes the call to the directory that is in flight, or else the next one, end
  * with ERR_CANCELLED. */
