@@ -167,6 +167,13 @@ typedef enum weir_delivery {
                                   the tensors must not change until it returns */
 } weir_delivery;
 
+/* What travels. */
+typedef enum weir_wire {
+    WEIR_WIRE_KERNEL = 0,     /* the bytes that the engine's kernels read: the trainer converts */
+    WEIR_WIRE_CHECKPOINT = 1, /* bf16 under Hugging Face's names: each replica worker fuses, cuts and
+                                 converts, layer by layer. Both sides say the same, or it is refused */
+} weir_wire;
+
 /* As a trainer's mesh: who holds what is what the ranks register. */
 #define WEIR_MESH_EXPLICIT "explicit"
 
@@ -217,6 +224,7 @@ typedef struct weir_trainer_options {
     weir_security security;
     const char *traceparent;   /* W3C: "00-TRACE-SPAN-FLAGS"; the trace that its versions belong to.
                                   NULL: each version is a trace of its own */
+    weir_wire wire;
 } weir_trainer_options;
 #define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 
@@ -344,6 +352,7 @@ typedef struct weir_replica_options {
                                   leave a slow link few times, and a tree of readers grows. 0: read the
                                   trainers at once. Not for replicas with `agree`, whose workers would
                                   wait for each other */
+    weir_wire wire;
 } weir_replica_options;
 #define WEIR_REPLICA_OPTIONS_INIT WEIR_SIZED(weir_replica_options)
 

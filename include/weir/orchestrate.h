@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* orchestrate.h - drives the inference servers of a run through each version that its trainer
+ * broadcasts: init, pause, update, verify, resume.
+ *
+ * Speaks HTTP to servers (inference.h, or engines with the same calls) and gRPC to the trainer's
+ * directory, or watches the marker files of teams that use them. At every moment it knows which
+ * version each server holds, and it resumes none on a version that is mixed or not known.
+ *
+ *       trainer: version READY ──► pause all ──► update all ──► all hold it? ──► resume all
+ *                                     │              │               │
+ *                              abort: resume on the old version, those that hold it whole
+ *                              drop: the failed ones stay paused and are left out until they are back
+ *                              wait: go on trying the failed ones until the bound, then as abort
+ *
+ * Threads    one thread drives an orchestrator; weir_orchestrator_cancel() and _server() may be
+ *            called from another.
+ * Ownership  the configuration must outlive it.
+ * Errors     every wait has a bound; the line names the server, the step and the cause.
+ */
+#ifndef WEIR_ORCHESTRATE_H
+#define WEIR_ORCHESTRATE_H
+
+#include "weir/run_config.h"
+#include "weir/weir.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct weir_orchestrator weir_orchestrator;
+
+typedef enum weir_server_state {
+    WEIR_SERVER_UNKNOWN = 0, /* not asked yet, or it does not answer */
+    WEIR_SERVER_SERVING = 1, /* runs on `version` */
+    WEIR_SERVER_PAUSED = 2,  /* holds `version` whole, paused */
+    WEIR_SERVER_UPDATING = 3,
+    WEIR_SERVER_BROKEN = 4,  /* holds no whole version, says so or is not known to: paused */
+    WEIR_SERVER_DROPPED = 5, /* left out; taken up again once it answers and is initialised anew */
+} weir_server_state;
+
+typedef struct weir_server_info {
+    const char *url;
+    weir_server_state state;
+    bool has_version;
+    uint64_t version;
+    char error[512];          /* the last; "" */
+    double pause_s, update_s, resume_s; /* of the last version */
+} weir_server_info;
+
+typedef struct weir_orchestration_report {
+    uint64_t version;
+    uint32_t n_updated, n_dropped, n_servers;
+    double seconds;           /* from when the version could be had to the last resume */
+    double paused_s;          /* the longest that a server was paused */
+} weir_orchestration_report;
+
+typedef struct weir_orchestrator_options {
+    size_t size;
+    const weir_run_config *config; /* required, without problems */
+    weir_security security;
+    /* Said after every step of every server; NULL: nobody listens. */
+    void (*said)(void *context, const char *step, const weir_server_info *server);
+    void *context;
+} weir_orchestrator_options;
+#define WEIR_ORCHESTRATOR_OPTIONS_INIT WEIR_SIZED(weir_orchestrator_options)
+
+WEIR_API weir_status weir_orchestrator_open(const weir_orchestrator_options *options,
+                                            weir_orchestrator **out);
+WEIR_API void weir_orchestrator_close(weir_orchestrator *orchestrator); /* accepts NULL */
+/* POST /init_broadcaster to every server. ERR_TIMED_OUT, ERR_PEER_LOST: names the servers; with the
+ * policy drop those are left out. A server without that call (404) is warned of and left out. */
+WEIR_API weir_status weir_orchestrator_init(weir_orchestrator *orchestrator);
+/* Waits for the next version that can be had and sees all servers through it. On failure every server
+ * that holds a whole known version serves it; the others stay paused and are named. report may be
+ * NULL. */
+WEIR_API weir_status weir_orchestrator_step(weir_orchestrator *orchestrator,
+                                            weir_orchestration_report *report);
+WEIR_API void weir_orchestrator_cancel(weir_orchestrator *orchestrator);
+WEIR_API size_t weir_orchestrator_servers(const weir_orchestrator *orchestrator);
+/* A copy of what is known now. */
+WEIR_API void weir_orchestrator_server(const weir_orchestrator *orchestrator, size_t i,
+                                       weir_server_info *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
