@@ -206,6 +206,24 @@ static weir_status check_version(const weir_store *store, const Weir__Store__Ver
     return restate(status == WEIR_OK ? weir_store_check_slots(view) : status);
 }
 
+/* Beside what its shards tell. */
+static weir_status load_pasts(const weir_store *store, store_version *version,
+                              const Weir__Store__Version *message)
+{
+    version->begun_generation = message->begun_generation;
+    version->closed_generation = message->closed_generation;
+    bool is_past = message->begun_generation <= store->n_generations &&
+                   message->closed_generation <= message->begun_generation &&
+                   (message->n_pasts == 0 || message->n_pasts == version->view.n_slots);
+    for (size_t i = 0; i < message->n_pasts && is_past; i++) {
+        is_past = message->pasts[i]->generation <= store->n_generations &&
+                  message->pasts[i]->generation >= version->pasts[i].generation;
+        version->pasts[i] =
+            (store_past){ message->pasts[i]->generation, message->pasts[i]->content };
+    }
+    return is_past ? WEIR_OK : refuse("a past that cannot be, of version", message->uid);
+}
+
 static weir_status fill_version(weir_store *store, store_version *version,
                                 const Weir__Store__Version *message)
 {
@@ -214,6 +232,8 @@ static weir_status fill_version(weir_store *store, store_version *version,
         status = load_shard(store, version, message->shards[i]);
     for (size_t i = 0; status == WEIR_OK && i < message->n_leases; i++)
         status = load_lease(store, version, message->leases[i]);
+    if (status == WEIR_OK)
+        status = load_pasts(store, version, message);
     bool is_covered = version->view.n_covered == version->view.n_slots;
     if (status == WEIR_OK && is_covered && message->state == WEIR_STORE_STAGING)
         return refuse("STAGING, but all is there, is version", message->uid);

@@ -99,6 +99,12 @@ typedef struct store_coverage {
     size_t n_missing;
 } store_coverage;
 
+/* What was published into a slot, also when its shards are gone. */
+typedef struct store_past {
+    uint64_t generation; /* the greatest of its publishers; 0: there was none */
+    uint64_t content;    /* a mark of it; 0: nobody has said */
+} store_past;
+
 typedef struct store_version {
     weir_store_version view;
     store_node by_uid, by_key;
@@ -108,9 +114,13 @@ typedef struct store_version {
     char uid[WEIR_STORE_UID_BYTES];
     char trace_id[WEIR_STORE_TRACE_BYTES];
     char layout_signature[WEIR_STORE_MAX_NAME + 1];
-    char *reason;        /* a block of its own, NULL: "" */
-    uint64_t touched_ms; /* the last change */
-    store_link *slots;   /* heads: the shards of each */
+    char *reason;               /* a block of its own, NULL: "" */
+    uint64_t touched_ms;        /* the last change */
+    store_link *slots;          /* heads: the shards of each */
+    store_past *pasts;          /* parallel */
+    uint64_t begun_generation;  /* of the newest worker that there was */
+    uint64_t closed_generation; /* it is of a trainer that was started anew: workers up to this one
+                                   were there before, and are none of it. 0: of no such trainer */
     uint16_t *slot_table;
     size_t n_slot_table; /* a power of two; entries are slot + 1, 0: none */
     store_coverage coverage;
@@ -222,6 +232,14 @@ store_version *weir_store_version_of_key(const weir_store *store, const char *ke
 weir_status weir_store_add_version(weir_store *store, const weir_store_version *request,
                                    const char *uid, uint64_t now_ms, store_version **out);
 size_t weir_store_version_bytes(const weir_store_version *version); /* of its block */
+/* As weir_store_create_version(), which run, number and attempt there is not yet, and a run's slots
+ * have been checked. What has to go for it is the caller's to drop: *out_over, NULL: nothing. */
+weir_status weir_store_begin_attempt(weir_store *store, const weir_store_version *request,
+                                     uint64_t salt, uint64_t now_ms, store_version **out,
+                                     store_version **out_over);
+bool weir_store_is_same_request(const weir_store_version *a, const weir_store_version *b);
+/* Takes over what no rank has said before. True: that changed it. */
+bool weir_store_adopt(store_version *version, const weir_store_version *request);
 /* Names and texts of a request alone. */
 weir_status weir_store_check_version(const weir_store_version *request);
 /* Every slot named and none twice. */
@@ -232,7 +250,12 @@ weir_status weir_store_set_reason(weir_store *store, store_version *version, con
 size_t weir_store_find_slot(const store_version *version, const char *slot);
 weir_status weir_store_add_shard(weir_store *store, store_version *version, store_worker *worker,
                                  size_t slot, const weir_store_shard *shard, uint64_t generation);
+/* What a request says, or renews: the version is READY when that covers the last slot. */
+weir_status weir_store_put_shard(weir_store *store, store_version *version, store_worker *worker,
+                                 size_t slot, const weir_store_shard *shard, uint64_t now_ms);
 weir_status weir_store_check_shard(const weir_store_shard *shard);
+/* Tells contents apart, on every directory alike; 0 of "". */
+weir_status weir_store_mark_content(const char *content, uint64_t *out);
 store_shard *weir_store_find_shard(const weir_store *store, const store_version *version,
                                    size_t slot, const char *worker_id);
 void weir_store_drop_shard(weir_store *store, store_shard *shard);

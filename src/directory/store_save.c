@@ -182,6 +182,19 @@ static bool fill_leases(const store_version *version, weir_arena *arena, Weir__S
     return true;
 }
 
+static bool fill_pasts(const store_version *version, weir_arena *arena, Weir__Store__Version *out)
+{
+    out->pasts = make_list(arena, version->view.n_slots, sizeof(**out->pasts));
+    if (out->pasts == NULL)
+        return false;
+    for (; out->n_pasts < version->view.n_slots; out->n_pasts++) {
+        weir__store__past__init(out->pasts[out->n_pasts]);
+        out->pasts[out->n_pasts]->generation = version->pasts[out->n_pasts].generation;
+        out->pasts[out->n_pasts]->content = version->pasts[out->n_pasts].content;
+    }
+    return true;
+}
+
 static bool fill_version(const store_version *version, weir_arena *arena, Weir__Store__Version *out)
 {
     const weir_store_version *view = &version->view;
@@ -204,7 +217,10 @@ static bool fill_version(const store_version *version, weir_arena *arena, Weir__
     out->ready_at_ms = view->ready_at_ms;
     out->reason = (char *)view->reason;
     out->touched_ms = version->touched_ms;
-    return fill_shards(version, arena, out) && fill_leases(version, arena, out);
+    out->begun_generation = version->begun_generation;
+    out->closed_generation = version->closed_generation;
+    return fill_shards(version, arena, out) && fill_leases(version, arena, out) &&
+           fill_pasts(version, arena, out);
 }
 
 static bool fill_versions(const weir_store *store, weir_arena *arena, snapshot_message *out)

@@ -4,9 +4,11 @@
  *
  * Checks stand in the order in which ModelExpress makes them, because clients see the first that
  * fails. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "directory/sha256.h"
 #include "directory/store_record.h"
 
 static size_t shard_bytes(const weir_store_shard *shard)
@@ -45,6 +47,30 @@ bool weir_store_is_live(const store_shard *shard, uint64_t now_ms)
 
 /* ---- adding and dropping ---------------------------------------------------------------------*/
 
+weir_status weir_store_mark_content(const char *content, uint64_t *out)
+{
+    char hash[WEIR_SHA256_HEX];
+    *out = 0;
+    if (content[0] == '\0')
+        return WEIR_OK;
+    weir_status status = weir_sha256_hex(content, strlen(content), hash);
+    if (status != WEIR_OK)
+        return status;
+    hash[15] = '\0'; /* never all of 64 bits: 0 stands for none */
+    *out = strtoull(hash, NULL, 16) + 1;
+    return WEIR_OK;
+}
+
+/* Who publishes here later is compared with it, when the shard is long gone. */
+static void remember(store_shard *shard, uint64_t content)
+{
+    store_past *past = &shard->version->pasts[shard->slot];
+    if (shard->generation > past->generation)
+        past->generation = shard->generation;
+    if (content != 0)
+        past->content = content;
+}
+
 static void put_in_lists(weir_store *store, store_shard *shard)
 {
     store_version *version = shard->version;
@@ -67,6 +93,10 @@ weir_status weir_store_add_shard(weir_store *store, store_version *version, stor
     if (version->n_shards == WEIR_STORE_MAX_SHARDS)
         return weir_fail(WEIR_ERR_NO_MEMORY, "weight version %s has %u shards already",
                          version->uid, WEIR_STORE_MAX_SHARDS);
+    uint64_t content = 0;
+    weir_status status = weir_store_mark_content(shard->content, &content);
+    if (status != WEIR_OK)
+        return status;
     store_shard *added = weir_store_alloc(store, shard_bytes(shard));
     if (added == NULL)
         return WEIR_ERR_NO_MEMORY;
@@ -84,6 +114,7 @@ weir_status weir_store_add_shard(weir_store *store, store_version *version, stor
     added->worker = worker;
     added->slot = slot;
     added->generation = generation;
+    remember(added, content);
     put_in_lists(store, added);
     return WEIR_OK;
 }
@@ -143,15 +174,46 @@ static weir_status check_accepts(const store_version *version)
     return WEIR_OK;
 }
 
-/* What a worker published before it expired and came back as another counts again once it says so.
- */
+/* What a worker published before it expired and came back as another, or has taken back, counts
+ * again once it says so. */
 static void renew_shard(weir_store *store, store_shard *shard)
 {
-    if (shard->generation == shard->worker->generation)
+    if (shard->generation == shard->worker->generation && !shard->is_withdrawn)
         return;
     shard->generation = shard->worker->generation;
+    shard->is_withdrawn = false;
+    remember(shard, 0);
     shard->version->coverage.until_ms = 0;
     weir_store_note_change(store, shard->version->model);
+}
+
+weir_status weir_store_put_shard(weir_store *store, store_version *version, store_worker *worker,
+                                 size_t slot, const weir_store_shard *shard, uint64_t now_ms)
+{
+    store_shard *known = weir_store_find_shard(store, version, slot, shard->worker_id);
+    if (known != NULL && !is_same_shard(&known->view, shard))
+        return weir_fail(WEIR_ERR_EXISTS,
+                         "worker and source_slot_id already published different metadata");
+    if (known != NULL) {
+        renew_shard(store, known);
+        return WEIR_OK;
+    }
+    if (worker->is_superseded)
+        return weir_fail(WEIR_ERR_REFUSED,
+                         "worker %.64s is not the one that was started last as its rank",
+                         shard->worker_id);
+    weir_status status =
+        weir_store_add_shard(store, version, worker, slot, shard, worker->generation);
+    if (status != WEIR_OK)
+        return status;
+    version->touched_ms = now_ms;
+    if (version->view.state == WEIR_STORE_STAGING &&
+        version->view.n_covered == version->view.n_slots) {
+        version->view.state = WEIR_STORE_READY;
+        version->view.ready_at_ms = now_ms;
+    }
+    weir_store_note_change(store, version->model);
+    return WEIR_OK;
 }
 
 static weir_status put_shard(weir_store *store, store_version *version,
@@ -167,29 +229,7 @@ static weir_status put_shard(weir_store *store, store_version *version,
     size_t slot = weir_store_find_slot(version, shard->slot);
     if (slot == version->view.n_slots)
         return weir_fail(WEIR_ERR_INVALID, "source_slot_id is not required by the weight version");
-    store_shard *known = weir_store_find_shard(store, version, slot, shard->worker_id);
-    if (known != NULL && !is_same_shard(&known->view, shard))
-        return weir_fail(WEIR_ERR_EXISTS,
-                         "worker and source_slot_id already published different metadata");
-    if (known != NULL) {
-        renew_shard(store, known);
-        return WEIR_OK;
-    }
-    if (worker->is_superseded)
-        return weir_fail(WEIR_ERR_REFUSED,
-                         "worker %.64s is not the one that was started last as its rank",
-                         shard->worker_id);
-    status = weir_store_add_shard(store, version, worker, slot, shard, worker->generation);
-    if (status != WEIR_OK)
-        return status;
-    version->touched_ms = now_ms;
-    if (version->view.state == WEIR_STORE_STAGING &&
-        version->view.n_covered == version->view.n_slots) {
-        version->view.state = WEIR_STORE_READY;
-        version->view.ready_at_ms = now_ms;
-    }
-    weir_store_note_change(store, version->model);
-    return WEIR_OK;
+    return weir_store_put_shard(store, version, worker, slot, shard, now_ms);
 }
 
 weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *shard,

@@ -130,7 +130,7 @@ static weir_status check_base(const weir_store *store, const weir_store_version 
     return WEIR_OK;
 }
 
-static bool is_same_request(const weir_store_version *a, const weir_store_version *b)
+bool weir_store_is_same_request(const weir_store_version *a, const weir_store_version *b)
 {
     if (strcmp(a->model, b->model) != 0 || a->has_number != b->has_number ||
         (a->has_number && a->number != b->number) || a->payload != b->payload ||
@@ -241,7 +241,8 @@ size_t weir_store_version_bytes(const weir_store_version *version)
                (version->base_uid != NULL ? strlen(version->base_uid) + 1 : 0);
     n += slot_table_size(version->n_slots) * sizeof(uint16_t);
     for (size_t i = 0; i < version->n_slots; i++)
-        n += 3 * sizeof(char *) + sizeof(store_link) + strlen(version->slots[i]) + 1;
+        n += 3 * sizeof(char *) + sizeof(store_link) + sizeof(store_past) +
+             strlen(version->slots[i]) + 1;
     return n;
 }
 
@@ -252,7 +253,8 @@ static store_version *copy_version(weir_store *store, const weir_store_version *
         return NULL;
     size_t n_slots = request->n_slots;
     version->slots = (void *)(version + 1);
-    const char **names = (void *)(version->slots + n_slots);
+    version->pasts = (void *)(version->slots + n_slots);
+    const char **names = (void *)(version->pasts + n_slots);
     version->coverage.missing = (void *)(names + n_slots);
     version->coverage.shards = (void *)(version->coverage.missing + n_slots);
     version->slot_table = (void *)(version->coverage.shards + n_slots);
@@ -274,7 +276,7 @@ static store_version *copy_version(weir_store *store, const weir_store_version *
 }
 
 /* The first rank that says one has said it for all. */
-static bool adopt(store_version *version, const weir_store_version *request)
+bool weir_store_adopt(store_version *version, const weir_store_version *request)
 {
     const char *trace_id = weir_store_text(request->trace_id);
     const char *signature = weir_store_text(request->layout_signature);
@@ -343,7 +345,8 @@ weir_status weir_store_add_version(weir_store *store, const weir_store_version *
     version->view.ready_at_ms = 0;
     version->view.reason = "";
     version->view.n_covered = 0;
-    adopt(version, request);
+    version->begun_generation = store->n_generations;
+    weir_store_adopt(version, request);
     put_in_lists(store, version, run);
     *out = version;
     return WEIR_OK;
@@ -356,7 +359,28 @@ static bool find_same(const weir_store *store, const weir_store_version *request
 {
     store_version *version = weir_store_version_of_key(store, request->idempotency_key);
     *out = version;
-    return version != NULL && is_same_request(&version->view, request);
+    return version != NULL && weir_store_is_same_request(&version->view, request);
+}
+
+static weir_status make_version(weir_store *store, const weir_store_version *request, uint64_t salt,
+                                uint64_t now_ms, store_version **out, store_version **out_over)
+{
+    *out_over = NULL;
+    if (store->n_versions == WEIR_STORE_MAX_VERSIONS)
+        *out_over = weir_store_oldest_over(store, now_ms);
+    if (store->n_versions == WEIR_STORE_MAX_VERSIONS && *out_over == NULL)
+        return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u weight versions",
+                         WEIR_STORE_MAX_VERSIONS);
+    char uid[WEIR_STORE_UID_BYTES];
+    uint64_t n_uids = store->n_uids;
+    weir_status status = make_uid(store, salt, uid);
+    if (status == WEIR_OK)
+        status = weir_store_add_version(store, request, uid, now_ms, out);
+    if (status == WEIR_OK)
+        weir_store_note_change(store, (*out)->model);
+    else
+        store->n_uids = n_uids;
+    return status;
 }
 
 static weir_status create(weir_store *store, const weir_store_version *request, uint64_t salt,
@@ -367,7 +391,7 @@ static weir_status create(weir_store *store, const weir_store_version *request, 
         return status;
     store_version *version = NULL;
     if (find_same(store, request, &version)) {
-        if (adopt(version, request))
+        if (weir_store_adopt(version, request))
             weir_store_note_change(store, version->model);
         *out = version;
         return WEIR_OK;
@@ -381,23 +405,24 @@ static weir_status create(weir_store *store, const weir_store_version *request, 
     if (status != WEIR_OK)
         return status;
     store_version *over = NULL;
-    if (store->n_versions == WEIR_STORE_MAX_VERSIONS)
-        over = weir_store_oldest_over(store, now_ms);
-    if (store->n_versions == WEIR_STORE_MAX_VERSIONS && over == NULL)
-        return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u weight versions",
-                         WEIR_STORE_MAX_VERSIONS);
-    char uid[WEIR_STORE_UID_BYTES];
-    uint64_t n_uids = store->n_uids;
-    status = make_uid(store, salt, uid);
-    if (status == WEIR_OK)
-        status = weir_store_add_version(store, request, uid, now_ms, out);
-    if (status == WEIR_OK)
-        weir_store_note_change(store, (*out)->model);
-    else
-        store->n_uids = n_uids;
+    status = make_version(store, request, salt, now_ms, out, &over);
     if (status == WEIR_OK && over != NULL)
         weir_store_drop_version(store, over);
     return status;
+}
+
+weir_status weir_store_begin_attempt(weir_store *store, const weir_store_version *request,
+                                     uint64_t salt, uint64_t now_ms, store_version **out,
+                                     store_version **out_over)
+{
+    char key[KEY_BYTES];
+    weir_store_version wanted = *request;
+    make_key(request, key);
+    wanted.idempotency_key = key;
+    if (weir_store_version_of_key(store, key) != NULL) /* names may hold a '/' */
+        return weir_fail(WEIR_ERR_EXISTS,
+                         "idempotency_key was already used for a different WeightVersion");
+    return make_version(store, &wanted, salt, now_ms, out, out_over);
 }
 
 weir_status weir_store_create_version(weir_store *store, const weir_store_version *request,

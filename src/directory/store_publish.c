@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* store_publish.c - a trainer rank publishes a version: into the attempt that its trainer has open,
+ * or into the next one.
+ *
+ * A version's bytes are of all its slots together, so an attempt takes ranks of one state of the
+ * model alone. What the store knows of states is which worker was started when and what each calls
+ * its bytes: a rank that was started anew and offers others ends the attempt, and the next one
+ * takes nobody who was there before that attempt was begun. It does not look at the bytes. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "directory/store_record.h"
+
+typedef struct publication {
+    weir_store *store;
+    const weir_store_version *request;
+    const weir_store_shard *shard;
+    store_worker *worker;
+    uint64_t content; /* its mark; 0: not said */
+    uint64_t now_ms;
+} publication;
+
+/* ---- the request -----------------------------------------------------------------------------*/
+
+static weir_status check_version(const weir_store_version *request)
+{
+    weir_status status = weir_store_check_name("model_name", request->model);
+    if (status == WEIR_OK)
+        status = weir_store_check_name("run", request->run);
+    if (status == WEIR_OK && !request->has_number)
+        status = weir_fail(WEIR_ERR_INVALID, "version_number is required with a run");
+    if (status == WEIR_OK &&
+        (request->payload != WEIR_STORE_FULL_TENSOR || request->base_uid != NULL))
+        status = weir_fail(WEIR_ERR_INVALID, "payload_format must be FULL_TENSOR");
+    if (status == WEIR_OK)
+        status = weir_store_check_version(request);
+    return status == WEIR_OK ? weir_store_check_slots(request) : status;
+}
+
+static bool is_expected(const weir_store_version *request, const char *slot)
+{
+    for (size_t i = 0; i < request->n_slots; i++) {
+        if (strcmp(request->slots[i], slot) == 0)
+            return true;
+    }
+    return false;
+}
+
+static weir_status check_request(publication *p)
+{
+    weir_status status = check_version(p->request);
+    if (status == WEIR_OK)
+        status = weir_store_check_shard(p->shard);
+    if (status == WEIR_OK && !is_expected(p->request, p->shard->slot))
+        status =
+            weir_fail(WEIR_ERR_INVALID, "source_slot_id is not required by the weight version");
+    if (status == WEIR_OK)
+        status = weir_store_mark_content(p->shard->content, &p->content);
+    if (status != WEIR_OK)
+        return status;
+    p->worker = weir_store_find_worker(p->store, p->shard->worker_id, p->now_ms);
+    if (p->worker == NULL)
+        return weir_fail(WEIR_ERR_REFUSED, "worker registration is missing or expired");
+    if (strcmp(p->worker->model->name, p->request->model) != 0)
+        return weir_fail(WEIR_ERR_REFUSED, "worker and weight version model_name differ");
+    return WEIR_OK;
+}
+
+/* ---- attempts --------------------------------------------------------------------------------*/
+
+static bool is_open(const store_version *version)
+{
+    return version->view.state == WEIR_STORE_STAGING || version->view.state == WEIR_STORE_READY;
+}
+
+/* The attempt at the number that comes after `after`, NULL: the first one; NULL: there is none. */
+static store_version *next_attempt(const publication *p, const store_version *after)
+{
+    const store_model *model = p->worker->model;
+    const store_run *run = weir_store_find_run(p->store, model, p->request->run);
+    store_version *next = NULL;
+    if (run == NULL)
+        return NULL;
+    for (store_link *link = run->versions.next; link != &run->versions; link = link->next) {
+        store_version *version = WEIR_STORE_OF(store_version, of_run, link);
+        if (!version->view.has_number || version->view.number < p->request->number ||
+            version == after)
+            break;
+        if (version->view.number == p->request->number)
+            next = version;
+    }
+    return next;
+}
+
+static store_past past_of(const publication *p, const store_version *version)
+{
+    size_t slot = weir_store_find_slot(version, p->shard->slot);
+    return slot < version->view.n_slots ? version->pasts[slot] : (store_past){ 0 };
+}
+
+static bool has_other_content(const publication *p, const store_version *version)
+{
+    uint64_t content = past_of(p, version).content;
+    return content != 0 && p->content != 0 && content != p->content;
+}
+
+/* It has been published, and all who did are gone, and were started before. */
+static bool is_left(const publication *p, const store_version *version)
+{
+    for (size_t i = 0; i < version->view.n_slots; i++) {
+        if (version->pasts[i].generation >= p->worker->generation)
+            return false;
+    }
+    for (const store_link *link = version->shards.next; link != &version->shards;
+         link = link->next) {
+        const store_shard *shard = WEIR_STORE_OF(store_shard, of_version, link);
+        if (weir_store_is_live(shard, p->now_ms) && !shard->is_withdrawn)
+            return false;
+    }
+    return version->n_shards != 0 || version->view.state == WEIR_STORE_READY;
+}
+
+static weir_status refuse_older(const publication *p)
+{
+    return weir_fail(WEIR_ERR_REFUSED,
+                     "worker %.64s is not the one that was started last as its rank",
+                     p->shard->worker_id);
+}
+
+/* Whether an open attempt takes this shard; *out_over: it is over by it. */
+static weir_status judge(const publication *p, const store_version *version, bool *out_over)
+{
+    uint64_t generation = past_of(p, version).generation, own = p->worker->generation;
+    bool is_anew = generation != 0 && generation < own;
+    *out_over = false;
+    if (!weir_store_is_same_request(&version->view, p->request)) {
+        *out_over = is_anew || is_left(p, version);
+        return *out_over ? WEIR_OK
+                         : weir_fail(WEIR_ERR_EXISTS, "idempotency_key was already used for a "
+                                                      "different WeightVersion");
+    }
+    if (has_other_content(p, version)) {
+        *out_over = is_anew;
+        if (generation > own)
+            return refuse_older(p);
+        return is_anew ? WEIR_OK
+                       : weir_fail(WEIR_ERR_EXISTS, "worker and source_slot_id already published "
+                                                    "different metadata");
+    }
+    if (own <= version->closed_generation)
+        return weir_fail(WEIR_ERR_REFUSED,
+                         "version %" PRIu64 " was begun anew by ranks that were started after "
+                         "worker %.64s: start this rank anew too, or publish another number",
+                         version->view.number, p->shard->worker_id);
+    return WEIR_OK;
+}
+
+/* The first attempt that takes it; NULL: the next one will. */
+static weir_status choose_attempt(const publication *p, store_version **out,
+                                  store_version **out_last)
+{
+    *out = *out_last = NULL;
+    for (store_version *version = next_attempt(p, NULL); version != NULL && *out == NULL;
+         version = next_attempt(p, version)) {
+        bool is_over = false;
+        *out_last = version;
+        if (!is_open(version))
+            continue;
+        weir_status status = judge(p, version, &is_over);
+        if (status != WEIR_OK)
+            return status;
+        if (!is_over)
+            *out = version;
+    }
+    return WEIR_OK;
+}
+
+/* ---- the end of an attempt -------------------------------------------------------------------*/
+
+static const char *publisher_of(const publication *p, const store_version *version)
+{
+    size_t slot = weir_store_find_slot(version, p->shard->slot);
+    if (slot == version->view.n_slots || weir_store_list_is_empty(&version->slots[slot]))
+        return "a worker that is gone";
+    return WEIR_STORE_OF(store_shard, of_slot, version->slots[slot].prev)->view.worker_id;
+}
+
+static void say_why(const publication *p, const store_version *version,
+                    char text[WEIR_STORE_MAX_TEXT + 1])
+{
+    const char *slot = p->shard->slot, *worker = p->shard->worker_id;
+    size_t n_slots = version->view.n_slots;
+    if (weir_store_is_same_request(&version->view, p->request))
+        snprintf(text, WEIR_STORE_MAX_TEXT + 1,
+                 "%s was started anew as %s, with other weights than those of %s", slot, worker,
+                 publisher_of(p, version));
+    else if (past_of(p, version).generation != 0)
+        snprintf(text, WEIR_STORE_MAX_TEXT + 1,
+                 "%s was started anew as %s, one of %zu ranks; %s was one of %zu", slot, worker,
+                 p->request->n_slots, publisher_of(p, version), n_slots);
+    else
+        snprintf(text, WEIR_STORE_MAX_TEXT + 1,
+                 "the workers of its %zu ranks are gone, and %s, %s, is one of %zu", n_slots, slot,
+                 worker, p->request->n_slots);
+}
+
+/* Nothing here can fail: without memory for it the reason is not kept. */
+static void abort_attempt(const publication *p, store_version *version)
+{
+    char reason[WEIR_STORE_MAX_TEXT + 1];
+    say_why(p, version, reason);
+    weir_store_set_reason(p->store, version, reason);
+    version->view.state = WEIR_STORE_ABORTED;
+    version->touched_ms = p->now_ms;
+    weir_store_drop_leases(p->store, version);
+    weir_store_note_change(p->store, version->model);
+}
+
+/* All that are open before the one that was published into. */
+static void abort_earlier(const publication *p, const store_version *published)
+{
+    for (store_version *version = next_attempt(p, NULL); version != published;
+         version = next_attempt(p, version)) {
+        if (is_open(version))
+            abort_attempt(p, version);
+    }
+}
+
+/* ---- publishing ------------------------------------------------------------------------------*/
+
+static weir_status put(const publication *p, store_version *version)
+{
+    return weir_store_put_shard(p->store, version, p->worker,
+                                weir_store_find_slot(version, p->shard->slot), p->shard, p->now_ms);
+}
+
+/* Workers that there were when the last attempt was begun are of another start than this one, when
+ * this one offers something else than that attempt had from the rank before it was started anew. */
+static uint64_t closed_generation(const publication *p, const store_version *last)
+{
+    if (last == NULL)
+        return 0;
+    bool is_other =
+        has_other_content(p, last) || !weir_store_is_same_request(&last->view, p->request);
+    bool is_newer = past_of(p, last).generation < p->worker->generation &&
+                    last->begun_generation < p->worker->generation;
+    return is_other && is_newer ? last->begun_generation : last->closed_generation;
+}
+
+static weir_status publish_anew(const publication *p, const store_version *last, uint64_t salt,
+                                store_version **out)
+{
+    weir_store *store = p->store;
+    store_model *model = p->worker->model;
+    store_version *version = NULL, *over = NULL;
+    uint64_t n_uids = store->n_uids, revision = store->revision, of_model = model->revision;
+    weir_store_version wanted = *p->request;
+    wanted.attempt = last != NULL ? last->view.attempt + 1 : 1;
+    weir_status status = weir_store_begin_attempt(store, &wanted, salt, p->now_ms, &version, &over);
+    if (status != WEIR_OK)
+        return status;
+    version->closed_generation = closed_generation(p, last);
+    status = put(p, version);
+    if (status != WEIR_OK) {
+        weir_store_drop_version(store, version);
+        store->n_uids = n_uids;
+        store->revision = revision;
+        model->revision = of_model;
+        return status;
+    }
+    abort_earlier(p, version);
+    if (over != NULL)
+        weir_store_drop_version(store, over);
+    *out = version;
+    return WEIR_OK;
+}
+
+static weir_status publish_into(const publication *p, store_version *version)
+{
+    weir_status status = put(p, version);
+    if (status != WEIR_OK)
+        return status;
+    if (weir_store_adopt(version, p->request))
+        weir_store_note_change(p->store, version->model);
+    abort_earlier(p, version);
+    return WEIR_OK;
+}
+
+weir_status weir_store_publish_shard(weir_store *store, const weir_store_version *request,
+                                     const weir_store_shard *shard, uint64_t salt, uint64_t now_ms,
+                                     const weir_store_version **out)
+{
+    weir_store_version wanted = *request;
+    weir_store_shard offered = *shard;
+    publication p = { store, &wanted, &offered, NULL, 0, now_ms };
+    wanted.idempotency_key = offered.version_uid = "-"; /* of neither anything is read */
+    offered.manifest_digest = weir_store_text(shard->manifest_digest);
+    offered.manifest_endpoint = weir_store_text(shard->manifest_endpoint);
+    offered.transport = weir_store_text(shard->transport);
+    offered.content = weir_store_text(shard->content);
+    weir_status status = check_request(&p);
+    if (status != WEIR_OK)
+        return status;
+    store_version *version = NULL, *last = NULL;
+    status = choose_attempt(&p, &version, &last);
+    if (status != WEIR_OK)
+        return status;
+    status = version != NULL ? publish_into(&p, version) : publish_anew(&p, last, salt, &version);
+    if (status == WEIR_OK)
+        *out = &version->view;
+    return status;
+}
