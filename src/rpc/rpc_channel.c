@@ -159,13 +159,9 @@ weir_status weir_rpc_channel_open(weir_rpc_channel *channel, int fd, weir_rpc_he
                                   weir_rpc_side side, const nghttp2_session_callbacks *callbacks,
                                   void *user_data)
 {
-    *channel =
-        (weir_rpc_channel){ .fd = fd, .side = side, .heap = heap, .out_capacity = OUT_BYTES };
-    channel->out = weir_rpc_heap_alloc(heap, OUT_BYTES);
+    *channel = (weir_rpc_channel){ .fd = fd, .side = side, .heap = heap };
     weir_status status = WEIR_OK;
-    if (channel->out == NULL)
-        status = WEIR_ERR_NO_MEMORY;
-    else if (open_session(channel, side, callbacks, user_data) != 0)
+    if (open_session(channel, side, callbacks, user_data) != 0)
         status = weir_fail(WEIR_ERR_NO_MEMORY, "out of memory for an HTTP/2 session");
     if (status != WEIR_OK)
         weir_rpc_channel_close(channel);
@@ -179,13 +175,21 @@ weir_status weir_rpc_channel_secure(weir_rpc_channel *channel, weir_tls_context 
                            : WEIR_OK;
 }
 
+/* Most of many connections have nothing to say. */
+static void free_out(weir_rpc_channel *channel)
+{
+    weir_rpc_heap_free(channel->heap, channel->out);
+    channel->out = NULL;
+    channel->out_capacity = 0;
+}
+
 void weir_rpc_channel_close(weir_rpc_channel *channel)
 {
     if (channel->heap == NULL)
         return;
     weir_tls_session_close(channel->tls);
     nghttp2_session_del(channel->session);
-    weir_rpc_heap_free(channel->heap, channel->out);
+    free_out(channel);
     close(channel->fd);
     *channel = (weir_rpc_channel){ .fd = -1 };
 }
@@ -236,6 +240,12 @@ static weir_status append_out(weir_rpc_channel *channel, const void *data, size_
 /* Serialises frames until the buffer has no room for another one. */
 static weir_status gather(weir_rpc_channel *channel)
 {
+    if (channel->out == NULL) {
+        channel->out = weir_rpc_heap_alloc(channel->heap, OUT_BYTES);
+        if (channel->out == NULL)
+            return WEIR_ERR_NO_MEMORY;
+        channel->out_capacity = OUT_BYTES;
+    }
     while (channel->out_end + FRAME_BYTES <= channel->out_capacity) {
         const uint8_t *data;
         ssize_t n = nghttp2_session_mem_send(channel->session, &data);
@@ -259,10 +269,10 @@ weir_status weir_rpc_channel_write(weir_rpc_channel *channel)
         if (channel->out_begin == channel->out_end) {
             channel->out_begin = channel->out_end = 0;
             status = gather(channel);
-            if (status != WEIR_OK)
-                return status;
             if (channel->out_end == 0)
-                return WEIR_OK;
+                free_out(channel);
+            if (status != WEIR_OK || channel->out_end == 0)
+                return status;
         }
         size_t n = 0;
         status = transmit(channel, channel->out + channel->out_begin,

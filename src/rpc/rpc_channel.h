@@ -26,7 +26,7 @@ typedef struct weir_rpc_channel {
     bool has_read;
     nghttp2_session *session;
     weir_rpc_heap *heap;
-    unsigned char *out; /* serialised, not yet in the socket */
+    unsigned char *out; /* serialised, not yet in the socket; NULL: nothing */
     size_t out_begin, out_end, out_capacity;
 } weir_rpc_channel;
 
