@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench_directory.c - a fleet's load on one directory, all in this process: registered workers,
+/* bench_directory.c - a fleet's load on one directory in a process of its own: registered workers,
  * calls that wait, a steady rate of requests, and a version of many shards.
  *
  *     bench_directory [--workers N] [--waits N] [--rate N] [--seconds N] [--shards N] [--readers N]
- *                     [--bounds]
+ *                     [--connect-all] [--bounds]
  *
- * Prints one JSON object. Latencies count from when a request was due, not from when it was sent,
- * so a slow answer is not hidden by the requests that it held up. --bounds: exit 1 beyond generous
- * ones. */
+ * --connect-all: each worker has a connection of its own, and each request goes over another one.
+ * Else there are a few connections, and one for each wait.
+ *
+ * Prints one JSON object; memory is the directory's process', per worker. Latencies count from when
+ * a request was due, not from when it was sent, so a slow answer is not hidden by the requests that
+ * it held up. --bounds: exit 1 beyond generous ones. */
 #include <getopt.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -19,8 +22,10 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "directory.pb-c.h"
-#include "directory/client.h"
+#include "directory/bench_processes.h"
+#include "directory/client_core.h"
 #include "directory/client_entry.h"
+#include "health.pb-c.h"
 #include "p2p.pb-c.h"
 #include "refit.pb-c.h"
 #include "rpc/rpc.h"
@@ -34,36 +39,18 @@
 
 typedef struct settings {
     unsigned workers, waits, rate, seconds, shards, readers;
-    bool bounds;
+    bool connect_all, bounds;
 } settings;
 
 static settings set = {
     .workers = 10000, .waits = 1000, .rate = 2000, .seconds = 10, .shards = 1024, .readers = 16
 };
-static const char *address;
+static char address[64];
+static bench_process directory_process, keeper;
+/* Of each worker, NULL: it has none; workers from n_own on are the keeper's. */
+static weir_directory_client **clients;
+static unsigned n_own;
 static const char *const kind_names[KINDS] = { "list", "publish", "status" };
-
-static void die(const char *what)
-{
-    fprintf(stderr, "bench_directory: %s: %s\n", what, weir_last_error());
-    exit(2);
-}
-
-static void must(weir_status status, const char *what)
-{
-    if (status != WEIR_OK)
-        die(what);
-}
-
-static size_t resident_bytes(void)
-{
-    unsigned long all = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (file == NULL || fscanf(file, "%lu %lu", &all, &resident) != 2)
-        die("/proc/self/statm");
-    fclose(file);
-    return resident * (size_t)sysconf(_SC_PAGESIZE);
-}
 
 static void start(pthread_t *thread, void *(*work)(void *), void *argument)
 {
@@ -111,45 +98,97 @@ static void fill_record(weir_source_record *record, unsigned number)
     record->version = 1;
 }
 
+typedef enum step { CONNECT, REGISTER, ENTER, STEPS } step;
+
 typedef struct range {
-    unsigned first, step;
-    bool entries; /* else registrations */
+    unsigned first, end, stride;
+    step step;
 } range;
+
+static void connect_worker(weir_directory_client **client)
+{
+    const ModelExpress__Health__HealthRequest request = MODEL_EXPRESS__HEALTH__HEALTH_REQUEST__INIT;
+    const ProtobufCMessage *answer;
+    must(weir_directory_client_open(address, TIMEOUT_MS, client), "open");
+    must(weir_client_call(*client, &model_express__health__health_service__descriptor, "GetHealth",
+                          &request.base, &answer),
+         "health");
+}
+
+static void take_step(step which, weir_directory_client **client, unsigned number)
+{
+    weir_source_record record;
+    char id[WEIR_ID_BYTES];
+    fill_record(&record, number);
+    if (which == CONNECT)
+        connect_worker(client);
+    else if (which == ENTER)
+        must(weir_directory_publish_source(*client, &record, id), "publish");
+    else
+        must(weir_directory_register_worker(*client, record.worker_id, WEIR_ROLE_GENERATOR,
+                                            record.model, 3600),
+             "register");
+}
 
 static void *add_workers(void *argument)
 {
     const range *part = argument;
-    weir_directory_client *client;
-    weir_source_record record;
-    char id[WEIR_ID_BYTES];
-    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
-    for (unsigned i = part->first; i < set.workers; i += part->step) {
-        fill_record(&record, i);
-        if (part->entries)
-            must(weir_directory_publish_source(client, &record, id), "publish");
-        else
-            must(weir_directory_register_worker(client, record.worker_id, WEIR_ROLE_GENERATOR,
-                                                record.model, 3600),
-                 "register");
-    }
-    weir_directory_client_close(client);
+    weir_directory_client *shared = NULL;
+    if (!set.connect_all)
+        must(weir_directory_client_open(address, TIMEOUT_MS, &shared), "open");
+    for (unsigned i = part->first; i < part->end; i += part->stride)
+        take_step(part->step, set.connect_all ? &clients[i] : &shared, i);
+    weir_directory_client_close(shared);
     return NULL;
 }
 
-/* Gives the bytes that each took. */
-static double run_adders(bool entries)
+static void run_adders(step which, unsigned first, unsigned end)
 {
     pthread_t threads[N_CLIENTS];
     range parts[N_CLIENTS];
-    size_t before = resident_bytes();
     for (unsigned i = 0; i < N_CLIENTS; i++) {
-        parts[i] = (range){ i, N_CLIENTS, entries };
+        parts[i] = (range){ first + i, end, N_CLIENTS, which };
         start(&threads[i], add_workers, &parts[i]);
     }
     for (unsigned i = 0; i < N_CLIENTS; i++)
         pthread_join(threads[i], NULL);
-    size_t after = resident_bytes();
+}
+
+/* Keeper process: takes its workers through the steps that it is told. */
+static int keep_workers(int fd)
+{
+    unsigned char which;
+    take_all_descriptors();
+    must_be(read(fd, address, sizeof(address)) > 0, "read");
+    while (read(fd, &which, 1) == 1) {
+        run_adders((step)which, n_own, set.workers);
+        must_be(write(fd, &which, 1) == 1, "write");
+    }
+    return 0; /* without closing each: the process' end does it */
+}
+
+/* Gives the bytes that each took of the directory. */
+static double run_step(step which)
+{
+    unsigned char byte = (unsigned char)which;
+    size_t before = resident_bytes_of(directory_process.pid);
+    bool has_keeper = n_own < set.workers;
+    if (has_keeper)
+        must_be(write(keeper.fd, &byte, 1) == 1, "write");
+    run_adders(which, 0, n_own);
+    if (has_keeper)
+        must_be(read(keeper.fd, &byte, 1) == 1, "the keeper ended");
+    size_t after = resident_bytes_of(directory_process.pid);
     return after > before ? (double)(after - before) / set.workers : 0;
+}
+
+/* The directory's part of a processor while nobody asks it for anything. */
+static double measure_idle_cpu(void)
+{
+    enum { SECONDS = 3 };
+    double before = cpu_seconds_of(directory_process.pid);
+    sleep(SECONDS);
+    return (cpu_seconds_of(directory_process.pid) - before) / SECONDS;
 }
 
 /* ---- waits -----------------------------------------------------------------------------------*/
@@ -168,11 +207,12 @@ static void *wait_for_version(void *argument)
 {
     waiter *self = argument;
     weir_source_record record;
-    weir_rpc_client *client;
-    weir_arena arena;
-    weir_arena_init(&arena, 0);
+    weir_directory_client *client, *own = NULL;
     fill_record(&record, self->number);
-    must(weir_rpc_client_open(address, NULL, NULL, &client), "open");
+    bool has_client = set.connect_all && self->model == NULL;
+    if (!has_client)
+        must(weir_directory_client_open(address, TIMEOUT_MS, &own), "open");
+    client = has_client ? clients[self->number] : own;
     Weir__Directory__AcquireVersionRequest request = WEIR__DIRECTORY__ACQUIRE_VERSION_REQUEST__INIT;
     request.model_name = self->model != NULL ? (char *)self->model : record.model;
     request.run = (char *)"run";
@@ -183,13 +223,12 @@ static void *wait_for_version(void *argument)
     request.timeout_ms = 300000;
     const ProtobufCMessage *answer;
     atomic_fetch_add(&n_asking, 1);
-    must(weir_rpc_call(client, &weir__directory__directory_service__descriptor, "AcquireVersion",
-                       &request.base, 300000, &arena, &answer),
+    must(weir_client_call_for(client, 300000, &weir__directory__directory_service__descriptor,
+                              "AcquireVersion", &request.base, &answer),
          "acquire");
     self->answered_ns = weir_now_ns();
     self->found = ((const Weir__Directory__AcquireVersionResponse *)answer)->found;
-    weir_rpc_client_close(client);
-    weir_arena_close(&arena);
+    weir_directory_client_close(own);
     return NULL;
 }
 
@@ -338,12 +377,20 @@ static void make_request(weir_directory_client *client, unsigned kind, unsigned 
              "status");
 }
 
+/* Of a worker that does not wait, and that no other thread of the load speaks for. */
+static weir_directory_client *worker_client(unsigned thread, unsigned i)
+{
+    unsigned n = (n_own - set.waits) / N_CLIENTS;
+    return clients[set.waits + (uint64_t)i * 7919 % n * N_CLIENTS + thread];
+}
+
 static void *make_load(void *argument)
 {
     load *self = argument;
-    weir_directory_client *client;
+    weir_directory_client *client = NULL;
     char id[WEIR_ID_BYTES] = "";
-    must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
+    if (!set.connect_all)
+        must(weir_directory_client_open(address, TIMEOUT_MS, &client), "open");
     unsigned n = set.rate * set.seconds / N_CLIENTS;
     uint64_t begun_ns = weir_now_ns(), step_ns = 1000000000ull * N_CLIENTS / set.rate;
     for (unsigned i = 0; i < n; i++) {
@@ -352,7 +399,8 @@ static void *make_load(void *argument)
         if (now_ns < due_ns)
             usleep((useconds_t)((due_ns - now_ns) / 1000));
         unsigned kind = i % KINDS; /* list, publish, and the status of what was published */
-        make_request(client, kind, i / KINDS * 7919 + self->number, id);
+        make_request(client != NULL ? client : worker_client(self->number, i), kind,
+                     i / KINDS * 7919 + self->number, id);
         self->kinds[kind].ms[self->kinds[kind].n++] = (double)(weir_now_ns() - due_ns) / 1e6;
     }
     weir_directory_client_close(client);
@@ -387,15 +435,18 @@ static void run_load(samples totals[KINDS])
 
 static void read_options(int argc, char **argv)
 {
-    static const struct option options[] = { { "workers", 1, NULL, 0 }, { "waits", 1, NULL, 1 },
-                                             { "rate", 1, NULL, 2 },    { "seconds", 1, NULL, 3 },
-                                             { "shards", 1, NULL, 4 },  { "readers", 1, NULL, 5 },
-                                             { "bounds", 0, NULL, 6 },  { NULL, 0, NULL, 0 } };
+    static const struct option options[] = {
+        { "workers", 1, NULL, 0 }, { "waits", 1, NULL, 1 },       { "rate", 1, NULL, 2 },
+        { "seconds", 1, NULL, 3 }, { "shards", 1, NULL, 4 },      { "readers", 1, NULL, 5 },
+        { "bounds", 0, NULL, 6 },  { "connect-all", 0, NULL, 7 }, { NULL, 0, NULL, 0 }
+    };
     unsigned *const values[] = { &set.workers, &set.waits,  &set.rate,
                                  &set.seconds, &set.shards, &set.readers };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (option == 6)
             set.bounds = true;
+        else if (option == 7)
+            set.connect_all = true;
         else if (option >= 0 && option < 6)
             *values[option] = (unsigned)strtoul(optarg, NULL, 10);
         else
@@ -416,24 +467,61 @@ static int judge(const samples totals[KINDS], const version_figures *version)
     return set.bounds && is_bad;
 }
 
+/* Each process has what fits into its descriptors; waits and requests are of this one's workers. */
+static void start_processes(void)
+{
+    unsigned most = (unsigned)(take_all_descriptors() - OTHER_FDS) / FDS_PER_CLIENT;
+    n_own = set.connect_all && set.workers > most ? most : set.workers;
+    clients = calloc(set.workers, sizeof(*clients));
+    if (set.workers - n_own > most || n_own < set.waits + N_CLIENTS) {
+        fprintf(stderr, "bench_directory: too few descriptors for %u workers\n", set.workers);
+        exit(2);
+    }
+    directory_process = start_process(run_directory);
+    if (n_own < set.workers)
+        keeper = start_process(keep_workers);
+    must_be(read(directory_process.fd, address, sizeof(address)) > 0, "the directory ended");
+    if (n_own < set.workers)
+        must_be(write(keeper.fd, address, sizeof(address)) > 0, "write");
+}
+
+static void end_processes(void)
+{
+    if (n_own < set.workers)
+        end_process(&keeper);
+    for (unsigned i = 0; i < n_own; i++)
+        weir_directory_client_close(clients[i]);
+    free(clients);
+    end_process(&directory_process);
+}
+
+static void print_head(const double bytes[STEPS], double idle_cpu)
+{
+    printf("{\"workers\":%u,\"waits\":%u,\"rate\":%u", set.workers, set.waits, set.rate);
+    if (set.connect_all)
+        printf(",\"connections\":%u,\"connection_bytes\":%.0f,\"idle_cpu\":%.4f", set.workers,
+               bytes[CONNECT], idle_cpu);
+    printf(",\"worker_bytes\":%.0f,\"entry_bytes\":%.0f", bytes[REGISTER], bytes[ENTER]);
+}
+
 int main(int argc, char **argv)
 {
-    read_options(argc, argv);
-    weir_directory *directory;
     samples totals[KINDS];
-    must(weir_directory_open(NULL, &directory), "directory");
-    address = weir_directory_address(directory);
+    double bytes[STEPS] = { 0 };
+    read_options(argc, argv);
+    start_processes();
     waiter *waiters = calloc(set.waits + 1, sizeof(*waiters));
-    double worker_bytes = run_adders(false), entry_bytes = run_adders(true);
+    for (step each = set.connect_all ? CONNECT : REGISTER; each < STEPS; each++)
+        bytes[each] = run_step(each);
     for (unsigned i = 0; i < set.waits; i++)
         waiters[i].number = i;
     start_waiters(waiters, set.waits, NULL);
+    double idle_cpu = set.connect_all ? measure_idle_cpu() : 0;
     run_load(totals);
     version_figures version = run_version();
     double released_ms = release_waits(waiters);
-    weir_directory_close(directory);
-    printf("{\"workers\":%u,\"waits\":%u,\"rate\":%u,\"worker_bytes\":%.0f,\"entry_bytes\":%.0f",
-           set.workers, set.waits, set.rate, worker_bytes, entry_bytes);
+    end_processes();
+    print_head(bytes, idle_cpu);
     for (unsigned kind = 0; kind < KINDS; kind++)
         printf(",\"%s\":{\"n\":%zu,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f}",
                kind_names[kind], totals[kind].n, percentile(&totals[kind], 0.5),
