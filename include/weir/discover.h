@@ -41,7 +41,7 @@ WEIR_API const char *weir_endpoint_kind_name(weir_endpoint_kind kind); /* "any",
 /* Zero and NULL ask for nothing. */
 typedef struct weir_discover_wish {
     size_t size; /* sizeof(weir_discover_wish) */
-    const char *directory;       /* required: "HOST:PORT" */
+    const char *directory;       /* required: "HOST:PORT", or several: the first that answers */
     const char *model;           /* required, exactly so */
     const char *run;             /* of training; NULL: any */
     const char *const *targets;  /* compile targets that the reader can read; every tensor of a source

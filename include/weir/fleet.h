@@ -18,7 +18,7 @@ extern "C" {
 
 typedef struct weir_fleet_wish {
     size_t size; /* sizeof(weir_fleet_wish) */
-    const char *directory;   /* required: "HOST:PORT" */
+    const char *directory;   /* required: "HOST:PORT", or several: the first that answers */
     const char *model;       /* NULL: all */
     uint64_t version;        /* with refits of this version number alone; 0: with the last ones */
     uint64_t after_revision; /* waits until the directory knows something newer; 0: does not */

@@ -180,7 +180,9 @@ typedef enum weir_wire {
 /* Zero means the default in every field, for ever. */
 typedef struct weir_trainer_options {
     size_t size;
-    const char *directory;     /* "HOST:PORT"; NULL: an embedded directory in this process */
+    const char *directory;     /* "HOST:PORT", or those of several directories over one store,
+                                  "HOST:PORT,HOST:PORT": whichever answers is asked; NULL: an
+                                  embedded directory in this process */
     const char *model;         /* required: the name replicas ask for */
     const char *run;           /* NULL: "default"; tells apart training runs of one model */
     uint32_t rank, n_ranks;    /* n_ranks 0: 1 */
@@ -315,7 +317,7 @@ typedef struct weir_engine_hooks {
 
 typedef struct weir_replica_options {
     size_t size;
-    const char *directory;     /* required: "HOST:PORT" */
+    const char *directory;     /* required: "HOST:PORT", or several as a trainer's */
     const char *model;         /* required */
     const char *run;           /* NULL: "default" */
     const char *name;          /* NULL: made of host name and process id; unique per model */

@@ -16,23 +16,22 @@ typedef ModelExpress__Refit__WeightVersionShard shard_message;
 
 /* ---- connections -----------------------------------------------------------------------------*/
 
-weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
+weir_status weir_directory_client_open(const char *addresses, unsigned timeout_ms,
                                        weir_directory_client **out)
 {
-    if (address == NULL || strlen(address) >= WEIR_NAME_BYTES)
-        return weir_fail(WEIR_ERR_INVALID, "directory: address '%.80s' is not HOST:PORT",
-                         address != NULL ? address : "");
     weir_directory_client *client = weir_alloc_zeroed(1, sizeof(*client));
     if (client == NULL)
         return WEIR_ERR_NO_MEMORY;
-    memcpy(client->address, address, strlen(address) + 1);
     client->timeout_ms = timeout_ms;
     weir_arena_init(&client->arena, ARENA_BYTES);
-    weir_status status = weir_rpc_client_open(address, "directory", NULL, &client->rpc);
+    weir_status status = weir_rpc_client_open(addresses, "directory", NULL, &client->rpc);
+    if (status == WEIR_OK && (client->addresses = weir_strdup(addresses)) == NULL)
+        status = WEIR_ERR_NO_MEMORY;
     if (status != WEIR_OK) {
         weir_directory_client_close(client);
         return status;
     }
+    client->address = weir_rpc_client_address(client->rpc);
     *out = client;
     return WEIR_OK;
 }
@@ -41,11 +40,12 @@ weir_status weir_directory_client_secure(weir_directory_client *client,
                                          const weir_rpc_security *security)
 {
     weir_rpc_client *rpc;
-    weir_status status = weir_rpc_client_open(client->address, "directory", security, &rpc);
+    weir_status status = weir_rpc_client_open(client->addresses, "directory", security, &rpc);
     if (status != WEIR_OK)
         return status;
     weir_rpc_client_close(client->rpc);
     client->rpc = rpc;
+    client->address = weir_rpc_client_address(rpc);
     weir_security_free(&client->kept);
     return weir_security_copy(security, &client->kept);
 }
@@ -59,6 +59,7 @@ void weir_directory_client_close(weir_directory_client *client)
     weir_free(client->workers);
     weir_rpc_client_close(client->rpc);
     weir_security_free(&client->kept);
+    weir_free(client->addresses);
     weir_arena_close(&client->arena);
     weir_free(client);
 }
@@ -88,9 +89,12 @@ weir_status weir_client_call_for(weir_directory_client *client, unsigned timeout
     weir_arena_reset(&client->arena);
     client->version = NULL;
     client->n_messages++;
+    uint64_t n_moves = weir_rpc_client_moves(client->rpc);
     weir_status status = weir_rpc_call(client->rpc, service, method, request, timeout_ms,
                                        &client->arena, out_response);
-    if (status == WEIR_ERR_PEER_LOST) /* who answers next may be another */
+    client->address = weir_rpc_client_address(client->rpc);
+    /* Who answers next may be another. */
+    if (status == WEIR_ERR_PEER_LOST || weir_rpc_client_moves(client->rpc) != n_moves)
         client->is_plain = false;
     return status;
 }

@@ -25,8 +25,9 @@
 #define WEIR_MAX_RANKS 1024 /* expected slots of one version */
 
 typedef struct weir_directory_client weir_directory_client;
-/* timeout_ms bounds each call. */
-weir_status weir_directory_client_open(const char *address, unsigned timeout_ms,
+/* timeout_ms bounds each call. Several directories of one fleet, "HOST:PORT,HOST:PORT": the one
+ * that answers is asked until it does no more, then the next (rpc.h). */
+weir_status weir_directory_client_open(const char *addresses, unsigned timeout_ms,
                                        weir_directory_client **out);
 /* Before the first call: how the directory and the workers are called from here on. Copied. */
 weir_status weir_directory_client_secure(weir_directory_client *client,
@@ -34,6 +35,7 @@ weir_status weir_directory_client_secure(weir_directory_client *client,
 void weir_directory_client_close(weir_directory_client *client); /* accepts NULL */
 /* Bounds each call from here on. The bound of before. */
 unsigned weir_directory_client_bound(weir_directory_client *client, unsigned timeout_ms);
+/* Of the directory that answered last. */
 const char *weir_directory_client_address(const weir_directory_client *client);
 /* From any thread: makes the call to the directory that is in flight, or else the next one, end
  * with ERR_CANCELLED. */

@@ -21,7 +21,8 @@ typedef struct client_worker {
 } client_worker;
 
 struct weir_directory_client {
-    char address[WEIR_NAME_BYTES];
+    char *addresses;     /* as they were given */
+    const char *address; /* the one of them that is asked: rpc's */
     weir_rpc_client *rpc;
     weir_security_kept kept;
     unsigned timeout_ms;

@@ -188,8 +188,8 @@ static weir_status find_directory(weir_trainer *trainer, const weir_trainer_opti
         if (status == WEIR_OK)
             address = weir_directory_address(trainer->embedded);
     }
-    if (status == WEIR_OK)
-        snprintf(trainer->directory, sizeof(trainer->directory), "%s", address);
+    if (status == WEIR_OK && (trainer->directory = weir_strdup(address)) == NULL)
+        status = WEIR_ERR_NO_MEMORY;
     return status;
 }
 
@@ -275,6 +275,7 @@ void weir_trainer_close(weir_trainer *trainer)
     weir_free(trainer->rank_refs);
     weir_free(trainer->ignore);
     weir_free(trainer->listen);
+    weir_free(trainer->directory);
     weir_settings_close(&trainer->settings);
     weir_arena_close(&trainer->scratch);
     pthread_mutex_destroy(&trainer->lock);

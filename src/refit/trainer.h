@@ -80,7 +80,7 @@ typedef struct weir_slot {
 struct weir_trainer {
     weir_worker worker;
     weir_directory *embedded; /* NULL when the directory is another process */
-    char directory[WEIR_NAME_BYTES];
+    char *directory;          /* its address, or several */
     uint32_t rank, n_ranks;
     char source_id[WEIR_ID_BYTES]; /* of its entry in the directory; "" before the first */
     char slot_name[32];            /* "rank-0": this rank's name among the expected slots */

@@ -174,15 +174,23 @@ const char *weir_rpc_server_address(const weir_rpc_server *server);
 
 typedef struct weir_rpc_client weir_rpc_client;
 
-/* Remembers "HOST:PORT"; connects at the first call. `who` ("directory", "trainer rank 1") goes
- * before the address in errors; NULL: nothing. security NULL: plain text, no token. */
-weir_status weir_rpc_client_open(const char *address, const char *who,
+/* Remembers "HOST:PORT", or several where the same service is, "HOST:PORT,HOST:PORT" (8 at most);
+ * connects at the first call. `who` ("directory", "trainer rank 1") goes before the address in
+ * errors; NULL: nothing. security NULL: plain text, no token. */
+weir_status weir_rpc_client_open(const char *addresses, const char *who,
                                  const weir_rpc_security *security, weir_rpc_client **out);
+/* "HOST:PORT" of the one that is asked first: the one that answered last. The client's, for as long
+ * as it is open. */
+const char *weir_rpc_client_address(const weir_rpc_client *client);
+/* How often it has gone over from one to the next. */
+uint64_t weir_rpc_client_moves(const weir_rpc_client *client);
 void weir_rpc_client_close(weir_rpc_client *client); /* accepts NULL */
 
 /* One call. `method` names a method of `service`. Unpacks the response into `arena`. A call that
  * finds its kept connection closed before any byte of an answer is made once more on a fresh one
- * (the services here are idempotent); a refused connection is ERR_PEER_LOST at once.
+ * (the services here are idempotent); a refused connection is ERR_PEER_LOST at once. Of several
+ * addresses the next is asked then, and when one answers UNAVAILABLE or not within its part of the
+ * time (10 s at most), each once; the next call begins with the one that answered.
  * After the first calls of each kind, a call takes no memory from the heap but what its messages
  * need beyond what earlier ones did. */
 weir_status weir_rpc_call(weir_rpc_client *client, const ProtobufCServiceDescriptor *service,

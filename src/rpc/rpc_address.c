@@ -185,19 +185,73 @@ static weir_status connect_to(const struct addrinfo *info, weir_deadline deadlin
     return WEIR_OK;
 }
 
+/* A host's addresses, and what was wrong with those that were tried. */
+typedef struct host_list {
+    struct addrinfo *first;
+    unsigned n;
+    char said[WEIR_ERROR_TEXT / 2];
+    size_t n_said;
+} host_list;
+
+static void note_failure(host_list *hosts, const struct addrinfo *info)
+{
+    char name[64] = "?";
+    size_t room = sizeof(hosts->said) - hosts->n_said;
+    getnameinfo(info->ai_addr, info->ai_addrlen, name, sizeof(name), NULL, 0, NI_NUMERICHOST);
+    int n = snprintf(hosts->said + hosts->n_said, room, "%s%s: %.160s",
+                     hosts->n_said != 0 ? "; " : "", name, weir_last_error());
+    hosts->n_said += (size_t)n < room ? (size_t)n : room - 1;
+}
+
+static const struct addrinfo *host_at(const host_list *hosts, unsigned index)
+{
+    const struct addrinfo *info = hosts->first;
+    for (index %= hosts->n; index > 0; index--)
+        info = info->ai_next;
+    return info;
+}
+
+/* Who is silent must not use up the time of those that come after. */
+static weir_status connect_in_turn(host_list *hosts, weir_rpc_pick *pick, weir_deadline deadline,
+                                   int cancel_fd, int *out_fd)
+{
+    weir_status status = WEIR_ERR_PEER_LOST;
+    for (unsigned i = 0; i < hosts->n; i++) {
+        unsigned n_left = hosts->n - i;
+        weir_deadline share =
+            n_left == 1 ? deadline : weir_deadline_in(weir_deadline_left_ms(deadline) / n_left);
+        const struct addrinfo *info = host_at(hosts, pick->index + i);
+        status = connect_to(info, share, cancel_fd, out_fd);
+        if (status == WEIR_OK)
+            pick->index = (pick->index + i) % hosts->n;
+        if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT)
+            return status;
+        if (hosts->n > 1)
+            note_failure(hosts, info);
+        if (weir_deadline_passed(deadline))
+            break;
+    }
+    return hosts->n > 1 ? weir_fail(status, "%s", hosts->said) : status;
+}
+
+weir_status weir_rpc_connect_from(const weir_rpc_address *address, weir_rpc_pick *pick,
+                                  weir_deadline deadline, int cancel_fd, int *out_fd)
+{
+    const char *error = NULL;
+    host_list hosts = { .first = look_up(address, 0, &error) };
+    if (hosts.first == NULL)
+        return weir_fail(WEIR_ERR_PEER_LOST, "cannot find host '%s': %s", address->host, error);
+    for (const struct addrinfo *info = hosts.first; info != NULL; info = info->ai_next)
+        hosts.n++;
+    pick->n = hosts.n;
+    weir_status status = connect_in_turn(&hosts, pick, deadline, cancel_fd, out_fd);
+    freeaddrinfo(hosts.first);
+    return status;
+}
+
 weir_status weir_rpc_connect(const weir_rpc_address *address, weir_deadline deadline, int cancel_fd,
                              int *out_fd)
 {
-    const char *error = NULL;
-    struct addrinfo *list = look_up(address, 0, &error);
-    if (list == NULL)
-        return weir_fail(WEIR_ERR_PEER_LOST, "cannot find host '%s': %s", address->host, error);
-    weir_status status = WEIR_ERR_PEER_LOST;
-    for (struct addrinfo *info = list; info != NULL; info = info->ai_next) {
-        status = connect_to(info, deadline, cancel_fd, out_fd);
-        if (status != WEIR_ERR_PEER_LOST)
-            break;
-    }
-    freeaddrinfo(list);
-    return status;
+    weir_rpc_pick pick = { 0, 0 };
+    return weir_rpc_connect_from(address, &pick, deadline, cancel_fd, out_fd);
 }

@@ -23,11 +23,20 @@ void weir_rpc_address_format(const weir_rpc_address *address, char out[WEIR_RPC_
 /* Sets address->port to the real one. ERR_IO. */
 weir_status weir_rpc_listen(weir_rpc_address *address, int *out_fd);
 
-/* Tries each address of the host in turn until the deadline; looking up a name is bounded by the
- * resolver's own configuration. A readable cancel_fd ends it with ERR_CANCELLED. ERR_PEER_LOST at
- * once when nobody listens, ERR_TIMED_OUT; the line has the reason alone. */
+/* Of the addresses that a host has: which one is tried first, and how many there were last time. */
+typedef struct weir_rpc_pick {
+    unsigned index, n;
+} weir_rpc_pick;
+
+/* Tries each address of the host in turn until the deadline, of which the first ones have but a
+ * part; looking up a name is bounded by the resolver's own configuration. A readable cancel_fd ends
+ * it with ERR_CANCELLED. ERR_PEER_LOST at once when nobody listens, ERR_TIMED_OUT; the line has the
+ * reason alone, of a host with several addresses the reason of each. */
 weir_status weir_rpc_connect(const weir_rpc_address *address, weir_deadline deadline, int cancel_fd,
                              int *out_fd);
+/* The same, beginning with pick->index; *pick is then the one that was reached. */
+weir_status weir_rpc_connect_from(const weir_rpc_address *address, weir_rpc_pick *pick,
+                                  weir_deadline deadline, int cancel_fd, int *out_fd);
 
 /* For an accepted socket: what listen and connect set on theirs. */
 void weir_rpc_socket_prepare(int fd);

@@ -3,7 +3,7 @@
  *
  * The caller's thread drives the HTTP/2 session itself, between polls on the socket and on the
  * descriptor that cancels. A connection is kept only after a call that ended well; whatever else
- * happened, the next call begins on a fresh one. */
+ * happened, the next call begins on a fresh one. Which address that goes to is rpc_route.h's. */
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <poll.h>
@@ -15,10 +15,11 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "rpc/grpc_wire.h"
-#include "rpc/rpc_address.h"
 #include "rpc/rpc_channel.h"
 #include "rpc/rpc_message.h"
+#include "rpc/rpc_route.h"
 #include "rpc/rpc_security.h"
 #include "weir/weir.h"
 
@@ -41,9 +42,8 @@ typedef struct call {
 } call;
 
 struct weir_rpc_client {
-    weir_rpc_address address;
-    char authority[WEIR_RPC_ADDRESS_TEXT];
-    char subject[WEIR_RPC_ADDRESS_TEXT + 128]; /* "directory 127.0.0.1:50051" */
+    weir_rpc_route route;
+    char who[128]; /* "directory " */
     weir_security_kept kept;
     weir_tls_context *tls; /* NULL: plain text */
     char *bearer;          /* "Bearer TOKEN", NULL: none */
@@ -171,13 +171,17 @@ static void hang_up(weir_rpc_client *client)
 static weir_status secure(weir_rpc_client *client, const weir_rpc_security *security)
 {
     weir_status status = weir_security_copy(security, &client->kept);
-    if (status == WEIR_OK)
-        status = weir_security_check_call(&client->kept.security, &client->address);
-    if (status == WEIR_OK)
+    for (size_t i = 0; i < client->route.n_places && status == WEIR_OK; i++) {
+        client->route.current = i; /* for the error's line */
+        status = weir_security_check_call(&client->kept.security, &client->route.places[i].address);
+    }
+    if (status == WEIR_OK) {
+        client->route.current = 0;
         status = weir_tls_context_open(&client->kept.security, WEIR_RPC_CLIENT_SIDE, WEIR_TLS_HTTP2,
                                        &client->tls);
+    }
     if (status != WEIR_OK) {
-        weir_error_prefix("%s", client->subject);
+        weir_error_prefix("%s%s", client->who, weir_rpc_client_address(client));
         return status;
     }
     if (client->kept.security.token == NULL)
@@ -199,23 +203,19 @@ static weir_status prepare(weir_rpc_client *client)
     return WEIR_OK;
 }
 
-weir_status weir_rpc_client_open(const char *address, const char *who,
+weir_status weir_rpc_client_open(const char *addresses, const char *who,
                                  const weir_rpc_security *security, weir_rpc_client **out)
 {
-    weir_rpc_address parsed;
-    weir_status status = weir_rpc_address_parse(address, &parsed);
-    if (status != WEIR_OK)
-        return status;
     weir_rpc_client *client = weir_alloc_zeroed(1, sizeof(*client));
     if (client == NULL)
         return WEIR_ERR_NO_MEMORY;
-    client->address = parsed;
     client->cancel_fd = -1;
     weir_rpc_heap_init(&client->heap);
-    weir_rpc_address_format(&parsed, client->authority);
-    snprintf(client->subject, sizeof(client->subject), "%.120s%s%s", who != NULL ? who : "",
-             who != NULL ? " " : "", client->authority);
-    status = prepare(client);
+    snprintf(client->who, sizeof(client->who), "%.120s%s", who != NULL ? who : "",
+             who != NULL ? " " : "");
+    weir_status status = weir_rpc_route_open(addresses, &client->route);
+    if (status == WEIR_OK)
+        status = prepare(client);
     if (status == WEIR_OK)
         status = secure(client, security);
     if (status != WEIR_OK) {
@@ -240,9 +240,20 @@ void weir_rpc_client_close(weir_rpc_client *client)
         OPENSSL_cleanse(client->bearer, strlen(client->bearer));
     weir_free(client->bearer);
     weir_free(client->request);
+    weir_rpc_route_close(&client->route);
     if (client->cancel_fd >= 0)
         close(client->cancel_fd);
     weir_free(client);
+}
+
+const char *weir_rpc_client_address(const weir_rpc_client *client)
+{
+    return weir_rpc_route_place(&client->route)->authority;
+}
+
+uint64_t weir_rpc_client_moves(const weir_rpc_client *client)
+{
+    return client->route.n_moves;
 }
 
 void weir_rpc_client_cancel(weir_rpc_client *client)
@@ -270,7 +281,9 @@ static weir_status timed_out(const target *to)
 static weir_status hang_on(weir_rpc_client *client, const target *to)
 {
     int fd;
-    weir_status status = weir_rpc_connect(&client->address, to->deadline, client->cancel_fd, &fd);
+    weir_rpc_place *place = weir_rpc_route_place(&client->route);
+    weir_status status =
+        weir_rpc_connect_from(&place->address, &place->pick, to->deadline, client->cancel_fd, &fd);
     if (status == WEIR_ERR_CANCELLED)
         return cancelled(client);
     if (status != WEIR_OK)
@@ -280,7 +293,7 @@ static weir_status hang_on(weir_rpc_client *client, const target *to)
     if (status != WEIR_OK)
         return status;
     client->is_connected = true;
-    return weir_rpc_channel_secure(&client->channel, client->tls, client->address.host);
+    return weir_rpc_channel_secure(&client->channel, client->tls, place->address.host);
 }
 
 static nghttp2_nv header(const char *name, const char *value)
@@ -299,7 +312,7 @@ static weir_status submit(weir_rpc_client *client, const target *to)
         header(":method", "POST"),
         header(":scheme", client->tls != NULL ? "https" : "http"),
         header(":path", path),
-        header(":authority", client->authority),
+        header(":authority", weir_rpc_client_address(client)),
         header("te", "trailers"),
         header("content-type", "application/grpc"),
         header("user-agent", "weir/" WEIR_VERSION),
@@ -500,20 +513,48 @@ static weir_status pack(weir_rpc_client *client, const ProtobufCMessage *message
                : WEIR_ERR_INVALID;
 }
 
-static weir_status perform(weir_rpc_client *client, const target *to,
-                           const ProtobufCMessage *request)
+/* Asks the place that the route is at. */
+static weir_status ask_place(weir_rpc_client *client, const target *to)
 {
-    weir_status status = pack(client, request);
-    if (status != WEIR_OK)
-        return status;
     bool was_kept = client->is_connected;
-    status = attempt(client, to);
+    weir_status status = attempt(client, to);
     if (status == WEIR_ERR_PEER_LOST && was_kept && !client->call.has_begun) {
         hang_up(client);
         status = attempt(client, to);
     }
-    if (status == WEIR_OK)
-        status = judge(client);
+    return status == WEIR_OK ? judge(client) : status;
+}
+
+/* Until one answers: what a server refuses, the others would refuse too. */
+static weir_status perform(weir_rpc_client *client, const target *to,
+                           const ProtobufCMessage *request, bool *out_is_told)
+{
+    weir_rpc_round round;
+    weir_status status = pack(client, request);
+    if (status != WEIR_OK)
+        return status;
+    weir_rpc_round_begin(&client->route, &round);
+    for (;;) {
+        target bounded = *to;
+        bounded.deadline = weir_rpc_round_deadline(&round, to->deadline);
+        if (round.n_left != 0)
+            bounded.timeout_ms = weir_deadline_left_ms(bounded.deadline);
+        status = ask_place(client, &bounded);
+        if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT)
+            break;
+        uint64_t n_moves = client->route.n_moves;
+        bool goes_on =
+            weir_rpc_round_next(&client->route, &round, status, client->is_connected, to->deadline);
+        if (client->route.n_moves != n_moves)
+            hang_up(client); /* it led elsewhere */
+        if (!goes_on) {
+            *out_is_told = round.n_said != 0;
+            return status;
+        }
+    }
+    if (round.n_said != 0)
+        weir_log(WEIR_LOG_WARN, "%s%s is asked from here on; %s", client->who,
+                 weir_rpc_client_address(client), round.said);
     return status;
 }
 
@@ -534,7 +575,8 @@ weir_status weir_rpc_call(weir_rpc_client *client, const ProtobufCServiceDescrip
     if (to.method == NULL || to.method->input != request->descriptor)
         return weir_fail(WEIR_ERR_INVALID, "%s has no method %s that takes a %s",
                          service->short_name, method, request->descriptor->short_name);
-    weir_status status = perform(client, &to, request);
+    bool is_told = false; /* the line says whom it is about */
+    weir_status status = perform(client, &to, request, &is_told);
     if (!is_reusable(client))
         hang_up(client);
     ProtobufCMessage *response;
@@ -542,7 +584,9 @@ weir_status weir_rpc_call(weir_rpc_client *client, const ProtobufCServiceDescrip
         status = weir_rpc_message_unpack(to.method->output, client->body.data, client->body.n_bytes,
                                          arena, &response);
     if (status != WEIR_OK) {
-        weir_error_prefix("%s: %s.%s", client->subject, service->short_name, method);
+        weir_error_prefix("%s%s: %s.%s", client->who,
+                          is_told ? "at none of its addresses" : weir_rpc_client_address(client),
+                          service->short_name, method);
         return status;
     }
     *out_response = response;

@@ -122,6 +122,23 @@ class Directory:
             model_name="m", run="r", worker_id="replica", lowest=lowest, highest=2**63,
             ttl_seconds=60, timeout_ms=timeout_ms), timeout=BOUND_S)
 
+    def acknowledge(self, acquired):
+        request = directory_pb2.AcknowledgeVersionRequest(
+            source=p2p_pb2.PublishMetadataRequest(
+                identity=p2p_pb2.SourceIdentity(
+                    mx_version="0.3.0", model_name="m",
+                    extra_parameters={"role": "inference_replica", "run": "r"}),
+                worker=p2p_pb2.WorkerMetadata(
+                    status=p2p_pb2.SOURCE_STATUS_READY, agent_name="replica",
+                    tensor_source=p2p_pb2.TensorSourceMetadata(tensors=[
+                        p2p_pb2.TensorDescriptor(name="__mx_weir__", dtype="0 - 1 layout {}"),
+                        p2p_pb2.TensorDescriptor(name="__mx_weir_of__",
+                                                 dtype="inference_replica r")])),
+                worker_id="replica"),
+            version_id=acquired.version.uid, version_number=acquired.version.version_number,
+            lease_id=acquired.lease.lease_id, run="r")
+        return self.fleet.AcknowledgeVersion(request, timeout=10)
+
     def version(self, uid):
         return self.refit.GetWeightVersion(
             refit_pb2.GetWeightVersionRequest(uid=uid), timeout=10)
@@ -169,6 +186,37 @@ class RedisDirectoryTest(unittest.TestCase):
         lease = self.a.acquire(100, 0)
         self.assertTrue(lease.found)
         self.assertEqual(self.b.acquire(100, 0).lease.lease_id, lease.lease.lease_id)
+
+    def test_what_is_asked_at_both_is_done_once(self):
+        """What a worker does whose directory is gone before it has answered."""
+        both = (self.a, self.b)
+        for directory in both:
+            directory.register("replica", refit_pb2.WORKER_ROLE_GENERATOR)
+        answers = [directory.publish(1, slot) for slot in SLOTS for directory in both]
+        self.assertEqual({answer.uid for answer in answers}, {answers[0].uid})
+        uid = answers[0].uid
+        self.assertEqual(len(self.a.shards(uid)), 2)
+        leases = [directory.acquire(1, 0) for directory in both]
+        self.assertEqual(leases[0].lease.lease_id, leases[1].lease.lease_id)
+        said = [directory.acknowledge(leases[0]) for directory in both]
+        self.assertEqual(said[0], said[1])
+        for directory in both:
+            answer = directory.fleet.AwaitReplicas(directory_pb2.AwaitReplicasRequest(
+                model_name="m", version_id=uid, n_replicas=1), timeout=10)
+            self.assertEqual((answer.n_holding, len(answer.words)), (1, 1))
+        fleet = self.a.fleet.GetFleet(directory_pb2.GetFleetRequest(model_name="m"), timeout=10)
+        self.assertEqual([version["n_leases"] for version in json.loads(fleet.json)["versions"]],
+                         [0])
+        for slot in SLOTS:
+            for directory in both:
+                answer = directory.fleet.RetireVersions(directory_pb2.RetireVersionsRequest(
+                    version_ids=[uid], source_slot_id=slot, worker_id="trainer-" + slot), timeout=10)
+                self.assertEqual(list(answer.leased_by), [])
+        uid = self.a.publish(2, SLOTS[0]).uid
+        for directory in both:
+            answer = directory.fleet.AbortVersion(directory_pb2.AbortVersionRequest(
+                version_id=uid, worker_id="trainer-" + SLOTS[0], reason="why"), timeout=10)
+            self.assertEqual(answer.version.uid, uid)
 
     def test_a_wait_at_one_is_woken_by_the_last_shard_at_the_other(self):
         for number in range(1, 6):

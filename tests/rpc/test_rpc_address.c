@@ -74,7 +74,11 @@ static void test_who_listens_can_be_reached(void **state)
         close(listening);
         assert_int_equal(weir_rpc_connect(&address, weir_deadline_in(10000), -1, &fd),
                          WEIR_ERR_PEER_LOST);
-        assert_string_equal(weir_last_error(), "cannot connect: Connection refused");
+        /* A name may have several addresses: then each says so. */
+        const char *line = weir_last_error();
+        assert_non_null(strstr(line, "cannot connect: Connection refused"));
+        if (i != 1)
+            assert_string_equal(line, "cannot connect: Connection refused");
     }
 }
 

@@ -128,6 +128,35 @@ static void test_calls_pass_within_tls_under_names_and_addresses(void **state)
     weir_rpc_server_close(server);
 }
 
+static void test_of_several_servers_each_must_have_its_name(void **state)
+{
+    (void)state;
+    tls_party party;
+    char both[160];
+    weir_rpc_client *client;
+    weir_arena arena;
+    weir_rpc_server *good = serve("server", NULL, "secret");
+    weir_rpc_server *other = serve("other-name", NULL, "secret");
+    snprintf(both, sizeof(both), "localhost%s,%s", strrchr(weir_rpc_server_address(good), ':'),
+             weir_rpc_server_address(other));
+    weir_arena_init(&arena, (size_t)64 << 20);
+    assert_int_equal(
+        weir_rpc_client_open(both, "directory", tls_as(&party, NULL, "ca", "secret"), &client),
+        WEIR_OK);
+    assert_int_equal(echo_call(client, "uid", TIMEOUT_MS, &arena, NULL), WEIR_OK);
+    weir_rpc_server_close(good);
+    assert_refused(echo_call(client, "uid", TIMEOUT_MS, &arena, NULL), WEIR_ERR_REFUSED,
+                   "its certificate is for 'other', 'other.example', not '127.0.0.1'");
+    weir_rpc_client_close(client);
+    weir_arena_close(&arena);
+    weir_rpc_server_close(other);
+    /* A token must not leave the machine without TLS, wherever in the list its way out is. */
+    assert_int_equal(weir_rpc_client_open("127.0.0.1:1,192.0.2.1:1", "directory",
+                                          tls_as(&party, NULL, NULL, "secret"), &client),
+                     WEIR_ERR_REFUSED);
+    assert_error_has("directory 192.0.2.1:1");
+}
+
 static void test_a_client_certificate_names_the_caller(void **state)
 {
     (void)state;
@@ -668,6 +697,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_calls_pass_within_tls_under_names_and_addresses),
+        cmocka_unit_test(test_of_several_servers_each_must_have_its_name),
         cmocka_unit_test(test_a_client_certificate_names_the_caller),
         cmocka_unit_test(test_large_messages_and_many_calls_pass_within_tls),
         cmocka_unit_test(test_a_server_of_another_ca_is_not_believed),

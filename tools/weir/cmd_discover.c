@@ -19,7 +19,7 @@ const char weir_usage_discover[] =
     "command\n"
     "line.\n"
     "\n"
-    "  --directory HOST:PORT  the directory (see `weir serve`)\n"
+    "  --directory HOST:PORT  the directory (see `weir serve`), or HOST:PORT,HOST:PORT\n"
     "  --model NAME           exactly as it was published\n"
     "  --run NAME             of this training run alone (default: any)\n"
     "  --target NAME          a compile target that can be read; may be repeated. Every tensor of "

@@ -22,7 +22,7 @@ const char weir_usage_top[] =
     "in flight with rate and time left, the last refits stop by stop, refusals. Ends on q or "
     "Ctrl-C.\n"
     "\n"
-    "  --directory HOST:PORT  default: 127.0.0.1:8500\n"
+    "  --directory HOST:PORT  default: 127.0.0.1:8500; several of one fleet: HOST:PORT,HOST:PORT\n"
     "  --model NAME           of this model alone; required with a ModelExpress server\n"
     "  --once                 print one frame and end\n"
     "  --json                 print what the directory says, as JSON, and "

@@ -16,7 +16,7 @@ const char weir_usage_trace[] =
     "of every trainer rank and replica worker, what they waited for, the sources that were read\n"
     "slowest, and why it was refused where it was. For chrome://tracing and ui.perfetto.dev.\n"
     "\n"
-    "  --directory HOST:PORT   the directory (see `weir serve`)\n"
+    "  --directory HOST:PORT   the directory (see `weir serve`), or HOST:PORT,HOST:PORT\n"
     "  -o, --output FILE       default: stdout\n"
     "  --model NAME            when the directory knows this version of several\n"
     "  --run NAME              the same of training runs\n"

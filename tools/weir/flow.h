@@ -46,7 +46,8 @@ typedef struct weir_flow_options {
     }
 
 #define WEIR_FLOW_USAGE                                                                          \
-    "  --directory HOST:PORT       the directory (see `weir serve`)\n"                           \
+    "  --directory HOST:PORT       the directory (see `weir serve`); several over one store:\n"  \
+    "                              HOST:PORT,HOST:PORT\n"                                        \
     "  --model NAME                what replicas and trainers call the model (default: model)\n" \
     "  --run NAME                  tells training runs of one model apart (default: default)\n"  \
     "  --family NAME               see `weir families` (default: by config.json's model_type)\n" \
