@@ -243,6 +243,7 @@ typedef struct weir_publish_request {
     const char *const *slots;
     size_t n_slots;
     const char *trace_id; /* "" or 32 hexadecimal digits */
+    const char *content;  /* names the bytes: of equal names equal ones. "": not said */
     const weir_stop_span *spans;
     size_t n_spans;
 } weir_publish_request;
@@ -291,7 +292,8 @@ typedef struct weir_acquire_request {
     uint32_t worker_rank;
     uint64_t lowest, highest;
     const char *but_not_uid, *host, *part; /* "" when not said; without a part no peer is given */
-    const char *const *avoid;              /* workers that could not be read from */
+    const char *held_uid; /* neither it nor an earlier attempt at its number; "": none is held */
+    const char *const *avoid; /* workers that could not be read from */
     size_t n_avoid;
     unsigned ttl_s, timeout_ms;
     unsigned peer_wait_ms; /* for a peer, while the trainers are read, from when it is READY */

@@ -160,6 +160,7 @@ weir_status weir_directory_publish_version_shard(weir_directory_client *client,
     request.source = &entry.request;
     request.layout_signature = (char *)wish->source->layout_signature;
     request.trace_id = (char *)wish->trace_id;
+    request.content = (char *)wish->content;
     request.stops = stops;
     request.n_stops = fill_spans(wish->spans, wish->n_spans, messages, stops);
     const ProtobufCMessage *answer;
@@ -337,6 +338,7 @@ weir_status weir_directory_acquire_version(weir_directory_client *client,
     request.lowest = wish->lowest;
     request.highest = wish->highest;
     request.but_not_id = (char *)wish->but_not_uid;
+    request.held_id = (char *)wish->held_uid;
     request.host = (char *)wish->host;
     request.part = (char *)wish->part;
     request.avoid = (char **)wish->avoid;

@@ -24,8 +24,8 @@ static bool is_name(const char *text)
 static weir_rpc_code check_acquire(weir_directory_call *call)
 {
     const acquire_request *request = (const void *)call->request;
-    const char *const optional[] = { request->but_not_id, request->host, request->part,
-                                     request->trace_id };
+    const char *const optional[] = { request->but_not_id, request->held_id, request->host,
+                                     request->part, request->trace_id };
     if (!is_name(request->model_name) || !is_name(request->run) || !is_name(request->worker_id))
         return weir_directory_core_invalid(
             call, "model_name, run and worker_id are required, of at most 255 bytes");
@@ -37,8 +37,8 @@ static weir_rpc_code check_acquire(weir_directory_call *call)
         return weir_directory_core_invalid(call, "at most 256 workers can be avoided");
     for (size_t i = 0; i < sizeof(optional) / sizeof(optional[0]); i++) {
         if (strlen(optional[i]) > MOST_NAME)
-            return weir_directory_core_invalid(call,
-                                               "but_not_id, host, part or trace_id is too long");
+            return weir_directory_core_invalid(
+                call, "but_not_id, held_id, host, part or trace_id is too long");
     }
     return WEIR_RPC_OK;
 }
@@ -58,6 +58,7 @@ static weir_store_wish wish_of(const acquire_request *request)
                               .lowest = request->lowest,
                               .highest = request->highest,
                               .but_not_uid = request->but_not_id,
+                              .held_uid = request->held_id,
                               .host = request->host,
                               .part = request->part,
                               .avoid = (const char *const *)request->avoid,

@@ -105,13 +105,13 @@ weir_rpc_code weir_publish_shard_check(weir_directory_call *call)
         !is_expected(request, shard->source_slot_id))
         return weir_directory_core_invalid(call,
                                            "source_slot_id is not required by the weight version");
-    const char *const optional[] = { request->trace_id, request->layout_signature,
+    const char *const optional[] = { request->trace_id,      request->layout_signature,
                                      shard->manifest_digest, shard->manifest_endpoint,
-                                     shard->transport };
+                                     shard->transport,       request->content };
     for (size_t i = 0; i < sizeof(optional) / sizeof(optional[0]); i++) {
         if (strlen(optional[i]) > MOST_NAME)
             return weir_directory_core_invalid(
-                call, "trace_id, layout_signature or a text of the shard is too long");
+                call, "trace_id, layout_signature, content or a text of the shard is too long");
     }
     return WEIR_RPC_OK;
 }
@@ -205,7 +205,7 @@ static weir_status check_room(weir_directory_call *call, const weir_store_source
 
 /* ---- PublishVersionShard ---------------------------------------------------------------------*/
 
-/* create_shard's own refusals, before there is a version to be left without its shard. */
+/* What the request says of its worker, before anything is changed. */
 static weir_status check_worker(weir_directory_call *call, const publish_request *request)
 {
     weir_store_worker worker;
@@ -238,14 +238,11 @@ static weir_status put_shard(weir_directory_call *call, const publish_request *r
         .trace_id = request->trace_id,
         .layout_signature = request->layout_signature,
     };
-    weir_status status =
-        weir_store_create_version(call->core->store, &wanted, call->salt, call->now_ms, out);
-    if (status != WEIR_OK)
-        return status;
     weir_store_shard shard;
     weir_shard_of_message(request->shard, &shard);
-    shard.version_uid = (*out)->uid;
-    return weir_store_create_shard(call->core->store, &shard, call->now_ms, out);
+    shard.content = request->content;
+    return weir_store_publish_shard(call->core->store, &wanted, &shard, call->salt, call->now_ms,
+                                    out);
 }
 
 static weir_status put_trainer(weir_directory_call *call, const publish_request *request,

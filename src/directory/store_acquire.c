@@ -213,6 +213,17 @@ static uint64_t wait_for_peer(const weir_store *store, const store_version *vers
     return peer.source != NULL && peer.n_readers == 0 ? 0 : until_ms;
 }
 
+/* The asker holds this version, or a later attempt at its number. One that the store does not know
+ * is no attempt at any. */
+static bool is_held(const store_version *version, const weir_store_wish *wish,
+                    const store_version *held)
+{
+    if (held == NULL)
+        return strcmp(version->uid, weir_store_text(wish->held_uid)) == 0;
+    return version->run == held->run && version->view.number == held->view.number &&
+           version->view.attempt <= held->view.attempt;
+}
+
 /* The newest that will do; of those that will not, the newest is remembered in *out_awaited. But
  * not an attempt before the one that the asker knows of: it is over, and no news. */
 static store_version *choose_version(const weir_store *store, const store_run *run,
@@ -220,11 +231,12 @@ static store_version *choose_version(const weir_store *store, const store_run *r
                                      store_version **out_awaited)
 {
     const store_version *known = NULL;
+    const store_version *held = weir_store_version_record(store, weir_store_text(wish->held_uid));
     for (store_link *link = run->versions.next; link != &run->versions; link = link->next) {
         store_version *version = WEIR_STORE_OF(store_version, of_run, link);
         if (!version->view.has_number || version->view.number < wish->lowest)
             break;
-        if (version->view.number > wish->highest)
+        if (version->view.number > wish->highest || is_held(version, wish, held))
             continue;
         if (strcmp(version->uid, weir_store_text(wish->but_not_uid)) == 0) {
             known = version;

@@ -124,11 +124,18 @@ typedef struct acquisition {
     weir_acquire_answer answer;
 } acquisition;
 
+/* A trainer that was started anew may publish the number again that is held. */
+static bool asks_beyond_held(const acquisition *a)
+{
+    return a->wish == WEIR_LATEST && a->replica->state == WEIR_REPLICA_HOLDING;
+}
+
 /* Who was told that a version was aborted goes on to later ones, or another attempt at it. */
 static uint64_t lowest_asked(const acquisition *a)
 {
     const weir_replica *replica = a->replica;
-    uint64_t lowest = weir_acquire_lowest(replica, a->wish);
+    uint64_t lowest =
+        asks_beyond_held(a) ? replica->version : weir_acquire_lowest(replica, a->wish);
     bool was_told = a->wish == WEIR_LATEST && replica->aborted_uid[0] != '\0';
     return was_told && replica->aborted > lowest ? replica->aborted : lowest;
 }
@@ -142,6 +149,7 @@ static weir_acquire_request make_request(const weir_replica *replica)
         .worker_id = worker->id,
         .worker_rank = replica->mesh_worker,
         .but_not_uid = "",
+        .held_uid = "",
         .host = worker->host,
         .part = replica->reads_trainers_alone ? "" : replica->part,
         .ttl_s = worker->lease_s,
@@ -158,6 +166,8 @@ static weir_status ask(acquisition *a, unsigned left_ms)
     request.lowest = lowest_asked(a);
     request.highest = a->wish;
     request.but_not_uid = missed ? replica->missed_uid : replica->aborted_uid;
+    if (asks_beyond_held(a))
+        request.held_uid = replica->version_uid;
     request.timeout_ms = left_ms < a->slice_ms ? left_ms : a->slice_ms;
     return weir_directory_acquire_version(replica->worker.client, &request, replica->shards,
                                           WEIR_MAX_LISTED, &a->answer);

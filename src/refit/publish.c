@@ -18,12 +18,14 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "directory/sha256.h"
 #include "refit/publish_registry.h"
 #include "refit/serve.h"
 #include "refit/window.h"
 
 #define MAX_ATTEMPTS 100u
 #define MAX_ABORT_REFS 16u
+#define HASHED_DIGESTS 256u /* at once */
 
 static weir_status other_ranks(const weir_trainer *trainer, uint64_t version)
 {
@@ -136,6 +138,47 @@ static weir_status publish_in_steps(weir_trainer *trainer, weir_slot *slot)
 
 /* ---- at once ---------------------------------------------------------------------------------*/
 
+/* The digest of the digests, block by block. */
+static weir_status hash_digests(const weir_digest *digests, size_t n, char hash[WEIR_SHA256_HEX])
+{
+    struct {
+        char before[WEIR_SHA256_HEX + 7];
+        weir_digest digests[HASHED_DIGESTS];
+    } block;
+    for (size_t done = 0; done < n;) {
+        size_t n_block = n - done < HASHED_DIGESTS ? n - done : HASHED_DIGESTS;
+        memset(block.before, 0, sizeof(block.before));
+        memcpy(block.before, hash, WEIR_SHA256_HEX);
+        memcpy(block.digests, digests + done, n_block * sizeof(*digests));
+        weir_status status =
+            weir_sha256_hex(&block, sizeof(block.before) + n_block * sizeof(*digests), hash);
+        if (status != WEIR_OK)
+            return status;
+        done += n_block;
+    }
+    return WEIR_OK;
+}
+
+/* Names the bytes that this rank offers, and where in the model they belong: of a rank that was
+ * started anew the directory knows by it whether both are of one version. Bytes that are made when
+ * they are read have no digests yet: no other worker's are known to be the same. */
+static weir_status name_content(const weir_trainer *trainer, const weir_slot *slot,
+                                char content[WEIR_NAME_BYTES])
+{
+    const weir_source *source = &trainer->source;
+    char hash[WEIR_SHA256_HEX];
+    if (trainer->pushes || trainer->window != NULL) {
+        snprintf(content, WEIR_NAME_BYTES, "of %.200s", trainer->worker.id);
+        return WEIR_OK;
+    }
+    weir_status status = weir_sha256_hex(source->layout.data, source->layout.n_bytes, hash);
+    if (status == WEIR_OK)
+        status = hash_digests(slot->digests, source->n_shards, hash);
+    if (status == WEIR_OK)
+        snprintf(content, WEIR_NAME_BYTES, "%s:%s", source->signature, hash);
+    return status;
+}
+
 /* The entry is sent whole when it has changed but for its version, or the directory has forgotten
  * it. */
 static weir_status send_publication(weir_trainer *trainer, weir_slot *slot,
@@ -143,6 +186,10 @@ static weir_status send_publication(weir_trainer *trainer, weir_slot *slot,
 {
     weir_shard_record shard = describe_shard(trainer, slot);
     weir_stop_span spans[WEIR_MAX_SPANS];
+    char content[WEIR_NAME_BYTES];
+    weir_status status = name_content(trainer, slot, content);
+    if (status != WEIR_OK)
+        return status;
     weir_publish_request request = {
         .shard = &shard,
         .source = record,
@@ -150,11 +197,12 @@ static weir_status send_publication(weir_trainer *trainer, weir_slot *slot,
         .slots = (const char *const *)trainer->slot_names,
         .n_slots = trainer->n_ranks,
         .trace_id = trainer->worker.trace_id,
+        .content = content,
         .spans = spans,
         .n_spans = weir_worker_spans(&trainer->worker, spans),
     };
     weir_directory_client *client = trainer->worker.client;
-    weir_status status = weir_directory_publish_version_shard(client, &request, answer);
+    status = weir_directory_publish_version_shard(client, &request, answer);
     if (status == WEIR_ERR_NOT_FOUND && request.source_is_known) {
         request.source_is_known = false;
         status = weir_directory_publish_version_shard(client, &request, answer);

@@ -11,6 +11,7 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -244,6 +245,7 @@ static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discov
 {
     replica->state = WEIR_REPLICA_HOLDING;
     replica->version = discovery->version;
+    memcpy(replica->version_uid, discovery->uid, sizeof(replica->version_uid));
     snprintf(watch->report->read_from, sizeof(watch->report->read_from), "%s",
              discovery->peer.worker_id);
     weir_live_end(replica);

@@ -137,6 +137,7 @@ struct weir_replica {
     weir_source_record told;       /* the last entry of a version that it holds */
     weir_replica_state state;
     uint64_t version;
+    char version_uid[WEIR_ID_BYTES];
     pthread_mutex_t lock;              /* what follows, against the manifest service */
     char held_uid[WEIR_ID_BYTES];      /* "" while the live parameters are in motion */
     char published_uid[WEIR_ID_BYTES]; /* that the manifest was made for */
