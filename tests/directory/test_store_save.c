@@ -131,6 +131,31 @@ static void call_shard(weir_store *store, caller *self, answer *out)
         say_version(out, version);
 }
 
+static void call_publish(weir_store *store, caller *self, answer *out)
+{
+    static const char *const contents[] = { "", "one", "other" };
+    const weir_store_version *version = NULL;
+    const weir_store_version request = { .model = models[draw(self, 10) == 0],
+                                         .has_number = true,
+                                         .number = draw(self, 3),
+                                         .payload = WEIR_STORE_FULL_TENSOR,
+                                         .slots = slots_abc,
+                                         .n_slots = 2 + (draw(self, 6) == 0),
+                                         .run = "run",
+                                         .trace_id = draw(self, 2) != 0 ? "00ff" : NULL };
+    const weir_store_shard shard = { .slot = slots_abc[draw(self, 3)],
+                                     .worker_id = workers[draw(self, N_WORKERS)],
+                                     .content = contents[draw(self, 3)] };
+    weir_status status =
+        weir_store_publish_shard(store, &request, &shard, self->salt++, self->now_ms, &version);
+    say_status(out, status);
+    if (status != WEIR_OK)
+        return;
+    say_version(out, version);
+    snprintf(self->uids[self->n_uids++ % 64], 9, "%s", version->uid);
+    self->n_uids = self->n_uids > 63 ? 0 : self->n_uids;
+}
+
 static void call_end(weir_store *store, caller *self, answer *out)
 {
     const weir_store_version *version = NULL;
@@ -170,6 +195,7 @@ static void call_acquire(weir_store *store, caller *self, answer *out)
                              .lowest = draw(self, 3),
                              .highest = draw(self, 2) != 0 ? UINT64_MAX : draw(self, 4),
                              .but_not_uid = draw(self, 4) == 0 ? any_uid(self) : "",
+                             .held_uid = draw(self, 4) == 0 ? any_uid(self) : "",
                              .host = draw(self, 2) != 0 ? "h1" : "h2",
                              .part = draw(self, 4) != 0 ? "part" : "",
                              .avoid = avoid,
@@ -222,7 +248,8 @@ static void call_source(weir_store *store, caller *self, answer *out)
 
 static void call_word(weir_store *store, caller *self, answer *out)
 {
-    const weir_store_span spans[] = { { "transfer", 5, 6, NULL, 0 }, { "read", 7, 8, "rank-1", 9 } };
+    const weir_store_span spans[] = { { "transfer", 5, 6, NULL, 0 },
+                                      { "read", 7, 8, "rank-1", 9 } };
     weir_store_word word = { .worker_id = workers[draw(self, N_WORKERS)],
                              .run = runs[draw(self, N_RUNS)],
                              .role = "inference_replica",
@@ -238,9 +265,9 @@ static void call_word(weir_store *store, caller *self, answer *out)
 static void make_call(weir_store *store, caller *self, answer *out)
 {
     static void (*const calls[])(weir_store *, caller *, answer *) = {
-        call_register, call_register, call_create, call_shard, call_shard,
-        call_shard,    call_shard,    call_end,    call_lease, call_acquire,
-        call_source,   call_source,   call_word,
+        call_register, call_register, call_create, call_shard,   call_shard,
+        call_shard,    call_shard,    call_end,    call_lease,   call_acquire,
+        call_source,   call_source,   call_word,   call_publish, call_publish,
     };
     static const uint32_t steps_ms[] = { 0, 0, 0, 1, 1, 500, 4000 };
     out->n = 0;
