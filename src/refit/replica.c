@@ -80,7 +80,6 @@ static weir_status open_worker(weir_replica *replica, const weir_replica_options
                                    .model = options->model,
                                    .run = options->run,
                                    .name = options->name ? options->name : name,
-                                   .name_is_id = options->name != NULL,
                                    .rank = options->worker,
                                    .role = WEIR_ROLE_GENERATOR,
                                    .timeout_ms = options->timeout_ms,
@@ -96,30 +95,66 @@ static weir_status open_worker(weir_replica *replica, const weir_replica_options
     return status;
 }
 
-/* Refuses a name whose owner still hands out a manifest: two replicas of one name would take each
- * other's entry and lease. One that is dead, or in the midst of an install, is not seen. */
-static weir_status check_name(weir_replica *replica)
+/* Two of one name, run and number supersede each other in the directory. */
+static bool is_namesake(const weir_replica *replica, const char *name,
+                        const weir_source_record *record)
+{
+    return record->rank == replica->mesh_worker && weir_worker_is_named(record->worker_id, name) &&
+           strcmp(record->worker_id, replica->worker.id) != 0 &&
+           strcmp(record->role, "inference_replica") == 0 &&
+           strcmp(record->run, replica->worker.run) == 0;
+}
+
+/* Whether it still hands out a manifest; one in the midst of an install is not seen. */
+static bool is_running(weir_replica *replica, const weir_source_record *record)
+{
+    weir_buffer manifest = { 0 };
+    char digest[WEIR_DIGEST_TEXT];
+    weir_status status = weir_directory_get_manifest(
+        replica->worker.client, record->endpoint, record->worker_id, record->version_uid, "replica",
+        &manifest.data, &manifest.capacity_bytes, &manifest.n_bytes, digest);
+    weir_buffer_free(&manifest);
+    return status == WEIR_OK;
+}
+
+/* Nobody is to count on the one that died before this one has installed a version. */
+static weir_status supersede(weir_replica *replica)
+{
+    weir_source_record record = weir_worker_entry(&replica->worker, 0, "", "");
+    weir_keeper *keeper = replica->worker.keeper;
+    record.status = WEIR_SOURCE_INITIALIZING;
+    record.rank = replica->mesh_worker;
+    weir_keeper_pause(keeper);
+    weir_status status =
+        weir_directory_publish_source(replica->worker.client, &record, replica->source_id);
+    if (status == WEIR_OK)
+        weir_keeper_announce(keeper, &record, false);
+    weir_keeper_resume(keeper);
+    return status;
+}
+
+/* Refuses a name whose owner is there; one that died is superseded. */
+static weir_status check_name(weir_replica *replica, const char *name)
 {
     weir_directory_client *client = replica->worker.client;
     weir_source_record record;
-    weir_buffer manifest = { 0 };
-    char digest[WEIR_DIGEST_TEXT];
+    bool has_died = false;
     size_t n = 0;
     weir_status status = weir_directory_list_sources(
         client, replica->worker.model, WEIR_SOURCE_READY, 0, replica->refs, WEIR_MAX_REFS, &n);
     for (size_t i = 0; i < n && i < WEIR_MAX_REFS && status == WEIR_OK; i++) {
         const weir_source_ref *ref = &replica->refs[i];
-        if (strcmp(ref->worker_id, replica->worker.id) != 0 ||
+        if (!weir_worker_is_named(ref->worker_id, name) ||
             weir_directory_get_source(client, ref->source_id, ref->worker_id, &record) != WEIR_OK ||
-            weir_directory_get_manifest(
-                client, record.endpoint, record.worker_id, record.version_uid, "replica",
-                &manifest.data, &manifest.capacity_bytes, &manifest.n_bytes, digest) != WEIR_OK)
+            !is_namesake(replica, name, &record))
             continue;
-        status = weir_fail(WEIR_ERR_EXISTS, "replica %s of %s is running already: it answers at %s",
-                           replica->worker.id, replica->worker.model, record.endpoint);
+        has_died = true;
+        if (is_running(replica, &record))
+            status =
+                weir_fail(WEIR_ERR_EXISTS, "replica %s of %s is running already: it answers at %s",
+                          name, replica->worker.model, record.endpoint);
     }
-    weir_buffer_free(&manifest);
-    return status;
+    return status == WEIR_OK && has_died ? supersede(replica) : status;
 }
 
 /* Others read this replica one-sided from memory, and trainers that push write there; a transport
@@ -174,7 +209,7 @@ weir_status weir_replica_open(const weir_replica_options *given, weir_replica **
             status = WEIR_ERR_NO_MEMORY;
     }
     if (status == WEIR_OK && options->name != NULL)
-        status = check_name(replica);
+        status = check_name(replica, options->name);
     if (status != WEIR_OK) {
         weir_replica_close(replica);
         return status;

@@ -46,6 +46,25 @@ typedef struct verification {
 
 /* ---- the replica -----------------------------------------------------------------------------*/
 
+/* Into job->record, when it is the entry of a replica worker of that name. */
+static weir_status look_at(verification *job, const weir_source_ref *ref, bool *out_found)
+{
+    weir_source_record record;
+    *out_found = false;
+    if (!weir_worker_is_named(ref->worker_id, job->options->replica))
+        return WEIR_OK;
+    weir_status status =
+        weir_directory_get_source(job->worker.client, ref->source_id, ref->worker_id, &record);
+    if (status != WEIR_OK || strcmp(record.role, "inference_replica") != 0 ||
+        strcmp(record.run, job->worker.run) != 0)
+        return status == WEIR_ERR_NOT_FOUND ? WEIR_OK : status;
+    job->record = record;
+    *out_found = true;
+    return WEIR_OK;
+}
+
+/* The workers of one engine may have one name: the one of that number, or any, to say which it is.
+ */
 static weir_status find_replica(verification *job)
 {
     weir_source_ref *refs = weir_alloc(MAX_REFS * sizeof(*refs));
@@ -54,14 +73,12 @@ static weir_status find_replica(verification *job)
         return WEIR_ERR_NO_MEMORY;
     weir_status status = weir_directory_list_sources(job->worker.client, job->worker.model,
                                                      WEIR_SOURCE_READY, 0, refs, MAX_REFS, &n);
-    bool found = false;
-    for (size_t i = 0; i < n && i < MAX_REFS && status == WEIR_OK && !found; i++) {
-        if (strcmp(refs[i].worker_id, job->options->replica) != 0)
-            continue;
-        status = weir_directory_get_source(job->worker.client, refs[i].source_id, refs[i].worker_id,
-                                           &job->record);
-        found = status == WEIR_OK && strcmp(job->record.role, "inference_replica") == 0 &&
-                strcmp(job->record.run, job->worker.run) == 0;
+    bool found = false, is_it = false;
+    for (size_t i = 0; i < n && i < MAX_REFS && status == WEIR_OK && !is_it; i++) {
+        bool found_here;
+        status = look_at(job, &refs[i], &found_here);
+        found |= found_here;
+        is_it = found_here && job->record.rank == job->options->worker;
     }
     weir_free(refs);
     if (status == WEIR_OK && !found)
@@ -129,7 +146,7 @@ static weir_status connect_replica(verification *job)
     if (status != WEIR_OK)
         return status;
     snprintf(who, sizeof(who), "replica %s", job->options->replica);
-    status = weir_remote_open(&job->worker, job->options->replica, "replica", who, &job->remote);
+    status = weir_remote_open(&job->worker, job->record.worker_id, "replica", who, &job->remote);
     if (status == WEIR_OK)
         status = fetch_replica(job);
     if (status == WEIR_OK)

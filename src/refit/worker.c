@@ -15,6 +15,9 @@
 #define POLL_LAST_MS 50u
 #define RETRY_FIRST_MS 20u
 #define RETRY_LAST_MS 500u
+#define LEAVE_MS 2000u  /* for each of the two last words; a directory that is gone needs none */
+#define LAST_LEASE_S 1u /* no call ends a registration */
+#define ID_DIGITS 9u    /* "-0a1b2c3d" */
 
 const char *weir_stop_name(weir_stop stop)
 {
@@ -26,33 +29,46 @@ const char *weir_stop_name(weir_stop stop)
     return (unsigned)stop < WEIR_N_STOPS ? names[stop] : "?";
 }
 
-static weir_status copy_name(char out[WEIR_NAME_BYTES], const char *what, const char *name)
+static weir_status copy_name(char *out, const char *what, const char *name, size_t n_out)
 {
     if (name == NULL || name[0] == '\0')
         return weir_fail(WEIR_ERR_INVALID, "%s is required", what);
-    if (strlen(name) >= WEIR_NAME_BYTES)
-        return weir_fail(WEIR_ERR_INVALID, "%s has %zu characters, at most %d are possible", what,
-                         strlen(name), WEIR_NAME_BYTES - 1);
+    if (strlen(name) >= n_out)
+        return weir_fail(WEIR_ERR_INVALID, "%s has %zu characters, at most %zu are possible", what,
+                         strlen(name), n_out - 1);
     memcpy(out, name, strlen(name) + 1);
     return WEIR_OK;
 }
 
+/* A process that is started again under its name is another worker, whose entry supersedes that of
+ * the one before: the directory knows it by what is in front of the last '-'. */
 static weir_status make_id(weir_worker *worker, const weir_worker_options *options)
 {
     uint32_t random = 0;
-    if (options->name_is_id)
-        return copy_name(worker->id, "name", options->name);
+    weir_status status = copy_name(worker->id, "name", options->name, WEIR_NAME_BYTES - ID_DIGITS);
+    if (status != WEIR_OK)
+        return status;
     if (getrandom(&random, sizeof(random), 0) != sizeof(random))
         return weir_fail_errno("no random number for a worker id");
-    snprintf(worker->id, sizeof(worker->id), "%s-%08x", options->name, random);
+    snprintf(worker->id + strlen(worker->id), ID_DIGITS + 1, "-%08x", random);
     return WEIR_OK;
+}
+
+bool weir_worker_is_named(const char *id, const char *name)
+{
+    size_t n = strlen(name);
+    if (strncmp(id, name, n) != 0)
+        return false;
+    return id[n] == '\0' || (id[n] == '-' && strlen(id + n) == ID_DIGITS &&
+                             strspn(id + n + 1, "0123456789abcdef") == ID_DIGITS - 1);
 }
 
 static weir_status copy_options(weir_worker *worker, const weir_worker_options *options)
 {
-    weir_status status = copy_name(worker->model, "model", options->model);
+    weir_status status = copy_name(worker->model, "model", options->model, WEIR_NAME_BYTES);
     if (status == WEIR_OK)
-        status = copy_name(worker->run, "run", options->run ? options->run : "default");
+        status =
+            copy_name(worker->run, "run", options->run ? options->run : "default", WEIR_NAME_BYTES);
     if (status == WEIR_OK)
         status = make_id(worker, options);
     if (status != WEIR_OK)
@@ -88,6 +104,7 @@ weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *opt
                                                 worker->model, worker->lease_s);
     if (status != WEIR_OK)
         return status;
+    worker->is_registered = true;
     weir_directory_client_heed(worker->client, &worker->cancelled);
     weir_keeper_options keeper = { options->directory,
                                    worker->id,
@@ -101,11 +118,19 @@ weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *opt
 
 void weir_worker_leave(weir_worker *worker, const char *source_id, uint32_t rank)
 {
+    weir_status status = WEIR_OK;
     weir_keeper_close(worker->keeper);
     worker->keeper = NULL;
-    if (source_id[0] != '\0' && worker->client != NULL)
-        weir_directory_update_status(worker->client, source_id, worker->id, rank,
-                                     WEIR_SOURCE_STALE);
+    if (!worker->is_registered)
+        return;
+    weir_directory_client_bound(worker->client, LEAVE_MS);
+    if (source_id[0] != '\0')
+        status = weir_directory_update_status(worker->client, source_id, worker->id, rank,
+                                              WEIR_SOURCE_STALE);
+    if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT)
+        weir_directory_register_worker(worker->client, worker->id, worker->role, worker->model,
+                                       LAST_LEASE_S);
+    worker->is_registered = false;
 }
 
 void weir_worker_close(weir_worker *worker)
@@ -174,6 +199,16 @@ void weir_worker_cancel(weir_worker *worker)
     weir_directory_client_interrupt(worker->client);
 }
 
+weir_status weir_worker_rest(weir_worker *worker, weir_retry *retry)
+{
+    unsigned left_ms = weir_deadline_left_ms(retry->deadline);
+    retry->wait_ms = retry->wait_ms == 0 ? RETRY_FIRST_MS : 2 * retry->wait_ms;
+    if (retry->wait_ms > RETRY_LAST_MS)
+        retry->wait_ms = RETRY_LAST_MS;
+    weir_sleep_ms(retry->wait_ms < left_ms ? retry->wait_ms : left_ms);
+    return weir_worker_check_cancelled(worker);
+}
+
 /* Tells a directory that has forgotten this worker who it is. */
 static weir_status register_anew(weir_worker *worker, weir_retry *retry, weir_status failed)
 {
@@ -192,15 +227,10 @@ weir_status weir_worker_retry(weir_worker *worker, weir_retry *retry, weir_statu
         return register_anew(worker, retry, failed);
     if (failed != WEIR_ERR_PEER_LOST || weir_deadline_passed(retry->deadline))
         return failed;
-    unsigned left_ms = weir_deadline_left_ms(retry->deadline);
     if (retry->wait_ms == 0)
         weir_log(WEIR_LOG_WARN, "the directory is asked again: %s", weir_last_error());
     retry->registered = false;
-    retry->wait_ms = retry->wait_ms == 0 ? RETRY_FIRST_MS : 2 * retry->wait_ms;
-    if (retry->wait_ms > RETRY_LAST_MS)
-        retry->wait_ms = RETRY_LAST_MS;
-    weir_sleep_ms(retry->wait_ms < left_ms ? retry->wait_ms : left_ms);
-    return weir_worker_check_cancelled(worker);
+    return weir_worker_rest(worker, retry);
 }
 
 weir_source_record weir_worker_entry(const weir_worker *worker, uint64_t version,

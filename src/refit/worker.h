@@ -24,7 +24,7 @@ typedef struct weir_link {
 } weir_link;
 
 typedef struct weir_worker {
-    char id[WEIR_NAME_BYTES]; /* new for every process: a restart is another worker */
+    char id[WEIR_NAME_BYTES]; /* "NAME-0a1b2c3d": a restart is another worker */
     char model[WEIR_NAME_BYTES];
     char run[WEIR_NAME_BYTES];
     weir_worker_role role;
@@ -34,6 +34,7 @@ typedef struct weir_worker {
     weir_pool *pool;
     weir_directory_client *client;
     weir_keeper *keeper;
+    bool is_registered;
     weir_sidecar_registry registry; /* that its entry carries */
     uint64_t registry_of;           /* the layout that it was written of; 0: none */
     weir_link links[WEIR_MAX_LINKS];
@@ -53,8 +54,7 @@ typedef struct weir_worker {
 
 typedef struct weir_worker_options {
     const char *directory, *model, *run;
-    const char *name; /* "trainer-0": the id's readable part, or the whole id */
-    bool name_is_id;
+    const char *name; /* "trainer-0": the id's readable part */
     uint32_t rank;
     weir_worker_role role;
     unsigned timeout_ms, lease_ms, n_threads;
@@ -64,10 +64,13 @@ typedef struct weir_worker_options {
     const weir_security *security;
 } weir_worker_options;
 
+/* Whether that is the id of a worker of this name, or the name is the id itself. */
+bool weir_worker_is_named(const char *id, const char *name);
+
 /* Registers with the directory. `worker` is the caller's, zeroed. */
 weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *options);
-/* Stops the heartbeat and marks the worker's entry STALE, so that nobody counts on it. source_id ""
- * when it has none. */
+/* Stops the heartbeat, marks the worker's entry STALE, so that nobody counts on it, and lets its
+ * registration end. source_id "" when it has no entry. Takes a few seconds at most. */
 void weir_worker_leave(weir_worker *worker, const char *source_id, uint32_t rank);
 /* Accepts a half-opened one. Peers and regions must be gone. */
 void weir_worker_close(weir_worker *worker);
@@ -97,6 +100,8 @@ typedef struct weir_retry {
 /* A call to the directory has failed. OK: make it again; otherwise what to return. Sleeps a little
  * when the directory is not there, registers the worker anew when it refused. */
 weir_status weir_worker_retry(weir_worker *worker, weir_retry *retry, weir_status failed);
+/* Sleeps a little, longer each time, but not beyond the deadline. ERR_CANCELLED. */
+weir_status weir_worker_rest(weir_worker *worker, weir_retry *retry);
 
 /* A directory that has no state for it: the note of a trainer rank's entry begins so, and the
  * reason follows. */

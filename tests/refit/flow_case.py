@@ -2,6 +2,7 @@
 """Real processes for the tests of refits: a directory, trainer ranks, replicas, driven by lines."""
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -13,6 +14,11 @@ import unittest
 WEIR = os.path.abspath(os.path.join(os.environ.get("WEIR_TEST_BIN", "build/bin"), "weir"))
 WAIT_S = 60
 MODEL = ["--model", "m", "--conversion", "fp8_128x128"]
+
+
+def name_of(worker_id):
+    """Without the eight random digits of this life of it."""
+    return re.sub(r"-[0-9a-f]{8}$", "", worker_id)
 
 
 class Process:
@@ -139,6 +145,13 @@ class FlowCase(unittest.TestCase):
         self.assertTrue(answer["verified"])
         self.assertEqual(answer["version"], version)
         return answer
+
+    def until(self, holds, timeout_s=WAIT_S):
+        """Waits for what others do."""
+        end = time.monotonic() + timeout_s
+        while not holds():
+            self.assertLess(time.monotonic(), end, "it never came to that")
+            time.sleep(0.02)
 
     def expect_installed(self, replica, version):
         said = replica.line()

@@ -224,7 +224,7 @@ static void the_trainer_says_who_has_refused_the_version_and_why(void **state)
     char said[64];
     snprintf(said, sizeof(said), "%.60s", weir_last_error());
     assert_error(weir_trainer_wait(r->trainers[0], 1, 1, 200), WEIR_ERR_TIMED_OUT,
-                 "0 of 1 replicas have acknowledged version 1 of model; stubborn: ");
+                 "0 of 1 replicas have acknowledged version 1 of model; stubborn-");
     assert_non_null(strstr(weir_last_error(), said));
     weir_replica_close(replica);
     rig_close(r);

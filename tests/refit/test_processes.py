@@ -2,11 +2,14 @@
 """Refits between real processes: what they end up with when all is well, and when one of them is
 killed at each stop, stalls, or sends bytes that have changed."""
 import glob
+import json
 import os
 import signal
+import subprocess
 import time
 import unittest
 
+import flow_case
 from flow_case import FlowCase
 
 TRAINER_STOPS = ("source", "stage", "slot", "publish")
@@ -167,6 +170,45 @@ class WhenAReplicaDies(FlowCase):
         reborn = self.replica("doomed-install", "--version", "3", "--hold")
         self.expect_installed(reborn, 3)
         self.verify("doomed-install", 3)
+
+    def entries(self, name):
+        """Of that name, as the directory has them: (worker id, status), the newest first."""
+        said = subprocess.run([flow_case.WEIR, "top", "--json", "--directory", self.address],
+                              capture_output=True, text=True, timeout=flow_case.WAIT_S, check=True)
+        return [(entry["worker_id"], entry["status"]) for entry in json.loads(said.stdout)["sources"]
+                if flow_case.name_of(entry["worker_id"]) == name]
+
+    def test_one_that_is_started_again_under_its_name_supersedes_the_dead_one_at_once(self):
+        trainers = self.trainers()
+        self.publish(trainers, 1)
+        first = self.replica("one", "--version", "1", "--hold")
+        self.expect_installed(first, 1)
+        (dead, status), = self.entries("one")
+        self.assertEqual(status, "READY")
+        second = self.replica("one", "--version", "1", "--hold")
+        self.assertIn("replica one of m is running already", second.wait()[1])
+        self.assertEqual(self.entries("one"), [(dead, "READY")])
+        first.signal(signal.SIGKILL)
+        first.wait()
+        again = self.replica("one", "--follow")  # there is no later one: it waits
+        self.expect_installed(again, 1)
+        entries = self.entries("one")
+        self.assertEqual([status for _, status in entries if _ != dead], ["READY"])
+        self.assertIn((dead, "STALE"), entries)
+        self.verify("one", 1)
+        again.signal(signal.SIGKILL)
+        again.wait()
+        self.start("receive", "--name", "one", "--config", self.config, *self.flow, "--version",
+                   "2")  # which nobody publishes
+        self.until(lambda: "INITIALIZING" in [status for _, status in self.entries("one")])
+        self.assertNotIn("READY", [status for _, status in self.entries("one")])
+
+    def test_models_have_names_of_their_own(self):
+        for model in ("m", "other"):
+            self.flow[self.flow.index("--model") + 1] = model
+            self.publish(self.trainers(), 1)
+            self.expect_installed(self.replica("one", "--version", "1", "--hold"), 1)
+            self.verify("one", 1)
 
 
 class WhenTheDirectoryIsStartedAgain(FlowCase):

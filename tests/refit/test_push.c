@@ -570,7 +570,8 @@ static void a_direct_replica_is_spared_when_another_never_gets_ready(void **stat
             expect_verified(r, "one", version);
             continue;
         }
-        expect_side(&done.sides[0], WEIR_ERR_REFUSED, "replica stubborn: the engine did not pause");
+        expect_side(&done.sides[0], WEIR_ERR_REFUSED, "replica stubborn-");
+        expect_side(&done.sides[0], WEIR_ERR_REFUSED, ": the engine did not pause");
         expect_side(&done.sides[1], WEIR_ERR_REFUSED, "the engine did not pause");
         for (size_t i = 0; i < 2; i++)
             assert_int_equal(weir_replica_version(replicas[i]), 1);

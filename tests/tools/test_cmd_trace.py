@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "refit"))
 sys.path.insert(0, os.path.join(HERE, "..", "directory"))
 import peer_stubs  # noqa: E402
-from flow_case import WAIT_S, WEIR, FlowCase  # noqa: E402
+from flow_case import WAIT_S, WEIR, FlowCase, name_of  # noqa: E402
 
 FOLDER = peer_stubs.generate()
 import directory_pb2  # noqa: E402
@@ -69,13 +69,13 @@ class TraceCase(FlowCase):
         return reports, [self.expect_installed(replica, 1) for replica in self.replicas]
 
     def parents(self, trace):
-        """Worker id -> its whole refit, and the stops in it."""
+        """Worker -> its whole refit, and the stops in it."""
         found = {}
         for parent in spans(trace):
             if "worker_id" in parent["args"]:
                 inside = [e for e in spans(trace, pid=parent["pid"], tid=parent["tid"])
                           if e is not parent]
-                found[parent["args"]["worker_id"]] = (parent, inside)
+                found[name_of(parent["args"]["worker_id"])] = (parent, inside)
         return found
 
     def check_inside(self, trace, parent):
@@ -127,7 +127,8 @@ class TraceCase(FlowCase):
             self.assertEqual(sum(e["args"]["bytes"] for e in reads), reports[number]["bytes"])
         names = {e["args"]["name"] for e in trace["traceEvents"]
                  if e["ph"] == "M" and e["name"] == "process_name"}
-        self.assertEqual(names, {"directory", "trainer", "replica r0", "replica r1"})
+        self.assertEqual({name_of(name) for name in names},
+                         {"directory", "trainer", "replica r0", "replica r1"})
         staging = spans(trace, pid=1)
         self.assertEqual([e["args"]["state"] for e in staging], ["READY"])
         for word in ("trainer", "r0", "r1", "OK"):

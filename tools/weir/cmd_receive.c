@@ -26,7 +26,7 @@ const char weir_usage_receive[] =
     "  --hold                      stay, readable for `weir verify`, until SIGINT or SIGTERM\n"
     "  --install staged|direct     verify beside the live parameters, or land in them\n"
     "  --dump DIR                  write DIR/v<N>.safetensors after each install\n"
-    "  --name NAME                 unique among the model's replicas\n"
+    "  --name NAME                 unique among the run's replicas\n"
     "  --device host|cuda:N        where the parameters lie (default: host)\n"
     "  --window BYTES              staged, of a version that is pushed: memory that bytes pass\n"
     "                              through before they are written\n"
