@@ -231,7 +231,10 @@ typedef struct weir_trainer_options {
 #define WEIR_TRAINER_OPTIONS_INIT WEIR_SIZED(weir_trainer_options)
 
 WEIR_API weir_status weir_trainer_open(const weir_trainer_options *options, weir_trainer **out);
-WEIR_API void weir_trainer_close(weir_trainer *trainer); /* accepts NULL */
+/* Accepts NULL. Takes what it has published back, so that nobody begins to read it, and waits, at most
+ * ten seconds or the handle's timeout_ms, for those who do: then its memory goes. weir_trainer_cancel()
+ * meanwhile ends that wait. */
+WEIR_API void weir_trainer_close(weir_trainer *trainer);
 /* Where its directory is: what replicas need to be told when it is the embedded one. */
 WEIR_API const char *weir_trainer_directory(const weir_trainer *trainer);
 
@@ -320,7 +323,10 @@ typedef struct weir_replica_options {
     const char *directory;     /* required: "HOST:PORT", or several as a trainer's */
     const char *model;         /* required */
     const char *run;           /* NULL: "default" */
-    const char *name;          /* NULL: made of host name and process id; unique per model */
+    const char *name;          /* NULL: made of host name and process id. Its worker id is NAME and
+                                  eight random digits: one that is started again supersedes the one
+                                  before; while that one is there, ERR_EXISTS. Of the workers of one
+                                  run with one `worker` number each has another */
     const char *family, *layout, *conversion, *config; /* as for the trainer; config required for
                                                           weir_replica_allocate() */
     const char *transport;     /* NULL: whatever the source offers */

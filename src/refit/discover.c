@@ -20,6 +20,7 @@
 
 #define PEER_SLOT "replica"
 #define MAX_IDLE_PEERS 4u /* whose connections are kept */
+#define LEAST_CALL_MS 2000u
 
 /* ---- the lease -------------------------------------------------------------------------------*/
 
@@ -436,33 +437,121 @@ weir_status weir_discover_elsewhere(weir_replica *replica, weir_discovery *disco
     return failed;
 }
 
+weir_status weir_discover_gone(weir_replica *replica, const weir_discovery *discovery,
+                               weir_status failed)
+{
+    weir_error_line cause, answer;
+    weir_remote *remote = replica->schedule.differs;
+    if (failed != WEIR_ERR_CORRUPT || remote == NULL)
+        return failed;
+    replica->schedule.differs = NULL;
+    weir_error_save(&cause);
+    weir_status status = weir_remote_ask_again(remote, discovery->uid);
+    weir_error_save(&answer);
+    weir_error_restore(&cause);
+    if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_NOT_FOUND)
+        return failed;
+    return weir_fail(WEIR_ERR_PEER_LOST,
+                     "%s at %s was gone, or took version %" PRIu64
+                     " back, while it was read: %.400s",
+                     remote->who, remote->endpoint, discovery->version, answer.text);
+}
+
+/* ---- the search ------------------------------------------------------------------------------*/
+
+weir_status weir_search_again(weir_replica *replica, weir_search *search, weir_status failed)
+{
+    bool is_gone = failed == WEIR_ERR_PEER_LOST || failed == WEIR_ERR_TIMED_OUT;
+    if (!is_gone || weir_deadline_passed(search->retry.deadline))
+        return failed;
+    weir_error_save(&search->lost);
+    search->has_lost = true;
+    if (search->retry.wait_ms == 0)
+        weir_log(WEIR_LOG_WARN, "replica %s goes on trying: %s", replica->worker.id,
+                 search->lost.text);
+    return weir_worker_rest(&replica->worker, &search->retry);
+}
+
+/* A version that is waited for in vain is one that could not be read before. */
+static weir_status name_lost(const weir_search *search, weir_status status)
+{
+    weir_error_line line;
+    weir_error_save(&line);
+    return search->has_lost && status == WEIR_ERR_TIMED_OUT
+               ? weir_fail(status, "%.500s; what was tried last: %.500s", line.text,
+                           search->lost.text)
+               : status;
+}
+
+/* The first source may take as long as ever; what comes late in the wait gets a little. */
+static unsigned call_bound_ms(const weir_replica *replica, const weir_search *search)
+{
+    unsigned left_ms = weir_deadline_left_ms(search->retry.deadline);
+    unsigned timeout_ms = replica->worker.timeout_ms;
+    unsigned least_ms = timeout_ms < LEAST_CALL_MS ? timeout_ms : LEAST_CALL_MS;
+    return left_ms > least_ms ? left_ms : least_ms;
+}
+
+/* One version, leased and planned. No lease: there is none to be had. */
+static weir_status find_version(weir_replica *replica, weir_search *search, weir_discovery *out)
+{
+    memset(out, 0, sizeof(*out));
+    weir_schedule_choose(replica, false); /* whose slots the answer names */
+    weir_status status =
+        weir_acquire_version(replica, search->version, search->retry.deadline, out);
+    if (status == WEIR_OK) {
+        weir_directory_client_bound(replica->worker.client, call_bound_ms(replica, search));
+        return weir_discover_elsewhere(replica, out, prepare(replica, out));
+    }
+    if (out->lease_id[0] != '\0')
+        weir_discovery_release(replica, out);
+    out->lease_id[0] = '\0';
+    return name_lost(search, status);
+}
+
 /* A version that passes through a window is read from its beginning or not at all: who wanted any
  * takes the next one. */
-weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out)
+static bool is_late(weir_replica *replica, const weir_discovery *out, weir_status status)
 {
-    weir_deadline deadline = weir_deadline_in(replica->worker.timeout_ms);
+    if (status != WEIR_ERR_NOT_FOUND || !weir_group_any(&replica->schedule))
+        return false;
+    memcpy(replica->missed_uid, out->uid, sizeof(replica->missed_uid));
+    replica->missed = out->version;
+    return true;
+}
+
+static weir_status discover(weir_replica *replica, weir_search *search, weir_discovery *out)
+{
     for (;;) {
-        weir_schedule_choose(replica, false); /* whose slots the answer names */
-        weir_status status = weir_acquire_version(replica, version, deadline, out);
-        if (status != WEIR_OK && out->lease_id[0] != '\0')
-            weir_discovery_release(replica, out);
-        if (status != WEIR_OK)
+        weir_status status = find_version(replica, search, out);
+        if (status == WEIR_OK || out->lease_id[0] == '\0')
             return status;
-        status = weir_discover_elsewhere(replica, out, prepare(replica, out));
-        if (status == WEIR_OK)
-            return WEIR_OK;
-        bool late = status == WEIR_ERR_NOT_FOUND && weir_group_any(&replica->schedule);
-        if (late) {
-            memcpy(replica->missed_uid, out->uid, sizeof(replica->missed_uid));
-            replica->missed = out->version;
+        weir_status again = status;
+        if (is_late(replica, out, status) && search->version == WEIR_LATEST) {
+            weir_log(WEIR_LOG_INFO, "replica %s waits for the next version: %s", replica->worker.id,
+                     weir_last_error());
+            again = WEIR_OK;
+        } else {
+            bool was_lost = search->has_lost;
+            again = weir_search_again(replica, search, status);
+            if (again == status && was_lost)
+                weir_error_prefix("version %" PRIu64 " of %s could not be read within %.1f s",
+                                  out->version, replica->worker.model,
+                                  replica->worker.timeout_ms / 1e3);
         }
-        if (!late || version != WEIR_LATEST) {
-            weir_stop_refuse(replica, out, status);
-            return status;
+        if (again != WEIR_OK) {
+            weir_stop_refuse(replica, out, again);
+            return again;
         }
         weir_discovery_release(replica, out);
-        out->lease_id[0] = '\0';
-        weir_log(WEIR_LOG_INFO, "replica %s waits for the next version: %s", replica->worker.id,
-                 weir_last_error());
     }
+}
+
+weir_status weir_stop_discover(weir_replica *replica, weir_search *search, weir_discovery *out)
+{
+    weir_directory_client *client = replica->worker.client;
+    unsigned bound_ms = weir_directory_client_bound(client, replica->worker.timeout_ms);
+    weir_status status = discover(replica, search, out);
+    weir_directory_client_bound(client, bound_ms);
+    return status;
 }

@@ -404,19 +404,21 @@ static weir_status digest_copies(weir_replica *replica, size_t first, size_t n)
 
 static weir_status verify_copies(weir_replica *replica, size_t first, size_t n)
 {
-    const weir_schedule *schedule = &replica->schedule;
+    weir_schedule *schedule = &replica->schedule;
     weir_status status = n > 0 ? digest_copies(replica, first, n) : WEIR_OK;
     for (size_t i = first; i < first + n && status == WEIR_OK; i++) {
         weir_landed *landed = &schedule->landing.landed[i];
-        const weir_remote *remote = schedule->participants[schedule->planned[i].source].remote;
+        weir_remote *remote = schedule->participants[schedule->planned[i].source].remote;
         const weir_shard *shard = shard_of(schedule, &schedule->planned[i]);
         weir_digest found = { atomic_load(&landed->product), atomic_load(&landed->sum) };
-        if (!weir_digest_equal(&found, &shard->digest))
-            status = weir_fail(WEIR_ERR_CORRUPT,
-                               "digest of %s differs: %s published %016" PRIx64 "%016" PRIx64
-                               ", %016" PRIx64 "%016" PRIx64 " arrived",
-                               shard->name, remote->who, shard->digest.product, shard->digest.sum,
-                               found.product, found.sum);
+        if (weir_digest_equal(&found, &shard->digest))
+            continue;
+        schedule->differs = remote;
+        status = weir_fail(WEIR_ERR_CORRUPT,
+                           "digest of %s differs: %s published %016" PRIx64 "%016" PRIx64
+                           ", %016" PRIx64 "%016" PRIx64 " arrived",
+                           shard->name, remote->who, shard->digest.product, shard->digest.sum,
+                           found.product, found.sum);
     }
     return status;
 }

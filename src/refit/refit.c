@@ -160,6 +160,7 @@ static weir_status fetch(weir_replica *replica, weir_stopwatch *watch, weir_disc
             status = weir_landing_verify(replica);
         if (status == WEIR_OK)
             return WEIR_OK;
+        status = weir_discover_gone(replica, discovery, status);
         status = weir_discover_elsewhere(replica, discovery, status);
         if (status != WEIR_OK)
             return status;
@@ -262,33 +263,52 @@ static weir_status install(weir_replica *replica, weir_stopwatch *watch, weir_di
                                                 : install_staged(replica, watch, discovery);
 }
 
+static weir_status try_install(weir_replica *replica, weir_stopwatch *watch, weir_search *search)
+{
+    weir_discovery discovery = { 0 };
+    weir_stopwatch_enter(watch, WEIR_STOP_DISCOVER);
+    weir_status status = weir_stop_discover(replica, search, &discovery);
+    if (status != WEIR_OK)
+        return agree(replica, search->version, status);
+    watch->report->version = discovery.version;
+    watch->report->n_tensors = replica->n_parameters;
+    watch->report->n_bytes = replica->schedule.n_bytes;
+    status = install(replica, watch, &discovery);
+    if (status == WEIR_OK)
+        hold(replica, watch, &discovery);
+    else
+        weir_stop_refuse(replica, &discovery, status);
+    return status;
+}
+
+/* Workers that agree try together or not at all; who is pushed to waits for the next round. */
+static bool may_try_again(const weir_replica *replica)
+{
+    return replica->agree == NULL && !replica->schedule.pushed &&
+           !weir_group_any(&replica->schedule);
+}
+
 weir_status weir_replica_install(weir_replica *replica, uint64_t version, weir_report *report)
 {
     weir_report unread;
     weir_stopwatch watch;
-    weir_discovery discovery = { 0 };
+    weir_search search = { .version = version,
+                           .retry.deadline = weir_deadline_in(replica->worker.timeout_ms) };
     if (replica->n_parameters == 0)
         return weir_fail(WEIR_ERR_INVALID, "replica %s has registered no parameters",
                          replica->worker.id);
     weir_stopwatch_start(&watch, &replica->worker, version, report != NULL ? report : &unread);
-    weir_stopwatch_enter(&watch, WEIR_STOP_DISCOVER);
-    weir_status status = weir_stop_discover(replica, version, &discovery);
-    if (status == WEIR_OK) {
-        watch.report->version = discovery.version;
-        watch.report->n_tensors = replica->n_parameters;
-        watch.report->n_bytes = replica->schedule.n_bytes;
-        status = install(replica, &watch, &discovery);
-        if (status == WEIR_OK)
-            hold(replica, &watch, &discovery);
-        else
-            weir_stop_refuse(replica, &discovery, status);
-    } else {
-        status = agree(replica, version, status);
-    }
-    weir_stopwatch_end(&watch, status);
+    weir_status status = WEIR_OK, again = WEIR_OK;
+    do {
+        status = try_install(replica, &watch, &search);
+        again = status;
+        if (status != WEIR_OK && may_try_again(replica))
+            again = weir_search_again(replica, &search, status);
+    } while (status != WEIR_OK && again == WEIR_OK);
+    weir_stopwatch_end(&watch, again);
     if (replica->schedule.pushed)
-        weir_attend_tell(replica, watch.report, status);
-    return status;
+        weir_attend_tell(replica, watch.report, again);
+    return again;
 }
 
 weir_replica_state weir_replica_get_state(const weir_replica *replica)

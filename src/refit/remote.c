@@ -110,6 +110,21 @@ static weir_status fetch_manifest(weir_remote *remote, const weir_manifest_wish 
     return status;
 }
 
+weir_status weir_remote_ask_again(weir_remote *remote, const char *uid)
+{
+    weir_buffer bytes = { 0 };
+    char digest[WEIR_DIGEST_TEXT];
+    weir_status status = weir_directory_get_manifest(remote->worker->client, remote->endpoint,
+                                                     remote->who, uid, remote->slot, &bytes.data,
+                                                     &bytes.capacity_bytes, &bytes.n_bytes, digest);
+    if (status == WEIR_OK && (bytes.n_bytes != remote->bytes.n_bytes ||
+                              memcmp(bytes.data, remote->bytes.data, bytes.n_bytes) != 0))
+        status = weir_fail(WEIR_ERR_NOT_FOUND, "%s: %s hands out another manifest", remote->who,
+                           remote->endpoint);
+    weir_buffer_free(&bytes);
+    return status;
+}
+
 static bool buffer_equals(const weir_buffer *buffer, const void *data, size_t n_bytes)
 {
     return buffer->n_bytes == n_bytes && (n_bytes == 0 || memcmp(buffer->data, data, n_bytes) == 0);

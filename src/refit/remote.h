@@ -64,6 +64,9 @@ typedef struct weir_manifest_wish {
 
 /* Fetches and checks the manifest, connects and imports what is not known yet. */
 weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish);
+/* Whether it still hands out the manifest that was fetched last, of this version. Not OK: the
+ * calling thread's last error says why not. */
+weir_status weir_remote_ask_again(weir_remote *remote, const char *uid);
 /* Whether two sources hold the same parts at the same places, and give them alike: what is planned
  * for one of them holds for the other. */
 bool weir_remote_layouts_equal(const weir_remote *a, const weir_remote *b);

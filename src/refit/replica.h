@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "base/arena.h"
+#include "base/error.h"
 #include "directory/service.h"
 #include "refit/attend.h"
 #include "refit/landing.h"
@@ -71,6 +72,8 @@ typedef struct weir_schedule {
     weir_landing landing; /* of sources that are read */
     bool pushed;          /* the sources push: `planned` says where bytes go, nobody reads */
     bool of_peer;         /* the one participant is a replica */
+    weir_remote *differs; /* the source whose bytes were not what it had published, at the last
+                             verification that failed */
 } weir_schedule;
 
 /* Steps of a pushed version that may be on their way through a staged replica at once. */
@@ -155,8 +158,20 @@ struct weir_replica {
     weir_arena scratch; /* of one refit */
 };
 
-/* discover.c, stop 5. `version` may be WEIR_LATEST. On failure no lease is left. */
-weir_status weir_stop_discover(weir_replica *replica, uint64_t version, weir_discovery *out);
+/* One install's search for a source that can be read: a source that is gone may come back, another
+ * may get the version, and a rank that is gone is no source once its lease is over. */
+typedef struct weir_search {
+    uint64_t version; /* may be WEIR_LATEST */
+    weir_retry retry; /* of all of it; its deadline is the install's */
+    bool has_lost;
+    weir_error_line lost; /* why the last source could not be read */
+} weir_search;
+/* Whether to go on: a source is gone, and there is time left. Sleeps a little, and keeps the
+ * calling thread's last error. ERR_CANCELLED meanwhile; else `failed`: do not. */
+weir_status weir_search_again(weir_replica *replica, weir_search *search, weir_status failed);
+
+/* discover.c, stop 5. On failure no lease is left. */
+weir_status weir_stop_discover(weir_replica *replica, weir_search *search, weir_discovery *out);
 /* Gives the lease back; failures are logged, the lease then expires. */
 void weir_discovery_release(weir_replica *replica, const weir_discovery *discovery);
 
@@ -165,6 +180,11 @@ void weir_discovery_release(weir_replica *replica, const weir_discovery *discove
  * error as it was. */
 weir_status weir_discover_elsewhere(weir_replica *replica, weir_discovery *discovery,
                                     weir_status failed);
+
+/* Bytes that differ say nothing of a source that is gone, or has taken the version back: its memory
+ * may be another's. ERR_PEER_LOST names it then; else `failed`, and the error as it was. */
+weir_status weir_discover_gone(weir_replica *replica, const weir_discovery *discovery,
+                               weir_status failed);
 
 /* Ends what the participants keep. */
 void weir_schedule_dismiss(weir_schedule *schedule);

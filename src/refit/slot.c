@@ -16,6 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "device/device.h"
 #include "refit/serve.h"
 #include "refit/window.h"
@@ -234,30 +235,75 @@ static weir_status withdraw_in_steps(weir_trainer *trainer, const weir_slot *slo
 {
     weir_directory_client *client = trainer->worker.client;
     weir_status status = weir_directory_delete_version(client, slot->uid);
-    return status == WEIR_ERR_PEER_LOST
-               ? status
-               : weir_directory_delete_shard(client, slot->uid, trainer->slot_name,
-                                             trainer->worker.id);
+    if (status != WEIR_ERR_PEER_LOST)
+        status =
+            weir_directory_delete_shard(client, slot->uid, trainer->slot_name, trainer->worker.id);
+    return status == WEIR_ERR_REFUSED && !is_staging(trainer, slot) ? WEIR_IN_PROGRESS : status;
 }
 
+/* IN_PROGRESS: somebody reads it still. */
+static weir_status withdraw(weir_trainer *trainer, const weir_slot *slot, unsigned wait_ms)
+{
+    char readers[WEIR_NAME_BYTES];
+    const char *uid = slot->uid;
+    weir_directory_client *client = trainer->worker.client;
+    weir_status status = weir_directory_retire_versions(
+        client, &uid, 1, trainer->slot_name, trainer->worker.id, wait_ms, readers, sizeof(readers));
+    return status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client)
+               ? withdraw_in_steps(trainer, slot)
+               : status;
+}
+
+/* Their memory goes with the handle: who reads one to its end has all of it. */
+static void await_readers(weir_trainer *trainer, const weir_slot *slot, weir_deadline deadline)
+{
+    for (weir_patience patience = { 0 };;) {
+        double asked_s = weir_now_s();
+        weir_status status = withdraw(trainer, slot, weir_deadline_left_ms(deadline));
+        if (status != WEIR_IN_PROGRESS)
+            return;
+        if (weir_deadline_passed(deadline)) {
+            weir_log(WEIR_LOG_WARN,
+                     "trainer rank %u goes, though version %" PRIu64 " is still being read",
+                     trainer->rank, slot->version);
+            return;
+        }
+        bool is_short = weir_now_s() - asked_s < SHORT_ANSWER_S;
+        status = is_short ? weir_worker_pause(&trainer->worker, &patience)
+                          : weir_worker_check_cancelled(&trainer->worker);
+        if (status != WEIR_OK)
+            return;
+    }
+}
+
+static bool is_offered(const weir_slot *slot)
+{
+    return slot->state == WEIR_SLOT_PUBLISHED || slot->state == WEIR_SLOT_RETIRED;
+}
+
+/* All are taken back before the first is waited for, so that nobody begins to read one. */
 void weir_slots_withdraw(weir_trainer *trainer)
 {
-    weir_directory_client *client = trainer->worker.client;
-    char readers[WEIR_NAME_BYTES];
-    for (unsigned i = 0; i < trainer->n_slots && client != NULL; i++) {
+    unsigned timeout_ms = trainer->worker.timeout_ms;
+    bool is_read[WEIR_MAX_SLOTS] = { false };
+    atomic_store(&trainer->worker.cancelled, false); /* that was for the call before */
+    weir_deadline deadline =
+        weir_deadline_in(timeout_ms < WEIR_CLOSE_WAIT_MS ? timeout_ms : WEIR_CLOSE_WAIT_MS);
+    for (unsigned i = 0; i < trainer->n_slots && trainer->worker.is_registered; i++) {
         const weir_slot *slot = &trainer->slots[i];
-        const char *uid = slot->uid;
-        if (slot->state != WEIR_SLOT_PUBLISHED && slot->state != WEIR_SLOT_RETIRED)
+        if (!is_offered(slot))
             continue;
         if (slot->state == WEIR_SLOT_PUBLISHED && is_staging(trainer, slot))
-            weir_publish_abort(trainer, slot->version, uid,
+            weir_publish_abort(trainer, slot->version, slot->uid,
                                "it was closed before all ranks had published the version");
-        weir_status status = weir_directory_retire_versions(
-            client, &uid, 1, trainer->slot_name, trainer->worker.id, 0, readers, sizeof(readers));
-        if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client))
-            status = withdraw_in_steps(trainer, slot);
-        if (status == WEIR_ERR_PEER_LOST)
+        weir_status status = withdraw(trainer, slot, 0);
+        if (status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT)
             return; /* no directory, nobody to tell */
+        is_read[i] = status == WEIR_IN_PROGRESS && !keeps_no_bytes(trainer);
+    }
+    for (unsigned i = 0; i < trainer->n_slots; i++) {
+        if (is_read[i])
+            await_readers(trainer, &trainer->slots[i], deadline);
     }
 }
 
