@@ -106,6 +106,19 @@ static weir_status greet(weir_frame_link *link)
     return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
 }
 
+/* As its file has it at this moment. */
+static weir_status show_token(weir_frame_link *link, const weir_rpc_security *security,
+                              weir_deadline deadline)
+{
+    weir_security_kept kept;
+    weir_status status = weir_security_copy(security, &kept);
+    if (status == WEIR_OK)
+        status = weir_frame_send(link, WEIR_FRAME_TOKEN, kept.security.token,
+                                 strlen(kept.security.token), weir_deadline_left_ms(deadline));
+    weir_security_free(&kept);
+    return status;
+}
+
 /* TLS, and the token within it; errors without the peer's name. */
 static weir_status secure_link(weir_frame_link *link, const weir_rpc_address *address,
                                const weir_rpc_security *security, weir_deadline deadline)
@@ -122,8 +135,7 @@ static weir_status secure_link(weir_frame_link *link, const weir_rpc_address *ad
     }
     if (status != WEIR_OK || security->token == NULL)
         return status;
-    return weir_frame_send(link, WEIR_FRAME_TOKEN, security->token, strlen(security->token),
-                           weir_deadline_left_ms(deadline));
+    return show_token(link, security, deadline);
 }
 
 weir_status weir_frame_connect(const char *address, const char *who,

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "rpc/frame_link.h"
+#include "rpc/rpc_security.h"
 #include "rpc/rpc_tls.h"
 
 #define WEIR_FRAME_TOKEN_MS 5000u /* for a token, from the connection on */
@@ -28,7 +29,8 @@ struct weir_frame_link {
     unsigned char *early;      /* frames that wait for the end of the handshake; NULL: none */
     size_t n_early;
     bool has_connected; /* the other side listens */
-    const char *asked;  /* the listener's token, until the peer has shown it */
+    weir_security_kept
+        *asked; /* the listener's, until the peer has shown its token; NULL: it has */
     weir_deadline asked_until;
     weir_frame_end sending, receiving;
     unsigned char *data; /* received and not yet dropped: [begin, end) */

@@ -107,7 +107,7 @@ static weir_status accept_link(weir_frame_listener *listener, int fd, const char
     weir_status status = weir_frame_link_open(fd, who, &link);
     if (status != WEIR_OK)
         return status;
-    link->asked = listener->kept.security.token;
+    link->asked = listener->kept.security.token != NULL ? &listener->kept : NULL;
     link->asked_until = weir_deadline_in(WEIR_FRAME_TOKEN_MS);
     if (listener->tls != NULL)
         status = weir_tls_session_open(listener->tls, fd, NULL, &link->tls);

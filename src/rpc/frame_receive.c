@@ -136,7 +136,7 @@ static weir_status look_at_frame(weir_frame_link *link, const weir_frame *frame,
     bool is_token = frame->type == WEIR_FRAME_TOKEN;
     link->handed_bytes = n_frame;
     if (link->asked != NULL &&
-        !(is_token && weir_token_is(link->asked, frame->payload, frame->n_bytes))) {
+        !(is_token && weir_security_accepts(link->asked, frame->payload, frame->n_bytes))) {
         weir_frame_send(link, WEIR_FRAME_TOKEN, NULL, 0, 0); /* says why */
         weir_fail(WEIR_ERR_REFUSED, "%s: shows no token, or another", link->who);
         return weir_frame_end_both(link, WEIR_ERR_REFUSED);

@@ -88,10 +88,11 @@ static bool has_certificate(const weir_http_exchange *exchange)
     return link->has_certificate;
 }
 
-static bool has_token(const weir_http_exchange *exchange, const char *token)
+static bool has_token(const weir_http_exchange *exchange)
 {
     const char *value = header_of(exchange, MHD_HTTP_HEADER_AUTHORIZATION);
-    return value != NULL && weir_token_is_bearer(token, value, strlen(value));
+    weir_security_kept *kept = &exchange->link->http->kept;
+    return value != NULL && weir_security_accepts_bearer(kept, value, strlen(value));
 }
 
 /* "127.0.0.1:8501", "[::1]:8501", "localhost": no name that another could have pointed here. */
@@ -147,7 +148,7 @@ bool weir_http_refuse(const weir_http_exchange *exchange, const char *method, we
     if (security->certificate != NULL && asks_for_certificate(security) &&
         !has_certificate(exchange))
         return refuse(out, MHD_HTTP_FORBIDDEN, "a certificate of the fleet's CA is wanted\n");
-    if (security->token != NULL && !has_token(exchange, security->token))
+    if (security->token != NULL && !has_token(exchange))
         return refuse(out, MHD_HTTP_UNAUTHORIZED, "a bearer token is wanted\n");
     return false;
 }

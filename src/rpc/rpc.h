@@ -93,6 +93,9 @@ typedef struct weir_rpc_security {
                 ("system": the machine's own) */
     const char *token; /* a bearer token. Of a server: calls without it are UNAUTHENTICATED. Of a
                           client: sent with every call */
+    const char
+        *token_file; /* what `token` was read from: read again when it is replaced. NULL: none
+                      */
     bool insecure; /* of a server: listens beyond loopback without TLS, or with neither token nor CA
                       file; of a client: sends its token there without TLS. Else that is ERR_REFUSED
                     */

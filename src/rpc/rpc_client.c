@@ -24,6 +24,7 @@
 #include "weir/weir.h"
 
 #define MAX_PATH_BYTES 256
+#define BEARER "Bearer "
 #define TIMEOUT_HEADER 8                   /* of those that a call has */
 #define SPARE_REQUEST_BYTES ((size_t)4096) /* a number grows by a digit: no reason to allocate */
 
@@ -168,6 +169,25 @@ static void hang_up(weir_rpc_client *client)
     client->is_connected = false;
 }
 
+static void forget_bearer(weir_rpc_client *client)
+{
+    if (client->bearer != NULL)
+        OPENSSL_cleanse(client->bearer, strlen(client->bearer));
+    weir_free(client->bearer);
+    client->bearer = NULL;
+}
+
+/* The token of the calls from here on. */
+static weir_status show(weir_rpc_client *client, const char *token)
+{
+    char *bearer = weir_format(BEARER "%s", token);
+    if (bearer == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    forget_bearer(client);
+    client->bearer = bearer;
+    return WEIR_OK;
+}
+
 static weir_status secure(weir_rpc_client *client, const weir_rpc_security *security)
 {
     weir_status status = weir_security_copy(security, &client->kept);
@@ -184,10 +204,8 @@ static weir_status secure(weir_rpc_client *client, const weir_rpc_security *secu
         weir_error_prefix("%s%s", client->who, weir_rpc_client_address(client));
         return status;
     }
-    if (client->kept.security.token == NULL)
-        return WEIR_OK;
-    client->bearer = weir_format("Bearer %s", client->kept.security.token);
-    return client->bearer != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    return client->kept.security.token != NULL ? show(client, client->kept.security.token)
+                                               : WEIR_OK;
 }
 
 static weir_status prepare(weir_rpc_client *client)
@@ -236,9 +254,7 @@ void weir_rpc_client_close(weir_rpc_client *client)
     nghttp2_session_callbacks_del(client->callbacks);
     weir_tls_context_close(client->tls);
     weir_security_free(&client->kept);
-    if (client->bearer != NULL)
-        OPENSSL_cleanse(client->bearer, strlen(client->bearer));
-    weir_free(client->bearer);
+    forget_bearer(client);
     weir_free(client->request);
     weir_rpc_route_close(&client->route);
     if (client->cancel_fd >= 0)
@@ -392,7 +408,7 @@ static weir_status exchange(weir_rpc_client *client, const target *to)
     }
 }
 
-static weir_status attempt(weir_rpc_client *client, const target *to)
+static weir_status attempt_once(weir_rpc_client *client, const target *to)
 {
     client->call = (call){ .code = -1 };
     weir_status status = client->is_connected ? WEIR_OK : hang_on(client, to);
@@ -409,6 +425,25 @@ static weir_status attempt(weir_rpc_client *client, const target *to)
     if (status == WEIR_OK && client->call.reset_code == NGHTTP2_REFUSED_STREAM)
         status = weir_fail(WEIR_ERR_PEER_LOST, "the other side is closing");
     return status;
+}
+
+/* A token may have been replaced: on this side, or only on the other. */
+static weir_status attempt(weir_rpc_client *client, const target *to)
+{
+    weir_status status = WEIR_OK;
+    if (weir_security_refresh(&client->kept, false))
+        status = show(client, client->kept.security.token);
+    if (status == WEIR_OK)
+        status = attempt_once(client, to);
+    if (status != WEIR_OK || client->call.code != WEIR_RPC_UNAUTHENTICATED ||
+        client->bearer == NULL)
+        return status;
+    const char *other =
+        weir_security_other_token(&client->kept, client->bearer + sizeof(BEARER) - 1);
+    if (other == NULL)
+        return WEIR_OK;
+    status = show(client, other);
+    return status == WEIR_OK ? attempt_once(client, to) : status;
 }
 
 /* ---- what an answer means --------------------------------------------------------------------*/

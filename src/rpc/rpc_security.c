@@ -1,20 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* rpc_security.c - one copy of every string, wiped when it goes. */
+/* rpc_security.c - one copy of every string, wiped when it goes; the token as its file has it. */
 #include "rpc/rpc_security.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/env.h"
 #include "base/error.h"
-#include "base/log.h"
 
 /* ---- copies ----------------------------------------------------------------------------------*/
 
@@ -33,6 +28,20 @@ static const char *put(char **at, const char *text)
     return own;
 }
 
+/* What was read some time ago may have been replaced since. */
+static weir_status watch_token(weir_security_kept *kept)
+{
+    if (kept->security.token_file == NULL || kept->security.token == NULL)
+        return WEIR_OK;
+    kept->watch = weir_alloc(sizeof(*kept->watch));
+    if (kept->watch == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    weir_token_watch_init(kept->watch, kept->security.token);
+    kept->security.token = kept->watch->now;
+    weir_token_watch_look(kept->watch, kept->security.token_file, true);
+    return WEIR_OK;
+}
+
 static const char *unless_empty(const char *text)
 {
     return text != NULL && text[0] != '\0' ? text : NULL;
@@ -48,6 +57,7 @@ weir_status weir_security_copy(const weir_rpc_security *from, weir_security_kept
         .key = unless_empty(from->key),
         .ca = unless_empty(from->ca),
         .token = unless_empty(from->token),
+        .token_file = unless_empty(from->token_file),
         .insecure = from->insecure,
     };
     if ((some.certificate == NULL) != (some.key == NULL))
@@ -55,8 +65,8 @@ weir_status weir_security_copy(const weir_rpc_security *from, weir_security_kept
                          some.key == NULL ? "certificate" : "key",
                          some.key == NULL ? "key" : "certificate",
                          some.key == NULL ? some.certificate : some.key);
-    size_t n_text =
-        bytes_of(some.certificate) + bytes_of(some.key) + bytes_of(some.ca) + bytes_of(some.token);
+    size_t n_text = bytes_of(some.certificate) + bytes_of(some.key) + bytes_of(some.ca) +
+                    bytes_of(some.token) + bytes_of(some.token_file);
     char *text = weir_alloc(n_text);
     if (text == NULL)
         return WEIR_ERR_NO_MEMORY;
@@ -67,8 +77,12 @@ weir_status weir_security_copy(const weir_rpc_security *from, weir_security_kept
                                          .key = put(&at, some.key),
                                          .ca = put(&at, some.ca),
                                          .token = put(&at, some.token),
+                                         .token_file = put(&at, some.token_file),
                                          .insecure = some.insecure };
-    return WEIR_OK;
+    weir_status status = watch_token(out);
+    if (status != WEIR_OK)
+        weir_security_free(out);
+    return status;
 }
 
 void weir_security_free(weir_security_kept *kept)
@@ -76,62 +90,13 @@ void weir_security_free(weir_security_kept *kept)
     if (kept->text != NULL)
         OPENSSL_cleanse(kept->text, kept->n_text);
     weir_free(kept->text);
+    if (kept->watch != NULL)
+        OPENSSL_cleanse(kept->watch, sizeof(*kept->watch));
+    weir_free(kept->watch);
     *kept = (weir_security_kept){ .n_text = 0 };
 }
 
-/* ---- the environment and the token's file ----------------------------------------------------*/
-
-static weir_status check_token(const char *token, const char *whence)
-{
-    if (strlen(token) >= WEIR_TOKEN_BYTES)
-        return weir_fail(WEIR_ERR_INVALID, "%s: a token has at most %d bytes", whence,
-                         WEIR_TOKEN_BYTES - 1);
-    for (const char *c = token; *c != '\0'; c++) {
-        if (*c <= 0x20 || *c >= 0x7f)
-            return weir_fail(WEIR_ERR_INVALID,
-                             "%s: a token is printable ASCII without spaces, byte %zu is 0x%02x",
-                             whence, (size_t)(c - token), (unsigned char)*c);
-    }
-    return WEIR_OK;
-}
-
-/* Reads until the buffer is full or the file ends. */
-static weir_status read_all(int fd, const char *path, char *out, size_t n_out, size_t *out_n)
-{
-    for (*out_n = 0; *out_n < n_out;) {
-        ssize_t n = read(fd, out + *out_n, n_out - *out_n);
-        if (n < 0 && errno != EINTR)
-            return weir_fail_errno("cannot read the token's file %s", path);
-        if (n == 0)
-            return WEIR_OK;
-        if (n > 0)
-            *out_n += (size_t)n;
-    }
-    return weir_fail(WEIR_ERR_INVALID, "%s: a token has at most %d bytes", path,
-                     WEIR_TOKEN_BYTES - 1);
-}
-
-static weir_status read_token(const char *path, char out[WEIR_TOKEN_BYTES])
-{
-    struct stat about;
-    size_t n = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (fd < 0)
-        return weir_fail_errno("cannot open the token's file %s", path);
-    if (fstat(fd, &about) == 0 && S_ISREG(about.st_mode) && (about.st_mode & 077) != 0)
-        weir_log(WEIR_LOG_WARN, "%s: others than its owner can read the token (mode %04o)", path,
-                 (unsigned)about.st_mode & 07777);
-    weir_status status = read_all(fd, path, out, WEIR_TOKEN_BYTES, &n);
-    close(fd);
-    if (status != WEIR_OK)
-        return status;
-    while (n > 0 && strchr("\r\n \t", out[n - 1]) != NULL)
-        n--;
-    out[n] = '\0';
-    if (n == 0 || strlen(out) != n)
-        return weir_fail(WEIR_ERR_INVALID, "%s: there is no token in it", path);
-    return check_token(out, path);
-}
+/* ---- the environment -------------------------------------------------------------------------*/
 
 static const char *either(const char *given, weir_env_id id)
 {
@@ -155,11 +120,13 @@ weir_status weir_security_resolve(const weir_security *given, weir_security_kept
     const char *token_file = weir_env_string(WEIR_ENV_TOKEN_FILE);
     weir_status status = WEIR_OK;
     if (merged.token != NULL)
-        status = check_token(merged.token, "the token that was given");
+        status = weir_token_check(merged.token, "the token that was given");
     else if (token_file != NULL)
-        status = read_token(token_file, token);
-    if (merged.token == NULL && token_file != NULL)
+        status = weir_token_read(token_file, token);
+    if (merged.token == NULL && token_file != NULL) {
         merged.token = token;
+        merged.token_file = token_file;
+    }
     if (status == WEIR_OK)
         status = weir_security_copy(&merged, out);
     OPENSSL_cleanse(token, sizeof(token));
@@ -212,15 +179,43 @@ weir_status weir_security_check_call(const weir_rpc_security *security,
 
 /* ---- tokens ----------------------------------------------------------------------------------*/
 
-bool weir_token_is(const char *token, const void *bytes, size_t n_bytes)
+bool weir_security_refresh(weir_security_kept *kept, bool at_once)
 {
-    return strlen(token) == n_bytes && CRYPTO_memcmp(token, bytes, n_bytes) == 0;
+    return kept->watch != NULL &&
+           weir_token_watch_look(kept->watch, kept->security.token_file, at_once);
 }
 
-bool weir_token_is_bearer(const char *token, const char *value, size_t n_value)
+static bool knows(const weir_security_kept *kept, const void *bytes, size_t n_bytes)
+{
+    const char *before = kept->watch != NULL ? weir_token_watch_before(kept->watch) : NULL;
+    return weir_token_is(kept->security.token, bytes, n_bytes) ||
+           (before != NULL && weir_token_is(before, bytes, n_bytes));
+}
+
+bool weir_security_accepts(weir_security_kept *kept, const void *bytes, size_t n_bytes)
+{
+    if (kept->security.token == NULL)
+        return false;
+    weir_security_refresh(kept, false);
+    return knows(kept, bytes, n_bytes) ||
+           (weir_security_refresh(kept, true) && knows(kept, bytes, n_bytes));
+}
+
+bool weir_security_accepts_bearer(weir_security_kept *kept, const char *value, size_t n_value)
 {
     static const char scheme[] = "Bearer ";
     const size_t n_scheme = sizeof(scheme) - 1;
     return n_value > n_scheme && strncasecmp(value, scheme, n_scheme) == 0 &&
-           weir_token_is(token, value + n_scheme, n_value - n_scheme);
+           weir_security_accepts(kept, value + n_scheme, n_value - n_scheme);
+}
+
+const char *weir_security_other_token(weir_security_kept *kept, const char *shown)
+{
+    if (kept->watch == NULL)
+        return NULL;
+    weir_security_refresh(kept, true);
+    if (strcmp(kept->security.token, shown) != 0)
+        return kept->security.token;
+    const char *before = weir_token_watch_before(kept->watch);
+    return before != NULL && strcmp(before, shown) != 0 ? before : NULL;
 }

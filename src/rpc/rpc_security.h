@@ -6,15 +6,15 @@
 
 #include "rpc/rpc.h"
 #include "rpc/rpc_address.h"
+#include "rpc/rpc_token.h"
 #include "weir/weir.h"
-
-#define WEIR_TOKEN_BYTES 4096 /* the longest, with its end */
 
 /* A copy; the strings are its own. Zeroed: nothing. */
 typedef struct weir_security_kept {
     weir_rpc_security security;
     char *text;
     size_t n_text;
+    weir_token_watch *watch; /* NULL: its token stays */
 } weir_security_kept;
 
 /* What is NULL in `given` (or all, when it is NULL) comes from the environment, the token from the
@@ -36,9 +36,16 @@ weir_status weir_security_check_listen(const weir_rpc_security *security,
 weir_status weir_security_check_call(const weir_rpc_security *security,
                                      const weir_rpc_address *address);
 
-/* Whether it is the token, in a time that does not tell how much of it is right. */
-bool weir_token_is(const char *token, const void *bytes, size_t n_bytes);
+/* Reads the token again if its file was replaced, once per second at most unless at_once. True: it
+ * is another, kept->security.token as well. */
+bool weir_security_refresh(weir_security_kept *kept, bool at_once);
+/* Of a caller: whether it shows the token as its file has it at this moment, or the one before
+ * while that is good (rpc_token.h). False without a token. */
+bool weir_security_accepts(weir_security_kept *kept, const void *bytes, size_t n_bytes);
 /* The same for a header's value, "Bearer TOKEN". */
-bool weir_token_is_bearer(const char *token, const char *value, size_t n_value);
+bool weir_security_accepts_bearer(weir_security_kept *kept, const char *value, size_t n_value);
+/* Of who was turned away with `shown`: what else to try, the token as its file has it or the one
+ * before. NULL: nothing. Lives until the file is looked at again. */
+const char *weir_security_other_token(weir_security_kept *kept, const char *shown);
 
 #endif

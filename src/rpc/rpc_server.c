@@ -50,6 +50,7 @@ struct weir_rpc_server {
     void *begin_context;
     bool is_uncounted;
     weir_rpc_address listen;
+    bool listens;
     char address[WEIR_RPC_ADDRESS_TEXT];
     int listen_fd, epoll_fd, stop_fd;
     unsigned wanted_connections; /* 0: nobody said */
@@ -331,6 +332,7 @@ static void keep_time(weir_rpc_server *server)
     weir_rpc_shared_expire(&server->shared, now_ns);
     if (now_ns >= server->next_check_ns) {
         check_silence(server, now_ns);
+        weir_security_refresh(&server->shared.kept, false);
         server->next_check_ns = now_ns + IDLE_CHECK_MS * NS_PER_MS;
     }
     if (server->tick != NULL && now_ns >= server->next_tick_ns) {
@@ -430,7 +432,8 @@ static weir_status watch_all(weir_rpc_server *server)
     server->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (server->epoll_fd < 0 || server->stop_fd < 0 ||
         watch(server, EPOLL_CTL_ADD, server->stop_fd, EPOLLIN, &server->stop_fd) != 0 ||
-        watch(server, EPOLL_CTL_ADD, server->listen_fd, EPOLLIN, &server->listen_fd) != 0)
+        (server->listen_fd >= 0 &&
+         watch(server, EPOLL_CTL_ADD, server->listen_fd, EPOLLIN, &server->listen_fd) != 0))
         return weir_fail(WEIR_ERR_IO, "cannot watch %s: %s", server->address, strerror(errno));
     return WEIR_OK;
 }
@@ -439,7 +442,7 @@ static weir_status secure(weir_rpc_server *server, const weir_rpc_security *secu
 {
     weir_rpc_shared *shared = &server->shared;
     weir_status status = weir_security_copy(security, &shared->kept);
-    if (status == WEIR_OK)
+    if (status == WEIR_OK && server->listens)
         status = weir_security_check_listen(&shared->kept.security, &server->listen);
     if (status == WEIR_OK)
         status = weir_tls_context_open(&shared->kept.security, WEIR_RPC_SERVER_SIDE, WEIR_TLS_HTTP2,
@@ -465,14 +468,23 @@ static void say_limits(const weir_rpc_server *server)
                  shared->n_descriptors);
 }
 
-static weir_status start(weir_rpc_server *server)
+static weir_status listen_there(weir_rpc_server *server)
 {
+    if (!server->listens)
+        return WEIR_OK;
     weir_status status = weir_rpc_listen(&server->listen, &server->listen_fd);
     if (status != WEIR_OK)
         return status;
     weir_rpc_address_format(&server->listen, server->address);
     say_limits(server);
-    status = watch_all(server);
+    return WEIR_OK;
+}
+
+static weir_status start(weir_rpc_server *server)
+{
+    weir_status status = listen_there(server);
+    if (status == WEIR_OK)
+        status = watch_all(server);
     if (status == WEIR_OK && server->begin != NULL)
         status = server->begin(server->begin_context, server);
     if (status != WEIR_OK)
@@ -498,14 +510,17 @@ static void free_server(weir_rpc_server *server)
 
 weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rpc_server **out)
 {
-    weir_rpc_address listen;
-    weir_status status = weir_rpc_address_parse(options->listen, &listen);
+    weir_rpc_address listen = { .port = 0 };
+    weir_status status = WEIR_OK;
+    if (options->listen != NULL)
+        status = weir_rpc_address_parse(options->listen, &listen);
     if (status != WEIR_OK)
         return status;
     weir_rpc_server *server = weir_alloc_zeroed(1, sizeof(*server));
     if (server == NULL)
         return WEIR_ERR_NO_MEMORY;
     server->listen = listen;
+    server->listens = options->listen != NULL;
     server->listen_fd = server->epoll_fd = server->stop_fd = -1;
     server->tick = options->tick;
     server->tick_context = options->tick_context;
@@ -520,7 +535,8 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
     if (server->services == NULL) {
         status = WEIR_ERR_NO_MEMORY;
     } else {
-        memcpy(server->services, options->services, n_bytes);
+        if (n_bytes != 0)
+            memcpy(server->services, options->services, n_bytes);
         weir_rpc_shared_init(&server->shared, server->services, options->n_services,
                              &options->limits);
         server->wanted_connections = options->limits.connections;

@@ -409,8 +409,8 @@ void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_
     } else if (is("grpc-timeout", name, n_name)) {
         take_timeout(stream, value, n_value);
     } else if (is("authorization", name, n_name)) {
-        const char *token = stream->calls->shared->kept.security.token;
-        stream->has_token = token != NULL && weir_token_is_bearer(token, value, n_value);
+        stream->has_token =
+            weir_security_accepts_bearer(&stream->calls->shared->kept, value, n_value);
     } else if (is("grpc-encoding", name, n_name)) {
         stream->is_compressed = !is("identity", value, n_value);
     }

@@ -149,28 +149,17 @@ static weir_status build(weir_tls_context *context, SSL_CTX **out)
 
 /* ---- files that change -----------------------------------------------------------------------*/
 
-static bool stamp_all(const weir_rpc_security *security, weir_tls_stamp out[WEIR_TLS_FILES])
+static bool stamp_all(const weir_rpc_security *security, weir_file_stamp out[WEIR_TLS_FILES])
 {
-    const char *const paths[WEIR_TLS_FILES] = { security->certificate, security->key,
-                                                security->ca };
-    memset(out, 0, WEIR_TLS_FILES * sizeof(*out));
-    for (size_t i = 0; i < WEIR_TLS_FILES; i++) {
-        struct stat about;
-        if (paths[i] == NULL || (i == 2 && is_system(paths[i])))
-            continue;
-        if (stat(paths[i], &about) != 0)
-            return false; /* one moment between removed and written: what is in force stays */
-        out[i].inode = about.st_ino;
-        out[i].n_bytes = about.st_size;
-        out[i].written = about.st_mtim;
-        out[i].changed = about.st_ctim;
-    }
-    return true;
+    const char *ca = security->ca != NULL && is_system(security->ca) ? NULL : security->ca;
+    /* One moment between removed and written: what is in force stays. */
+    return weir_file_stamp_take(security->certificate, &out[0]) &&
+           weir_file_stamp_take(security->key, &out[1]) && weir_file_stamp_take(ca, &out[2]);
 }
 
 void weir_tls_context_refresh(weir_tls_context *context)
 {
-    weir_tls_stamp stamps[WEIR_TLS_FILES];
+    weir_file_stamp stamps[WEIR_TLS_FILES];
     SSL_CTX *ssl;
     if (!stamp_all(&context->kept.security, stamps))
         return;

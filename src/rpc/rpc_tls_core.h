@@ -4,20 +4,13 @@
 #define WEIR_RPC_RPC_TLS_CORE_H
 
 #include <openssl/ssl.h>
-#include <sys/stat.h>
 
+#include "rpc/file_stamp.h"
 #include "rpc/rpc_security.h"
 #include "rpc/rpc_tls.h"
 
 #define WEIR_TLS_FILES 3 /* certificate, key, CA */
 #define WEIR_TLS_TEXT 640
-
-/* Which content a file had, as far as its inode says. */
-typedef struct weir_tls_stamp {
-    ino_t inode;
-    off_t n_bytes;
-    struct timespec written, changed;
-} weir_tls_stamp;
 
 struct weir_tls_context {
     weir_security_kept kept;
@@ -26,7 +19,7 @@ struct weir_tls_context {
     size_t n_protocols;
     BIO_METHOD *socket;
     SSL_CTX *ssl;
-    weir_tls_stamp stamps[WEIR_TLS_FILES];
+    weir_file_stamp stamps[WEIR_TLS_FILES];
     weir_deadline look_again; /* at files that could not be read as they are */
     bool is_warned;
     weir_tls_session *spare; /* closed ones, so that a connection like others allocates nothing */
