@@ -29,6 +29,8 @@ typedef struct weir_http_exchange {
     weir_http_link *link;
     struct MHD_Connection *connection;
     struct MHD_Response *response; /* NULL: none yet */
+    char *body;                    /* of limits.body_bytes; NULL: nothing has come */
+    uint64_t n_received;           /* of it, and of what had no room */
     unsigned status;
     bool is_parked;
 } weir_http_exchange;
@@ -39,6 +41,7 @@ struct weir_http_server {
     weir_security_kept kept;
     weir_http_limits limits;
     bool (*is_open)(const char *path);
+    const char *(*methods)(const char *path);
     weir_http_handler handler;
     void (*gone)(void *context, uint64_t ticket);
     void *context;
@@ -71,6 +74,8 @@ void weir_http_resume(weir_http_server *http, struct MHD_Connection *connection)
 
 /* ---- http_guard.c ----------------------------------------------------------------------------*/
 
+/* What a path takes; NULL: no such path. */
+const char *weir_http_methods(const weir_http_exchange *exchange);
 /* Why this request is not answered, as an answer; false: it may be. */
 bool weir_http_refuse(const weir_http_exchange *exchange, const char *method,
                       weir_http_answer *out);

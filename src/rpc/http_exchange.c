@@ -8,6 +8,7 @@
 #include "rpc/http_core.h"
 
 #define NS_PER_MS 1000000ull
+#define DISCARDED_BODIES 8u /* a longer one is not waited for, not even for its answer */
 
 const char *weir_http_query(const weir_http_request *request, const char *name)
 {
@@ -89,7 +90,8 @@ static struct MHD_Response *respond_with_constant(const weir_http_answer *answer
                                            MHD_RESPMEM_PERSISTENT);
 }
 
-static bool add_headers(struct MHD_Response *response, const weir_http_answer *answer)
+static bool add_headers(const weir_http_exchange *exchange, struct MHD_Response *response,
+                        const weir_http_answer *answer)
 {
     static const char *const headers[][2] = {
         { "Content-Security-Policy", "default-src 'self'; object-src 'none'; base-uri 'none'; "
@@ -107,8 +109,9 @@ static bool add_headers(struct MHD_Response *response, const weir_http_answer *a
     if (answer->status == MHD_HTTP_UNAUTHORIZED &&
         MHD_add_response_header(response, "WWW-Authenticate", "Bearer realm=\"weir\"") != MHD_YES)
         return false;
-    if (answer->status == MHD_HTTP_METHOD_NOT_ALLOWED &&
-        MHD_add_response_header(response, "Allow", "GET, HEAD") != MHD_YES)
+    const char *methods = weir_http_methods(exchange);
+    if (answer->status == MHD_HTTP_METHOD_NOT_ALLOWED && methods != NULL &&
+        MHD_add_response_header(response, "Allow", methods) != MHD_YES)
         return false;
     return MHD_add_response_header(response, "Content-Type", answer->type) == MHD_YES;
 }
@@ -129,7 +132,7 @@ static bool prepare(weir_http_exchange *exchange, const weir_http_answer *answer
     }
     if (response == NULL)
         return false;
-    if (!add_headers(response, answer)) {
+    if (!add_headers(exchange, response, answer)) {
         MHD_destroy_response(response);
         return false;
     }
@@ -192,11 +195,30 @@ static enum MHD_Result begin(weir_http_server *http, struct MHD_Connection *conn
     return MHD_YES;
 }
 
+/* What is too long is read to its end all the same, so that its sender reads the answer. */
+static enum MHD_Result take_body(weir_http_exchange *exchange, const char *data, size_t n_bytes)
+{
+    size_t most = exchange->link->http->limits.body_bytes;
+    uint64_t n_before = exchange->n_received;
+    exchange->n_received += n_bytes;
+    if (exchange->n_received > most)
+        return exchange->n_received <= DISCARDED_BODIES * (uint64_t)most ? MHD_YES : MHD_NO;
+    if (exchange->body == NULL)
+        exchange->body = weir_alloc(most);
+    if (exchange->body == NULL)
+        return MHD_NO;
+    memcpy(exchange->body + n_before, data, n_bytes);
+    exchange->request.body = exchange->body;
+    exchange->request.n_body_bytes = (size_t)exchange->n_received;
+    return MHD_YES;
+}
+
 static enum MHD_Result answer_now(weir_http_exchange *exchange, const char *method)
 {
     weir_http_server *http = exchange->link->http;
     weir_http_answer answer = { 0 };
     exchange->link->due_ns = 0;
+    exchange->request.is_post = strcmp(method, MHD_HTTP_METHOD_POST) == 0;
     if (weir_http_refuse(exchange, method, &answer)) {
         http->counts.refused++;
     } else if (!http->handler(http->context, &exchange->request, &answer)) {
@@ -215,7 +237,6 @@ enum MHD_Result weir_http_on_request(void *cls, struct MHD_Connection *connectio
     weir_http_server *http = cls;
     weir_http_exchange *exchange = *con_cls;
     (void)version;
-    (void)upload_data;
     if (exchange == NULL) {
         if (begin(http, connection, con_cls) != MHD_YES)
             return MHD_NO;
@@ -228,8 +249,11 @@ enum MHD_Result weir_http_on_request(void *cls, struct MHD_Connection *connectio
         prepare(exchange, &answer);
         return queue(exchange);
     }
-    if (*upload_data_size != 0)
-        return MHD_NO;
+    if (*upload_data_size != 0) {
+        size_t n_bytes = *upload_data_size;
+        *upload_data_size = 0;
+        return take_body(exchange, upload_data, n_bytes);
+    }
     exchange->request.path = url;
     if (exchange->response != NULL)
         return queue(exchange);
@@ -254,6 +278,7 @@ void weir_http_on_completed(void *cls, struct MHD_Connection *connection, void *
     if (exchange->response != NULL)
         MHD_destroy_response(exchange->response);
     exchange->link->due_ns = weir_now_ns() + http->limits.request_ms * NS_PER_MS;
+    weir_free(exchange->body);
     weir_free(exchange);
     *con_cls = NULL;
 }

@@ -120,6 +120,26 @@ static bool is_rebound(const weir_http_exchange *exchange)
            host != NULL && !is_own_name(host);
 }
 
+/* 0 when it is not said; UINT64_MAX for what is no number. */
+static uint64_t said_body_bytes(const weir_http_exchange *exchange)
+{
+    const char *text = header_of(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    uint64_t n_bytes = 0;
+    for (; text != NULL && *text != '\0'; text++) {
+        if (*text < '0' || *text > '9' || n_bytes > UINT64_MAX / 16)
+            return UINT64_MAX;
+        n_bytes = 10 * n_bytes + (uint64_t)(*text - '0');
+    }
+    return n_bytes;
+}
+
+/* By its headers, or by what has come so far. */
+static bool is_too_long(const weir_http_exchange *exchange)
+{
+    uint64_t most = exchange->link->http->limits.body_bytes;
+    return said_body_bytes(exchange) > most || exchange->n_received > most;
+}
+
 static bool has_body(const weir_http_exchange *exchange)
 {
     const char *n_bytes = header_of(exchange, MHD_HTTP_HEADER_CONTENT_LENGTH);
@@ -127,28 +147,75 @@ static bool has_body(const weir_http_exchange *exchange)
            header_of(exchange, MHD_HTTP_HEADER_TRANSFER_ENCODING) != NULL;
 }
 
-static bool refuse(weir_http_answer *out, unsigned status, const char *text)
+/* The same said twice: to people, and to programs that read JSON. */
+typedef struct refusal {
+    unsigned status;
+    const char *plain, *json;
+} refusal;
+#define REFUSAL(status, text)                              \
+    (refusal)                                              \
+    {                                                      \
+        (status), text "\n", "{\"error\": \"" text "\"}\n" \
+    }
+
+static bool refuse(const weir_http_server *http, weir_http_answer *out, refusal why)
 {
-    *out = (weir_http_answer){ status, "text/plain; charset=utf-8", text, strlen(text), true };
+    bool in_json = http->methods != NULL;
+    const char *text = in_json ? why.json : why.plain;
+    *out = (weir_http_answer){ .status = why.status,
+                               .type = in_json ? "application/json" : "text/plain; charset=utf-8",
+                               .body = text,
+                               .n_bytes = strlen(text),
+                               .is_constant = true };
     return true;
+}
+
+const char *weir_http_methods(const weir_http_exchange *exchange)
+{
+    const weir_http_server *http = exchange->link->http;
+    return http->methods == NULL ? WEIR_HTTP_READS : http->methods(exchange->request.path);
+}
+
+/* Methods and bodies. */
+static bool refuse_form(const weir_http_exchange *exchange, const char *method,
+                        weir_http_answer *out)
+{
+    const weir_http_server *http = exchange->link->http;
+    const char *methods = weir_http_methods(exchange);
+    bool is_post = strcmp(method, MHD_HTTP_METHOD_POST) == 0;
+    bool reads =
+        strcmp(method, MHD_HTTP_METHOD_GET) == 0 || strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
+    bool posts = methods == NULL || strcmp(methods, WEIR_HTTP_POST) == 0;
+    if (methods != NULL && !(posts ? is_post : reads))
+        return refuse(http, out,
+                      posts ? REFUSAL(MHD_HTTP_METHOD_NOT_ALLOWED, "POST alone")
+                            : REFUSAL(MHD_HTTP_METHOD_NOT_ALLOWED, "GET and HEAD alone"));
+    if (!is_post && has_body(exchange))
+        return refuse(http, out, REFUSAL(MHD_HTTP_BAD_REQUEST, "requests have no body here"));
+    if (is_post && is_too_long(exchange))
+        return refuse(http, out, REFUSAL(MHD_HTTP_CONTENT_TOO_LARGE, "the body is too long"));
+    /* Browsers say whose page sends it, and ask nobody before they do. */
+    if (is_post && header_of(exchange, MHD_HTTP_HEADER_ORIGIN) != NULL)
+        return refuse(http, out, REFUSAL(MHD_HTTP_FORBIDDEN, "nothing is taken from web pages"));
+    return false;
 }
 
 bool weir_http_refuse(const weir_http_exchange *exchange, const char *method, weir_http_answer *out)
 {
     const weir_http_server *http = exchange->link->http;
     const weir_rpc_security *security = &http->kept.security;
-    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
-        return refuse(out, MHD_HTTP_METHOD_NOT_ALLOWED, "GET and HEAD alone\n");
-    if (has_body(exchange))
-        return refuse(out, MHD_HTTP_BAD_REQUEST, "requests have no body here\n");
+    if (refuse_form(exchange, method, out))
+        return true;
     if (is_rebound(exchange))
-        return refuse(out, MHD_HTTP_FORBIDDEN, "this machine is asked by its own names alone\n");
+        return refuse(http, out,
+                      REFUSAL(MHD_HTTP_FORBIDDEN, "this machine is asked by its own names alone"));
     if (http->is_open != NULL && http->is_open(exchange->request.path))
         return false;
     if (security->certificate != NULL && asks_for_certificate(security) &&
         !has_certificate(exchange))
-        return refuse(out, MHD_HTTP_FORBIDDEN, "a certificate of the fleet's CA is wanted\n");
+        return refuse(http, out,
+                      REFUSAL(MHD_HTTP_FORBIDDEN, "a certificate of the fleet's CA is wanted"));
     if (security->token != NULL && !has_token(exchange))
-        return refuse(out, MHD_HTTP_UNAUTHORIZED, "a bearer token is wanted\n");
+        return refuse(http, out, REFUSAL(MHD_HTTP_UNAUTHORIZED, "a bearer token is wanted"));
     return false;
 }

@@ -190,6 +190,7 @@ static weir_http_limits limits_of(const weir_http_limits *asked)
     limits.answer_ms = limits.answer_ms != 0 ? limits.answer_ms : 30000;
     limits.header_bytes = limits.header_bytes != 0 ? limits.header_bytes : (size_t)16 << 10;
     limits.answer_bytes = limits.answer_bytes != 0 ? limits.answer_bytes : (size_t)64 << 20;
+    limits.body_bytes = limits.body_bytes != 0 ? limits.body_bytes : (size_t)64 << 10;
     return limits;
 }
 
@@ -267,6 +268,7 @@ weir_status weir_http_server_open(const weir_http_options *options, weir_rpc_ser
     http->listen = listen;
     http->limits = limits_of(&options->limits);
     http->is_open = options->is_open;
+    http->methods = options->methods;
     http->handler = options->handler;
     http->gone = options->gone;
     http->context = options->context;

@@ -127,7 +127,7 @@ typedef struct weir_rpc_counts {
 } weir_rpc_counts;
 
 typedef struct weir_rpc_server_options {
-    const char *listen;               /* "HOST:PORT"; port 0: any */
+    const char *listen; /* "HOST:PORT"; port 0: any. NULL: nowhere, for what it watches alone */
     const weir_rpc_service *services; /* copied; descriptors and methods are kept */
     size_t n_services;
     /* Called in the server's thread when due; returns after how many milliseconds next (at least

@@ -22,6 +22,7 @@ typedef struct http_case {
     weir_http_server *http;
     weir_http_options options;
     weir_status opened;
+    bool is_alone; /* no gRPC beside it */
     char address[WEIR_RPC_ADDRESS_TEXT];
     char *large;
     uint64_t waiting; /* ticket of "/later", answered by the tick when `is_told` */
@@ -43,6 +44,10 @@ static bool answer(void *context, const weir_http_request *request, weir_http_an
         value = value != NULL ? value : "(none)";
         *out = (weir_http_answer){ 200, "text/plain", value, strlen(value), false };
     }
+    if (strcmp(request->path, "/post") == 0) {
+        assert_true(request->is_post);
+        *out = (weir_http_answer){ 200, "text/plain", request->body, request->n_body_bytes, false };
+    }
     if (strcmp(request->path, "/later") != 0)
         return true;
     the->waiting = request->ticket;
@@ -60,6 +65,11 @@ static void gone(void *context, uint64_t ticket)
 static bool is_open(const char *path)
 {
     return strcmp(path, "/open") == 0;
+}
+
+static const char *methods(const char *path)
+{
+    return strcmp(path, "/post") == 0 ? WEIR_HTTP_POST : WEIR_HTTP_READS;
 }
 
 static weir_status begin(void *context, weir_rpc_server *server)
@@ -95,7 +105,7 @@ static weir_status open_case(http_case *the)
     if (the->options.listen == NULL)
         the->options.listen = "127.0.0.1:0";
     the->large = calloc(1, LARGE_BYTES);
-    const weir_rpc_server_options options = { .listen = "127.0.0.1:0",
+    const weir_rpc_server_options options = { .listen = the->is_alone ? NULL : "127.0.0.1:0",
                                               .services = &service,
                                               .n_services = 1,
                                               .tick = tick,
@@ -170,6 +180,136 @@ static void test_other_requests_are_refused(void **state)
     expect(&the, "GET", "/", "Content-Length: 3\r\n", 400);
     expect(&the, "GET", "/", "Transfer-Encoding: chunked\r\n", 400);
     assert_int_equal(the.n_handled, 0);
+    close_case(&the);
+}
+
+/* ---- bodies ----------------------------------------------------------------------------------*/
+
+/* Sends the parts one by one, after an answer to the first where it asks for one. */
+static http_reply post(const http_case *the, const char *headers, const char *first,
+                       const char *second)
+{
+    char head[512];
+    int fd = http_connect(the->address);
+    assert_true(fd >= 0);
+    snprintf(head, sizeof(head),
+             "POST /post HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n", headers);
+    assert_true(http_send(fd, head));
+    if (strstr(headers, "100-continue") != NULL) {
+        static const char told[] = "HTTP/1.1 100 Continue\r\n\r\n";
+        char got[sizeof(told)] = "";
+        struct pollfd ready = { .fd = fd, .events = POLLIN };
+        assert_int_equal(poll(&ready, 1, (int)HTTP_WAIT_MS), 1);
+        assert_int_equal(recv(fd, got, strlen(told), MSG_WAITALL), strlen(told));
+        assert_string_equal(got, told);
+    }
+    http_send(fd, first);
+    http_send(fd, second);
+    http_reply reply = http_receive(fd);
+    close(fd);
+    return reply;
+}
+
+static void expect_echo(const http_case *the, const char *headers, const char *first,
+                        const char *second, const char *body)
+{
+    http_reply reply = post(the, headers, first, second);
+    assert_int_equal(reply.status, 200);
+    assert_string_equal(reply.body, body);
+    free(reply.text);
+}
+
+static void test_a_post_brings_its_body(void **state)
+{
+    (void)state;
+    http_case the = { .options.methods = methods, .is_alone = true };
+    assert_int_equal(open_case(&the), WEIR_OK);
+    expect_echo(&the, "Content-Length: 7\r\n", "{\"a\"", ":1}", "{\"a\":1}");
+    expect_echo(&the, "Content-Length: 2\r\nExpect: 100-continue\r\n", "{", "}", "{}");
+    expect_echo(&the, "Transfer-Encoding: chunked\r\n", "1\r\n{\r\n", "3\r\n12}\r\n0\r\n\r\n",
+                "{12}");
+    expect_echo(&the, "Content-Length: 0\r\n", "", "", "");
+    expect_echo(&the, "", "", "", "");
+    close_case(&the);
+}
+
+static void test_each_path_takes_its_own_methods(void **state)
+{
+    (void)state;
+    http_case the = { .options.methods = methods };
+    assert_int_equal(open_case(&the), WEIR_OK);
+    http_reply reply = http_get(the.address, "/post");
+    assert_int_equal(reply.status, 405);
+    assert_true(http_has(&reply, "Allow: POST\r\n"));
+    assert_string_equal(reply.body, "{\"error\": \"POST alone\"}\n");
+    free(reply.text);
+    reply = http_ask(the.address, "POST", "/", "Content-Length: 0\r\n");
+    assert_int_equal(reply.status, 405);
+    assert_true(http_has(&reply, "Allow: GET, HEAD\r\n"));
+    free(reply.text);
+    expect(&the, "PUT", "/post", "Content-Length: 0\r\n", 405);
+    expect(&the, "GET", "/", "Content-Length: 3\r\n", 400);
+    assert_int_equal(the.n_handled, 0);
+    close_case(&the);
+}
+
+static void test_a_long_body_is_refused_however_it_comes(void **state)
+{
+    (void)state;
+    http_case the = { .options = { .methods = methods, .limits.body_bytes = 16 } };
+    char long_chunk[64], endless[4096];
+    assert_int_equal(open_case(&the), WEIR_OK);
+    snprintf(long_chunk, sizeof(long_chunk), "11\r\n%017d\r\n", 1);
+    memset(endless, 'a', sizeof(endless) - 1);
+    endless[sizeof(endless) - 1] = '\0';
+    memcpy(endless, "fff\r\n", 5);
+    static const char exactly[] = "0123456789abcdef";
+    expect_echo(&the, "Content-Length: 16\r\n", exactly, "", exactly);
+    const struct {
+        const char *headers, *first, *second;
+        int status;
+    } rows[] = {
+        { "Content-Length: 17\r\n", "", "", 413 },
+        { "Content-Length: 17000000000000000000000\r\n", "", "", 413 },
+        { "Transfer-Encoding: chunked\r\n", long_chunk, "0\r\n\r\n", 413 },
+        { "Transfer-Encoding: chunked\r\n", endless, "", 0 }, /* nobody reads on for ever */
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        http_reply reply = post(&the, rows[i].headers, rows[i].first, rows[i].second);
+        assert_int_equal(reply.status, rows[i].status);
+        free(reply.text);
+    }
+    assert_int_equal(the.n_handled, 1);
+    close_case(&the);
+}
+
+static void test_no_web_page_posts(void **state)
+{
+    (void)state;
+    http_case the = { .options.methods = methods };
+    assert_int_equal(open_case(&the), WEIR_OK);
+    expect(&the, "POST", "/post", "Origin: https://attacker.example\r\nContent-Length: 0\r\n", 403);
+    expect(&the, "POST", "/post", "Origin: null\r\nContent-Length: 0\r\n", 403);
+    assert_int_equal(the.n_handled, 0);
+    close_case(&the);
+}
+
+static void test_a_slow_body_is_cut_off(void **state)
+{
+    (void)state;
+    http_case the = { .options = { .methods = methods, .limits.request_ms = 300 } };
+    assert_int_equal(open_case(&the), WEIR_OK);
+    int fd = http_connect(the.address);
+    assert_true(
+        http_send(fd, "POST /post HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n"));
+    for (int k = 0; the.n_cut_off == 0; k++) { /* a byte now and then does not help */
+        assert_true(k < 80);
+        http_send(fd, "a");
+        weir_sleep_ms(50);
+    }
+    UNTIL(the.n_open == 0);
+    assert_int_equal(the.n_handled, 0);
+    close(fd);
     close_case(&the);
 }
 
@@ -434,6 +574,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gets_are_answered_with_headers_that_keep_browsers_safe),
         cmocka_unit_test(test_other_requests_are_refused),
+        cmocka_unit_test(test_a_post_brings_its_body),
+        cmocka_unit_test(test_each_path_takes_its_own_methods),
+        cmocka_unit_test(test_a_long_body_is_refused_however_it_comes),
+        cmocka_unit_test(test_no_web_page_posts),
+        cmocka_unit_test(test_a_slow_body_is_cut_off),
         cmocka_unit_test(test_a_page_of_another_name_reads_nothing),
         cmocka_unit_test(test_a_token_opens_everything_else),
         cmocka_unit_test(test_it_listens_for_others_only_when_it_can_tell_them_apart),
