@@ -261,6 +261,7 @@ static void write_version_members(fleet_writer *writer, const weir_store_version
     weir_json_string(json, "reason", text_of(version->reason));
     weir_json_number(json, "slots", version->n_slots);
     weir_json_number(json, "covered", version->n_covered);
+    weir_json_bool(json, "taken_back", weir_store_is_taken_back(writer->core->store, version->uid));
     weir_json_number(json, "created_ms", version->created_at_ms);
     weir_json_number(json, "ready_ms", version->ready_at_ms);
     weir_json_string(json, "trace_id", text_of(version->trace_id));

@@ -94,6 +94,12 @@ void weir_progress_forget(weir_progress *progress, const char *worker_id)
         drop(progress, at);
 }
 
+const weir_progress_entry *weir_progress_find(const weir_progress *progress, const char *worker_id)
+{
+    const weir_progress_item *item = progress->buckets != NULL ? *find(progress, worker_id) : NULL;
+    return item != NULL ? &item->entry : NULL;
+}
+
 void weir_progress_each(const weir_progress *progress,
                         bool (*visit)(void *context, const weir_progress_entry *entry),
                         void *context)

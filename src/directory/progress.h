@@ -37,6 +37,8 @@ void weir_progress_init(weir_progress *progress);
 /* Replaces what the same worker said before. */
 weir_status weir_progress_put(weir_progress *progress, const weir_progress_entry *entry);
 void weir_progress_forget(weir_progress *progress, const char *worker_id); /* it is done */
+/* NULL: it has said nothing, or is done. Valid until the next change. */
+const weir_progress_entry *weir_progress_find(const weir_progress *progress, const char *worker_id);
 /* The newest first, until `visit` returns false. */
 void weir_progress_each(const weir_progress *progress,
                         bool (*visit)(void *context, const weir_progress_entry *entry),

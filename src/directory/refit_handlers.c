@@ -5,6 +5,7 @@
 typedef ModelExpress__Refit__WeightVersion version_message;
 typedef ModelExpress__Refit__WeightVersionShard shard_message;
 
+/* What only replicas have cannot be read by who knows trainers alone: for them it is over. */
 static weir_rpc_code answer_version(weir_directory_call *call, weir_status status,
                                     const weir_store_version *version)
 {
@@ -12,6 +13,9 @@ static weir_rpc_code answer_version(weir_directory_call *call, weir_status statu
         return weir_directory_core_refuse(status, call->text);
     WEIR_MAKE_MESSAGE(version_message, model_express__refit__weight_version__init, response);
     weir_message_of_version(version, response);
+    if (weir_store_is_taken_back(call->core->store, version->uid))
+        response->state =
+            MODEL_EXPRESS__REFIT__WEIGHT_VERSION_STATE__WEIGHT_VERSION_STATE_RELEASING;
     call->response = &response->base;
     return WEIR_RPC_OK;
 }
@@ -134,6 +138,8 @@ static weir_rpc_code list_shards(weir_directory_call *call)
     if (response->shards == NULL || messages == NULL)
         return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
     for (const weir_store_shard *shard = first; shard != NULL; shard = shard->next) {
+        if (!weir_store_shard_counts(shard, call->now_ms))
+            continue;
         weir_message_of_shard(shard, &messages[response->n_shards]);
         response->shards[response->n_shards] = &messages[response->n_shards];
         response->n_shards++;

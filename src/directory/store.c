@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "directory/store_record.h"
 
-#define MAX_BYTES ((size_t)512 << 20)
 #define MAX_INDEXES 12
 
 static size_t indexes_of(weir_store *store, store_index *out[MAX_INDEXES])
@@ -38,6 +37,8 @@ static void set_options(weir_store *store, const weir_store_options *options)
         store->options.delete_after_ms = 3600u * 1000;
     if (store->options.forget_after_ms == 0)
         store->options.forget_after_ms = 3600u * 1000;
+    if (store->options.abandon_after_ms == 0)
+        store->options.abandon_after_ms = 600u * 1000;
 }
 
 weir_status weir_store_open(const weir_store_options *options, weir_store **out)
@@ -112,7 +113,7 @@ weir_store_totals weir_store_count(const weir_store *store)
 void *weir_store_alloc(weir_store *store, size_t n_bytes)
 {
     size_t n_block = weir_rpc_heap_block_bytes(n_bytes);
-    if (n_block > MAX_BYTES - store->used_bytes) {
+    if (n_block > WEIR_STORE_MAX_BYTES - store->used_bytes) {
         weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: it holds %zu MiB of records",
                   store->used_bytes >> 20);
         return NULL;

@@ -13,8 +13,10 @@
  *            allow it, ERR_EXISTS a key is taken, ERR_NO_MEMORY one of the caps below. The lines
  *            are ModelExpress' texts where it has one.
  * Caps       names have at most 255 bytes; a version 1,024 slots, 8,192 shards and 8,192 leases;
- *            the store 4,096 versions (the oldest that is over makes room), 16,384 workers, 16,384
- *            sources, 131,072 words, and 512 MiB in all.
+ *            the store 4,096 versions, of one model 1,024; 16,384 workers, 16,384 sources, 131,072
+ *            words, and 512 MiB in all, of which one model's sources take at most half. Of versions
+ *            that are too many the oldest that is over makes room, else the oldest that its
+ *            publishers have abandoned.
  */
 #ifndef WEIR_DIRECTORY_STORE_H
 #define WEIR_DIRECTORY_STORE_H
@@ -29,8 +31,13 @@ typedef struct weir_store weir_store;
 typedef struct weir_store_options {
     uint64_t stale_after_ms;  /* 0: 90 s; a source without an update turns STALE */
     uint64_t delete_after_ms; /* 0: 3,600 s; a STALE source is deleted */
-    uint64_t forget_after_ms; /* 0: 3,600 s; a version that nobody can serve or reads is dropped, as
-                                 is what a worker has published whose registration is over so long */
+    uint64_t
+        forget_after_ms; /* 0: 3,600 s; a version that nobody can serve or reads is dropped, as
+                            is what a worker has published whose registration is over so long */
+    uint64_t abandon_after_ms; /* 0: 600 s; a STAGING version is dropped whose publishers are all
+                                  gone so long, or that nobody has published so long though no
+                                  trainer of its model lives; after a fifth of it when there is no
+                                  room for another */
 } weir_store_options;
 
 weir_status weir_store_open(const weir_store_options *options, weir_store **out);
@@ -120,9 +127,9 @@ weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *s
 /* Both at once, or neither: the version is made or joined, the shard is in. A worker whose slot an
  * open attempt has from a worker of a smaller generation was started anew: when it offers another
  * content, or other slots, that attempt is ABORTED, because a version never mixes two states of a
- * model, and the next one is made. An attempt with other slots whose publishers are all gone is over
- * likewise. (Contents of which one is "" are not compared: ModelExpress lets several workers offer a
- * slot.) The version's run must be given. */
+ * model, and the next one is made. An attempt with other slots whose publishers are all gone is
+ * over likewise. (Contents of which one is "" are not compared: ModelExpress lets several workers
+ * offer a slot.) The version's run must be given. */
 weir_status weir_store_publish_shard(weir_store *store, const weir_store_version *request,
                                      const weir_store_shard *shard, uint64_t salt, uint64_t now_ms,
                                      const weir_store_version **out);
@@ -133,6 +140,11 @@ weir_status weir_store_publish_shard(weir_store *store, const weir_store_version
  * version or shard. */
 weir_status weir_store_retire_shard(weir_store *store, const char *version_uid, const char *slot,
                                     const char *worker_id, uint64_t now_ms, bool *out_is_read);
+/* That would change something: the shard counts still, or can go. */
+bool weir_store_can_retire(const weir_store *store, const char *version_uid, const char *slot,
+                           const char *worker_id, uint64_t now_ms);
+/* READY, but its trainers have taken back a slot: only replicas have it. */
+bool weir_store_is_taken_back(const weir_store *store, const char *version_uid);
 /* NULL in *out_first: there is none yet. */
 weir_status weir_store_list_shards(weir_store *store, const char *version_uid,
                                    const weir_store_shard **out_first);
@@ -150,7 +162,8 @@ typedef struct weir_store_lease {
     uint64_t expires_ms;
 } weir_store_lease;
 
-/* Registers or renews. ttl_s beyond a day is cut to one. */
+/* Registers or renews. ttl_s beyond a day is cut to one. A new one needs a shard of every slot that
+ * counts: peers are read by weir_store_acquire() alone. */
 weir_status weir_store_register_lease(weir_store *store, const char *version_uid,
                                       const char *worker_id, uint32_t ttl_s, uint64_t now_ms,
                                       weir_store_lease *out);
@@ -162,6 +175,11 @@ void weir_store_each_lease(const weir_store *store, const char *version_uid, uin
                            bool (*visit)(void *context, const char *worker_id, uint64_t expires_ms),
                            void *context);
 
+/* Likewise, for those of them who read its trainers. */
+void weir_store_each_direct_reader(
+    const weir_store *store, const char *version_uid, uint64_t now_ms,
+    bool (*visit)(void *context, const char *worker_id, uint64_t expires_ms), void *context);
+
 /* ---- a replica's wish ------------------------------------------------------------------------*/
 
 typedef struct weir_store_wish {
@@ -169,8 +187,8 @@ typedef struct weir_store_wish {
     uint32_t worker_rank;
     uint64_t lowest, highest;
     const char *but_not_uid, *host, *part; /* "" when not said */
-    const char *held_uid; /* neither this one nor an earlier attempt at its number; "": none */
-    const char *const *avoid;              /* worker ids */
+    const char *held_uid;     /* neither this one nor an earlier attempt at its number; "": none */
+    const char *const *avoid; /* worker ids */
     size_t n_avoid;
     uint32_t ttl_s;
     uint32_t peer_wait_ms; /* from when a version was READY, while its trainers have as many readers
@@ -214,6 +232,20 @@ weir_status weir_store_acquire(weir_store *store, const weir_store_wish *wish, b
  * after they said so, and not started anew since. */
 size_t weir_store_count_holders(const weir_store *store, const char *version_uid, uint64_t now_ms);
 
+/* A live generator of the version's model, and of its run as far as it has said one, that is not
+ * among them and has not refused the version. */
+typedef struct weir_store_straggler {
+    const char *worker_id;
+    uint32_t rank;
+    bool reads, has_number; /* it has a lease; it holds `number` */
+    uint64_t number;
+} weir_store_straggler;
+
+/* Who reads it first; until `visit` returns false. */
+void weir_store_each_straggler(const weir_store *store, const char *version_uid, uint64_t now_ms,
+                               bool (*visit)(void *context, const weir_store_straggler *straggler),
+                               void *context);
+
 /* ---- sources ---------------------------------------------------------------------------------*/
 
 typedef enum weir_store_source_status {
@@ -250,6 +282,8 @@ typedef struct weir_store_source {
  * equal up to eight random digits behind the last '-' count.) */
 weir_status weir_store_publish_source(weir_store *store, const weir_store_source *source,
                                       uint64_t now_ms);
+/* ERR_NO_MEMORY when it would be refused for want of room. */
+weir_status weir_store_check_source_room(const weir_store *store, const weir_store_source *source);
 /* ERR_NOT_FOUND when there is no such source. */
 weir_status weir_store_update_source(weir_store *store, const char *source_id,
                                      const char *worker_id, weir_store_source_status status,

@@ -55,6 +55,19 @@ store_lease *weir_store_find_lease(const weir_store *store, const store_version 
     return NULL;
 }
 
+bool weir_store_has_direct_reader(const store_version *version, uint64_t now_ms)
+{
+    if (version->n_direct == 0)
+        return false;
+    for (const store_link *link = version->leases.next; link != &version->leases;
+         link = link->next) {
+        const store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
+        if (lease->peer == NULL && lease->view.expires_ms > now_ms)
+            return true;
+    }
+    return false;
+}
+
 static bool is_id_taken(const store_version *version, const char *lease_id, uint64_t now_ms)
 {
     for (const store_link *link = version->leases.next; link != &version->leases;
@@ -166,7 +179,7 @@ weir_status weir_store_check_room(const store_version *version, uint64_t now_ms)
 
 /* ---- requests --------------------------------------------------------------------------------*/
 
-static weir_status check_new(const store_version *version, uint64_t now_ms)
+static weir_status check_new(store_version *version, uint64_t now_ms)
 {
     if (version->view.state == WEIR_STORE_ABORTED)
         return weir_fail(WEIR_ERR_REFUSED,
@@ -174,6 +187,11 @@ static weir_status check_new(const store_version *version, uint64_t now_ms)
                          version->view.reason);
     if (version->view.state != WEIR_STORE_READY)
         return weir_fail(WEIR_ERR_REFUSED, "weight version is not READY: no new lease");
+    const store_coverage *coverage = weir_store_cover(version, now_ms);
+    if (coverage->n_missing != 0)
+        return weir_fail(WEIR_ERR_REFUSED,
+                         "no worker that is alive has source_slot_id '%.64s': no new lease",
+                         coverage->missing[0]);
     return weir_store_check_room(version, now_ms);
 }
 
@@ -239,6 +257,22 @@ void weir_store_each_lease(const weir_store *store, const char *version_uid, uin
          link = link->next) {
         const store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
         if (lease->view.expires_ms > now_ms &&
+            !visit(context, lease->worker_id, lease->view.expires_ms))
+            return;
+    }
+}
+
+void weir_store_each_direct_reader(
+    const weir_store *store, const char *version_uid, uint64_t now_ms,
+    bool (*visit)(void *context, const char *worker_id, uint64_t expires_ms), void *context)
+{
+    const store_version *version = weir_store_version_record(store, version_uid);
+    if (version == NULL)
+        return;
+    for (const store_link *link = version->leases.next; link != &version->leases;
+         link = link->next) {
+        const store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
+        if (lease->peer == NULL && lease->view.expires_ms > now_ms &&
             !visit(context, lease->worker_id, lease->view.expires_ms))
             return;
     }

@@ -122,6 +122,17 @@ static bool is_left(const publication *p, const store_version *version)
     return version->n_shards != 0 || version->view.state == WEIR_STORE_READY;
 }
 
+/* Its bytes there are gone: it is as free to offer others as one that was started anew. */
+static bool has_taken_back(const publication *p, const store_version *version)
+{
+    size_t slot = weir_store_find_slot(version, p->shard->slot);
+    const store_shard *shard =
+        slot < version->view.n_slots
+            ? weir_store_find_shard(p->store, version, slot, p->shard->worker_id)
+            : NULL;
+    return shard != NULL && shard->is_withdrawn;
+}
+
 static weir_status refuse_older(const publication *p)
 {
     return weir_fail(WEIR_ERR_REFUSED,
@@ -133,7 +144,7 @@ static weir_status refuse_older(const publication *p)
 static weir_status judge(const publication *p, const store_version *version, bool *out_over)
 {
     uint64_t generation = past_of(p, version).generation, own = p->worker->generation;
-    bool is_anew = generation != 0 && generation < own;
+    bool is_anew = (generation != 0 && generation < own) || has_taken_back(p, version);
     *out_over = false;
     if (!weir_store_is_same_request(&version->view, p->request)) {
         *out_over = is_anew || is_left(p, version);
@@ -192,7 +203,9 @@ static void say_why(const publication *p, const store_version *version,
 {
     const char *slot = p->shard->slot, *worker = p->shard->worker_id;
     size_t n_slots = version->view.n_slots;
-    if (weir_store_is_same_request(&version->view, p->request))
+    if (has_taken_back(p, version))
+        snprintf(text, WEIR_STORE_MAX_TEXT + 1, "%s took it back, and offers other weights", slot);
+    else if (weir_store_is_same_request(&version->view, p->request))
         snprintf(text, WEIR_STORE_MAX_TEXT + 1,
                  "%s was started anew as %s, with other weights than those of %s", slot, worker,
                  publisher_of(p, version));

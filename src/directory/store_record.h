@@ -23,8 +23,10 @@
 #define WEIR_STORE_MAX_NAME 255u
 #define WEIR_STORE_MAX_TEXT 1023u
 #define WEIR_STORE_MAX_TTL_S 86400u
+#define WEIR_STORE_MAX_BYTES ((size_t)512 << 20)
 #define WEIR_STORE_MAX_WORKERS 16384u
 #define WEIR_STORE_MAX_VERSIONS 4096u
+#define WEIR_STORE_MAX_VERSIONS_OF_MODEL (WEIR_STORE_MAX_VERSIONS / 4)
 #define WEIR_STORE_MAX_SLOTS 1024u
 #define WEIR_STORE_MAX_SHARDS 8192u /* of one version */
 #define WEIR_STORE_MAX_LEASES 8192u /* of one version */
@@ -42,6 +44,7 @@ typedef struct store_model {
     const char *name;
     uint64_t revision; /* 0: nothing has happened to it yet */
     size_t n_users;    /* records that point here: without any it goes */
+    size_t n_source_bytes;
     store_link workers, versions, sources, runs;
 } store_model;
 
@@ -277,6 +280,10 @@ uint64_t weir_store_ttl_end(uint32_t ttl_s, uint64_t now_ms);
 const store_coverage *weir_store_cover(store_version *version, uint64_t now_ms);
 /* A live replica worker that holds the version can be read from. */
 bool weir_store_has_holder(const weir_store *store, const store_version *version, uint64_t now_ms);
+/* Or one that fell silent a short while ago, and may come back. */
+bool weir_store_may_have_holder(const weir_store *store, const store_version *version,
+                                uint64_t now_ms);
+bool weir_store_has_direct_reader(const store_version *version, uint64_t now_ms);
 
 /* ---- sources and words -----------------------------------------------------------------------*/
 
@@ -291,6 +298,10 @@ store_word *weir_store_find_word(const weir_store *store, const store_history *h
                                  const weir_store_word *word);
 store_history *weir_store_add_history(weir_store *store, store_run *run, uint64_t number);
 weir_status weir_store_check_source(const weir_store_source *source);
+/* NULL: none. */
+store_source *weir_store_find_source(const weir_store *store, const char *source_id,
+                                     const char *worker_id);
+size_t weir_store_source_bytes(const weir_store_source *source); /* of its block */
 weir_status weir_store_check_word(const weir_store_word *word);
 
 /* ---- sweeping and dropping -------------------------------------------------------------------*/
@@ -303,9 +314,16 @@ void weir_store_sweep_words(weir_store *store, uint64_t now_ms);
 void weir_store_drop_workers(weir_store *store); /* all of them, after all versions */
 void weir_store_drop_versions(weir_store *store);
 void weir_store_drop_version(weir_store *store, store_version *version);
-/* Of the versions that were released or aborted, and of which nobody has or reads anything, the one
- * that was made first; NULL: there is none. */
-store_version *weir_store_oldest_over(const weir_store *store, uint64_t now_ms);
+bool weir_store_has_live_shard(const store_version *version, uint64_t now_ms);
+/* Nothing has changed for so long, and no publisher was registered. */
+bool weir_store_is_quiet_for(const store_version *version, uint64_t ms, uint64_t now_ms);
+/* Before a version of this model is added: gives the one that has to go for it, NULL: none. Of what
+ * was released or aborted, and of which nobody has or reads anything, the one that was made first;
+ * else of those abandoned. ERR_NO_MEMORY: none may go. */
+weir_status weir_store_make_room(const weir_store *store, const char *model, uint64_t now_ms,
+                                 store_version **out_over);
+/* This version is READY: earlier ones of its run that only replicas have are RELEASING. */
+void weir_store_release_earlier(weir_store *store, const store_version *version, uint64_t now_ms);
 void weir_store_drop_sources(weir_store *store);
 void weir_store_drop_words(weir_store *store);
 

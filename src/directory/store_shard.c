@@ -191,10 +191,11 @@ weir_status weir_store_put_shard(weir_store *store, store_version *version, stor
                                  size_t slot, const weir_store_shard *shard, uint64_t now_ms)
 {
     store_shard *known = weir_store_find_shard(store, version, slot, shard->worker_id);
-    if (known != NULL && !is_same_shard(&known->view, shard))
+    bool is_same = known != NULL && is_same_shard(&known->view, shard);
+    if (known != NULL && !is_same && !known->is_withdrawn)
         return weir_fail(WEIR_ERR_EXISTS,
                          "worker and source_slot_id already published different metadata");
-    if (known != NULL) {
+    if (is_same) {
         renew_shard(store, known);
         return WEIR_OK;
     }
@@ -206,11 +207,14 @@ weir_status weir_store_put_shard(weir_store *store, store_version *version, stor
         weir_store_add_shard(store, version, worker, slot, shard, worker->generation);
     if (status != WEIR_OK)
         return status;
+    if (known != NULL) /* what was taken back lies elsewhere now */
+        weir_store_drop_shard(store, known);
     version->touched_ms = now_ms;
     if (version->view.state == WEIR_STORE_STAGING &&
         version->view.n_covered == version->view.n_slots) {
         version->view.state = WEIR_STORE_READY;
         version->view.ready_at_ms = now_ms;
+        weir_store_release_earlier(store, version, now_ms);
     }
     weir_store_note_change(store, version->model);
     return WEIR_OK;

@@ -14,8 +14,8 @@ static uint64_t hash_id(const weir_store *store, const char *source_id)
     return weir_store_hash_text(store->seed, source_id);
 }
 
-static store_source *find_source(const weir_store *store, const char *source_id,
-                                 const char *worker_id)
+store_source *weir_store_find_source(const weir_store *store, const char *source_id,
+                                     const char *worker_id)
 {
     store_node *node =
         weir_store_index_first(&store->sources_by_worker, weir_store_worker_hash(store, worker_id));
@@ -31,7 +31,7 @@ static store_source *find_source(const weir_store *store, const char *source_id,
 const weir_store_source *weir_store_get_source(const weir_store *store, const char *source_id,
                                                const char *worker_id)
 {
-    const store_source *source = find_source(store, source_id, worker_id);
+    const store_source *source = weir_store_find_source(store, source_id, worker_id);
     return source != NULL ? &source->view : NULL;
 }
 
@@ -109,7 +109,7 @@ static size_t text_bytes(const char *text)
     return text != NULL ? strlen(text) + 1 : 0;
 }
 
-static size_t source_bytes(const weir_store_source *source)
+size_t weir_store_source_bytes(const weir_store_source *source)
 {
     return sizeof(store_source) + source->n_identity + source->n_metadata +
            text_bytes(source->source_id) + text_bytes(source->worker_id) +
@@ -129,7 +129,7 @@ static const void *put_bytes(char **at, const void *data, size_t n_bytes)
 
 static store_source *copy_source(weir_store *store, const weir_store_source *source)
 {
-    size_t n_bytes = source_bytes(source);
+    size_t n_bytes = weir_store_source_bytes(source);
     store_source *copy = weir_store_alloc(store, n_bytes);
     if (copy == NULL)
         return NULL;
@@ -163,6 +163,7 @@ store_source *weir_store_add_source(weir_store *store, store_model *model,
     added->worker = weir_store_worker_record(store, source->worker_id);
     added->view.model = model->name;
     model->n_users++;
+    model->n_source_bytes += weir_rpc_heap_block_bytes(added->block_bytes);
     store->n_sources++;
     weir_store_list_add_first(&store->all_sources, &added->link);
     weir_store_list_add_first(&model->sources, &added->of_model);
@@ -194,6 +195,7 @@ static void drop_source(weir_store *store, store_source *source)
         weir_store_index_remove(&store->sources_by_version, &source->by_version);
     weir_store_list_remove(&source->link);
     weir_store_list_remove(&source->of_model);
+    model->n_source_bytes -= weir_rpc_heap_block_bytes(source->block_bytes);
     weir_store_free(store, source, source->block_bytes);
     store->n_sources--;
     model->n_users--;
@@ -242,6 +244,7 @@ static void set_status(weir_store *store, store_source *source, weir_store_sourc
                        uint64_t now_ms)
 {
     source->view.updated_at_ms = (int64_t)now_ms;
+    source->view.has_left = false;
     if (!source->is_superseded) {
         source->view.status = status;
         source->stale_since_ms = now_ms;
@@ -257,16 +260,16 @@ static void set_status(weir_store *store, store_source *source, weir_store_sourc
 static bool makes_room(const store_source *known, const weir_store_source *source)
 {
     return known != NULL && weir_rpc_heap_block_bytes(known->block_bytes) ==
-                                weir_rpc_heap_block_bytes(source_bytes(source));
+                                weir_rpc_heap_block_bytes(weir_store_source_bytes(source));
 }
 
 static weir_status replace_source(weir_store *store, store_source *known,
                                   const weir_store_source *source, bool is_superseded,
                                   uint64_t now_ms)
 {
-    if (known == NULL && store->n_sources == WEIR_STORE_MAX_SOURCES)
-        return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u sources",
-                         WEIR_STORE_MAX_SOURCES);
+    weir_status status = weir_store_check_source_room(store, source);
+    if (status != WEIR_OK)
+        return status;
     store_model *model = weir_store_have_model(store, source->model);
     if (model == NULL)
         return WEIR_ERR_NO_MEMORY;
@@ -307,10 +310,11 @@ weir_status weir_store_publish_source(weir_store *store, const weir_store_source
     wanted.endpoint = weir_store_text(source->endpoint);
     wanted.host = weir_store_text(source->host);
     wanted.part = weir_store_text(source->part);
+    wanted.has_left = false;
     bool is_superseded = false;
     wanted.generation =
         weir_store_known_generation(store, wanted.worker_id, wanted.model, &is_superseded);
-    store_source *known = find_source(store, wanted.source_id, wanted.worker_id);
+    store_source *known = weir_store_find_source(store, wanted.source_id, wanted.worker_id);
     if (known == NULL || known->is_superseded || !is_same_source(&known->view, &wanted))
         return replace_source(store, known, &wanted, is_superseded, now_ms);
     set_status(store, known, wanted.status, now_ms);
@@ -321,13 +325,15 @@ weir_status weir_store_update_source(weir_store *store, const char *source_id,
                                      const char *worker_id, weir_store_source_status status,
                                      uint64_t now_ms)
 {
-    store_source *source = find_source(store, source_id, worker_id);
+    store_source *source = weir_store_find_source(store, source_id, worker_id);
     if (source == NULL)
         return weir_fail(WEIR_ERR_NOT_FOUND, "no source '%.64s' of worker '%.64s'", source_id,
                          worker_id);
     weir_store_source_status before = source->view.status;
+    bool had_left = source->view.has_left;
     set_status(store, source, status, now_ms);
-    if (source->view.status != before)
+    source->view.has_left = status == WEIR_STORE_SOURCE_STALE;
+    if (source->view.status != before || source->view.has_left != had_left)
         weir_store_note_change(store, source->record_of);
     return WEIR_OK;
 }

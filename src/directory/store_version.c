@@ -365,15 +365,11 @@ static bool find_same(const weir_store *store, const weir_store_version *request
 static weir_status make_version(weir_store *store, const weir_store_version *request, uint64_t salt,
                                 uint64_t now_ms, store_version **out, store_version **out_over)
 {
-    *out_over = NULL;
-    if (store->n_versions == WEIR_STORE_MAX_VERSIONS)
-        *out_over = weir_store_oldest_over(store, now_ms);
-    if (store->n_versions == WEIR_STORE_MAX_VERSIONS && *out_over == NULL)
-        return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u weight versions",
-                         WEIR_STORE_MAX_VERSIONS);
     char uid[WEIR_STORE_UID_BYTES];
     uint64_t n_uids = store->n_uids;
-    weir_status status = make_uid(store, salt, uid);
+    weir_status status = weir_store_make_room(store, request->model, now_ms, out_over);
+    if (status == WEIR_OK)
+        status = make_uid(store, salt, uid);
     if (status == WEIR_OK)
         status = weir_store_add_version(store, request, uid, now_ms, out);
     if (status == WEIR_OK)

@@ -275,11 +275,14 @@ static void drop_worker(weir_store *store, store_worker *worker)
 }
 
 /* Who was cut off from the directory registers again under the same id, which no other process has:
- * what it published is still there, and who publishes is not asked for it twice. */
-static bool may_come_back(const weir_store *store, const store_shard *shard, uint64_t now_ms)
+ * what it published is still there, and who publishes is not asked for it twice. And what was taken
+ * back of a version that replicas hold says that it was. */
+static bool is_of_use(const weir_store *store, const store_shard *shard, uint64_t now_ms)
 {
     const store_worker *worker = shard->worker;
     weir_store_state state = shard->version->view.state;
+    if (shard->is_withdrawn)
+        return state == WEIR_STORE_READY;
     return (state == WEIR_STORE_STAGING || state == WEIR_STORE_READY) && !worker->is_superseded &&
            shard->generation == worker->generation &&
            now_ms - worker->expires_ms <= store->options.forget_after_ms;
@@ -292,9 +295,9 @@ static void drop_dead_shards(weir_store *store, store_worker *worker, uint64_t n
     for (store_link *link = worker->shards.next, *next; link != &worker->shards; link = next) {
         store_shard *shard = WEIR_STORE_OF(store_shard, of_worker, link);
         next = link->next;
-        if (weir_store_is_live(shard, now_ms) || may_come_back(store, shard, now_ms))
+        if (weir_store_is_live(shard, now_ms))
             continue;
-        if (shard->version->n_leases == 0)
+        if (shard->version->n_leases == 0 && !is_of_use(store, shard, now_ms))
             weir_store_drop_shard(store, shard);
         else if (shard->generation != worker->generation)
             worker->has_old_shards = true;

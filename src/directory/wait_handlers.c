@@ -9,6 +9,7 @@
 
 #define MOST_RETIRED 256u
 #define MOST_NAMES 1024u /* of readers, in an answer */
+#define MOST_STRAGGLERS 64u
 
 typedef Weir__Directory__AwaitReplicasRequest await_request;
 typedef Weir__Directory__RetireVersionsRequest retire_request;
@@ -28,28 +29,6 @@ weir_directory_bound weir_await_bound(const weir_directory_call *call)
 {
     const await_request *request = (const void *)call->request;
     return (weir_directory_bound){ request->model_name, request->timeout_ms };
-}
-
-/* Replica workers that hold the version or a later one; an earlier attempt of the same number is
- * another version. */
-typedef struct holder_count {
-    const weir_store_version *version;
-    uint32_t n;
-} holder_count;
-
-static bool count_holder(void *context, const weir_store_source *source)
-{
-    holder_count *count = context;
-    const weir_store_version *version = count->version;
-    bool is_replica = strcmp(source->role, "inference_replica") == 0 && source->has_step;
-    bool is_ready = source->status == WEIR_STORE_SOURCE_READY;
-    bool has_left = source->status == WEIR_STORE_SOURCE_STALE; /* having held it all the same */
-    bool is_of_run = version->run[0] == '\0' || strcmp(source->run, version->run) == 0;
-    bool is_this = strcmp(source->version_uid, version->uid) == 0;
-    if (is_replica && is_of_run &&
-        ((is_ready && source->step > version->number) || ((is_ready || has_left) && is_this)))
-        count->n++;
-    return true;
 }
 
 typedef struct word_list {
@@ -108,21 +87,86 @@ static bool take_word(void *context, const char *model, const weir_store_word *w
     return !list->has_failed;
 }
 
-static weir_rpc_code answer_await(weir_directory_call *call, const weir_store_version *version,
-                                  uint32_t n_holding)
+static weir_status fill_words(weir_directory_call *call, const weir_store_version *version,
+                              Weir__Directory__AwaitReplicasResponse *response)
 {
-    WEIR_MAKE_MESSAGE(Weir__Directory__AwaitReplicasResponse,
-                      weir__directory__await_replicas_response__init, response);
     word_list list = { .version = version, .arena = call->arena };
     weir_store_each_word(call->core->store, version->model, take_word, &list);
     list.words = weir_arena_zeroed(call->arena, list.n_room + 1, sizeof(*list.words));
     if (list.words == NULL)
-        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
+        return WEIR_ERR_NO_MEMORY;
     weir_store_each_word(call->core->store, version->model, take_word, &list);
-    if (list.has_failed)
-        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
     response->words = list.words;
     response->n_words = list.n;
+    return list.has_failed ? WEIR_ERR_NO_MEMORY : WEIR_OK;
+}
+
+typedef struct straggler_list {
+    const weir_directory_call *call;
+    const weir_store_version *version;
+    Weir__Directory__Straggler **items;
+    size_t n;
+} straggler_list;
+
+static uint32_t ms_since(uint64_t then_ms, uint64_t now_ms)
+{
+    uint64_t ms = now_ms > then_ms ? now_ms - then_ms : 0;
+    return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
+static bool take_straggler(void *context, const weir_store_straggler *straggler)
+{
+    straggler_list *list = context;
+    const weir_directory_call *call = list->call;
+    const weir_store_version *version = list->version;
+    Weir__Directory__Straggler *item = list->items[list->n++];
+    item->worker_id = (char *)straggler->worker_id;
+    item->worker_rank = straggler->rank;
+    item->reads = straggler->reads;
+    item->has_number = straggler->has_number;
+    item->version_number = straggler->number;
+    if (version->ready_at_ms != 0)
+        item->silent_ms = ms_since(version->ready_at_ms, call->now_ms);
+    const weir_progress_entry *entry =
+        weir_progress_find(&call->core->progress, straggler->worker_id);
+    if (entry != NULL && entry->number == version->number &&
+        strcmp(entry->model, version->model) == 0) {
+        item->stop = (char *)entry->stop;
+        item->slowest_from = (char *)entry->slowest_from;
+        item->silent_ms = ms_since(entry->at_ms, call->now_ms);
+    }
+    return list->n < MOST_STRAGGLERS;
+}
+
+static weir_status fill_stragglers(weir_directory_call *call, const weir_store_version *version,
+                                   Weir__Directory__AwaitReplicasResponse *response)
+{
+    Weir__Directory__Straggler *items =
+        weir_arena_zeroed(call->arena, MOST_STRAGGLERS, sizeof(*items));
+    straggler_list list = { .call = call, .version = version };
+    list.items = weir_arena_zeroed(call->arena, MOST_STRAGGLERS, sizeof(*list.items));
+    if (items == NULL || list.items == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < MOST_STRAGGLERS; i++) {
+        weir__directory__straggler__init(&items[i]);
+        list.items[i] = &items[i];
+    }
+    weir_store_each_straggler(call->core->store, version->uid, call->now_ms, take_straggler, &list);
+    response->stragglers = list.items;
+    response->n_stragglers = list.n;
+    return WEIR_OK;
+}
+
+static weir_rpc_code answer_await(weir_directory_call *call, const weir_store_version *version,
+                                  uint32_t n_holding, bool is_over)
+{
+    WEIR_MAKE_MESSAGE(Weir__Directory__AwaitReplicasResponse,
+                      weir__directory__await_replicas_response__init, response);
+    weir_status status = fill_words(call, version, response);
+    if (status == WEIR_OK && is_over)
+        status = fill_stragglers(call, version, response);
+    if (status != WEIR_OK)
+        return weir_directory_core_refuse(status, call->text);
     response->n_holding = n_holding;
     response->state = (Weir__Directory__VersionState)version->state;
     response->reason = (char *)version->reason;
@@ -134,19 +178,19 @@ static weir_rpc_code answer_await(weir_directory_call *call, const weir_store_ve
 weir_rpc_code weir_await_look(weir_directory_call *call)
 {
     const await_request *request = (const void *)call->request;
-    holder_count count = { .n = 0 };
-    weir_status status =
-        weir_store_get_version(call->core->store, request->version_id, &count.version);
-    if (status == WEIR_OK && strcmp(count.version->model, request->model_name) != 0)
+    const weir_store_version *version = NULL;
+    weir_store *store = call->core->store;
+    weir_status status = weir_store_get_version(store, request->version_id, &version);
+    if (status == WEIR_OK && strcmp(version->model, request->model_name) != 0)
         status = weir_fail(WEIR_ERR_INVALID, "version '%.16s' is of another model_name",
                            request->version_id);
     if (status != WEIR_OK)
         return weir_directory_core_refuse(status, call->text);
-    weir_store_each_source(call->core->store, request->model_name, count_holder, &count);
-    if (count.n < request->n_replicas && count.version->state != WEIR_STORE_ABORTED &&
-        !call->is_last)
+    size_t n_holding = weir_store_count_holders(store, version->uid, call->now_ms);
+    bool is_done = n_holding >= request->n_replicas || version->state == WEIR_STORE_ABORTED;
+    if (!is_done && !call->is_last)
         return WEIR_RPC_LATER;
-    return answer_await(call, count.version, count.n);
+    return answer_await(call, version, (uint32_t)n_holding, !is_done);
 }
 
 /* ---- RetireVersions --------------------------------------------------------------------------*/
@@ -178,14 +222,12 @@ typedef struct reader_list {
     weir_arena *arena;
     char **names;
     size_t n;
-    bool has_any; /* of the version that is looked at */
 } reader_list;
 
 static bool take_reader(void *context, const char *worker_id, uint64_t expires_ms)
 {
     reader_list *list = context;
     (void)expires_ms;
-    list->has_any = true;
     for (size_t i = 0; i < list->n; i++) {
         if (strcmp(list->names[i], worker_id) == 0)
             return true;
@@ -229,6 +271,12 @@ static bool make_reader_list(weir_directory_call *call, reader_list *out)
     return out->names != NULL;
 }
 
+/* Who reads this version from its trainers; a version that only peers are read of keeps nobody. */
+static void take_readers(const weir_directory_call *call, const char *uid, reader_list *readers)
+{
+    weir_store_each_direct_reader(call->core->store, uid, call->now_ms, take_reader, readers);
+}
+
 weir_rpc_code weir_retire_look(weir_directory_call *call)
 {
     const retire_request *request = (const void *)call->request;
@@ -237,52 +285,13 @@ weir_rpc_code weir_retire_look(weir_directory_call *call)
         return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
     for (size_t i = 0; i < request->n_version_ids; i++) {
         const char *uid = request->version_ids[i];
-        const weir_store_version *version = NULL;
-        if (weir_store_get_version(call->core->store, uid, &version) != WEIR_OK ||
-            !has_shard(call, request, uid))
-            continue;
-        if (version->state == WEIR_STORE_STAGING || version->state == WEIR_STORE_READY)
+        if (weir_store_can_retire(call->core->store, uid, request->source_slot_id,
+                                  request->worker_id, call->now_ms))
             return WEIR_DIRECTORY_TAKE;
-        readers.has_any = false;
-        weir_store_each_lease(call->core->store, uid, call->now_ms, take_reader, &readers);
-        if (!readers.has_any)
-            return WEIR_DIRECTORY_TAKE;
+        if (has_shard(call, request, uid))
+            take_readers(call, uid, &readers);
     }
     return answer_retired(call, &readers);
-}
-
-/* A version that was never READY must not become so once its bytes are somebody else's. */
-static weir_status release(weir_directory_call *call, const retire_request *request,
-                           const char *uid, weir_store_state state)
-{
-    const weir_store_version *version = NULL;
-    if (state == WEIR_STORE_READY)
-        return weir_store_delete_version(call->core->store, uid, call->now_ms, &version);
-    if (state == WEIR_STORE_STAGING)
-        return weir_store_abort_version(call->core->store, uid, request->worker_id,
-                                        "its trainer took a shard back before all were in",
-                                        call->now_ms, &version);
-    return WEIR_OK;
-}
-
-static weir_status retire_one(weir_directory_call *call, const retire_request *request,
-                              const char *uid, reader_list *readers)
-{
-    const weir_store_version *version = NULL;
-    if (weir_store_get_version(call->core->store, uid, &version) != WEIR_OK)
-        return WEIR_OK; /* forgotten */
-    if (!has_shard(call, request, uid))
-        return WEIR_OK;
-    weir_status status = release(call, request, uid, version->state);
-    if (status != WEIR_OK)
-        return status;
-    readers->has_any = false;
-    weir_store_each_lease(call->core->store, uid, call->now_ms, take_reader, readers);
-    if (readers->has_any)
-        return WEIR_OK;
-    bool is_deleted;
-    return weir_store_delete_shard(call->core->store, uid, request->source_slot_id,
-                                   request->worker_id, call->now_ms, &is_deleted);
 }
 
 weir_rpc_code weir_retire(weir_directory_call *call)
@@ -295,9 +304,14 @@ weir_rpc_code weir_retire(weir_directory_call *call)
     if (!make_reader_list(call, &readers))
         return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
     for (size_t i = 0; i < request->n_version_ids; i++) {
-        weir_status status = retire_one(call, request, request->version_ids[i], &readers);
+        bool is_read = false;
+        weir_status status = weir_store_retire_shard(call->core->store, request->version_ids[i],
+                                                     request->source_slot_id, request->worker_id,
+                                                     call->now_ms, &is_read);
         if (status != WEIR_OK)
             return weir_directory_core_refuse(status, call->text);
+        if (is_read)
+            take_readers(call, request->version_ids[i], &readers);
     }
     return answer_retired(call, &readers);
 }

@@ -659,7 +659,7 @@ static void save_into(const weir_store *store, node *out)
 /* The state after `e`; NULL: it is one that has been seen. */
 static node *step(explorer *self, const node *from, event e)
 {
-    const weir_store_options options = { UINT64_MAX, UINT64_MAX, UINT64_MAX };
+    const weir_store_options options = { UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX };
     weir_store *store = NULL;
     node *to = malloc(sizeof(*to));
     *to = *from;
@@ -731,7 +731,7 @@ static void explore(explorer *self, node *first)
 
 static node *begin_with(explorer *self, const event *steps, size_t n)
 {
-    const weir_store_options options = { UINT64_MAX, UINT64_MAX, UINT64_MAX };
+    const weir_store_options options = { UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX };
     weir_store *store = NULL;
     node *at = calloc(1, sizeof(*at));
     assert_int_equal(weir_store_open(&options, &store), WEIR_OK);

@@ -139,22 +139,39 @@ static void test_the_limits_can_be_set(void **state)
     weir_store_close(store);
 }
 
-static void test_the_store_is_bounded_in_bytes(void **state)
+/* How many fit; the last one does not. */
+static int fill(weir_store *store, const char *model, const char *blob, size_t n_bytes)
 {
-    const size_t n_bytes = (size_t)60 << 20;
-    char *blob = calloc(1, n_bytes);
     weir_status status = WEIR_OK;
     int n = 0;
     for (; n < 50 && status == WEIR_OK; n++) {
         char id[16];
-        snprintf(id, sizeof(id), "w%d", n);
+        snprintf(id, sizeof(id), "%.3s-%d", model, n);
         weir_store_source source = source_of(id, 0, 1);
+        source.model = model;
         source.metadata = blob, source.n_metadata = n_bytes;
-        status = weir_store_publish_source(*state, &source, NOW);
+        status = weir_store_publish_source(store, &source, NOW);
     }
     assert_int_equal(status, WEIR_ERR_NO_MEMORY);
-    assert_int_equal(n, 8); /* eight of 64 MiB and what they belong to do not fit into 512 */
-    assert_non_null(strstr(weir_last_error(), "the directory is full"));
+    return n - 1;
+}
+
+static void test_sources_are_bounded_in_bytes_and_one_model_leaves_room_for_others(void **state)
+{
+    const size_t n_bytes = (size_t)60 << 20; /* in blocks of 64 MiB */
+    char *blob = calloc(1, n_bytes);
+    assert_int_equal(fill(*state, "greedy", blob, n_bytes), 4);
+    assert_string_equal(weir_last_error(),
+                        "the directory is full: sources of model_name 'greedy' occupy 256 MiB");
+    weir_store_source again = source_of("gre-3", 0, 2); /* in the place of what it said before */
+    again.model = "greedy", again.metadata = blob, again.n_metadata = n_bytes;
+    assert_int_equal(weir_store_check_source_room(*state, &again), WEIR_OK);
+    assert_int_equal(weir_store_publish_source(*state, &again, NOW), WEIR_OK);
+    assert_int_equal(fill(*state, "other", blob, n_bytes), 3);
+    assert_non_null(strstr(weir_last_error(), "the directory is full: it holds 4"));
+    again.n_metadata = 100;
+    assert_int_equal(weir_store_publish_source(*state, &again, NOW), WEIR_OK);
+    assert_int_equal(fill(*state, "third", blob, n_bytes), 1); /* what it gave back is there */
     free(blob);
 }
 
@@ -181,7 +198,7 @@ int main(void)
         CASE(test_ties_are_ordered_by_step_then_worker),
         CASE(test_silence_makes_stale_and_then_deletes),
         CASE(test_an_update_revives),
-        CASE(test_the_store_is_bounded_in_bytes),
+        CASE(test_sources_are_bounded_in_bytes_and_one_model_leaves_room_for_others),
         CASE(test_steady_publication_takes_nothing_from_the_heap),
         cmocka_unit_test(test_the_limits_can_be_set),
     };

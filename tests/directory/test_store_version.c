@@ -100,46 +100,6 @@ static void test_h8_a_base_goes_with_a_delta_alone(void **state)
                    "base_version_id has another model_name");
 }
 
-static void test_versions_are_bounded(void **state)
-{
-    weir_status status = WEIR_OK;
-    int n = 0;
-    for (; n < 5000 && status == WEIR_OK; n++) {
-        char key[16];
-        snprintf(key, sizeof(key), "k%d", n);
-        status = create(*state, version_request(key));
-    }
-    expect_refusal(status, WEIR_ERR_NO_MEMORY, "the directory is full: 4096 weight versions");
-    assert_int_equal(n, 4097);
-}
-
-static void test_what_is_over_makes_room_the_oldest_first(void **state)
-{
-    const weir_store_version *version, *first = NULL;
-    char uids[2][9], key[16];
-    add_worker(*state, "t", WEIR_STORE_TRAINER);
-    for (int n = 0; n < 4096; n++) {
-        snprintf(key, sizeof(key), "k%d", n);
-        version = add_version(*state, key);
-        if (n == 10)
-            first = version;
-        if (n == 10 || n == 20)
-            snprintf(uids[n / 20], sizeof(uids[0]), "%s", version->uid);
-    }
-    assert_int_equal(create(*state, version_request("more")), WEIR_ERR_NO_MEMORY);
-    for (int i = 1; i >= 0; i--)
-        assert_int_equal(weir_store_abort_version(*state, uids[i], "t", "why", NOW, &version),
-                         WEIR_OK);
-    assert_ptr_equal(version, first);
-    assert_int_equal(create(*state, version_request("more")), WEIR_OK);
-    assert_int_equal(weir_store_get_version(*state, uids[0], &version), WEIR_ERR_NOT_FOUND);
-    assert_int_equal(weir_store_get_version(*state, uids[1], &version), WEIR_OK);
-    assert_int_equal(create(*state, version_request("and more")), WEIR_OK);
-    assert_int_equal(weir_store_get_version(*state, uids[1], &version), WEIR_ERR_NOT_FOUND);
-    assert_int_equal(create(*state, version_request("too many")), WEIR_ERR_NO_MEMORY);
-    assert_int_equal(weir_store_count(*state).n_versions, 4096);
-}
-
 static void test_other_salts_give_other_uids(void **state)
 {
     weir_store *other;
@@ -382,8 +342,6 @@ int main(void)
         CASE(test_h7_slots_must_be_there_and_unique),
         CASE(test_names_are_required),
         CASE(test_h8_a_base_goes_with_a_delta_alone),
-        CASE(test_versions_are_bounded),
-        CASE(test_what_is_over_makes_room_the_oldest_first),
         CASE(test_other_salts_give_other_uids),
         CASE(test_h1_the_last_slot_makes_it_ready_in_the_same_call),
         CASE(test_a_slot_covered_twice_counts_once),
