@@ -263,9 +263,20 @@ typedef struct weir_refusal {
     weir_status status;
     char text[WEIR_NAME_BYTES]; /* what of it there is room for */
 } weir_refusal;
+/* Neither holds nor has refused it. */
+typedef struct weir_await_straggler {
+    char worker_id[WEIR_NAME_BYTES];
+    bool reads, has_version; /* it has a lease; it holds `version` */
+    uint64_t version;
+    char stop[WEIR_NAME_BYTES], from[WEIR_NAME_BYTES]; /* as it said last; "" */
+    uint32_t silent_ms;
+} weir_await_straggler;
+#define WEIR_MAX_STRAGGLERS 4 /* of those that an answer names */
 typedef struct weir_await_answer {
     uint32_t n_holding;
-    size_t n_refusals; /* all of them; the caller has room for some */
+    size_t n_refusals;   /* all of them; the caller has room for some */
+    size_t n_stragglers; /* all that were named; when the time is up alone */
+    weir_await_straggler stragglers[WEIR_MAX_STRAGGLERS];
     weir_version_state state;
     char reason[WEIR_NAME_BYTES]; /* of ABORTED */
 } weir_await_answer;

@@ -168,6 +168,23 @@ weir_status weir_directory_publish_version_shard(weir_directory_client *client,
     return status != WEIR_OK ? status : take_publish_answer(client, (const void *)answer, out);
 }
 
+static void take_stragglers(const Weir__Directory__AwaitReplicasResponse *response,
+                            weir_await_answer *out)
+{
+    out->n_stragglers = response->n_stragglers;
+    for (size_t i = 0; i < response->n_stragglers && i < WEIR_MAX_STRAGGLERS; i++) {
+        const Weir__Directory__Straggler *item = response->stragglers[i];
+        weir_await_straggler *straggler = &out->stragglers[i];
+        cut(item->worker_id, straggler->worker_id, sizeof(straggler->worker_id));
+        cut(item->stop, straggler->stop, sizeof(straggler->stop));
+        cut(item->slowest_from, straggler->from, sizeof(straggler->from));
+        straggler->reads = item->reads;
+        straggler->has_version = item->has_number;
+        straggler->version = item->version_number;
+        straggler->silent_ms = item->silent_ms;
+    }
+}
+
 static weir_status take_await_answer(const weir_directory_client *client,
                                      const Weir__Directory__AwaitReplicasResponse *response,
                                      weir_refusal *refusals, size_t n_max, weir_await_answer *out)
@@ -192,6 +209,7 @@ static weir_status take_await_answer(const weir_directory_client *client,
                                 .n_refusals = n,
                                 .state = (weir_version_state)response->state };
     cut(response->reason, out->reason, sizeof(out->reason));
+    take_stragglers(response, out);
     return WEIR_OK;
 }
 

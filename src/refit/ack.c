@@ -19,6 +19,7 @@
 #define MIN_REFS 512u
 #define MAX_REFUSALS 8u
 #define SHORT_ANSWER_S 0.05
+#define LINE_BYTES 800u /* of an error's line, for those that are named */
 
 /* One flat JSON object: bytes and the seconds of every stop so far. */
 static void write_note(const weir_report *report, char *note, size_t note_bytes)
@@ -199,13 +200,12 @@ static weir_status count_acks(weir_trainer *trainer, wait *w)
     return status;
 }
 
-static weir_status timed_out(const weir_trainer *trainer, const wait *w, const char *refusals)
+static weir_status timed_out(const weir_trainer *trainer, const wait *w, const char *others)
 {
-    return weir_fail(WEIR_ERR_TIMED_OUT,
-                     "timed out after %.1f s: %u of %u replicas have acknowledged version "
-                     "%" PRIu64 " of %s%s",
-                     w->bound_ms / 1e3, w->n_holding, w->n_wanted, w->version,
-                     trainer->worker.model, refusals);
+    return weir_fail(
+        WEIR_ERR_TIMED_OUT,
+        "timed out after %.1f s: %u of %u replica workers hold version %" PRIu64 " of %s%s",
+        w->bound_ms / 1e3, w->n_holding, w->n_wanted, w->version, trainer->worker.model, others);
 }
 
 /* By looking at all entries, again and again. */
@@ -230,22 +230,70 @@ static weir_status count_until_all(weir_trainer *trainer, wait *w)
     }
 }
 
-/* Who has said why it does not hold the version, as far as there is room. */
-static weir_status name_refusals(const weir_trainer *trainer, const wait *w,
-                                 const weir_refusal *refusals, const weir_await_answer *answer)
+/* A line's text that grows as far as there is room: whole parts alone. */
+typedef struct line {
+    char text[LINE_BYTES];
+    size_t used;
+} line;
+
+static void add_part(line *to, const char *part)
 {
-    char text[640] = "";
-    size_t used = 0;
-    for (size_t i = 0; i < answer->n_refusals && i < MAX_REFUSALS; i++) {
-        if (used + 64 > sizeof(text))
-            break;
-        int n = snprintf(text + used, sizeof(text) - used, "; %.100s: %.250s",
-                         refusals[i].worker_id, refusals[i].text);
-        used += n > 0 ? (size_t)n : 0;
-        if (used >= sizeof(text))
-            break;
+    size_t n = strlen(part);
+    if (n >= sizeof(to->text) - to->used)
+        return;
+    memcpy(to->text + to->used, part, n + 1);
+    to->used += n;
+}
+
+static void add_refusals(line *to, const weir_refusal *refusals, size_t n)
+{
+    char part[LINE_BYTES];
+    for (size_t i = 0; i < n && i < MAX_REFUSALS; i++) {
+        snprintf(part, sizeof(part), "; %.100s: %.250s", refusals[i].worker_id, refusals[i].text);
+        add_part(to, part);
     }
-    return timed_out(trainer, w, text);
+}
+
+/* "; replica-b-0: in transfer from rank-1, silent for 4.2 s, holds 6" */
+static void describe_straggler(const weir_await_straggler *straggler, char *out, size_t n_out)
+{
+    char place[160], holds[48] = "";
+    bool has_from = straggler->stop[0] != '\0' && straggler->from[0] != '\0';
+    if (straggler->stop[0] != '\0')
+        snprintf(place, sizeof(place), "in %.32s%s%.100s, silent for %.1f s", straggler->stop,
+                 has_from ? " from " : "", straggler->from, straggler->silent_ms / 1e3);
+    else if (straggler->reads)
+        snprintf(place, sizeof(place), "reads it, silent for %.1f s", straggler->silent_ms / 1e3);
+    else
+        snprintf(place, sizeof(place), "has not asked for it");
+    if (straggler->has_version)
+        snprintf(holds, sizeof(holds), ", holds %" PRIu64, straggler->version);
+    snprintf(out, n_out, "; %.100s: %s%s", straggler->worker_id, place, holds);
+}
+
+static void add_stragglers(line *to, const weir_await_answer *answer)
+{
+    char part[LINE_BYTES];
+    size_t n_named =
+        answer->n_stragglers < WEIR_MAX_STRAGGLERS ? answer->n_stragglers : WEIR_MAX_STRAGGLERS;
+    for (size_t i = 0; i < n_named; i++) {
+        describe_straggler(&answer->stragglers[i], part, sizeof(part));
+        add_part(to, part);
+    }
+    if (answer->n_stragglers > n_named) {
+        snprintf(part, sizeof(part), "; and %zu more", answer->n_stragglers - n_named);
+        add_part(to, part);
+    }
+}
+
+/* Who has said why it does not hold the version, and who has said nothing. */
+static weir_status name_missing(const weir_trainer *trainer, const wait *w,
+                                const weir_refusal *refusals, const weir_await_answer *answer)
+{
+    line others = { .used = 0 };
+    add_refusals(&others, refusals, answer->n_refusals);
+    add_stragglers(&others, answer);
+    return timed_out(trainer, w, others.text);
 }
 
 /* The directory has answered. IN_PROGRESS: wait on. */
@@ -262,7 +310,7 @@ static weir_status look_at_answer(weir_trainer *trainer, wait *w, const weir_ref
     if (status != WEIR_OK)
         return status;
     if (weir_deadline_passed(w->retry.deadline))
-        return name_refusals(trainer, w, refusals, answer);
+        return name_missing(trainer, w, refusals, answer);
     w->retry.registered = false;
     if (weir_now_s() - asked_s < SHORT_ANSWER_S) /* somebody has refused it, and may try again */
         status = weir_worker_pause(&trainer->worker, &w->patience);
