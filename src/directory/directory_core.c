@@ -112,14 +112,65 @@ static const weir_directory_method *find_method(const ProtobufCMessageDescriptor
 
 /* ---- answers ---------------------------------------------------------------------------------*/
 
-static void count(weir_directory_core *core, const weir_directory_method *method,
-                  weir_rpc_code code)
+static weir_directory_method_counts *counts_of(weir_directory_core *core,
+                                               const weir_directory_method *method)
 {
-    for (size_t i = 0; i < core->counts.n_methods; i++) {
-        if (core->counts.methods[i].name == method->name)
-            core->counts.methods[i]
-                .by_code[code < WEIR_DIRECTORY_CODES ? code : WEIR_RPC_UNKNOWN]++;
-    }
+    size_t i = 0;
+    while (core->counts.methods[i].name != method->name)
+        i++;
+    return &core->counts.methods[i];
+}
+
+static size_t index_of(weir_rpc_code code)
+{
+    return code < WEIR_DIRECTORY_CODES ? code : WEIR_RPC_UNKNOWN;
+}
+
+/* P2pService refuses by its replies. */
+static bool is_refusal(const ProtobufCMessage *response)
+{
+    if (response->descriptor == &model_express__p2p__publish_metadata_response__descriptor)
+        return !((const ModelExpress__P2p__PublishMetadataResponse *)(const void *)response)
+                    ->success;
+    if (response->descriptor == &model_express__p2p__update_status_response__descriptor)
+        return !((const ModelExpress__P2p__UpdateStatusResponse *)(const void *)response)->success;
+    return false;
+}
+
+static void count(weir_directory_core *core, const weir_directory_method *method,
+                  weir_rpc_code code, const ProtobufCMessage *response)
+{
+    weir_directory_method_counts *counts = counts_of(core, method);
+    counts->by_code[index_of(code)]++;
+    counts->n_refused_replies += code == WEIR_RPC_OK && response != NULL && is_refusal(response);
+}
+
+void weir_directory_core_refused(void *context, const ProtobufCMethodDescriptor *asked,
+                                 weir_rpc_code code)
+{
+    weir_directory_core *core = context;
+    const weir_directory_method *method = asked != NULL ? find_method(asked->input, NULL) : NULL;
+    uint64_t *refused =
+        method != NULL ? counts_of(core, method)->refused : core->counts.refused_elsewhere;
+    refused[index_of(code)]++;
+}
+
+/* What a record did: here, when it was asked for here; that time is up, everywhere. */
+static void count_events(weir_directory_core *core, const weir_store_events *before, bool is_ours)
+{
+    weir_store_events after = weir_store_count_events(core->store), *sum = &core->counts.events;
+    sum->n_expired += after.n_expired - before->n_expired;
+    if (!is_ours)
+        return;
+    sum->n_made += after.n_made - before->n_made;
+    sum->n_ready += after.n_ready - before->n_ready;
+    sum->n_released += after.n_released - before->n_released;
+    sum->n_aborted += after.n_aborted - before->n_aborted;
+    sum->n_shards += after.n_shards - before->n_shards;
+    sum->n_shard_bytes += after.n_shard_bytes - before->n_shard_bytes;
+    sum->n_leases += after.n_leases - before->n_leases;
+    sum->n_renewed += after.n_renewed - before->n_renewed;
+    sum->n_given_back += after.n_given_back - before->n_given_back;
 }
 
 static void answer(weir_directory_core *core, const weir_directory_method *method, uint64_t ticket,
@@ -127,7 +178,7 @@ static void answer(weir_directory_core *core, const weir_directory_method *metho
 {
     weir_directory_current *current = &core->current;
     if (current->ticket != ticket) {
-        count(core, method, code);
+        count(core, method, code, response);
         core->hooks.answer(core->hooks.context, ticket, code, response, text);
         return;
     }
@@ -284,7 +335,9 @@ static void apply_call(weir_directory_core *core, const weir_directory_method *m
         return;
     }
     call.is_last = wait != NULL && wait->due_ns <= weir_now_ns();
+    const weir_store_events before = weir_store_count_events(core->store);
     weir_rpc_code code = method->rule(&call);
+    count_events(core, &before, ticket != 0 && code == WEIR_RPC_OK);
     if (ticket == 0)
         return;
     if (code == WEIR_RPC_LATER) {
@@ -303,7 +356,9 @@ static void apply(void *context, const weir_log_record *record, uint64_t now_ms,
     weir_directory_core *core = context;
     core->counts.n_records++;
     if (record->method[0] == '\0') {
+        const weir_store_events before = weir_store_count_events(core->store);
         weir_store_sweep(core->store, now_ms);
+        count_events(core, &before, false);
     } else {
         const weir_directory_method *method = find_method(NULL, record->method);
         if (method != NULL && method->rule != NULL &&
@@ -435,7 +490,7 @@ static weir_rpc_code handle(void *context, const weir_rpc_call_info *info,
     *out_response = core->current.is_answered ? core->current.response : call.response;
     memset(&core->current, 0, sizeof(core->current));
     if (code != WEIR_RPC_LATER)
-        count(core, method, code);
+        count(core, method, code, *out_response);
     arm(core);
     return code;
 }
@@ -481,10 +536,7 @@ static void end_due_waits(weir_directory_core *core)
     weir_wait *wait;
     while ((wait = weir_waits_take_due(&core->waits, weir_now_ns())) != NULL) {
         const weir_directory_method *method = wait->method;
-        for (size_t i = 0; i < core->counts.n_methods; i++) {
-            if (core->counts.methods[i].name == method->name)
-                core->counts.methods[i].n_ended_by_time++;
-        }
+        counts_of(core, method)->n_ended_by_time++;
         if (wait->is_caught_up && !wait->is_taking)
             look_at(core, wait, weir_directory_core_now_ms(core), true);
     }

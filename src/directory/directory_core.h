@@ -88,7 +88,9 @@ extern const size_t weir_n_fleet_methods;
 typedef struct weir_directory_method_counts {
     const char *name; /* as of weir_directory_method */
     uint64_t by_code[WEIR_DIRECTORY_CODES];
-    uint64_t n_ended_by_time; /* of waits: answered with what there was */
+    uint64_t refused[WEIR_DIRECTORY_CODES]; /* by the server before the method, too */
+    uint64_t n_refused_replies;             /* of P2pService: success=false, which is no code */
+    uint64_t n_ended_by_time;               /* of waits: answered with what there was */
 } weir_directory_method_counts;
 
 /* Time at one stop, as workers reported it. */
@@ -97,15 +99,14 @@ typedef struct weir_directory_stop_counts {
     uint64_t n, sum_us;
 } weir_directory_stop_counts;
 
-/* Since this process began, of calls that this directory answered. */
+/* Since this process began, of calls that this directory answered: those of several add up. */
 typedef struct weir_directory_counts {
     weir_directory_method_counts methods[WEIR_DIRECTORY_MOST_METHODS];
     size_t n_methods;
-    uint64_t n_refused_replies; /* success=false of P2pService */
-    uint64_t n_records;         /* applied, whoever appended them */
-    uint64_t n_published;       /* shards */
-    uint64_t n_published_bytes;
-    uint64_t n_granted, n_granted_peers;     /* versions acquired; of these from a replica */
+    uint64_t refused_elsewhere[WEIR_DIRECTORY_CODES]; /* calls of methods that there are not */
+    uint64_t n_records;                               /* applied, whoever appended them */
+    weir_store_events events;                /* of these calls; leases expire by nobody's call */
+    uint64_t n_granted_peers;                /* versions acquired from a replica */
     uint64_t words[WEIR_DIRECTORY_STATUSES]; /* of replicas, by -status: [0] installed */
     uint64_t n_installed_bytes;
     uint64_t n_retried; /* acquired with a version that was missed, or with sources to avoid */
@@ -177,6 +178,9 @@ void weir_directory_core_close(weir_directory_core *core);
 void weir_directory_core_make_services(weir_directory_core *core);
 /* For weir_rpc_server_options.gone. */
 void weir_directory_core_gone(void *core, uint64_t ticket);
+/* For weir_rpc_server_options.refused. */
+void weir_directory_core_refused(void *core, const ProtobufCMethodDescriptor *method,
+                                 weir_rpc_code code);
 /* Looks at waits whose models have changed or whose time is up, sweeps, lets the log look after
  * itself. Returns after how many milliseconds again, at least 1. */
 unsigned weir_directory_core_tick(void *core);

@@ -187,7 +187,6 @@ static weir_rpc_code acquire(weir_directory_call *call)
     if (status != WEIR_OK)
         return weir_directory_core_refuse(status, call->text);
     if (call->is_asked) {
-        counts->n_granted++;
         counts->n_granted_peers += grant.peer != NULL;
         counts->n_retried += request->but_not_id[0] != '\0' || request->n_avoid != 0;
     }

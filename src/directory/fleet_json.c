@@ -109,7 +109,7 @@ static void write_directory(fleet_writer *writer)
     weir_json_number(json, "leases", totals.n_leases);
     weir_json_number(json, "sources", totals.n_sources);
     weir_json_number(json, "store_bytes", totals.n_bytes);
-    weir_json_number(json, "published_bytes", core->counts.n_published_bytes);
+    weir_json_number(json, "published_bytes", core->counts.events.n_shard_bytes);
     weir_json_number(json, "installed_bytes", core->counts.n_installed_bytes);
     weir_json_close(json);
 }

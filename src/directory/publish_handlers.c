@@ -320,10 +320,6 @@ weir_rpc_code weir_publish_shard(weir_directory_call *call)
         status = weir_store_get_version(call->core->store, uid, &version);
     if (status != WEIR_OK)
         return weir_directory_core_refuse(status, call->text);
-    if (call->is_asked) {
-        call->core->counts.n_published++;
-        call->core->counts.n_published_bytes += request->shard->total_bytes;
-    }
     return answer_published(call, version, &source);
 }
 

@@ -152,6 +152,8 @@ static weir_status start(weir_directory *directory)
         .n_services = WEIR_DIRECTORY_SERVICES,
         .gone = weir_directory_core_gone,
         .gone_context = &directory->core,
+        .refused = weir_directory_core_refused,
+        .refused_context = &directory->core,
         .begin = begin,
         .begin_context = directory,
         .security = directory->kept.security,

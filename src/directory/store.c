@@ -93,6 +93,11 @@ void weir_store_sweep(weir_store *store, uint64_t now_ms)
     weir_store_sweep_words(store, now_ms);
 }
 
+weir_store_events weir_store_count_events(const weir_store *store)
+{
+    return store->events;
+}
+
 weir_store_totals weir_store_count(const weir_store *store)
 {
     store_index *indexes[MAX_INDEXES];

@@ -380,6 +380,16 @@ typedef struct weir_store_totals {
 } weir_store_totals;
 weir_store_totals weir_store_count(const weir_store *store);
 
+/* What has come about since the store was opened or loaded, by whichever service: figures that only
+ * grow. A request that is repeated changes nothing, and is not counted. */
+typedef struct weir_store_events {
+    uint64_t n_made, n_ready, n_released, n_aborted; /* versions */
+    uint64_t n_shards, n_shard_bytes;                /* put in */
+    uint64_t n_leases, n_renewed;                    /* leases: new; a living one once more */
+    uint64_t n_given_back, n_expired; /* by their readers; by time, when that is noticed */
+} weir_store_events;
+weir_store_events weir_store_count_events(const weir_store *store);
+
 /* The whole store as bytes and back, for a directory that joins others or starts again. Gives *out
  * (weir_free()). A store made of it behaves as the one that it was made of. ERR_FORMAT: bytes that
  * no store wrote, ERR_UNSUPPORTED: of a newer Weir. */

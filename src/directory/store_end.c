@@ -33,6 +33,8 @@ static void end_version(weir_store *store, store_version *version, weir_store_st
                         uint64_t now_ms)
 {
     version->view.state = state;
+    store->events.n_released += state == WEIR_STORE_RELEASING;
+    store->events.n_aborted += state == WEIR_STORE_ABORTED;
     version->touched_ms = now_ms;
     if (state == WEIR_STORE_ABORTED)
         weir_store_drop_leases(store, version);

@@ -220,6 +220,8 @@ weir_status weir_store_register_lease(weir_store *store, const char *version_uid
                                       weir_store_ttl_end(ttl_s, now_ms), &lease);
     if (status != WEIR_OK)
         return status;
+    store->events.n_leases += !is_live;
+    store->events.n_renewed += is_live;
     weir_store_sweep_leases(store, now_ms);
     if (!is_live)
         weir_store_note_change(store, version->model);
@@ -240,8 +242,10 @@ weir_status weir_store_delete_lease(weir_store *store, const char *version_uid,
                  strcmp(lease->view.lease_id, lease_id) == 0;
     if (!is_it && is_id_taken(version, lease_id, now_ms))
         return weir_fail(WEIR_ERR_REFUSED, "only the leasing worker can delete its lease");
-    if (is_it)
+    if (is_it) {
         drop_lease(store, lease);
+        store->events.n_given_back++;
+    }
     *out_deleted = is_it;
     return WEIR_OK;
 }
@@ -286,10 +290,12 @@ static uint64_t sweep_version(weir_store *store, store_version *version, uint64_
     for (store_link *link = version->leases.next, *next; link != &version->leases; link = next) {
         store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
         next = link->next;
-        if (lease->view.expires_ms <= now_ms)
+        if (lease->view.expires_ms <= now_ms) {
             drop_lease(store, lease);
-        else if (lease->view.expires_ms < due_ms)
+            store->events.n_expired++;
+        } else if (lease->view.expires_ms < due_ms) {
             due_ms = lease->view.expires_ms;
+        }
     }
     return due_ms;
 }

@@ -226,6 +226,7 @@ static void abort_attempt(const publication *p, store_version *version)
     say_why(p, version, reason);
     weir_store_set_reason(p->store, version, reason);
     version->view.state = WEIR_STORE_ABORTED;
+    p->store->events.n_aborted++;
     version->touched_ms = p->now_ms;
     weir_store_drop_leases(p->store, version);
     weir_store_note_change(p->store, version->model);

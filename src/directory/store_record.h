@@ -174,6 +174,7 @@ struct weir_store {
     store_index sources_by_id, sources_by_worker, sources_by_rank, sources_by_version, words;
     store_link all_models, all_workers, all_versions, all_sources;
     size_t n_workers, n_versions, n_shards, n_leases, n_sources, n_words;
+    weir_store_events events;
     const weir_store_shard
         *chosen[WEIR_STORE_MAX_SLOTS]; /* of the last grant that avoids workers */
 };

@@ -209,9 +209,12 @@ weir_status weir_store_put_shard(weir_store *store, store_version *version, stor
         return status;
     if (known != NULL) /* what was taken back lies elsewhere now */
         weir_store_drop_shard(store, known);
+    store->events.n_shards++;
+    store->events.n_shard_bytes += shard->n_bytes;
     version->touched_ms = now_ms;
     if (version->view.state == WEIR_STORE_STAGING &&
         version->view.n_covered == version->view.n_slots) {
+        store->events.n_ready++;
         version->view.state = WEIR_STORE_READY;
         version->view.ready_at_ms = now_ms;
         weir_store_release_earlier(store, version, now_ms);

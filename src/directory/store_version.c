@@ -372,10 +372,12 @@ static weir_status make_version(weir_store *store, const weir_store_version *req
         status = make_uid(store, salt, uid);
     if (status == WEIR_OK)
         status = weir_store_add_version(store, request, uid, now_ms, out);
-    if (status == WEIR_OK)
+    if (status == WEIR_OK) {
+        store->events.n_made++;
         weir_store_note_change(store, (*out)->model);
-    else
+    } else {
         store->n_uids = n_uids;
+    }
     return status;
 }
 

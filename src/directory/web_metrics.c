@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "directory/fleet_tally.h"
+#include "rpc/grpc_wire.h"
 #include "weir/weir.h"
 
 #define LABELS WEIR_METRICS_LABELS
@@ -103,26 +104,41 @@ static void put_refusals(weir_metrics_text *out, const weir_directory_counts *co
         if (is_known)
             weir_metrics_count(out, "", LABELS("reason", name), counts->words[i]);
     }
-    put_counter(out, "weir_refused_source_replies_total",
-                "Replies of P2pService that say success=false.", counts->n_refused_replies);
+}
+
+static void put_events(weir_metrics_text *out, const weir_store_events *events)
+{
+    weir_metrics_family(out, "weir_versions_total", "counter",
+                        "Versions that came to be in a state.");
+    weir_metrics_count(out, "", LABELS("state", "staging"), events->n_made);
+    weir_metrics_count(out, "", LABELS("state", "ready"), events->n_ready);
+    weir_metrics_count(out, "", LABELS("state", "releasing"), events->n_released);
+    weir_metrics_count(out, "", LABELS("state", "aborted"), events->n_aborted);
+    put_counter(out, "weir_published_shards_total", "Shards of versions that ranks published.",
+                events->n_shards);
+    put_counter(out, "weir_published_bytes_total", "Bytes in these shards.", events->n_shard_bytes);
+    put_counter(out, "weir_granted_leases_total", "Versions that readers leased.",
+                events->n_leases);
+    put_counter(out, "weir_renewed_leases_total", "Leases that their readers renewed.",
+                events->n_renewed);
+    weir_metrics_family(out, "weir_ended_leases_total", "counter",
+                        "Leases that ended: given back by their readers, or by time.");
+    weir_metrics_count(out, "", LABELS("reason", "given_back"), events->n_given_back);
+    weir_metrics_count(out, "", LABELS("reason", "expired"), events->n_expired);
 }
 
 static void put_refits(weir_metrics_text *out, const weir_directory_counts *counts)
 {
-    put_counter(out, "weir_published_shards_total", "Shards of versions that ranks published.",
-                counts->n_published);
-    put_counter(out, "weir_published_bytes_total", "Bytes in these shards.",
-                counts->n_published_bytes);
+    put_events(out, &counts->events);
     put_counter(out, "weir_installs_total", "Refits that replica workers installed.",
                 counts->words[0]);
     put_counter(out, "weir_installed_bytes_total", "Bytes in these refits.",
                 counts->n_installed_bytes);
-    put_counter(out, "weir_granted_leases_total", "Versions that replica workers acquired.",
-                counts->n_granted);
     put_counter(out, "weir_granted_replica_sources_total",
-                "Of these, with another replica to read from.", counts->n_granted_peers);
+                "Versions acquired with another replica to read from.", counts->n_granted_peers);
     put_counter(out, "weir_retries_total",
-                "Of these, after a version or a source that could not be read.", counts->n_retried);
+                "Versions acquired after a version or a source that could not be read.",
+                counts->n_retried);
     put_refusals(out, counts);
     weir_metrics_family(out, "weir_stop_seconds", "summary",
                         "Time that workers spent at each stop of their refits.");
@@ -157,6 +173,32 @@ static void put_method(weir_metrics_text *out, const weir_directory_method_count
     }
 }
 
+static void put_refused(weir_metrics_text *out, const char *method, const uint64_t *by_code)
+{
+    for (int code = 1; code < WEIR_DIRECTORY_CODES; code++) {
+        if (by_code[code] != 0)
+            weir_metrics_count(out, "",
+                               LABELS("method", method, "reason", weir_grpc_code_name(code)),
+                               by_code[code]);
+    }
+}
+
+/* Methods are those of the tables, reasons those of gRPC: nobody outside can make a series. */
+static void put_refused_calls(weir_metrics_text *out, const weir_directory_counts *counts)
+{
+    weir_metrics_family(
+        out, "weir_refused_calls_total", "counter",
+        "Calls refused, by method and gRPC's code, or REPLY for a reply that says so.");
+    for (size_t i = 0; i < counts->n_methods; i++) {
+        const weir_directory_method_counts *method = &counts->methods[i];
+        put_refused(out, method->name, method->refused);
+        if (method->n_refused_replies != 0)
+            weir_metrics_count(out, "", LABELS("method", method->name, "reason", "REPLY"),
+                               method->n_refused_replies);
+    }
+    put_refused(out, WEIR_TALLY_OTHER, counts->refused_elsewhere);
+}
+
 static void put_calls(weir_metrics_text *out, const weir_directory_core *core)
 {
     weir_rpc_counts rpc = { 0 };
@@ -166,6 +208,7 @@ static void put_calls(weir_metrics_text *out, const weir_directory_core *core)
                         "Calls answered, by method and code.");
     for (size_t i = 0; i < core->counts.n_methods; i++)
         put_method(out, &core->counts.methods[i]);
+    put_refused_calls(out, &core->counts);
     put_gauge(out, "weir_waits", "Calls that wait for something to happen.", core->waits.n_waits);
     put_gauge(out, "weir_connections", "Open gRPC connections.", rpc.open_connections);
     put_counter(out, "weir_connections_total", "gRPC connections accepted.", rpc.connections);

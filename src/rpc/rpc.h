@@ -139,6 +139,10 @@ typedef struct weir_rpc_server_options {
      * caller is gone or its time is up. NULL: nobody wants to know. */
     void (*gone)(void *context, uint64_t ticket);
     void *gone_context;
+    /* Called in the server's thread for every call that is answered with another code than OK,
+     * whoever decided so. `method` NULL: there is no such method. NULL: nobody counts them. */
+    void (*refused)(void *context, const ProtobufCMethodDescriptor *method, weir_rpc_code code);
+    void *refused_context;
     /* Called by weir_rpc_server_open() when it listens and its thread has not begun: keeps the
      * handle, watches descriptors. Unless it says OK, open fails with what it says. NULL: nothing.
      */

@@ -542,6 +542,8 @@ weir_status weir_rpc_server_open(const weir_rpc_server_options *options, weir_rp
         server->wanted_connections = options->limits.connections;
         server->shared.gone = options->gone;
         server->shared.gone_context = options->gone_context;
+        server->shared.refused = options->refused;
+        server->shared.refused_context = options->refused_context;
         server->shared.open_service = options->open_service;
         status = secure(server, &options->security);
     }

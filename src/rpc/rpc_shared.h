@@ -25,6 +25,8 @@ typedef struct weir_rpc_shared {
     unsigned long n_descriptors; /* that this process may have */
     void (*gone)(void *context, uint64_t ticket);
     void *gone_context;
+    void (*refused)(void *context, const ProtobufCMethodDescriptor *method, weir_rpc_code code);
+    void *refused_context;
     weir_security_kept kept;
     weir_tls_context *tls;                          /* NULL: plain text */
     const ProtobufCServiceDescriptor *open_service; /* NULL: none */

@@ -191,9 +191,13 @@ static void refuse_http(weir_rpc_stream *stream, const char *http_status)
 
 void weir_rpc_stream_refuse(weir_rpc_stream *stream, weir_rpc_code code, const char *text)
 {
+    const weir_rpc_shared *shared = stream->calls->shared;
     if (stream->state == WEIR_RPC_STREAM_ANSWERED)
         return;
     become_answered(stream, true);
+    if (shared->refused != NULL)
+        shared->refused(shared->refused_context, stream->has_route ? stream->route.method : NULL,
+                        code);
     char number[4];
     char encoded[WEIR_GRPC_ENCODED_TEXT];
     size_t n_number = (size_t)snprintf(number, sizeof(number), "%u", (unsigned)code % 100);

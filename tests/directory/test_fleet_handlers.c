@@ -326,7 +326,7 @@ static void test_a_shard_its_version_and_its_entry_are_one_step(void **state)
     response = answered(f, publish_request(&c, "trainer-1", "b", 5));
     assert_string_equal(response->version->uid, uid);
     assert_int_equal(response->version->state, WEIR_STORE_READY);
-    assert_int_equal(f->core.counts.n_published, 2);
+    assert_int_equal(f->core.counts.events.n_shards, 2);
 }
 
 static weir_store_totals totals(const fixture *f)
@@ -477,7 +477,7 @@ static void test_a_wish_waits_for_the_last_shard(void **state)
     assert_true(response->found);
     assert_string_equal(response->version->uid, uid);
     assert_int_equal(f->core.waits.n_waits, 0);
-    assert_int_equal(f->core.counts.n_granted, 1);
+    assert_int_equal(f->core.counts.events.n_leases, 1);
 }
 
 static void test_a_wish_ends_naming_what_is_missing(void **state)

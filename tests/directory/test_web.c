@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "directory/client.h"
 #include "directory/made_up_log.h"
 #include "directory/web.h"
 #include "refit.pb-c.h"
@@ -76,6 +77,8 @@ static void start(fixture *f)
                                               .n_services = WEIR_DIRECTORY_SERVICES,
                                               .gone = weir_directory_core_gone,
                                               .gone_context = &f->core,
+                                              .refused = weir_directory_core_refused,
+                                              .refused_context = &f->core,
                                               .tick = tick,
                                               .tick_context = &f->core,
                                               .begin = begin,
@@ -202,6 +205,7 @@ typedef struct metrics_reader {
     char family[128], type[16];
     size_t n_samples, n_families;
     char *series[4096];
+    char families[128][128];
 } metrics_reader;
 
 static bool is_metric_name(const char *text, size_t n)
@@ -241,6 +245,7 @@ static void read_sample(metrics_reader *reader, const char *line)
 {
     size_t n_name = strcspn(line, "{ "), n_family = strlen(reader->family);
     assert_true(is_metric_name(line, n_name));
+    assert_true(reader->type[0] != '\0'); /* HELP, TYPE, then what it is about */
     assert_true(n_name >= n_family && memcmp(line, reader->family, n_family) == 0);
     const char *suffix = line + n_family;
     size_t n_suffix = n_name - n_family;
@@ -264,7 +269,10 @@ static void begin_family(metrics_reader *reader, const char *line)
         assert_int_equal(sscanf(line, "# HELP %127s", reader->family), 1);
         assert_true(strlen(line) > 8 + strlen(reader->family));
         reader->type[0] = '\0';
-        reader->n_families++;
+        for (size_t i = 0; i < reader->n_families; i++)
+            assert_string_not_equal(reader->families[i], reader->family);
+        assert_true(reader->n_families < 128);
+        memcpy(reader->families[reader->n_families++], reader->family, sizeof(reader->family));
         return;
     }
     assert_int_equal(sscanf(line, "# TYPE %127s %15s", name, type), 2);
@@ -491,6 +499,117 @@ static void register_worker(const fixture *f, const char *worker)
     weir_arena_close(&arena);
 }
 
+/* As a client of ModelExpress does: no call of DirectoryService, and each twice, as after an answer
+ * that was lost. */
+static void publish_and_read_as_modelexpress(weir_directory_client *client)
+{
+    weir_version_record version;
+    static const char *const slots[] = { "rank-0" };
+    weir_shard_record shard = { .slot = "rank-0", .worker_id = "t", .n_bytes = 1000 };
+    char lease[WEIR_ID_BYTES];
+    assert_int_equal(weir_directory_register_worker(client, "t", WEIR_ROLE_TRAINER, "m", 60),
+                     WEIR_OK);
+    assert_int_equal(weir_directory_register_worker(client, "r", WEIR_ROLE_GENERATOR, "m", 60),
+                     WEIR_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(weir_directory_create_version(client, "m", 1, "key", slots, 1, &version),
+                         WEIR_OK);
+        snprintf(shard.version_uid, sizeof(shard.version_uid), "%s", version.uid);
+        assert_int_equal(weir_directory_create_shard(client, &shard, &version), WEIR_OK);
+    }
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(weir_directory_register_lease(client, version.uid, "r", 60, lease),
+                         WEIR_OK);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(weir_directory_delete_lease(client, version.uid, lease, "r"), WEIR_OK);
+    assert_int_equal(weir_directory_delete_version(client, version.uid), WEIR_OK);
+}
+
+static void be_refused(weir_directory_client *client, const char *address)
+{
+    weir_version_record version;
+    weir_shard_record shard = { .version_uid = "none", .slot = "s", .worker_id = "t" };
+    unsigned char *manifest = NULL;
+    size_t n_room = 0, n_bytes;
+    char digest[WEIR_DIGEST_TEXT];
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(weir_directory_get_version(client, "none", &version), WEIR_ERR_NOT_FOUND);
+    assert_int_equal(weir_directory_create_shard(client, &shard, &version), WEIR_ERR_NOT_FOUND);
+    assert_int_equal(weir_directory_update_status(client, "none", "t", 0, WEIR_SOURCE_READY),
+                     WEIR_ERR_REFUSED);
+    assert_int_equal(weir_directory_get_manifest(client, address, NULL, "v", "s", &manifest,
+                                                 &n_room, &n_bytes, digest),
+                     WEIR_ERR_UNSUPPORTED);
+}
+
+static void test_what_modelexpress_does_is_counted_and_all_that_is_refused(void **state)
+{
+    fixture *f = *state;
+    weir_directory_client *client;
+    start(f);
+    const char *address = weir_rpc_server_address(f->server);
+    assert_int_equal(weir_directory_client_open(address, 5000, &client), WEIR_OK);
+    publish_and_read_as_modelexpress(client);
+    be_refused(client, address);
+    weir_directory_client_close(client);
+    http_reply reply = http_get(f->address, "/metrics");
+    static const char *const expected[] = {
+        "\nweir_versions_total{state=\"staging\"} 1\n",
+        "\nweir_versions_total{state=\"ready\"} 1\n",
+        "\nweir_versions_total{state=\"releasing\"} 1\n",
+        "\nweir_versions_total{state=\"aborted\"} 0\n",
+        "\nweir_published_shards_total 1\n",
+        "\nweir_published_bytes_total 1000\n",
+        "\nweir_granted_leases_total 1\n",
+        "\nweir_renewed_leases_total 1\n",
+        "\nweir_ended_leases_total{reason=\"given_back\"} 1\n",
+        "\nweir_refused_calls_total{method=\"RefitService.GetWeightVersion\",reason=\"NOT_FOUND\"} "
+        "2\n",
+        "\nweir_refused_calls_total{method=\"RefitService.CreateWeightVersionShard\",reason=\"NOT_"
+        "FOUND\"} "
+        "1\n",
+        "\nweir_refused_calls_total{method=\"P2pService.UpdateStatus\",reason=\"REPLY\"} 1\n",
+        "\nweir_refused_calls_total{method=\"other\",reason=\"UNIMPLEMENTED\"} 1\n",
+    };
+    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
+        if (strstr(reply.body, expected[i]) == NULL)
+            fail_msg("missing:%s%s", expected[i], reply.body);
+    }
+    free_metrics(read_metrics(reply.text + (reply.body - reply.text)));
+    free(reply.text);
+}
+
+static void test_leases_that_expire_are_counted_by_whoever_notices(void **state)
+{
+    fixture *f = *state;
+    const weir_store_version *version = add_version(f, "m", 1);
+    char uid[16];
+    snprintf(uid, sizeof(uid), "%s", version->uid);
+    weir_store_lease lease;
+    uint64_t expires_ms;
+    add_worker(f, "t", "m");
+    assert_int_equal(weir_store_register_worker(f->core.store, "r", WEIR_STORE_GENERATOR, "m", 3600,
+                                                NOW_MS, &expires_ms),
+                     WEIR_OK);
+    for (int i = 0; i < 2; i++) {
+        const weir_store_shard shard = { .version_uid = uid,
+                                         .slot = i == 0 ? "rank-0" : "rank-1",
+                                         .worker_id = "t",
+                                         .manifest_digest = "",
+                                         .manifest_endpoint = "",
+                                         .transport = "",
+                                         .content = "" };
+        assert_int_equal(weir_store_create_shard(f->core.store, &shard, NOW_MS, &version), WEIR_OK);
+    }
+    assert_int_equal(weir_store_register_lease(f->core.store, uid, "r", 1, NOW_MS, &lease),
+                     WEIR_OK);
+    f->log->now_ms = NOW_MS + 2000;
+    f->core.sweep_ns = 0;
+    weir_directory_core_tick(&f->core);
+    assert_int_equal(f->core.counts.events.n_expired, 1);
+    assert_int_equal(f->core.counts.events.n_leases, 0); /* nobody asked for it here */
+}
+
 static void test_a_look_waits_for_the_next_change(void **state)
 {
     fixture *f = *state;
@@ -546,6 +665,8 @@ int main(void)
         CASE(test_models_beyond_a_hundred_are_others),
         CASE(test_the_fleet_is_told_as_the_store_has_it),
         CASE(test_a_large_fleet_is_counted_and_listed_in_part),
+        CASE(test_what_modelexpress_does_is_counted_and_all_that_is_refused),
+        CASE(test_leases_that_expire_are_counted_by_whoever_notices),
         CASE(test_a_look_waits_for_the_next_change),
         CASE(test_a_look_ends_by_its_bound),
     };
