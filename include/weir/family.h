@@ -32,6 +32,14 @@ WEIR_API size_t weir_families(weir_family_info *families, size_t n_families);
 /* The family whose model_types hold config.json's "model_type". ERR_NOT_FOUND lists the known. */
 WEIR_API weir_status weir_family_of_config(const weir_config *config, const char **out_family);
 
+/* A layout that every family has besides those of its engines: the tensors of its checkpoint under
+ * Hugging Face's names, nothing fused, in bf16 (F32 where the family keeps it), whatever the
+ * trainer's naming and the conversion. Needs a config. In the order in which they are sent: those
+ * outside the layers first. */
+#define WEIR_LAYOUT_CHECKPOINT "checkpoint"
+/* The compile metadata of its parameters, whose target is hf_raw. */
+#define WEIR_CHECKPOINT_METADATA "{\"format\":\"checkpoint\"}"
+
 /* How the trainer names its tensors. */
 typedef enum weir_naming {
     WEIR_NAMING_HF = 0,       /* Hugging Face, one tensor per expert */
@@ -116,7 +124,7 @@ typedef struct weir_derived {
 typedef struct weir_mapping_options {
     size_t size; /* sizeof(weir_mapping_options) */
     const char *family;           /* NULL: from config's model_type */
-    const char *layout;           /* NULL: the family's default */
+    const char *layout;           /* NULL: the family's default; or WEIR_LAYOUT_CHECKPOINT */
     const char *conversion;       /* NULL or "auto": from config's quantization_config */
     const weir_config *config;    /* NULL: no check of completeness and shapes (a single layer, say):
                                      rows without any source are skipped, layers found by name */
@@ -137,7 +145,8 @@ WEIR_API weir_status weir_mapping_open(const weir_mapping_options *options,
                                        weir_mapping **out);
 WEIR_API void weir_mapping_close(weir_mapping *mapping); /* accepts NULL */
 
-/* In table order: layers ascending, then the non-layer part. */
+/* In table order: layers ascending, then the non-layer part; of layout "checkpoint" the other way
+ * round. */
 WEIR_API const weir_map_entry *weir_mapping_entries(const weir_mapping *mapping, size_t *out_n);
 /* Outputs of all entries in entry order, then the derived parameters. */
 WEIR_API const weir_parameter *weir_mapping_parameters(const weir_mapping *mapping, size_t *out_n);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/options.h"
 #include "family/bind.h"
+#include "family/checkpoint_layout.h"
 
 /* ---- parameters ------------------------------------------------------------------------------*/
 
@@ -140,6 +141,18 @@ static weir_status choose_conversion(const weir_mapping_options *options,
     return weir_conversion_select(options->config, out);
 }
 
+static weir_status bind_engine(weir_mapping *m, const weir_mapping_options *options,
+                               const weir_tensor *sources, size_t n_sources)
+{
+    weir_model model;
+    weir_status status = weir_model_init(&model, options->family, options->layout, options->config);
+    if (status == WEIR_OK)
+        status = choose_conversion(options, &m->conversion);
+    if (status == WEIR_OK)
+        status = weir_mapping_bind(m, &model, options, sources, n_sources);
+    return status == WEIR_OK ? list_parameters(m, &model) : status;
+}
+
 weir_status weir_mapping_open(const weir_mapping_options *given, const weir_tensor *sources,
                               size_t n_sources, weir_mapping **out)
 {
@@ -150,20 +163,14 @@ weir_status weir_mapping_open(const weir_mapping_options *given, const weir_tens
         return status;
     if (sources == NULL && n_sources > 0)
         return weir_fail(WEIR_ERR_INVALID, "mapping: %zu sources at NULL", n_sources);
-    weir_model model;
-    status = weir_model_init(&model, options.family, options.layout, options.config);
-    if (status != WEIR_OK)
-        return status;
     weir_mapping *m = weir_alloc_zeroed(1, sizeof(*m));
     if (m == NULL)
         return WEIR_ERR_NO_MEMORY;
     weir_arena_init(&m->arena, 0);
     m->unreadable = options.unreadable;
-    status = choose_conversion(&options, &m->conversion);
-    if (status == WEIR_OK)
-        status = weir_mapping_bind(m, &model, &options, sources, n_sources);
-    if (status == WEIR_OK)
-        status = list_parameters(m, &model);
+    bool checkpoint = options.layout != NULL && strcmp(options.layout, WEIR_LAYOUT_CHECKPOINT) == 0;
+    status = checkpoint ? weir_checkpoint_layout_bind(m, &options, sources, n_sources)
+                        : bind_engine(m, &options, sources, n_sources);
     if (status != WEIR_OK) {
         weir_mapping_close(m);
         return status;
@@ -219,6 +226,8 @@ weir_status weir_mapping_rebind(weir_mapping *mapping, const weir_tensor *source
     for (size_t i = 0; i < m->n_bound; i++) {
         m->bound[i].name = m->given[m->origin[i]].name;
         m->bound[i].data = m->given[m->origin[i]].data;
+        if (m->offset != NULL && m->bound[i].data != NULL)
+            m->bound[i].data = (unsigned char *)m->bound[i].data + m->offset[i];
     }
     return WEIR_OK;
 }

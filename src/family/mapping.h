@@ -15,11 +15,12 @@ struct weir_mapping {
     size_t n_given;
     weir_tensor *bound; /* the views in entry order: entries point into it */
     size_t *origin;     /* of each bound view: its index among the given */
+    uint64_t *offset;   /* and where in it the view begins, in bytes; NULL: all of them at 0 */
     size_t n_bound;
-    size_t tied[2]; /* given views that must hold the same bytes; SIZE_MAX: none */
+    size_t tied[2];  /* given views that must hold the same bytes; SIZE_MAX: none */
     bool unreadable; /* by this processor: whoever can read them compares the tied ones */
     weir_map_entry *entries;
-    const weir_family_row **rows; /* of the entries */
+    const weir_family_row **rows; /* of the entries; NULL of layout "checkpoint" */
     size_t n_entries;
     weir_parameter *parameters;
     size_t n_parameters;

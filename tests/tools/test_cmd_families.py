@@ -28,6 +28,10 @@ class Families(CliCase):
         for family in self.families():
             self.assertLessEqual({"tiny", "ragged", "demo"}, set(family["presets"]), family["name"])
 
+    def test_every_family_has_a_layout_for_checkpoints(self):
+        for family in self.families():
+            self.assertEqual(family["wire_layout"], "checkpoint", family["name"])
+
     def test_engines_can_cut_tiny_and_demo_in_block_fp8(self):
         for family in self.families():
             if family["name"] == "gpt_oss":  # one worker alone would have a bias

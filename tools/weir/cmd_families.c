@@ -6,14 +6,15 @@
 
 #define MAX_FAMILIES 64
 
-const char weir_usage_families[] =
-    "usage: weir families [--json]\n"
-    "\n"
-    "Lists the model families: engine layouts (the first is the default), the model_type values "
-    "of\n"
-    "config.json that select each, and the presets that `weir synth` knows.\n"
-    "\n"
-    "  --json         one object: {\"families\": [...]}\n";
+const char weir_usage_families[] = "usage: weir families [--json]\n"
+                                   "\n"
+                                   "Lists the model families: engine layouts (the first is the "
+                                   "default; besides them every family\n"
+                                   "has \"checkpoint\", its tensors under Hugging Face's names), "
+                                   "the model_type values of config.json\n"
+                                   "that select each, and the presets that `weir synth` knows.\n"
+                                   "\n"
+                                   "  --json         one object: {\"families\": [...]}\n";
 
 static json_t *list_json(const char *const *words)
 {
@@ -47,13 +48,15 @@ int weir_cmd_families(int argc, char **argv)
     for (size_t i = 0; i < n_families && i < MAX_FAMILIES; i++) {
         const weir_family_info *family = &families[i];
         json_array_append_new(
-            rows, json_pack("{s:s, s:s, s:o, s:o, s:o}", "name", family->name, "summary",
-                            family->summary, "layouts", list_json(family->layouts), "model_types",
-                            list_json(family->model_types), "presets", list_json(family->presets)));
+            rows, json_pack("{s:s, s:s, s:o, s:s, s:o, s:o}", "name", family->name, "summary",
+                            family->summary, "layouts", list_json(family->layouts), "wire_layout",
+                            WEIR_LAYOUT_CHECKPOINT, "model_types", list_json(family->model_types),
+                            "presets", list_json(family->presets)));
         if (as_json)
             continue;
         printf("%s\n  %s\n", family->name, family->summary);
         print_list("layouts", family->layouts);
+        printf("  %-12s %s\n", "on the wire", WEIR_LAYOUT_CHECKPOINT);
         print_list("model types", family->model_types);
         print_list("presets", family->presets);
     }
