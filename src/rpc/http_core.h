@@ -1,21 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* http_core.h - what the files of the HTTP server share: http_server.c listens and keeps time,
- * http_exchange.c answers, http_guard.c says who may ask. */
+ * http_exchange.c answers, http_guard.c says who may ask,
+ * http_identity.c who answers. */
 #ifndef WEIR_RPC_HTTP_CORE_H
 #define WEIR_RPC_HTTP_CORE_H
 
+#include <gnutls/gnutls.h>
 #include <microhttpd.h>
 
+#include "rpc/file_stamp.h"
 #include "rpc/http_server.h"
 #include "rpc/rpc_address.h"
 #include "rpc/rpc_security.h"
 
 #define WEIR_HTTP_PEER_TEXT 64
 
+#define WEIR_HTTP_FILES 3 /* certificate, key, CA */
+
+/* Who this server is, and whom it believes, by one reading of its files. */
+typedef struct weir_http_identity {
+    struct weir_http_identity *next; /* the one before */
+    gnutls_certificate_credentials_t credentials;
+    unsigned n_links; /* that began with it, and go on with it */
+} weir_http_identity;
+
 /* One socket. */
 typedef struct weir_http_link {
     struct weir_http_link *next, *previous;
     weir_http_server *http;
+    weir_http_identity *identity; /* NULL: plain text, or libmicrohttpd's own */
     int fd;
     uint64_t due_ns; /* its peer must have done something by then; 0: it is our turn */
     bool is_asked_for_certificate, has_certificate;
@@ -48,7 +61,10 @@ struct weir_http_server {
     weir_rpc_address listen;
     char address[WEIR_RPC_ADDRESS_TEXT];
     int timer_fd;
-    bool has_resumed; /* connections, since the last turn */
+    bool has_resumed;               /* connections, since the last turn */
+    weir_http_identity *identities; /* the newest first; NULL: no connection has come */
+    weir_file_stamp stamps[WEIR_HTTP_FILES];
+    weir_deadline look_again; /* at files that will not do as they are; 0: they do */
     weir_http_link *links;
     weir_http_exchange *parked;
     uint64_t last_ticket, next_check_ns;
@@ -80,6 +96,11 @@ const char *weir_http_methods(const weir_http_exchange *exchange);
 bool weir_http_refuse(const weir_http_exchange *exchange, const char *method,
                       weir_http_answer *out);
 
+/* ---- http_identity.c -------------------------------------------------------------------------*/
+
+/* A CA file is given, and no machine's own. */
+bool weir_http_asks_for_certificate(const weir_rpc_security *security);
+
 /* The PEM files of a security, as text. */
 typedef struct weir_http_credentials {
     char *certificate, *key, *ca; /* NULL: none */
@@ -87,5 +108,12 @@ typedef struct weir_http_credentials {
 weir_status weir_http_credentials_read(const weir_rpc_security *security,
                                        weir_http_credentials *out);
 void weir_http_credentials_free(weir_http_credentials *credentials);
+
+/* Before the handshake of a connection: goes by the files as they are at this moment. When they
+ * will not do, by those that did. */
+void weir_http_identify(weir_http_link *link, gnutls_session_t session);
+/* Frees those that no connection has any more, the newest excepted unless `all`. Not while
+ * libmicrohttpd runs. */
+void weir_http_forget_identities(weir_http_server *http, bool all);
 
 #endif

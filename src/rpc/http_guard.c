@@ -2,67 +2,11 @@
 /* http_guard.c - who may ask for what: methods, tokens, certificates, names of this machine. */
 #include <arpa/inet.h>
 #include <gnutls/gnutls.h>
-#include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
-#include "base/alloc.h"
-#include "base/error.h"
 #include "rpc/http_core.h"
-
-#define MAX_PEM_BYTES ((size_t)1 << 20)
-
-/* ---- files -----------------------------------------------------------------------------------*/
-
-static weir_status read_pem(const char *path, const char *what, char **out)
-{
-    if (path == NULL)
-        return WEIR_OK;
-    char *text = weir_alloc_zeroed(1, MAX_PEM_BYTES);
-    if (text == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    *out = text;
-    FILE *file = fopen(path, "re");
-    if (file == NULL)
-        return weir_fail_errno("cannot open the %s %s", what, path);
-    setvbuf(file, NULL, _IONBF, 0); /* no second copy of a key */
-    size_t n = fread(text, 1, MAX_PEM_BYTES - 1, file);
-    bool is_whole = feof(file) != 0;
-    fclose(file);
-    if (n == 0 || !is_whole || strlen(text) != n)
-        return weir_fail(WEIR_ERR_FORMAT, "%s: no PEM file of a %s", path, what);
-    return WEIR_OK;
-}
-
-static bool asks_for_certificate(const weir_rpc_security *security)
-{
-    return security->ca != NULL && strcmp(security->ca, "system") != 0;
-}
-
-weir_status weir_http_credentials_read(const weir_rpc_security *security,
-                                       weir_http_credentials *out)
-{
-    *out = (weir_http_credentials){ .ca = NULL };
-    weir_status status = read_pem(security->certificate, "certificate", &out->certificate);
-    if (status == WEIR_OK)
-        status = read_pem(security->key, "key", &out->key);
-    if (status == WEIR_OK && security->certificate != NULL && asks_for_certificate(security))
-        status = read_pem(security->ca, "CA", &out->ca);
-    if (status != WEIR_OK)
-        weir_http_credentials_free(out);
-    return status;
-}
-
-void weir_http_credentials_free(weir_http_credentials *credentials)
-{
-    if (credentials->key != NULL)
-        OPENSSL_cleanse(credentials->key, MAX_PEM_BYTES);
-    weir_free(credentials->certificate);
-    weir_free(credentials->key);
-    weir_free(credentials->ca);
-    *credentials = (weir_http_credentials){ .ca = NULL };
-}
 
 /* ---- callers ---------------------------------------------------------------------------------*/
 
@@ -211,7 +155,7 @@ bool weir_http_refuse(const weir_http_exchange *exchange, const char *method, we
                       REFUSAL(MHD_HTTP_FORBIDDEN, "this machine is asked by its own names alone"));
     if (http->is_open != NULL && http->is_open(exchange->request.path))
         return false;
-    if (security->certificate != NULL && asks_for_certificate(security) &&
+    if (security->certificate != NULL && weir_http_asks_for_certificate(security) &&
         !has_certificate(exchange))
         return refuse(http, out,
                       REFUSAL(MHD_HTTP_FORBIDDEN, "a certificate of the fleet's CA is wanted"));

@@ -57,6 +57,10 @@ static void add_link(weir_http_server *http, struct MHD_Connection *connection,
     link->due_ns = weir_now_ns() + http->limits.request_ms * NS_PER_MS;
     if (address != NULL)
         name_peer(link, address->client_addr);
+    const union MHD_ConnectionInfo *tls =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    if (tls != NULL)
+        weir_http_identify(link, (gnutls_session_t)tls->tls_session);
     link->next = http->links;
     if (http->links != NULL)
         http->links->previous = link;
@@ -74,6 +78,8 @@ static void remove_link(weir_http_server *http, weir_http_link *link)
         http->links = link->next;
     if (link->next != NULL)
         link->next->previous = link->previous;
+    if (link->identity != NULL)
+        link->identity->n_links--;
     weir_free(link);
 }
 
@@ -146,6 +152,7 @@ static void run(void *context, uint32_t events)
     }
     http->has_resumed = false;
     MHD_run(http->daemon);
+    weir_http_forget_identities(http, false);
     arm(http);
 }
 
@@ -292,6 +299,7 @@ void weir_http_server_close(weir_http_server *http)
         weir_http_exchange_give_up(http->parked);
     if (http->daemon != NULL)
         MHD_stop_daemon(http->daemon);
+    weir_http_forget_identities(http, true);
     if (http->timer_fd >= 0)
         close(http->timer_fd);
     weir_security_free(&http->kept);
