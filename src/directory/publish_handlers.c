@@ -15,7 +15,6 @@
 #define MOST_NAME 255u
 #define MOST_TEXT 1023u
 #define MOST_SLOTS 1024u
-#define MOST_SOURCES 16384u
 #define ROOM_BYTES ((size_t)1 << 20) /* for records beside an entry's bytes */
 #define MOST_BYTES ((size_t)512 << 20)
 
@@ -193,11 +192,10 @@ static weir_status make_entry(weir_directory_call *call,
 
 static weir_status check_room(weir_directory_call *call, const weir_store_source *source)
 {
+    weir_status status = weir_store_check_source_room(call->core->store, source);
+    if (status != WEIR_OK)
+        return status;
     weir_store_totals totals = weir_store_count(call->core->store);
-    bool is_there =
-        weir_store_get_source(call->core->store, source->source_id, source->worker_id) != NULL;
-    if (!is_there && totals.n_sources >= MOST_SOURCES)
-        return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %u sources", MOST_SOURCES);
     if (totals.n_bytes + ROOM_BYTES + source->n_identity + source->n_metadata > MOST_BYTES)
         return weir_fail(WEIR_ERR_NO_MEMORY, "the directory is full: %zu bytes", totals.n_bytes);
     return WEIR_OK;
@@ -227,6 +225,7 @@ static weir_status put_shard(weir_directory_call *call, const publish_request *r
                              const weir_store_version **out)
 {
     const weir_store_version wanted = {
+        .uid = request->shard->version_id,
         .model = request->model_name,
         .has_number = true,
         .number = request->version_number,

@@ -224,7 +224,7 @@ static void the_trainer_says_who_has_refused_the_version_and_why(void **state)
     char said[64];
     snprintf(said, sizeof(said), "%.60s", weir_last_error());
     assert_error(weir_trainer_wait(r->trainers[0], 1, 1, 200), WEIR_ERR_TIMED_OUT,
-                 "0 of 1 replicas have acknowledged version 1 of model; stubborn-");
+                 "0 of 1 replica workers hold version 1 of model; stubborn-");
     assert_non_null(strstr(weir_last_error(), said));
     weir_replica_close(replica);
     rig_close(r);
@@ -374,7 +374,7 @@ static void who_waits_rides_through_a_directory_that_is_away(void **state)
     replace_directory(r, 0); /* what was acknowledged is said again by a heartbeat */
     assert_ok(weir_trainer_wait(r->trainers[0], 1, 1, 2 * TIMEOUT_MS));
     assert_error(weir_trainer_wait(r->trainers[0], 1, 2, 300), WEIR_ERR_TIMED_OUT,
-                 "1 of 2 replicas have acknowledged version 1");
+                 "1 of 2 replica workers hold version 1");
     weir_replica_close(replica);
     rig_close(r);
 }

@@ -148,7 +148,7 @@ static void two_replicas_hold_what_each_has_installed(void **state)
     expect_verified(r, "two", 5);
     assert_ok(weir_trainer_wait(r->trainers[1], 5, 2, 0));
     assert_error(weir_trainer_wait(r->trainers[1], 5, 3, 100), WEIR_ERR_TIMED_OUT,
-                 "2 of 3 replicas have acknowledged version 5");
+                 "2 of 3 replica workers hold version 5");
     weir_replica_close(one);
     weir_replica_close(two);
     rig_close(r);

@@ -57,7 +57,7 @@ static void versions_are_followed_step_by_step(void **state)
         assert_ok(weir_trainer_wait(r->trainers[0], version, 1, 0));
     }
     assert_error(weir_trainer_wait(r->trainers[1], 4, 2, 100), WEIR_ERR_TIMED_OUT,
-                 "1 of 2 replicas have acknowledged version 4");
+                 "1 of 2 replica workers hold version 4");
     expect_plain(&replica->worker);
     expect_plain(&r->trainers[0]->worker);
     weir_replica_close(replica);
