@@ -14,6 +14,9 @@
 
 #include "base/error.h"
 
+#define QUIET_S 4       /* before a peer is asked for a sign, then until it is lost */
+#define PROBE_EVERY_S 1 /* several, where lines lose some */
+
 static bool parse_port(const char *text, unsigned *out)
 {
     unsigned port = 0;
@@ -63,6 +66,18 @@ void weir_rpc_socket_prepare(int fd)
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
+
+/* Done by the kernel: a user's ping would wake both sides for each of ten thousand calls that wait,
+ * and would take a process that stands still for one that is gone. */
+void weir_rpc_socket_watch_peer(int fd)
+{
+    const int options[][2] = { { TCP_KEEPIDLE, QUIET_S },
+                               { TCP_KEEPINTVL, PROBE_EVERY_S },
+                               { TCP_KEEPCNT, (WEIR_RPC_LOST_S - QUIET_S) / PROBE_EVERY_S },
+                               { TCP_USER_TIMEOUT, WEIR_RPC_LOST_S * 1000 } };
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+        setsockopt(fd, IPPROTO_TCP, options[i][0], &options[i][1], sizeof(int));
 }
 
 /* Gives a list to free with freeaddrinfo, or NULL with *out_error set. */

@@ -41,4 +41,10 @@ weir_status weir_rpc_connect_from(const weir_rpc_address *address, weir_rpc_pick
 /* For an accepted socket: what listen and connect set on theirs. */
 void weir_rpc_socket_prepare(int fd);
 
+#define WEIR_RPC_LOST_S 10
+/* From here on a connection whose peer's machine gives no sign for so long is lost, whether bytes
+ * are under way to it or nothing is; a machine whose process stands still gives some, unless its
+ * buffers are full for as long. */
+void weir_rpc_socket_watch_peer(int fd);
+
 #endif

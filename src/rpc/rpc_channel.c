@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "rpc/rpc_address.h"
 
 #define READ_BYTES ((size_t)32 << 10)
 #define OUT_BYTES ((size_t)60 << 10)         /* with its header still a 64 KiB block */
@@ -161,6 +162,7 @@ weir_status weir_rpc_channel_open(weir_rpc_channel *channel, int fd, weir_rpc_he
 {
     *channel = (weir_rpc_channel){ .fd = fd, .side = side, .heap = heap };
     weir_status status = WEIR_OK;
+    weir_rpc_socket_watch_peer(fd);
     if (open_session(channel, side, callbacks, user_data) != 0)
         status = weir_fail(WEIR_ERR_NO_MEMORY, "out of memory for an HTTP/2 session");
     if (status != WEIR_OK)

@@ -7,7 +7,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -197,21 +196,10 @@ static bool tell_watched(weir_rpc_server *server, const void *who, uint32_t even
 
 /* ---- accepting -------------------------------------------------------------------------------*/
 
-/* So that a peer whose machine is gone is found out, although its call waits and sends nothing. */
-static void keep_alive(int fd)
-{
-    const int options[][2] = { { TCP_KEEPIDLE, 30 }, { TCP_KEEPINTVL, 10 }, { TCP_KEEPCNT, 3 } };
-    int one = 1;
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
-        setsockopt(fd, IPPROTO_TCP, options[i][0], &options[i][1], sizeof(int));
-}
-
 static void add_connection(weir_rpc_server *server, int fd, const char *peer, weir_rpc_host *host)
 {
     weir_rpc_connection *connection;
     weir_rpc_socket_prepare(fd);
-    keep_alive(fd);
     if (weir_rpc_connection_open(&server->shared, fd, peer, host, &connection) != WEIR_OK) {
         weir_rpc_hosts_leave(&server->shared.hosts, &server->shared.heap, host);
         note_refusal(server, peer, weir_last_error());

@@ -18,7 +18,7 @@ from flow_case import WAIT_S, WEIR
 from net_case import Net
 
 SLACK_S = 5  # beyond a bound, for a machine that does other things too
-SLICE_S = 25  # a directory is heard within a slice of a wait, 20 s, and what an answer may take
+LOST_S = 10  # without a sign of its machine a peer is lost, although nothing is under way to it
 NOTHING_RAN = 77
 
 
@@ -166,7 +166,7 @@ def net_note(process):
 
 def directory_host_vanishes(net):
     """Another is started at its address, and nobody's connections hear of it: a wait that nobody
-    would ever answer ends with its slice."""
+    would ever answer is made anew."""
     net.serve()
     port = int(net.address.rsplit(":", 1)[1])
     trainer = net.trainer("trainer", timeout_s=40, lease_s=2)
@@ -180,8 +180,36 @@ def directory_host_vanishes(net):
     publish([trainer], net, 2)
     until_installed(replica, 2)
     took = time.monotonic() - begun
-    assert took < SLICE_S + SLACK_S, f"it took {took:.1f} s"
+    assert took < LOST_S + SLACK_S, f"it took {took:.1f} s"
     net.verify("trainer", "one", 2)
+
+
+def n_waiting(net):
+    """Calls that the directory keeps, by its own metrics."""
+    ask = f"import urllib.request as u; print(u.urlopen('http://{net['directory'].ip}:8501/metrics')"
+    said = subprocess.run([*net["trainer"].command(), sys.executable, "-c", ask + ".read().decode())"],
+                          capture_output=True, text=True, timeout=WAIT_S, check=True).stdout
+    return int(next(line for line in said.splitlines() if line.startswith("weir_waits ")).split()[1])
+
+
+def caller_vanishes(net):
+    """A call that waits is given up soon after its caller's host is gone, and the directory keeps
+    nothing for it."""
+    net.serve("directory", 0, "--http", f"{net['directory'].ip}:8501")
+    trainer, replica = net.trainer("trainer"), net.replica("replica", "one", lease_s=600)
+    publish([trainer], net, 1)
+    expect_installed(replica, 1)
+    deadline = time.monotonic() + WAIT_S
+    while n_waiting(net) == 0:
+        assert time.monotonic() < deadline, "the replica does not wait"
+    net.wire.cut(net["directory"], net["replica"])
+    begun = time.monotonic()
+    while n_waiting(net) != 0:
+        assert time.monotonic() < begun + LOST_S + SLACK_S, "the directory still keeps its call"
+        time.sleep(0.1)
+    publish([trainer], net, 2)
+    net.wire.heal(net["directory"], net["replica"])
+    until_installed(replica, 2)
 
 
 def directory_split_from_redis(net):
@@ -237,6 +265,7 @@ SCENARIOS = {
     bad_lines: TRIO, cut_from_the_directory_while_waiting: TRIO,
     answers_lost_while_publishing: TRIO, cut_in_the_midst_of_a_transfer: TRIO,
     trainer_cut_beyond_its_lease: (*TRIO, "far"), directory_host_vanishes: TRIO,
+    caller_vanishes: TRIO,
     directory_split_from_redis: (*TRIO, "redis")}
 
 
