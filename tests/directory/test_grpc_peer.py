@@ -520,6 +520,59 @@ class DirectoryServiceTest(PeerTest):
             refit_pb2.ListWeightVersionShardsRequest(version_id=uid), timeout=10).shards
         self.assertEqual([s.source_slot_id for s in shards], ["b"])
 
+    def refusal_of(self, call, request):
+        with self.assertRaises(grpc.RpcError) as caught:
+            call(request, timeout=10)
+        return caught.exception.details()
+
+    def test_what_only_replicas_have_is_over_for_modelexpress(self):
+        self.register_all()
+        uid = self.publish(7, 0).version.uid
+        self.publish(7, 1)
+        self.word("replica-0", self.fleet.AcquireVersion(self.wish(), timeout=10), part="p",
+                  host="h")
+        for slot, worker in (("a", "trainer-0"), ("b", "trainer-1")):
+            answer = self.fleet.RetireVersions(directory_pb2.RetireVersionsRequest(
+                version_ids=[uid], source_slot_id=slot, worker_id=worker, timeout_ms=5000),
+                timeout=10)
+            self.assertEqual(list(answer.leased_by), [])
+        got = self.refit.GetWeightVersion(refit_pb2.GetWeightVersionRequest(uid=uid), timeout=10)
+        self.assertEqual(got.state, refit_pb2.WEIGHT_VERSION_STATE_RELEASING)
+        shards = self.refit.ListWeightVersionShards(
+            refit_pb2.ListWeightVersionShardsRequest(version_id=uid), timeout=10).shards
+        self.assertEqual(list(shards), [])
+        lease = refit_pb2.RegisterVersionLeaseRequest(version_id=uid, worker_id="replica-1",
+                                                      ttl_seconds=30)
+        self.assertEqual(self.refusal_of(self.refit.RegisterVersionLease, lease),
+                         "no worker that is alive has source_slot_id 'a': no new lease")
+        answer = self.fleet.AcquireVersion(self.wish("replica-1", part="p"), timeout=10)
+        self.assertEqual((answer.found, answer.version.state, answer.peer.worker_id),
+                         (True, refit_pb2.WEIGHT_VERSION_STATE_READY, "replica-0"))
+        self.refit.RegisterVersionLease(lease, timeout=10)  # renewed as ever
+        deleted = self.refit.DeleteWeightVersion(
+            refit_pb2.DeleteWeightVersionRequest(uid=uid), timeout=10)
+        self.assertEqual(deleted.state, refit_pb2.WEIGHT_VERSION_STATE_RELEASING)
+        answer = self.fleet.AcquireVersion(self.wish("replica-2", part="p"), timeout=10)
+        self.assertFalse(answer.found)
+
+    def test_a_wait_that_ends_in_vain_names_who_is_waited_for(self):
+        self.register_all()
+        self.publish(7, 0)
+        uid = self.publish(7, 1).version.uid
+        self.word("replica-0", self.fleet.AcquireVersion(self.wish(), timeout=10))
+        self.fleet.AcquireVersion(self.wish("replica-1"), timeout=10)
+        self.fleet.ReportProgress(directory_pb2.ReportProgressRequest(
+            worker_id="replica-1", model_name="m", version_number=7, stop="transfer",
+            slowest_from="rank-1"), timeout=10)
+        heard = self.fleet.AwaitReplicas(directory_pb2.AwaitReplicasRequest(
+            model_name="m", version_id=uid, n_replicas=3, timeout_ms=200), timeout=10)
+        self.assertEqual(heard.n_holding, 1)
+        self.assertEqual([(s.worker_id, s.reads, s.stop, s.slowest_from, s.has_number)
+                          for s in heard.stragglers],
+                         [("replica-1", True, "transfer", "rank-1", False),
+                          ("replica-2", False, "", "", False)])
+        self.assertLess(heard.stragglers[0].silent_ms, 10000)
+
     def test_people_see_what_changes(self):
         fleet = self.fleet.GetFleet(directory_pb2.GetFleetRequest(), timeout=10)
         self.assertIsInstance(json.loads(fleet.json), dict)

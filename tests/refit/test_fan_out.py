@@ -72,6 +72,28 @@ class FanOut(flow_case.FlowCase):
         self.expect_read_from(second, "first")
         self.verify("second", 1)
 
+    def test_the_trainer_may_end_in_order_and_replicas_give_its_version_on(self):
+        trainer = self.trainer_of_one_rank()
+        for version in (1, 2):
+            self.publish([trainer], version)
+        first = self.follow("first")
+        self.expect_installed(first, 2)
+        trainer.signal(signal.SIGTERM)
+        trainer.process.wait(flow_case.WAIT_S)
+        second = self.follow("second")
+        self.assertEqual(flow_case.name_of(self.expect_installed(second, 2)["read_from"]), "first")
+        self.verify("second", 2)
+        first.signal(signal.SIGTERM)  # the one that is left gives it on as well
+        first.process.wait(flow_case.WAIT_S)
+        third = self.follow("third", "--install", "direct")
+        self.assertEqual(flow_case.name_of(self.expect_installed(third, 2)["read_from"]), "second")
+        trainer = self.start("publish", "--follow", "--version", "3", "--rank", "0", *ONE_RANK,
+                             *self.flow)
+        self.publish([trainer], 3)
+        for name, replica in (("second", second), ("third", third)):
+            self.expect_installed(replica, 3)
+            self.verify(name, 3)
+
     def test_a_peer_that_was_killed_is_left_for_the_trainer(self):
         trainer = self.trainer_of_one_rank()
         self.publish([trainer], 1)
