@@ -415,26 +415,79 @@ static weir_status describe_part(weir_replica *replica, const weir_parameter **o
     return WEIR_OK;
 }
 
+static weir_status describe_parameters(weir_replica *replica, const weir_parameter **out,
+                                       size_t *out_n)
+{
+    weir_status status = replica->mapping == NULL ? describe_engine(replica) : WEIR_OK;
+    if (status == WEIR_OK)
+        status = describe_part(replica, out, out_n);
+    return status;
+}
+
+/* The first n are described and placed: the replica can be installed into, and be read. */
+static weir_status settle_parameters(weir_replica *replica, size_t n)
+{
+    replica->n_parameters = n;
+    weir_status status = weir_holding_open(replica);
+    if (status != WEIR_OK)
+        replica->n_parameters = 0;
+    return status;
+}
+
 weir_status weir_replica_allocate(weir_replica *replica)
 {
     size_t n = 0;
     const weir_parameter *parameters = NULL;
-    weir_status status = replica->mapping == NULL ? describe_engine(replica) : WEIR_OK;
-    if (status == WEIR_OK)
-        status = describe_part(replica, &parameters, &n);
+    weir_status status = describe_parameters(replica, &parameters, &n);
     if (status == WEIR_OK)
         status = reserve_parameters(replica, n);
     if (status == WEIR_OK)
         status = settle_memory(replica, replica->asked_memory, replica->asked_device);
     if (status == WEIR_OK)
         status = place_parameters(replica, parameters, n);
-    if (status != WEIR_OK)
-        return status;
-    replica->n_parameters = n;
-    status = weir_holding_open(replica);
-    if (status != WEIR_OK)
-        replica->n_parameters = 0;
-    return status;
+    return status == WEIR_OK ? settle_parameters(replica, n) : status;
+}
+
+/* The parameters that are described, at addresses that are given. */
+static weir_status place_there(weir_replica *replica, const weir_parameter *parameters,
+                               const weir_tensor *tensors, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const weir_parameter *wanted = &parameters[i];
+        const weir_tensor *given = &tensors[i];
+        if (strcmp(given->name, wanted->name) != 0 || given->dtype != wanted->dtype ||
+            !weir_shape_equal(&given->shape, &wanted->shape))
+            return weir_fail(WEIR_ERR_LAYOUT,
+                             "parameter %zu is %s as config.json describes it, the memory is that "
+                             "of %s, or of another dtype or shape",
+                             i, wanted->name, given->name);
+        replica->live[i] = *given;
+        replica->live[i].name = wanted->name;
+    }
+    memcpy(replica->wanted, parameters, n * sizeof(*parameters));
+    return WEIR_OK;
+}
+
+weir_status weir_replica_adopt(weir_replica *replica, const weir_tensor *tensors, size_t n_tensors)
+{
+    size_t n = 0;
+    uint32_t memory = WEIR_MEMORY_HOST;
+    unsigned device = 0;
+    const weir_parameter *parameters = NULL;
+    weir_status status = describe_parameters(replica, &parameters, &n);
+    if (status == WEIR_OK && n != n_tensors)
+        status = weir_fail(WEIR_ERR_LAYOUT,
+                           "config.json describes %zu parameters, memory is given for %zu", n,
+                           n_tensors);
+    if (status == WEIR_OK)
+        status = reserve_parameters(replica, n);
+    if (status == WEIR_OK)
+        status = place_there(replica, parameters, tensors, n);
+    if (status == WEIR_OK)
+        status = weir_work_locate_all(tensors, n, &memory, &device);
+    if (status == WEIR_OK)
+        status = settle_memory(replica, memory, device);
+    return status == WEIR_OK ? settle_parameters(replica, n) : status;
 }
 
 const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *out_n)

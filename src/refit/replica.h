@@ -262,6 +262,9 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
 void weir_stop_refuse(weir_replica *replica, const weir_discovery *discovery, weir_status status);
 
 /* holding.c: lets others read this replica. */
+/* As weir_replica_allocate(), in memory that outlives this replica: `tensors` are the parameters that
+ * config.json describes, in their order. ERR_LAYOUT where they are others. Keeps the memory. */
+weir_status weir_replica_adopt(weir_replica *replica, const weir_tensor *tensors, size_t n_tensors);
 /* Packs into replica->places where a source's shards go: to `targets`, parallel to them, or through
  * the windows. */
 weir_status weir_replica_places(weir_replica *replica, const weir_shard *shards, size_t n_shards,
