@@ -60,6 +60,9 @@ else()
 endif()
 weir_decide(WEIR_HTTP http_found "one of libmicrohttpd-dev (which brings GnuTLS) and WEIR_GRPC")
 
+pkg_check_modules(YAML IMPORTED_TARGET yaml-0.1>=0.2)
+weir_decide(WEIR_YAML YAML_FOUND "libyaml (libyaml-dev)")
+
 # The library is found at run time, and what Weir calls of it is declared in its own header: nothing
 # can be missing here.
 set(nccl_found TRUE)
