@@ -81,6 +81,19 @@ void weir_directory_client_cancel(weir_directory_client *client)
     weir_rpc_client_cancel(client->rpc);
 }
 
+/* Before it travels in vain: a directory says no more than that it is too large. */
+static weir_status check_size(const weir_directory_client *client, const char *method,
+                              const ProtobufCMessage *request)
+{
+    size_t n_bytes = protobuf_c_message_get_packed_size(request);
+    if (n_bytes <= WEIR_DIRECTORY_MESSAGE_BYTES)
+        return WEIR_OK;
+    return weir_fail(
+        WEIR_ERR_INVALID,
+        "directory %s: %s: the request has %zu bytes, a directory takes at most %zu MiB",
+        client->address, method, n_bytes, WEIR_DIRECTORY_MESSAGE_BYTES >> 20);
+}
+
 weir_status weir_client_call_for(weir_directory_client *client, unsigned timeout_ms,
                                  const ProtobufCServiceDescriptor *service, const char *method,
                                  const ProtobufCMessage *request,
@@ -88,10 +101,13 @@ weir_status weir_client_call_for(weir_directory_client *client, unsigned timeout
 {
     weir_arena_reset(&client->arena);
     client->version = NULL;
+    weir_status status = check_size(client, method, request);
+    if (status != WEIR_OK)
+        return status;
     client->n_messages++;
     uint64_t n_moves = weir_rpc_client_moves(client->rpc);
-    weir_status status = weir_rpc_call(client->rpc, service, method, request, timeout_ms,
-                                       &client->arena, out_response);
+    status = weir_rpc_call(client->rpc, service, method, request, timeout_ms, &client->arena,
+                           out_response);
     client->address = weir_rpc_client_address(client->rpc);
     /* Who answers next may be another. */
     if (status == WEIR_ERR_PEER_LOST || weir_rpc_client_moves(client->rpc) != n_moves)

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/options.h"
+#include "directory/client.h"
 #include "directory/directory_core.h"
 #include "directory/web.h"
 #include "health.pb-c.h"
@@ -20,7 +21,6 @@
 #include "weir/weir.h"
 
 #define NS_PER_S 1000000000ull
-#define MESSAGE_BYTES ((size_t)16 << 20) /* a registry may have 4 MiB */
 
 struct weir_directory {
     weir_directory_core core;
@@ -158,7 +158,7 @@ static weir_status start(weir_directory *directory)
         .begin_context = directory,
         .security = directory->kept.security,
         .open_service = &model_express__health__health_service__descriptor,
-        .limits = { .message_bytes = MESSAGE_BYTES,
+        .limits = { .message_bytes = WEIR_DIRECTORY_MESSAGE_BYTES,
                     .connections = options->max_connections,
                     .connections_per_host = options->max_connections_per_host },
     };

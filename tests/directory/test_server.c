@@ -9,12 +9,14 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "directory/client.h"
 #include "health.pb-c.h"
+#include "p2p.pb-c.h"
 #include "rpc/rpc.h"
 #include "weir/weir.h"
 
@@ -234,6 +236,176 @@ static void test_a_directory_that_closes_lets_waits_go(void **state)
     pthread_join(thread, NULL);
 }
 
+/* ---- how large a request may be --------------------------------------------------------------*/
+
+typedef struct large_publish {
+    weir_directory *directory;
+    weir_directory_client *client;
+    char *names[WEIR_MAX_RANKS];
+    weir_shard_record shard;
+    weir_source_record source;
+    weir_sidecar_registry registry;
+} large_publish;
+
+/* Slots with names of so many characters; the last one is this rank's. */
+static void name_slots(large_publish *large, size_t n_name)
+{
+    for (size_t i = 0; i < WEIR_MAX_RANKS; i++) {
+        free(large->names[i]);
+        large->names[i] = malloc(n_name + 1);
+        memset(large->names[i], 's', n_name);
+        snprintf(large->names[i] + n_name - 4, 5, "%04zu", i);
+    }
+    snprintf(large->shard.slot, sizeof(large->shard.slot), "%s", large->names[WEIR_MAX_RANKS - 1]);
+}
+
+/* A registry that has as many bytes as may travel: its text in one string. */
+static void fill_registry(weir_sidecar_registry *registry)
+{
+    static const char begin[] = "{\"version\":0,\"tensors\":[\"", end[] = "\"]}";
+    size_t n_text = ((size_t)4 << 20) - 64; /* quotes take two bytes as they travel */
+    char *text = malloc(n_text + 1);
+    memset(text, 'r', n_text);
+    memcpy(text, begin, sizeof(begin) - 1);
+    strcpy(text + n_text - (sizeof(end) - 1), end);
+    assert_int_equal(weir_sidecar_registry_set(registry, text), WEIR_OK);
+    assert_false(registry->in_manifest);
+    assert_true(registry->n_bytes > ((size_t)4 << 20) - 128);
+    free(text);
+}
+
+static large_publish *open_large(void)
+{
+    large_publish *large = calloc(1, sizeof(*large));
+    weir_source_record *source = &large->source;
+    assert_int_equal(weir_directory_open(NULL, &large->directory), WEIR_OK);
+    assert_int_equal(
+        weir_directory_client_open(weir_directory_address(large->directory), 20000, &large->client),
+        WEIR_OK);
+    fill_registry(&large->registry);
+    strcpy(source->worker_id, "trainer-1023");
+    strcpy(source->model, "m");
+    strcpy(source->run, "r");
+    strcpy(source->role, "trainer");
+    strcpy(source->endpoint, "127.0.0.1:1");
+    source->rank = WEIR_MAX_RANKS - 1;
+    source->n_ranks = WEIR_MAX_RANKS;
+    source->version = 1;
+    source->status = WEIR_SOURCE_READY;
+    source->registry = &large->registry;
+    strcpy(large->shard.worker_id, source->worker_id);
+    strcpy(large->shard.transport, "ucx");
+    assert_int_equal(weir_directory_register_worker(large->client, source->worker_id,
+                                                    WEIR_ROLE_TRAINER, "m", 60),
+                     WEIR_OK);
+    return large;
+}
+
+static void close_large(large_publish *large)
+{
+    for (size_t i = 0; i < WEIR_MAX_RANKS; i++)
+        free(large->names[i]);
+    weir_sidecar_registry_free(&large->registry);
+    weir_directory_client_close(large->client);
+    weir_directory_close(large->directory);
+    free(large);
+}
+
+static weir_status publish_large(const large_publish *large, weir_publish_answer *answer)
+{
+    const weir_publish_request request = { .shard = &large->shard,
+                                           .source = &large->source,
+                                           .slots = (const char *const *)large->names,
+                                           .n_slots = WEIR_MAX_RANKS,
+                                           .trace_id = "",
+                                           .content = "" };
+    return weir_directory_publish_version_shard(large->client, &request, answer);
+}
+
+/* Gives the bytes of the entry as others read it. */
+static size_t read_entry(const large_publish *large, const char *source_id)
+{
+    weir_rpc_client *client;
+    weir_arena arena;
+    const ProtobufCMessage *answer;
+    ModelExpress__P2p__GetMetadataRequest request = MODEL_EXPRESS__P2P__GET_METADATA_REQUEST__INIT;
+    weir_arena_init(&arena, (size_t)64 << 20);
+    request.mx_source_id = (char *)source_id;
+    request.worker_id = (char *)large->source.worker_id;
+    assert_int_equal(
+        weir_rpc_client_open(weir_directory_address(large->directory), NULL, NULL, &client),
+        WEIR_OK);
+    assert_int_equal(weir_rpc_call(client, &model_express__p2p__p2p_service__descriptor,
+                                   "GetMetadata", &request.base, 20000, &arena, &answer),
+                     WEIR_OK);
+    size_t n_bytes = protobuf_c_message_get_packed_size(answer);
+    weir_rpc_client_close(client);
+    weir_arena_close(&arena);
+    return n_bytes;
+}
+
+static void test_a_version_of_1024_slots_with_the_largest_registry_is_published(void **state)
+{
+    (void)state;
+    large_publish *large = open_large();
+    weir_publish_answer answer;
+    name_slots(large, 255);
+    assert_int_equal(publish_large(large, &answer), WEIR_OK);
+    assert_int_equal(answer.version.state, WEIR_VERSION_STAGING);
+    assert_int_equal(answer.version.n_slots, WEIR_MAX_RANKS);
+    assert_string_equal(weir_directory_version_slot(large->client, WEIR_MAX_RANKS - 1),
+                        large->names[WEIR_MAX_RANKS - 1]);
+    assert_true(read_entry(large, answer.source_id) > ((size_t)4 << 20) - 128);
+    close_large(large);
+}
+
+static void test_a_request_beyond_16_MiB_is_refused_before_it_travels(void **state)
+{
+    (void)state;
+    large_publish *large = open_large();
+    weir_publish_answer answer;
+    char expected[96];
+    name_slots(large, ((size_t)12 << 20) / WEIR_MAX_RANKS + 64);
+    uint64_t n_before = weir_directory_client_messages(large->client);
+    assert_int_equal(publish_large(large, &answer), WEIR_ERR_INVALID);
+    snprintf(expected, sizeof(expected), "directory %s: PublishVersionShard: the request has ",
+             weir_directory_address(large->directory));
+    assert_memory_equal(weir_last_error(), expected, strlen(expected));
+    assert_non_null(strstr(weir_last_error(), "a directory takes at most 16 MiB"));
+    assert_int_equal(weir_directory_client_messages(large->client), n_before);
+    name_slots(large, 255);
+    assert_int_equal(publish_large(large, &answer), WEIR_OK);
+    close_large(large);
+}
+
+static void test_a_directory_refuses_more_than_16_MiB_of_whoever_sends_it(void **state)
+{
+    (void)state;
+    weir_directory *directory;
+    weir_rpc_client *client;
+    weir_arena arena;
+    const ProtobufCMessage *answer;
+    size_t n_name = (size_t)16 << 20;
+    char *name = malloc(n_name + 1);
+    memset(name, 'n', n_name);
+    name[n_name] = '\0';
+    weir_arena_init(&arena, 0);
+    assert_int_equal(weir_directory_open(NULL, &directory), WEIR_OK);
+    assert_int_equal(weir_rpc_client_open(weir_directory_address(directory), NULL, NULL, &client),
+                     WEIR_OK);
+    ModelExpress__P2p__GetMetadataRequest request = MODEL_EXPRESS__P2P__GET_METADATA_REQUEST__INIT;
+    request.mx_source_id = name;
+    assert_int_equal(weir_rpc_call(client, &model_express__p2p__p2p_service__descriptor,
+                                   "GetMetadata", &request.base, 20000, &arena, &answer),
+                     WEIR_ERR_REFUSED);
+    assert_non_null(
+        strstr(weir_last_error(), "RESOURCE_EXHAUSTED: the request is larger than 16 MiB"));
+    weir_rpc_client_close(client);
+    weir_arena_close(&arena);
+    weir_directory_close(directory);
+    free(name);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +417,9 @@ int main(void)
         cmocka_unit_test(test_whoever_waits_is_told_at_once),
         cmocka_unit_test(test_a_wait_ends_at_its_bound),
         cmocka_unit_test(test_a_directory_that_closes_lets_waits_go),
+        cmocka_unit_test(test_a_version_of_1024_slots_with_the_largest_registry_is_published),
+        cmocka_unit_test(test_a_request_beyond_16_MiB_is_refused_before_it_travels),
+        cmocka_unit_test(test_a_directory_refuses_more_than_16_MiB_of_whoever_sends_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
