@@ -351,6 +351,35 @@ static void test_who_refuses_is_told_apart_from_who_holds(void **state)
     assert_int_equal(answer.state, WEIR_VERSION_ABORTED);
 }
 
+static void test_who_is_waited_for_is_named_as_far_as_there_is_room(void **state)
+{
+    fixture *f = *state;
+    weir_await_answer answer;
+    FILL(Weir__Directory__Straggler, weir__directory__straggler__init, plain);
+    Weir__Directory__Straggler reads = plain;
+    Weir__Directory__Straggler *all[] = { &reads, &plain, &plain, &plain, &plain, &plain };
+    FILL(Weir__Directory__AwaitReplicasResponse, weir__directory__await_replicas_response__init,
+         response);
+    reads.worker_id = (char *)"r", reads.reads = true, reads.stop = (char *)"transfer";
+    reads.slowest_from = (char *)"rank-1", reads.silent_ms = 4200;
+    reads.has_number = true, reads.version_number = 6;
+    response.stragglers = all;
+    response.n_stragglers = 6;
+    f->answer = &response.base;
+    assert_int_equal(weir_directory_await_replicas(f->client, "m", "v", 3, 10, NULL, 0, &answer),
+                     WEIR_IN_PROGRESS);
+    assert_int_equal(answer.n_stragglers, 6);
+    const weir_await_straggler *first = &answer.stragglers[0];
+    assert_string_equal(first->worker_id, "r");
+    assert_true(first->reads);
+    assert_true(first->has_version);
+    assert_int_equal(first->version, 6);
+    assert_string_equal(first->stop, "transfer");
+    assert_string_equal(first->from, "rank-1");
+    assert_int_equal(first->silent_ms, 4200);
+    assert_false(answer.stragglers[3].reads);
+}
+
 static void test_readers_of_what_is_taken_back_are_named(void **state)
 {
     fixture *f = *state;
@@ -418,6 +447,7 @@ int main(void)
         CASE(test_a_wait_is_interrupted_and_no_other_call),
         CASE(test_a_server_that_does_not_answer_is_left_in_time),
         CASE(test_who_refuses_is_told_apart_from_who_holds),
+        CASE(test_who_is_waited_for_is_named_as_far_as_there_is_room),
         CASE(test_readers_of_what_is_taken_back_are_named),
         CASE(test_a_failure_is_told_with_its_status),
         CASE(test_a_server_without_the_service_is_asked_once),

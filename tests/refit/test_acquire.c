@@ -230,6 +230,51 @@ static void the_trainer_says_who_has_refused_the_version_and_why(void **state)
     rig_close(r);
 }
 
+static void expect_said(const char *format, const char *worker_id)
+{
+    char text[WEIR_ERROR_TEXT];
+    snprintf(text, sizeof(text), format, worker_id);
+    if (strstr(weir_last_error(), text) == NULL)
+        fail_msg("'%s' is not in '%s'", text, weir_last_error());
+}
+
+static void the_trainer_says_where_those_are_that_it_waits_for(void **state)
+{
+    rig *r = open_fleet(1);
+    weir_replica *one = open_replica(r, "one", NULL), *two = open_replica(r, "two", NULL);
+    (void)state;
+    rig_fill(&r->model, 1);
+    assert_ok(try_publish(r, 0, 1));
+    assert_ok(weir_replica_install(two, 1, NULL));
+    assert_ok(try_publish(r, 0, 2));
+    assert_ok(weir_replica_install(one, 2, NULL));
+    assert_error(weir_trainer_wait(r->trainers[0], 2, 2, 100), WEIR_ERR_TIMED_OUT,
+                 "timed out after 0.1 s: 1 of 2 replica workers hold version 2 of model; ");
+    expect_said("; %s: has not asked for it, holds 1", two->worker.id);
+    const weir_progress_report report = { .worker_id = two->worker.id,
+                                          .model = "model",
+                                          .version = 2,
+                                          .stop = "transfer",
+                                          .slowest_from = "rank-1" };
+    assert_ok(weir_directory_report_progress(two->worker.client, &report));
+    assert_error(weir_trainer_wait(r->trainers[0], 2, 2, 100), WEIR_ERR_TIMED_OUT, "1 of 2");
+    expect_said("; %s: in transfer from rank-1, silent for 0.", two->worker.id);
+    for (int i = 0; i < 5; i++) {
+        char id[16];
+        snprintf(id, sizeof(id), "late-%d", i);
+        assert_ok(weir_directory_register_worker(two->worker.client, id, WEIR_ROLE_GENERATOR,
+                                                 "model", 60));
+    }
+    assert_error(weir_trainer_wait(r->trainers[0], 2, 9, 100), WEIR_ERR_TIMED_OUT,
+                 "1 of 9 replica workers hold version 2 of model; ");
+    expect_said("; %s: has not asked for it; ", "late-4");
+    expect_said("; and 2 more%s", "");
+    weir_replica_close(one);
+    assert_ok(weir_trainer_wait(r->trainers[0], 2, 1, 0)); /* it has left, having held it */
+    weir_replica_close(two);
+    rig_close(r);
+}
+
 static void *cancel_soon(void *trainer)
 {
     weir_sleep_ms(200);
@@ -387,6 +432,7 @@ int main(void)
         cmocka_unit_test(a_wait_is_one_message_and_ends_with_the_version),
         cmocka_unit_test(replicas_hear_at_once_that_a_rank_was_closed_before_all_had_published),
         cmocka_unit_test(the_trainer_says_who_has_refused_the_version_and_why),
+        cmocka_unit_test(the_trainer_says_where_those_are_that_it_waits_for),
         cmocka_unit_test(a_trainers_wait_can_be_cancelled),
         cmocka_unit_test(a_directory_that_forgets_at_any_stop_ends_no_refit_but_its_own),
         cmocka_unit_test(who_waits_rides_through_a_directory_that_is_away),
