@@ -71,7 +71,7 @@ static weir_status fetch_shard(weir_replica *replica, const weir_discovery *disc
                                       .digest = shard->manifest_digest,
                                       .version = discovery->version,
                                       .transport = replica->settings.transport,
-                                      .place = &replica->place };
+                                      .place = weir_load_place(replica) };
     snprintf(who, sizeof(who), "trainer rank %.64s (worker %.255s)", number, shard->worker_id);
     weir_status status = known_remote(replica, shard->worker_id, shard->slot, who, out);
     return status == WEIR_OK ? weir_remote_fetch(*out, &wish) : status;
@@ -244,16 +244,20 @@ static const char *mesh_or_one(const char *text)
 static weir_status check_source(const weir_replica *replica, const weir_remote *remote)
 {
     bool first = remote == replica->schedule.participants[0].remote;
-    if (remote->push != NULL && replica->mesh_text[0] != '\0')
+    const char *mesh = weir_load_mesh(replica);
+    weir_status status = weir_load_check_wire(replica, remote);
+    if (status != WEIR_OK)
+        return status;
+    if (remote->push != NULL && mesh[0] != '\0')
         return weir_fail(WEIR_ERR_UNSUPPORTED,
                          "%s pushes, which reaches engines of one worker: this replica is of %s",
-                         remote->who, replica->mesh_text);
-    if (strcmp(remote->engine_mesh, replica->mesh_text) != 0)
+                         remote->who, mesh);
+    if (strcmp(remote->engine_mesh, mesh) != 0)
         return weir_fail(WEIR_ERR_LAYOUT,
                          "%s publishes version %" PRIu64
                          " for engines of %s, this replica is of %s",
                          remote->who, remote->manifest.version, mesh_or_one(remote->engine_mesh),
-                         mesh_or_one(replica->mesh_text));
+                         mesh_or_one(mesh));
     if (remote->push != NULL && remote->n_shards != remote->n_published)
         return weir_fail(WEIR_ERR_LAYOUT, "%s pushes shards of engines of several workers",
                          remote->who);
@@ -267,7 +271,9 @@ static weir_status make_plan(weir_replica *replica)
 {
     weir_schedule *schedule = &replica->schedule;
     weir_status status = WEIR_OK;
-    size_t n = schedule->n_participants;
+    size_t n = schedule->n_participants, n_wanted;
+    schedule->loads = replica->loader != NULL && !schedule->of_peer;
+    const weir_parameter *wanted = weir_load_wanted(replica, &n_wanted);
     weir_plan_source *sources = weir_alloc(n * sizeof(*sources));
     if (sources == NULL)
         return WEIR_ERR_NO_MEMORY;
@@ -279,8 +285,8 @@ static weir_status make_plan(weir_replica *replica)
     }
     replica->worker.counters.plans++;
     if (status == WEIR_OK)
-        status = weir_plan_open(replica->wanted, replica->n_parameters, &replica->place, sources, n,
-                                &schedule->plan);
+        status =
+            weir_plan_open(wanted, n_wanted, weir_load_place(replica), sources, n, &schedule->plan);
     weir_free(sources);
     if (status != WEIR_OK) {
         schedule->plan = NULL;
@@ -290,7 +296,7 @@ static weir_status make_plan(weir_replica *replica)
              schedule->participants[0].remote->manifest.layout_signature);
     schedule->planned = weir_plan_copies(schedule->plan, &schedule->n_copies);
     schedule->n_bytes = weir_plan_bytes(schedule->plan);
-    if (replica->filled_bytes != NULL)
+    if (replica->filled_bytes != NULL && !schedule->loads)
         status = weir_engine_part_check(replica->wanted, replica->n_parameters,
                                         replica->filled_bytes, schedule->plan);
     if (status == WEIR_OK && !schedule->pushed)

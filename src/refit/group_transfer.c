@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* group_transfer.c - stop 6 of 9, where the version passes through windows of its trainer ranks:
- * reads it group by group.
+/* group_transfer.c - stop 6 of 9, where the version passes through windows of its trainer ranks, or
+ * through a loader of this replica: reads it part by part.
  *
  * Takes   a leased version with its plan of copies, sorted by group.
  * Gives   every copy's bytes at its destination, verified against the digests that came with their
@@ -12,6 +12,9 @@
  * Every rank goes through its groups by itself, and all of them are read at the same time: ask,
  * read, verify, ask for the next, which is what frees the buffer. Behind the last group one more
  * question says that nothing more is needed.
+ *
+ * A checkpoint's tensors are converted as soon as a group of the loader has landed; who is ahead of
+ * that waits until a buffer is free.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,6 +35,7 @@ typedef struct group_pass {
     weir_replica *replica;
     const weir_discovery *discovery;
     bool landed, moved;              /* a byte may have; one has, or a group was done */
+    bool loads;                      /* into the loader: nothing has landed before it converts */
     const weir_participant *slowest; /* one that is not done */
 } group_pass;
 
@@ -207,7 +211,7 @@ static weir_status post_part(group_pass *pass, weir_participant *participant)
 {
     const weir_replica *replica = pass->replica;
     const weir_landing_part *part = part_of(replica, participant);
-    pass->landed = true;
+    pass->landed |= !pass->loads;
     if (participant->read_begun_s == 0)
         participant->read_begun_s = weir_now_s();
     weir_status status = participant->remote->link.ops->post(
@@ -245,6 +249,35 @@ static weir_status ask_for_part(group_pass *pass, weir_participant *participant)
     return status == WEIR_OK ? post_part(pass, participant) : status;
 }
 
+/* The next part is of a group that was asked for already. */
+static bool is_asked_for(const group_pass *pass, const weir_participant *participant)
+{
+    size_t part = participant->reading.part;
+    const weir_landing_part *next = part_of(pass->replica, participant);
+    return part > 0 && part < participant->n_parts && next[-1].group == next->group;
+}
+
+/* There is no buffer for the next part yet. */
+static bool is_held_back(const group_pass *pass, const weir_participant *participant)
+{
+    return pass->loads && participant->reading.part < participant->n_parts &&
+           !weir_loader_has_room(pass->replica->loader, part_of(pass->replica, participant)->load);
+}
+
+static weir_status begin_part(group_pass *pass, weir_participant *participant)
+{
+    weir_group_reading *reading = &participant->reading;
+    reading->held_back = is_held_back(pass, participant);
+    if (reading->held_back)
+        return WEIR_OK;
+    if (is_grouped(participant) && !is_asked_for(pass, participant))
+        return ask_for_part(pass, participant);
+    if (reading->part < participant->n_parts)
+        return post_part(pass, participant);
+    reading->done = true;
+    return WEIR_OK;
+}
+
 /* What has been read is verified before the next group is asked for: it may be gone then. */
 static weir_status finish_part(group_pass *pass, weir_participant *participant, uint64_t n_bytes)
 {
@@ -252,10 +285,13 @@ static weir_status finish_part(group_pass *pass, weir_participant *participant, 
     participant->remote->link.ops->finish(participant->transfer);
     participant->transfer = NULL;
     weir_status status = WEIR_OK;
-    if (is_grouped(participant))
-        status = weir_landing_verify_part(pass->replica, part_of(pass->replica, participant));
+    const weir_landing_part *part = part_of(pass->replica, participant);
+    if (is_grouped(participant) || pass->loads)
+        status = weir_landing_verify_part(pass->replica, part);
     if (status != WEIR_OK)
         return status;
+    if (pass->loads)
+        weir_loader_landed(pass->replica->loader, part->load);
     reading->done_bytes += n_bytes;
     participant->read_ended_s = weir_now_s();
     reading->part++;
@@ -279,15 +315,9 @@ static weir_status step(group_pass *pass, weir_participant *participant, uint64_
             status = WEIR_OK;
         }
     }
-    if (participant->transfer == NULL && !reading->done && status == WEIR_OK) {
-        if (is_grouped(participant))
-            status = ask_for_part(pass, participant);
-        else if (reading->part < participant->n_parts)
-            status = post_part(pass, participant);
-        else
-            reading->done = true;
-    }
-    if (!reading->done)
+    if (participant->transfer == NULL && !reading->done && status == WEIR_OK)
+        status = begin_part(pass, participant);
+    if (!reading->done && (pass->slowest == NULL || !reading->held_back))
         pass->slowest = participant;
     participant->read_bytes = reading->done_bytes + n_bytes;
     *done_bytes += participant->read_bytes;
@@ -323,7 +353,8 @@ static void rest(const weir_schedule *schedule)
         if (participant->transfer != NULL)
             return;
         unsigned left_ms = weir_deadline_left_ms(participant->reading.ask_at);
-        if (!participant->reading.done && left_ms < wait_ms)
+        bool asks = !participant->reading.done && !participant->reading.held_back;
+        if (asks && left_ms < wait_ms)
             wait_ms = left_ms;
     }
     if (wait_ms > 0)
@@ -342,6 +373,18 @@ static weir_status step_all(group_pass *pass, uint64_t *out_done_bytes)
     return status;
 }
 
+/* Direct, the live parameters change with the first group that is converted. */
+static weir_status convert_landed(group_pass *pass)
+{
+    bool any = false;
+    if (!pass->loads || !weir_loader_is_ready(pass->replica->loader))
+        return WEIR_OK;
+    pass->landed = true;
+    weir_status status = weir_load_convert(pass->replica, &any);
+    pass->moved |= any;
+    return status;
+}
+
 static weir_status drive(group_pass *pass)
 {
     weir_replica *replica = pass->replica;
@@ -349,6 +392,8 @@ static weir_status drive(group_pass *pass)
     weir_deadline deadline = weir_deadline_in(replica->worker.timeout_ms);
     for (;;) {
         weir_status status = step_all(pass, &done_bytes);
+        if (status == WEIR_OK)
+            status = convert_landed(pass);
         if (status != WEIR_OK || pass->slowest == NULL)
             return status;
         if (done_bytes > best_bytes || pass->moved)
@@ -369,7 +414,9 @@ static weir_status drive(group_pass *pass)
 weir_status weir_group_transfer(weir_replica *replica, const weir_discovery *discovery,
                                 bool *out_landed)
 {
-    group_pass pass = { .replica = replica, .discovery = discovery };
+    group_pass pass = { .replica = replica,
+                        .discovery = discovery,
+                        .loads = replica->schedule.loads };
     weir_status status = drive(&pass);
     *out_landed = pass.landed;
     return status;

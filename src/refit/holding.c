@@ -107,7 +107,8 @@ static weir_status name_part(weir_replica *replica)
     const weir_mesh_place *place = &replica->place;
     if (asked != NULL && strcmp(asked, transport) != 0)
         return WEIR_OK;
-    snprintf(text, sizeof(text), "1 %s %s %u.%u.%u %s %s", replica->signature, replica->mesh_text,
+    snprintf(text, sizeof(text), "1%s %s %s %u.%u.%u %s %s",
+             replica->loader != NULL ? " checkpoint" : "", replica->signature, replica->mesh_text,
              place->stage, place->d, place->t, transport,
              is_read_on_its_host(replica) ? replica->worker.host : "");
     weir_status status = weir_sha256_hex(text, strlen(text), hash);
@@ -185,11 +186,15 @@ static const weir_shard *shard_of(const weir_schedule *schedule, const weir_plan
 static weir_status leave_padding_out(weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;
+    const uint64_t *padding_rows = schedule->loads ? replica->loader->padding_rows : NULL;
+    size_t n = padding_rows != NULL ? replica->n_parameters : schedule->n_copies;
     bool changed = false;
     weir_status status = WEIR_OK;
-    for (size_t i = 0; i < schedule->n_copies && status == WEIR_OK; i++) {
-        weir_shard *held = &replica->held[schedule->planned[i].parameter];
-        uint64_t n_rows = shard_of(schedule, &schedule->planned[i])->n_padding_rows;
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+        const weir_plan_copy *planned = padding_rows == NULL ? &schedule->planned[i] : NULL;
+        weir_shard *held = &replica->held[planned != NULL ? planned->parameter : i];
+        uint64_t n_rows =
+            planned != NULL ? shard_of(schedule, planned)->n_padding_rows : padding_rows[i];
         if (held->n_padding_rows == n_rows)
             continue;
         weir_shape filled = held->global_shape;
@@ -205,8 +210,8 @@ static weir_status leave_padding_out(weir_replica *replica)
     return status;
 }
 
-/* Whole parameters have the digest that they came with; what came in pieces, or was computed here,
- * is digested now. */
+/* Whole parameters have the digest that they came with; what came in pieces, or was computed or
+ * converted here, is digested now. */
 static weir_status digest_held(weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;
@@ -215,7 +220,7 @@ static weir_status digest_held(weir_replica *replica)
     bool *known = weir_arena_zeroed(&replica->scratch, replica->n_parameters, sizeof(*known));
     if (status != WEIR_OK || known == NULL)
         return status != WEIR_OK ? status : WEIR_ERR_NO_MEMORY;
-    for (size_t i = 0; i < schedule->n_copies; i++) {
+    for (size_t i = 0; i < schedule->n_copies && !schedule->loads; i++) {
         const weir_plan_copy *planned = &schedule->planned[i];
         const weir_shard *shard = shard_of(schedule, planned);
         if (!weir_box_equal(&shard->box, &replica->held[planned->parameter].box))

@@ -34,11 +34,14 @@ static const weir_shard *shard_of(const weir_schedule *schedule, const weir_plan
 /* Runs of a copy as they are read: staged it is one. */
 static uint64_t run_bytes_of(const weir_replica *replica, const weir_plan_copy *planned)
 {
-    return replica->mode == WEIR_INSTALL_DIRECT ? planned->run_bytes : planned->n_bytes;
+    bool in_place = replica->mode == WEIR_INSTALL_DIRECT || replica->schedule.loads;
+    return in_place ? planned->run_bytes : planned->n_bytes;
 }
 
 static unsigned char *destination(const weir_replica *replica, const weir_plan_copy *planned)
 {
+    if (replica->schedule.loads)
+        return weir_loader_at(replica->loader, planned->parameter) + planned->parameter_offset;
     if (replica->mode == WEIR_INSTALL_DIRECT)
         return (unsigned char *)replica->live[planned->parameter].data + planned->parameter_offset;
     return replica->staging + replica->staging_offset[planned->parameter] + planned->packed_offset;
@@ -117,10 +120,55 @@ static int compare_copies(const void *a, const void *b)
     return (x->shard > y->shard) - (x->shard < y->shard);
 }
 
+/* The same, in the order in which a loader converts; it is handed over with the copy. */
+typedef struct loaded_copy {
+    weir_plan_copy copy;
+    uint32_t load;
+} loaded_copy;
+
+static int compare_loaded(const void *a, const void *b)
+{
+    const loaded_copy *x = a, *y = b;
+    if (x->copy.source == y->copy.source && x->load != y->load)
+        return x->load < y->load ? -1 : 1;
+    return compare_copies(&x->copy, &y->copy);
+}
+
+/* Copies of tensors that this worker has no part of are left out. */
+static weir_status order_loaded(weir_replica *replica)
+{
+    weir_schedule *schedule = &replica->schedule;
+    loaded_copy *chosen = weir_alloc_zeroed(schedule->n_copies, sizeof(*chosen));
+    weir_plan_copy *ordered = weir_alloc_zeroed(schedule->n_copies, sizeof(*ordered));
+    size_t n = 0;
+    schedule->landing.ordered = ordered;
+    if (chosen == NULL || ordered == NULL) {
+        weir_free(chosen);
+        return WEIR_ERR_NO_MEMORY;
+    }
+    for (size_t i = 0; i < schedule->n_copies; i++) {
+        uint32_t load = replica->loader->tensors[schedule->planned[i].parameter].group;
+        if (load != WEIR_ANY)
+            chosen[n++] = (loaded_copy){ schedule->planned[i], load };
+    }
+    qsort(chosen, n, sizeof(*chosen), compare_loaded);
+    schedule->n_bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        ordered[i] = chosen[i].copy;
+        schedule->n_bytes += ordered[i].n_bytes;
+    }
+    weir_free(chosen);
+    schedule->planned = ordered;
+    schedule->n_copies = n;
+    return WEIR_OK;
+}
+
 static weir_status order_copies(weir_replica *replica)
 {
     weir_schedule *schedule = &replica->schedule;
     bool any = false;
+    if (schedule->loads)
+        return order_loaded(replica);
     for (size_t p = 0; p < schedule->n_participants; p++)
         any |= schedule->participants[p].remote->n_groups > 0;
     if (!any)
@@ -135,9 +183,15 @@ static weir_status order_copies(weir_replica *replica)
     return WEIR_OK;
 }
 
-/* Adds the parts of one participant, whose copies begin with `first`; returns the next one's. */
-static size_t list_parts(weir_schedule *schedule, size_t p, size_t first)
+static uint32_t load_of(const weir_replica *replica, const weir_plan_copy *planned)
 {
+    return replica->schedule.loads ? replica->loader->tensors[planned->parameter].group : 0;
+}
+
+/* Adds the parts of one participant, whose copies begin with `first`; returns the next one's. */
+static size_t list_parts(weir_replica *replica, size_t p, size_t first)
+{
+    weir_schedule *schedule = &replica->schedule;
     weir_landing *landing = &schedule->landing;
     const weir_remote *remote = schedule->participants[p].remote;
     uint32_t group = 0;
@@ -148,18 +202,41 @@ static size_t list_parts(weir_schedule *schedule, size_t p, size_t first)
                remote->numbers[planned->shard] >= remote->group_ends[group])
             group++;
         weir_landing_part *part = &landing->parts[landing->n_parts];
-        bool begins = landing->n_parts == first_part || part[-1].group != group;
+        uint32_t load = load_of(replica, planned);
+        bool begins =
+            landing->n_parts == first_part || part[-1].group != group || part[-1].load != load;
         if (begins && remote->n_groups > 0 && planned->n_bytes == 0)
             continue; /* padding that nobody reads */
         if (begins)
             landing->parts[landing->n_parts++] =
-                (weir_landing_part){ .group = group, .first_copy = i };
+                (weir_landing_part){ .group = group, .load = load, .first_copy = i };
         part = &landing->parts[landing->n_parts - 1];
         part->n_copies = i + 1 - part->first_copy;
     }
     schedule->participants[p].first_part = first_part;
     schedule->participants[p].n_parts = landing->n_parts - first_part;
     return i;
+}
+
+/* What passes through a window comes in its order: that must be the loader's. */
+static weir_status check_loads(const weir_schedule *schedule)
+{
+    uint32_t group = 0;
+    for (size_t i = 0; i < schedule->n_copies; i++) {
+        const weir_plan_copy *planned = &schedule->planned[i];
+        const weir_remote *remote = schedule->participants[planned->source].remote;
+        if (i == 0 || planned[-1].source != planned->source)
+            group = 0;
+        if (remote->n_groups == 0)
+            continue;
+        uint32_t number = remote->numbers[planned->shard];
+        if (group > 0 && number < remote->group_ends[group - 1])
+            return weir_fail(WEIR_ERR_UNSUPPORTED, "%s sends %s behind tensors of later layers",
+                             remote->who, remote->shards[planned->shard].name);
+        while (group < remote->n_groups && number >= remote->group_ends[group])
+            group++;
+    }
+    return WEIR_OK;
 }
 
 static weir_status open_parts(weir_replica *replica)
@@ -173,8 +250,8 @@ static weir_status open_parts(weir_replica *replica)
     if (landing->parts == NULL)
         return WEIR_ERR_NO_MEMORY;
     for (size_t p = 0, i = 0; p < schedule->n_participants; p++)
-        i = list_parts(schedule, p, i);
-    return WEIR_OK;
+        i = list_parts(replica, p, i);
+    return schedule->loads ? check_loads(schedule) : WEIR_OK;
 }
 
 /* ---- what landed -----------------------------------------------------------------------------*/
@@ -395,7 +472,8 @@ static weir_status digest_copies(weir_replica *replica, size_t first, size_t n)
         atomic_store(&schedule->landing.landed[i].product, 0);
         atomic_store(&schedule->landing.landed[i].sum, 0);
     }
-    if (replica->mode == WEIR_INSTALL_STAGED || weir_work_memory(replica->work) == WEIR_MEMORY_HOST)
+    bool staged = replica->mode == WEIR_INSTALL_STAGED && !schedule->loads;
+    if (staged || weir_work_memory(replica->work) == WEIR_MEMORY_HOST)
         return digest_on_host(replica, first, n);
     for (size_t i = first; i < first + n && status == WEIR_OK; i++)
         status = digest_copy_on_gpu(replica, i);
@@ -434,6 +512,8 @@ weir_status weir_landing_verify(weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;
     weir_status status = WEIR_OK;
+    if (schedule->loads) /* each part was, before it was converted */
+        return WEIR_OK;
     for (size_t i = 0, end; i < schedule->n_copies && status == WEIR_OK; i = end) {
         bool grouped = schedule->participants[schedule->planned[i].source].remote->n_groups > 0;
         for (end = i; end < schedule->n_copies; end++) {
@@ -465,24 +545,38 @@ static bool joins(const weir_swap *before, const weir_swap *after)
            before->live_at + before->n_bytes == after->live_at;
 }
 
+/* What a loader writes stands in staging where it stands in its parameter. */
+static weir_swap swap_of(const weir_replica *replica, size_t i)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    if (schedule->loads) {
+        const weir_loader_output *output = &replica->loader->outputs[i];
+        return (weir_swap){ .parameter = output->parameter,
+                            .staged_at = output->offset,
+                            .live_at = output->offset,
+                            .n_bytes = output->n_bytes,
+                            .run_bytes = output->n_bytes };
+    }
+    const weir_plan_copy *planned = &schedule->planned[i];
+    return (weir_swap){ .parameter = planned->parameter,
+                        .staged_at = planned->packed_offset,
+                        .live_at = planned->parameter_offset,
+                        .n_bytes = planned->n_bytes,
+                        .run_bytes = planned->run_bytes,
+                        .pitch_bytes = planned->pitch_bytes };
+}
+
 static weir_status open_swaps(weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;
     weir_landing *landing = &replica->schedule.landing;
-    size_t n = schedule->n_copies, n_joined = 0;
+    size_t n = schedule->loads ? replica->loader->n_outputs : schedule->n_copies, n_joined = 0;
     weir_swap *swaps = weir_alloc_zeroed(n, sizeof(*swaps));
     if (swaps == NULL)
         return WEIR_ERR_NO_MEMORY;
     landing->swaps = swaps;
-    for (size_t i = 0; i < n; i++) {
-        const weir_plan_copy *planned = &schedule->planned[i];
-        swaps[i] = (weir_swap){ .parameter = planned->parameter,
-                                .staged_at = planned->packed_offset,
-                                .live_at = planned->parameter_offset,
-                                .n_bytes = planned->n_bytes,
-                                .run_bytes = planned->run_bytes,
-                                .pitch_bytes = planned->pitch_bytes };
-    }
+    for (size_t i = 0; i < n; i++)
+        swaps[i] = swap_of(replica, i);
     qsort(swaps, n, sizeof(*swaps), compare_swaps);
     for (size_t i = 0; i < n; i++) {
         if (n_joined > 0 && joins(&swaps[n_joined - 1], &swaps[i])) {

@@ -3,8 +3,9 @@
  * verified and exchanged.
  *
  * Staged, a copy lands beside the live parameters, in one piece. Direct, it lands in its parameter:
- * in several runs where it is a box of columns, or of the rows of several experts. Made with the
- * plan and kept with it: later refits allocate nothing.
+ * in several runs where it is a box of columns, or of the rows of several experts. A checkpoint's
+ * tensor lands like that in a buffer of the loader, which writes to either. Made with the plan and
+ * kept with it: later refits allocate nothing.
  */
 #ifndef WEIR_REFIT_LANDING_H
 #define WEIR_REFIT_LANDING_H
@@ -37,9 +38,10 @@ typedef struct weir_swap {
 } weir_swap;
 
 /* Copies of one participant that are read at one go: of a version that passes through a window
- * those of one group, else all. */
+ * those of one group, of a checkpoint those that a loader converts together, else all. */
 typedef struct weir_landing_part {
     uint32_t group;
+    uint32_t load; /* the loader's group */
     size_t first_copy, n_copies;
     size_t first_read, n_reads;
 } weir_landing_part;

@@ -49,6 +49,7 @@ static weir_status copy_settings(weir_replica *replica, const weir_replica_optio
     if (status == WEIR_OK)
         status = weir_settings_copy_text(&replica->listen, options->listen);
     replica->mode = options->install;
+    replica->wire = options->wire;
     replica->hooks = options->hooks;
     replica->agree = options->agree;
     replica->reads_trainers_alone = options->reads_trainers_alone;
@@ -232,6 +233,7 @@ void weir_replica_close(weir_replica *replica)
     weir_schedule_close(&replica->schedule);
     weir_schedule_close(&replica->other);
     weir_staging_close(replica);
+    weir_loader_close(replica->loader);
     weir_buffer_free(&replica->answer);
     weir_task_close(replica->derive);
     if (replica->owned != NULL)
@@ -305,7 +307,9 @@ weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tens
     if (status != WEIR_OK)
         return status;
     replica->n_parameters = n_tensors;
-    status = weir_holding_open(replica);
+    status = weir_load_open(replica);
+    if (status == WEIR_OK)
+        status = weir_holding_open(replica);
     if (status != WEIR_OK)
         replica->n_parameters = 0;
     return status;
@@ -428,7 +432,9 @@ static weir_status describe_parameters(weir_replica *replica, const weir_paramet
 static weir_status settle_parameters(weir_replica *replica, size_t n)
 {
     replica->n_parameters = n;
-    weir_status status = weir_holding_open(replica);
+    weir_status status = weir_load_open(replica);
+    if (status == WEIR_OK)
+        status = weir_holding_open(replica);
     if (status != WEIR_OK)
         replica->n_parameters = 0;
     return status;

@@ -15,6 +15,7 @@
 #include "directory/service.h"
 #include "refit/attend.h"
 #include "refit/landing.h"
+#include "refit/loader.h"
 #include "refit/remote.h"
 #include "refit/settings.h"
 #include "refit/worker.h"
@@ -37,6 +38,7 @@ typedef struct weir_discovery {
 typedef struct weir_group_reading {
     bool joined;    /* it counts on this reader until it hears otherwise */
     bool done;      /* and has heard that all were read */
+    bool held_back; /* its next part has no room in the loader yet */
     uint32_t round; /* of the trainer's; 0: none has begun */
     size_t part;    /* of the participant's: asked for, or being read */
     uint64_t done_bytes;
@@ -72,6 +74,7 @@ typedef struct weir_schedule {
     weir_landing landing; /* of sources that are read */
     bool pushed;          /* the sources push: `planned` says where bytes go, nobody reads */
     bool of_peer;         /* the one participant is a replica */
+    bool loads;           /* what is read are a checkpoint's tensors, which the loader converts */
     weir_remote *differs; /* the source whose bytes were not what it had published, at the last
                              verification that failed */
 } weir_schedule;
@@ -119,7 +122,10 @@ struct weir_replica {
     uint64_t window_bytes; /* each */
     weir_undo undo;
     weir_buffer places; /* packed, as the last Ready carried them */
-    weir_task *derive;  /* postprocessing, digests of what it made */
+    weir_wire wire;
+    weir_loader *loader;     /* NULL: trainers send what is live here */
+    unsigned char **targets; /* parallel to live, of a loader: where it writes each */
+    weir_task *derive;       /* postprocessing, digests of what it made */
 
     /* What is known of the sources. */
     weir_remote **remotes; /* all that were ever met and not closed */
@@ -234,6 +240,22 @@ void weir_live_end(weir_replica *replica);
 weir_status weir_stop_install(weir_replica *replica);
 /* Undoes a staged install: the old bytes are back at their addresses. Host memory cannot fail. */
 weir_status weir_install_undo(weir_replica *replica);
+
+/* load.c: a checkpoint on its way through the loader. */
+/* Opens it once the parameters are registered; nothing to do where kernel bytes are read. */
+weir_status weir_load_open(weir_replica *replica);
+/* What trainers are to send, and to whom: this replica's own parameters and place, or a
+ * checkpoint's tensors, which are for anyone. */
+const weir_parameter *weir_load_wanted(const weir_replica *replica, size_t *out_n);
+const weir_mesh_place *weir_load_place(const weir_replica *replica);
+/* The mesh of the engines that sources must have published for. */
+const char *weir_load_mesh(const weir_replica *replica);
+/* ERR_LAYOUT when one side means a checkpoint and the other kernel bytes. */
+weir_status weir_load_check_wire(const weir_replica *replica, const weir_remote *remote);
+/* Before the first byte of a refit: takes the buffers, and counts the parts of each group. */
+weir_status weir_load_begin(weir_replica *replica);
+/* Converts the groups that have landed. *out_any: there were some. */
+weir_status weir_load_convert(weir_replica *replica, bool *out_any);
 
 /* exchange.c: staging, and how it changes places with the live parameters. */
 /* Memory for staged installs, taken once, and what a plan that is not known yet asks for. */

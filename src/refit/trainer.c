@@ -81,10 +81,38 @@ static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_optio
 {
     weir_settings_given given = { options->family, options->layout, options->conversion,
                                   options->transport, options->config };
-    weir_status status = weir_settings_open(&trainer->settings, &given);
+    weir_status status = read_wire(trainer, options, &given);
+    if (status == WEIR_OK)
+        status = weir_settings_open(&trainer->settings, &given);
     trainer->ignore = weir_alloc_zeroed(options->n_ignore, sizeof(*trainer->ignore));
     if (status == WEIR_OK && trainer->ignore == NULL)
         status = WEIR_ERR_NO_MEMORY;
+static bool is_sharded(const weir_trainer_options *options)
+{
+    return options->mesh != NULL || options->replica_mesh != NULL;
+}
+
+/* A checkpoint is the same for every engine: layout and conversion are the replicas' affair. Ranks
+ * of a mesh plan by the rows of the engine's parameters, and name what they send by its sources. */
+static weir_status read_wire(weir_trainer *trainer, const weir_trainer_options *options,
+                             weir_settings_given *given)
+{
+    trainer->wire = options->wire;
+    if (options->wire == WEIR_WIRE_KERNEL)
+        return WEIR_OK;
+    if (options->wire != WEIR_WIRE_CHECKPOINT)
+        return weir_fail(WEIR_ERR_INVALID, "wire %d: there are kernel (0) and checkpoint (1)",
+                         (int)options->wire);
+    if (options->config == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "a trainer that sends a checkpoint needs the model's "
+                                           "config.json, which says what its tensors are named");
+    if (options->keep_masters)
+        return weir_fail(WEIR_ERR_INVALID, "a checkpoint is sent in bf16: masters cannot be kept");
+    given->layout = is_sharded(options) ? NULL : WEIR_LAYOUT_CHECKPOINT;
+    given->conversion = "bf16_cast";
+    return WEIR_OK;
+}
+
     for (size_t i = 0; i < options->n_ignore && status == WEIR_OK; i++, trainer->n_ignore++)
         status = weir_settings_copy_text(&trainer->ignore[i], options->ignore[i]);
     trainer->keep_masters = options->keep_masters;
@@ -134,12 +162,14 @@ static weir_status read_trainer_mesh(weir_trainer *trainer, const weir_trainer_o
 /* A rank of a mesh, or of a trainer whose engines are parallel. */
 static weir_status read_meshes(weir_trainer *trainer, const weir_trainer_options *options)
 {
-    trainer->is_sharded = options->mesh != NULL || options->replica_mesh != NULL;
+    bool whole = options->wire == WEIR_WIRE_CHECKPOINT; /* every worker reads whole tensors */
+    trainer->is_sharded = is_sharded(options);
     if (!trainer->is_sharded)
         return WEIR_OK;
     weir_status status = read_trainer_mesh(trainer, options);
     if (status == WEIR_OK)
-        status = weir_engine_mesh_read(options->replica_mesh, options->replica_experts,
+        status = weir_engine_mesh_read(whole ? NULL : options->replica_mesh,
+                                       whole ? NULL : options->replica_experts,
                                        &trainer->replica_mesh, trainer->mesh_text);
     if (status != WEIR_OK)
         return status;

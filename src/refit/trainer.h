@@ -86,6 +86,7 @@ struct weir_trainer {
     char slot_name[32];            /* "rank-0": this rank's name among the expected slots */
     char **slot_names;             /* of all ranks */
     weir_settings settings;
+    weir_wire wire;
     bool is_sharded;                    /* mesh or replica_mesh was given: */
     bool is_explicit;                   /* and no mesh says who holds what: */
     struct weir_registries *registries; /* ranks tell each other; NULL of a mesh */

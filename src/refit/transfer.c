@@ -149,15 +149,18 @@ static void finish_all(weir_schedule *schedule, bool failed)
 static weir_status check_reach(const weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;
-    uint32_t memory =
-        replica->mode == WEIR_INSTALL_DIRECT ? weir_work_memory(replica->work) : WEIR_MEMORY_HOST;
+    bool staged = replica->mode == WEIR_INSTALL_STAGED && !schedule->loads;
+    uint32_t memory = staged ? WEIR_MEMORY_HOST : weir_work_memory(replica->work);
     for (size_t p = 0; p < schedule->n_participants && memory == WEIR_MEMORY_CUDA; p++) {
         const weir_transport_ops *ops = schedule->participants[p].remote->link.ops;
         if (!(ops->memory & memory))
             return weir_fail(WEIR_ERR_UNSUPPORTED,
-                             "replica %s installs direct on a GPU, where transport %s of %s cannot "
-                             "write: install staged, or publish through cuda_ipc",
-                             replica->worker.id, ops->name, schedule->participants[p].remote->who);
+                             "replica %s %s on a GPU, where transport %s of %s cannot write: "
+                             "%s, or publish through cuda_ipc",
+                             replica->worker.id,
+                             schedule->loads ? "loads a checkpoint" : "installs direct", ops->name,
+                             schedule->participants[p].remote->who,
+                             schedule->loads ? "have kernel bytes sent" : "install staged");
     }
     return WEIR_OK;
 }
@@ -170,9 +173,13 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
     weir_status status = check_reach(replica);
     if (status != WEIR_OK)
         return status;
+    if (schedule->loads) /* its buffers are where it is aimed */
+        status = weir_load_begin(replica);
+    if (status != WEIR_OK)
+        return status;
     weir_landing_aim(replica);
     begin_reads(schedule);
-    if (weir_group_any(schedule)) {
+    if (schedule->loads || weir_group_any(schedule)) {
         status = weir_group_transfer(replica, discovery, out_landed);
     } else {
         status = post_all(schedule, out_landed);

@@ -33,6 +33,7 @@ typedef struct rig {
     const char *device; /* of replicas; NULL: host memory */
     uint64_t window_bytes;
     bool scan_first;
+    weir_wire wire;
     char config_path[64], share[64];
     weir_config *config;
     weir_directory *directory;
@@ -163,6 +164,7 @@ static inline weir_trainer *rig_open_trainer(const rig *r, uint32_t rank, unsign
     options.delivery = r->delivery;
     options.window_bytes = r->window_bytes;
     options.scan_first = r->scan_first;
+    options.wire = r->wire;
     assert_ok(weir_trainer_open(&options, &trainer));
     return trainer;
 }
@@ -232,6 +234,7 @@ static inline weir_replica_options rig_replica_options(const rig *r, const char 
     options.timeout_ms = RIG_TIMEOUT_MS;
     options.device = r->device;
     options.window_bytes = r->window_bytes;
+    options.wire = r->wire;
     return options;
 }
 

@@ -204,6 +204,7 @@ static int start_trainer(publish_job *job)
     trainer.expert_owners = job->owners;
     trainer.replica_mesh = flow->replica_mesh;
     trainer.replica_experts = flow->replica_experts;
+    trainer.wire = flow->wire;
     if (weir_trainer_open(&trainer, &job->trainer) != WEIR_OK)
         return weir_cli_fail();
     open_trainer = job->trainer;

@@ -175,6 +175,7 @@ static int start_replica(receive_job *job)
     replica.mesh = flow->replica_mesh;
     replica.experts = flow->replica_experts;
     replica.worker = flow->worker;
+    replica.wire = flow->wire;
     replica.serves_nobody = job->serves_nobody;
     replica.peer_wait_ms = (unsigned)job->peer_wait_s * 1000;
     replica.reads_trainers_alone = job->reads_trainers_alone;

@@ -68,6 +68,15 @@ static int take_mesh_option(const char *verb, int option, weir_flow_options *flo
                : weir_cli_usage_error(verb, "--replica-mesh: %s", weir_last_error());
 }
 
+int weir_flow_read_wire(const char *verb, const char *option, const char *text, weir_wire *out)
+{
+    bool checkpoint = strcmp(text, "checkpoint") == 0;
+    if (!checkpoint && strcmp(text, "kernel") != 0)
+        return weir_cli_usage_error(verb, "%s takes kernel or checkpoint, got '%s'", option, text);
+    *out = checkpoint ? WEIR_WIRE_CHECKPOINT : WEIR_WIRE_KERNEL;
+    return WEIR_EXIT_OK;
+}
+
 int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow)
 {
     const char **const texts[] = { &flow->directory,  &flow->model,
@@ -101,6 +110,8 @@ int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow)
         return take_drill(verb, "--die-at", SIGKILL, flow);
     case 274:
         return take_drill(verb, "--stall-at", SIGSTOP, flow);
+    case 278:
+        return weir_flow_read_wire(verb, "--wire", optarg, &flow->wire);
     default:
         return WEIR_EXIT_USAGE;
     }

@@ -15,6 +15,7 @@ typedef struct weir_flow_options {
     const char *transport, *transport_directory, *listen;
     const char *replica_mesh, *replica_experts; /* of the engines; NULL: of one worker */
     uint32_t worker;                            /* receive, verify: within one of them */
+    weir_wire wire;
     const char *ignore[WEIR_FLOW_MAX_IGNORE];
     size_t n_ignore;
     int drill_signal; /* for drills: raised at this stop of this version; 0: never */
@@ -41,6 +42,7 @@ typedef struct weir_flow_options {
         { "stall-at", required_argument, NULL, 274 },                                              \
         { "replica-mesh", required_argument, NULL, 275 }, WEIR_CLI_SECURITY_OPTIONS,               \
         { "replica-experts", required_argument, NULL, 276 },                                       \
+        { "wire", required_argument, NULL, 278 },                                                  \
     {                                                                                              \
         "worker", required_argument, NULL, 277                                                     \
     }
@@ -54,6 +56,9 @@ typedef struct weir_flow_options {
     "  --layout NAME               engine layout of the family\n"                                \
     "  --conversion NAME           see `weir formats` (default: by config.json)\n"               \
     "  --config PATH               the engine's config.json (default: the one beside SRC)\n"     \
+    "  --wire kernel|checkpoint    publish, receive: what travels, bytes as kernels read them\n"     \
+    "                              or bf16 under Hugging Face's names, converted by each replica\n" \
+    "                              worker (default: kernel)\n"                                      \
     "  --keep-masters              quantise F32 masters without rounding them to bf16\n"         \
     "  --ignore GLOB               leave out source tensors of that name; may be repeated\n"     \
     "  --transport NAME            see `weir info` (default: the first available)\n"             \
@@ -72,6 +77,8 @@ typedef struct weir_flow_options {
     "  --stall-at STOP[+][:VERSION]  halt there with SIGSTOP (for drills)\n"                     \
     "  --json                      one JSON object per line and version\n"
 
+/* "kernel" or "checkpoint"; WEIR_EXIT_OK, or an exit code after a message that names `option`. */
+int weir_flow_read_wire(const char *verb, const char *option, const char *text, weir_wire *out);
 /* Takes one of the options above; WEIR_EXIT_OK, or an exit code after a message. */
 int weir_flow_take_option(const char *verb, int option, weir_flow_options *flow);
 
