@@ -30,6 +30,7 @@ typedef struct rig_model {
 typedef struct rig {
     const char *family, *conversion, *transport;
     weir_delivery delivery;
+    const char *preset; /* NULL: "ragged" */
     const char *device; /* of replicas; NULL: host memory */
     uint64_t window_bytes;
     bool scan_first;
@@ -133,7 +134,7 @@ static inline void rig_gpu_close(rig *r)
 static inline void rig_write_config(rig *r)
 {
     char *text;
-    assert_ok(weir_family_preset(r->family, "ragged", &text));
+    assert_ok(weir_family_preset(r->family, r->preset ? r->preset : "ragged", &text));
     snprintf(r->config_path, sizeof(r->config_path), "/tmp/weir-rig-XXXXXX");
     int fd = mkstemp(r->config_path);
     assert_true(fd >= 0);

@@ -86,6 +86,119 @@ static void tied_embeddings_are_sent_once(void **state)
     install_three("gemma2", "bf16_cast", WEIR_INSTALL_STAGED);
 }
 
+/* ---- parallel engines ------------------------------------------------------------------------*/
+
+/* A preset that engines of several workers can cut at blocks of scales. */
+static rig *open_tiny(const char *family)
+{
+    rig wish = { .family = family,
+                 .conversion = "fp8_128x128",
+                 .transport = "ucx",
+                 .preset = "tiny",
+                 .delivery = WEIR_DELIVERY_PULL,
+                 .wire = WEIR_WIRE_CHECKPOINT };
+    return rig_open_as(&wish);
+}
+
+static weir_verify_report verify_worker(const rig *r, const char *name, const char *mesh,
+                                        const char *experts, uint32_t worker)
+{
+    weir_verify_options options = WEIR_VERIFY_OPTIONS_INIT;
+    weir_verify_report report;
+    options.directory = weir_directory_address(r->directory);
+    options.model = "model";
+    options.replica = name;
+    options.family = r->family;
+    options.conversion = r->conversion;
+    options.config = r->config_path;
+    options.sources = r->model.tensors;
+    options.n_sources = r->model.n;
+    options.n_threads = 1;
+    options.timeout_ms = RIG_TIMEOUT_MS;
+    options.mesh = mesh;
+    options.experts = experts;
+    options.worker = worker;
+    assert_ok(weir_verify(&options, &report));
+    return report;
+}
+
+/* Two versions of every worker of one engine. */
+static void install_parts(const char *family, const char *mesh, const char *experts,
+                          weir_install_mode mode)
+{
+    rig *r = open_tiny(family);
+    weir_replica *replicas[8] = { NULL };
+    weir_replica_mesh parsed;
+    assert_ok(weir_replica_mesh_parse(mesh, &parsed));
+    uint32_t n = weir_replica_mesh_workers(&parsed);
+    for (uint32_t w = 0; w < n; w++) {
+        char name[16];
+        snprintf(name, sizeof(name), "w%u", w);
+        weir_replica_options options = rig_replica_options(r, name, mode);
+        options.mesh = mesh;
+        options.experts = experts;
+        options.worker = w;
+        assert_ok(weir_replica_open(&options, &replicas[w]));
+        assert_ok(weir_replica_allocate(replicas[w]));
+    }
+    for (unsigned version = 1; version <= 2; version++) {
+        rig_publish(r, version);
+        for (uint32_t w = 0; w < n; w++) {
+            char name[16];
+            weir_report report;
+            snprintf(name, sizeof(name), "w%u", w);
+            assert_ok(weir_replica_install(replicas[w], version, &report));
+            assert_true(version == 1 || report.counters.allocations == 0);
+            weir_verify_report found = verify_worker(r, name, mesh, experts, w);
+            if (found.n_different != 0)
+                fail_msg("%s worker %u of %s: %s", family, w, mesh, found.first_difference);
+        }
+    }
+    for (uint32_t w = 0; w < n; w++)
+        weir_replica_close(replicas[w]);
+    rig_close(r);
+}
+
+static void each_worker_cuts_its_own_part(void **state)
+{
+    (void)state;
+    install_parts("qwen3", "tp=2", NULL, WEIR_INSTALL_STAGED);
+    install_parts("deepseek_v3", "tp=2", NULL, WEIR_INSTALL_DIRECT);
+    install_parts("qwen3_moe", "dp=2,tp=2,ep=4", NULL, WEIR_INSTALL_STAGED);
+    install_parts("gemma2", "pp=2", NULL, WEIR_INSTALL_STAGED);
+}
+
+static void experts_may_be_anywhere_and_twice(void **state)
+{
+    (void)state;
+    install_parts("qwen3_moe", "tp=2,ep=2", "[[3,1,0,7,5],[2,0,1,4,6]]", WEIR_INSTALL_STAGED);
+}
+
+static void what_a_worker_has_no_part_of_it_does_not_read(void **state)
+{
+    (void)state;
+    rig *r = open_tiny("qwen3_moe");
+    weir_replica_options options = rig_replica_options(r, "w0", WEIR_INSTALL_STAGED);
+    weir_replica *replica = NULL;
+    weir_report report;
+    options.mesh = "tp=2,ep=2";
+    assert_ok(weir_replica_open(&options, &replica));
+    assert_ok(weir_replica_allocate(replica));
+    rig_publish(r, 1);
+    assert_ok(weir_replica_install(replica, 1, &report));
+    uint64_t unread_bytes = 0;
+    for (size_t i = 0; i < replica->loader->n_wanted; i++) {
+        if (replica->loader->tensors[i].group != WEIR_ANY)
+            continue;
+        assert_non_null(strstr(replica->loader->wanted[i].name, ".experts."));
+        unread_bytes += replica->loader->tensors[i].n_bytes;
+    }
+    assert_true(unread_bytes > 0);
+    assert_int_equal(report.n_bytes + unread_bytes, checkpoint_bytes(replica));
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
 /* ---- memory ----------------------------------------------------------------------------------*/
 
 static void the_loader_takes_two_groups_and_never_a_whole_model(void **state)
@@ -246,6 +359,9 @@ int main(void)
         cmocka_unit_test(so_is_a_mixture_of_experts),
         cmocka_unit_test(so_is_latent_attention_with_what_is_derived_of_it),
         cmocka_unit_test(tied_embeddings_are_sent_once),
+        cmocka_unit_test(each_worker_cuts_its_own_part),
+        cmocka_unit_test(experts_may_be_anywhere_and_twice),
+        cmocka_unit_test(what_a_worker_has_no_part_of_it_does_not_read),
         cmocka_unit_test(the_loader_takes_two_groups_and_never_a_whole_model),
         cmocka_unit_test(a_spoiled_tensor_leaves_the_old_version),
         cmocka_unit_test(direct_it_is_unusable_only_behind_the_first_group),

@@ -57,8 +57,8 @@ typedef struct weir_flow_options {
     "  --conversion NAME           see `weir formats` (default: by config.json)\n"               \
     "  --config PATH               the engine's config.json (default: the one beside SRC)\n"     \
     "  --wire kernel|checkpoint    publish, receive: what travels, bytes as kernels read them\n"     \
-    "                              or bf16 under Hugging Face's names, converted by each replica\n" \
-    "                              worker (default: kernel)\n"                                      \
+    "                              or bf16 under Hugging Face's names, for each worker to\n"       \
+    "                              convert (default: kernel)\n"                                     \
     "  --keep-masters              quantise F32 masters without rounding them to bf16\n"         \
     "  --ignore GLOB               leave out source tensors of that name; may be repeated\n"     \
     "  --transport NAME            see `weir info` (default: the first available)\n"             \
