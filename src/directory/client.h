@@ -237,7 +237,8 @@ typedef struct weir_stop_span {
 
 /* Of a trainer rank: the version is made or joined, its shard is in and its entry says so. */
 typedef struct weir_publish_request {
-    const weir_shard_record *shard;   /* version_uid is not read */
+    const weir_shard_record *shard;   /* version_uid: that it had in a directory that has lost its
+                                         records; "" of a new one */
     const weir_source_record *source; /* nor here */
     bool source_is_known; /* it is as it was, but for the version: not sent. ERR_NOT_FOUND: the
                              directory has forgotten it */

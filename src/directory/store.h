@@ -77,7 +77,8 @@ typedef enum weir_store_state {
 } weir_store_state;
 
 typedef struct weir_store_version {
-    const char *uid; /* eight hexadecimal digits; not read in requests */
+    const char *uid; /* eight hexadecimal digits; in requests, that it had in a directory that has
+                        lost its records: it has it again unless another one has. NULL, "": none */
     const char *model;
     bool has_number;
     uint64_t number;

@@ -227,6 +227,19 @@ static weir_status make_uid(weir_store *store, uint64_t salt, char out[WEIR_STOR
     return WEIR_OK;
 }
 
+/* A directory that has lost its records gives a version the uid that it had, so that who reads it,
+ * or holds it, still means the same. */
+static weir_status choose_uid(weir_store *store, const char *wanted, uint64_t salt,
+                              char out[WEIR_STORE_UID_BYTES])
+{
+    bool is_uid = strlen(wanted) == WEIR_STORE_UID_BYTES - 1 &&
+                  strspn(wanted, "0123456789abcdef") == WEIR_STORE_UID_BYTES - 1;
+    if (!is_uid || weir_store_version_record(store, wanted) != NULL)
+        return make_uid(store, salt, out);
+    memcpy(out, wanted, WEIR_STORE_UID_BYTES);
+    return WEIR_OK;
+}
+
 static size_t slot_table_size(size_t n_slots)
 {
     size_t n = 4;
@@ -369,7 +382,7 @@ static weir_status make_version(weir_store *store, const weir_store_version *req
     uint64_t n_uids = store->n_uids;
     weir_status status = weir_store_make_room(store, request->model, now_ms, out_over);
     if (status == WEIR_OK)
-        status = make_uid(store, salt, uid);
+        status = choose_uid(store, weir_store_text(request->uid), salt, uid);
     if (status == WEIR_OK)
         status = weir_store_add_version(store, request, uid, now_ms, out);
     if (status == WEIR_OK) {

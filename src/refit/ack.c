@@ -112,6 +112,8 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
     weir_group_keep(replica);
     say(replica, &word);
     replica->told = word.source;
+    if (!weir_directory_is_plain(replica->worker.client))
+        weir_keeper_held(replica->worker.keeper, &word, replica->source_id);
 }
 
 /* What it holds as before, or nothing that anybody could count on. */

@@ -3,9 +3,11 @@
  * refit takes long, every second. */
 #include "refit/keeper.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -16,6 +18,7 @@
 
 #define RETRY_S 1.0
 #define MAX_CALL_TIMEOUT_MS 5000u
+#define MAX_PUBLICATIONS 8u
 #define QUICK_S 0.5 /* nobody watches a refit that is over by then */
 #define TELL_EVERY_S 1.0
 
@@ -28,6 +31,18 @@ typedef struct flight {
     weir_keeper_step step;
     char waits_for[WEIR_NAME_BYTES];
 } flight;
+
+/* A shard that the worker offers. */
+typedef struct publication {
+    char own_uid[WEIR_ID_BYTES]; /* that the worker knows the version by; "": of none */
+    char uid[WEIR_ID_BYTES];     /* that the directory does */
+    uint64_t version;
+    weir_shard_record shard;
+    const char *const *slots;
+    size_t n_slots;
+    char trace_id[WEIR_ID_BYTES];
+    char content[WEIR_NAME_BYTES];
+} publication;
 
 struct weir_keeper {
     char worker_id[WEIR_NAME_BYTES];
@@ -46,6 +61,12 @@ struct weir_keeper {
     weir_source_record record;
     bool owes; /* an acknowledgement that the directory has not heard */
     weir_acknowledgement owed;
+    bool holds; /* what was said of `record` */
+    weir_acknowledgement held;
+    char held_id[WEIR_ID_BYTES]; /* the entry's */
+    publication published[MAX_PUBLICATIONS];
+    char published_id[WEIR_ID_BYTES]; /* the entry's that came with them */
+    bool is_forgotten;
     flight flight;
 };
 
@@ -56,6 +77,13 @@ typedef struct renewal {
     weir_source_record record;
     bool owes;
     weir_acknowledgement owed;
+    bool holds;
+    weir_acknowledgement held;
+    char held_id[WEIR_ID_BYTES];
+    publication published[MAX_PUBLICATIONS]; /* the oldest version first */
+    size_t n_published;
+    char published_id[WEIR_ID_BYTES];
+    bool is_forgotten;
 } renewal;
 
 /* The same each second is said aloud once. */
@@ -67,6 +95,91 @@ static bool renewed(const weir_keeper *keeper, weir_status status, const char *w
     return status == WEIR_OK;
 }
 
+/* ---- what a directory has lost ---------------------------------------------------------------*/
+
+static void set_uid(weir_keeper *keeper, const publication *of, const char *uid)
+{
+    pthread_mutex_lock(&keeper->lock);
+    for (size_t i = 0; i < MAX_PUBLICATIONS; i++) {
+        publication *one = &keeper->published[i];
+        if (strcmp(one->own_uid, of->own_uid) == 0)
+            snprintf(one->uid, sizeof(one->uid), "%s", uid);
+    }
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+/* With the entry of now, but for the version: it is repeated as it is behind this. */
+static weir_status publish_again(weir_keeper *keeper, const renewal *todo, const publication *lost)
+{
+    weir_publish_answer answer;
+    weir_source_record source = todo->record;
+    weir_shard_record shard = lost->shard;
+    memcpy(shard.version_uid, lost->uid, sizeof(shard.version_uid));
+    source.version = lost->version;
+    const weir_publish_request request = { .shard = &shard,
+                                           .source = &source,
+                                           .slots = lost->slots,
+                                           .n_slots = lost->n_slots,
+                                           .trace_id = lost->trace_id,
+                                           .content = lost->content };
+    weir_status status = weir_directory_publish_version_shard(keeper->client, &request, &answer);
+    if (status != WEIR_OK)
+        return status;
+    set_uid(keeper, lost, answer.version.uid);
+    weir_log(WEIR_LOG_INFO, "the directory knows version %" PRIu64 " of %s again", lost->version,
+             keeper->model);
+    return WEIR_OK;
+}
+
+/* OK, PEER_LOST, TIMED_OUT; else the directory does not know it. */
+static weir_status touch_entry(weir_keeper *keeper, const renewal *todo, const char *id)
+{
+    return weir_directory_update_status(keeper->client, id, keeper->worker_id, todo->record.rank,
+                                        todo->record.status);
+}
+
+static bool is_lost(weir_status status)
+{
+    return status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT;
+}
+
+/* A directory that knows the entry knows its versions. One that refuses a version has its reasons:
+ * a rank that was started anew since, or too little room. */
+static bool restore_published(weir_keeper *keeper, const renewal *todo)
+{
+    if (todo->n_published == 0 || !todo->announced)
+        return true;
+    weir_status status = WEIR_OK;
+    if (!todo->is_forgotten)
+        status = touch_entry(keeper, todo, todo->published_id);
+    if ((status == WEIR_OK && !todo->is_forgotten) || is_lost(status))
+        return renewed(keeper, status, "published versions");
+    for (size_t i = 0; i < todo->n_published; i++) {
+        status = publish_again(keeper, todo, &todo->published[i]);
+        if (is_lost(status))
+            return renewed(keeper, status, "published versions");
+        if (status != WEIR_OK)
+            weir_log(WEIR_LOG_WARN, "version %" PRIu64 " cannot be published again: %s",
+                     todo->published[i].version, weir_last_error());
+    }
+    pthread_mutex_lock(&keeper->lock);
+    keeper->is_forgotten = false;
+    pthread_mutex_unlock(&keeper->lock);
+    return true;
+}
+
+/* The entry alone does not say what others can read here. */
+static weir_status repeat_held(weir_keeper *keeper, const renewal *todo)
+{
+    char id[WEIR_ID_BYTES];
+    weir_status status = touch_entry(keeper, todo, todo->held_id);
+    if (status == WEIR_OK || is_lost(status))
+        return status;
+    return weir_directory_acknowledge_version(keeper->client, &todo->held, id);
+}
+
+/* ---- renewals --------------------------------------------------------------------------------*/
+
 static bool renew_all(weir_keeper *keeper, const renewal *todo)
 {
     char id[WEIR_ID_BYTES];
@@ -75,17 +188,18 @@ static bool renew_all(weir_keeper *keeper, const renewal *todo)
                                                 keeper->model, keeper->lease_s),
                  "worker's registration"))
         return false;
-    bool told = true;
+    bool told = restore_published(keeper, todo);
     if (todo->leased_uid[0] != '\0')
-        told = renewed(keeper,
-                       weir_directory_register_lease(keeper->client, todo->leased_uid,
-                                                     keeper->worker_id, keeper->lease_s, id),
-                       "version's lease");
+        told &= renewed(keeper,
+                        weir_directory_register_lease(keeper->client, todo->leased_uid,
+                                                      keeper->worker_id, keeper->lease_s, id),
+                        "version's lease");
     if (!todo->announced)
         return told;
-    return renewed(keeper, weir_directory_publish_source(keeper->client, &todo->record, id),
-                   "worker's source entry") &&
-           told;
+    weir_status status = todo->holds
+                             ? repeat_held(keeper, todo)
+                             : weir_directory_publish_source(keeper->client, &todo->record, id);
+    return renewed(keeper, status, "worker's source entry") && told;
 }
 
 /* A server without such calls has heard all of it with the entry. */
@@ -100,7 +214,35 @@ static bool pay(weir_keeper *keeper, const renewal *todo)
         keeper->owes = strcmp(keeper->owed.version_uid, todo->owed.version_uid) != 0;
         pthread_mutex_unlock(&keeper->lock);
     }
+    if (status == WEIR_OK && todo->owed.status == WEIR_OK)
+        weir_keeper_held(keeper, &todo->owed, id);
     return status == WEIR_ERR_UNSUPPORTED || renewed(keeper, status, "acknowledgement");
+}
+
+static int compare_publications(const void *a, const void *b)
+{
+    const publication *x = a, *y = b;
+    return (x->version > y->version) - (x->version < y->version);
+}
+
+/* The lock is held. */
+static void copy_todo(const weir_keeper *keeper, renewal *todo)
+{
+    *todo = (renewal){ .announced = keeper->announced,
+                       .record = keeper->record,
+                       .owes = keeper->owes,
+                       .owed = keeper->owed,
+                       .holds = keeper->holds,
+                       .held = keeper->held };
+    memcpy(todo->leased_uid, keeper->leased_uid, sizeof(todo->leased_uid));
+    memcpy(todo->held_id, keeper->held_id, sizeof(todo->held_id));
+    for (size_t i = 0; i < MAX_PUBLICATIONS; i++) {
+        if (keeper->published[i].own_uid[0] != '\0')
+            todo->published[todo->n_published++] = keeper->published[i];
+    }
+    memcpy(todo->published_id, keeper->published_id, sizeof(todo->published_id));
+    todo->is_forgotten = keeper->is_forgotten;
+    qsort(todo->published, todo->n_published, sizeof(*todo->published), compare_publications);
 }
 
 /* One renewal of everything; false when a part of it must be tried again. */
@@ -108,11 +250,8 @@ static bool renew(weir_keeper *keeper)
 {
     weir_keeper_pause(keeper);
     pthread_mutex_lock(&keeper->lock);
-    renewal todo = { .announced = keeper->announced,
-                     .record = keeper->record,
-                     .owes = keeper->owes,
-                     .owed = keeper->owed };
-    memcpy(todo.leased_uid, keeper->leased_uid, sizeof(todo.leased_uid));
+    renewal todo;
+    copy_todo(keeper, &todo);
     keeper->now = false;
     pthread_mutex_unlock(&keeper->lock);
     bool good = renew_all(keeper, &todo) && pay(keeper, &todo);
@@ -346,8 +485,10 @@ void weir_keeper_announce(weir_keeper *keeper, const weir_source_record *record,
     keeper->record = *record;
     keeper->announced = true;
     keeper->owes = false; /* what was owed is older than this */
+    if (strcmp(keeper->held.version_uid, record->version_uid) != 0)
+        keeper->holds = false;
     end_refit(keeper);
-    keeper->now = now;
+    keeper->now = now || keeper->is_forgotten;
     if (now)
         pthread_cond_signal(&keeper->wake);
     pthread_mutex_unlock(&keeper->lock);
@@ -361,4 +502,86 @@ void weir_keeper_acknowledge(weir_keeper *keeper, const weir_acknowledgement *ac
     end_refit(keeper);
     pthread_cond_signal(&keeper->wake);
     pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_held(weir_keeper *keeper, const weir_acknowledgement *word, const char *source_id)
+{
+    pthread_mutex_lock(&keeper->lock);
+    keeper->held = *word;
+    keeper->held.lease_id[0] = '\0';
+    keeper->holds = source_id[0] != '\0';
+    snprintf(keeper->held_id, sizeof(keeper->held_id), "%s", source_id);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+/* ---- what was published ----------------------------------------------------------------------*/
+
+/* The lock is held. NULL: there is none. */
+static publication *find_publication(weir_keeper *keeper, const char *own_uid)
+{
+    for (size_t i = 0; i < MAX_PUBLICATIONS; i++) {
+        if (strcmp(keeper->published[i].own_uid, own_uid) == 0)
+            return &keeper->published[i];
+    }
+    return NULL;
+}
+
+void weir_keeper_published(weir_keeper *keeper, const weir_publish_request *request,
+                           const weir_publish_answer *answer)
+{
+    const char *uid = answer->version.uid;
+    pthread_mutex_lock(&keeper->lock);
+    memcpy(keeper->published_id, answer->source_id, sizeof(keeper->published_id));
+    publication *one = find_publication(keeper, uid);
+    if (one == NULL)
+        one = find_publication(keeper, "");
+    if (one != NULL) {
+        *one = (publication){ .version = request->source->version,
+                              .shard = *request->shard,
+                              .slots = request->slots,
+                              .n_slots = request->n_slots };
+        snprintf(one->own_uid, sizeof(one->own_uid), "%s", uid);
+        snprintf(one->uid, sizeof(one->uid), "%s", uid);
+        snprintf(one->trace_id, sizeof(one->trace_id), "%s", request->trace_id);
+        snprintf(one->content, sizeof(one->content), "%s", request->content);
+    }
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_forgotten(weir_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->lock);
+    keeper->is_forgotten = keeper->now = true;
+    pthread_cond_signal(&keeper->wake);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_retire(weir_keeper *keeper, const char *uid, char out_uid[WEIR_ID_BYTES])
+{
+    snprintf(out_uid, WEIR_ID_BYTES, "%s", uid);
+    if (uid[0] == '\0')
+        return;
+    weir_keeper_pause(keeper);
+    pthread_mutex_lock(&keeper->lock);
+    publication *one = find_publication(keeper, uid);
+    if (one != NULL) {
+        memcpy(out_uid, one->uid, WEIR_ID_BYTES);
+        one->own_uid[0] = '\0';
+    }
+    pthread_mutex_unlock(&keeper->lock);
+    weir_keeper_resume(keeper);
+}
+
+bool weir_keeper_find(weir_keeper *keeper, const char *uid, char out_uid[WEIR_ID_BYTES])
+{
+    bool found = false;
+    pthread_mutex_lock(&keeper->lock);
+    for (size_t i = 0; i < MAX_PUBLICATIONS && !found && uid[0] != '\0'; i++) {
+        const publication *one = &keeper->published[i];
+        found = one->own_uid[0] != '\0' && strcmp(one->uid, uid) == 0;
+        if (found)
+            memcpy(out_uid, one->own_uid, WEIR_ID_BYTES);
+    }
+    pthread_mutex_unlock(&keeper->lock);
+    return found;
 }

@@ -3,8 +3,9 @@
  * and says how far a refit that takes long has come.
  *
  * Renews the worker's registration, the lease it holds and its source entry every third of the
- * lease time, each whole, so a directory that was restarted knows the worker again. Heartbeats say
- * nothing about readiness: the source entry repeats what the worker last announced.
+ * lease time, each whole, so a directory that was restarted knows the worker again; one that has
+ * lost what the worker has published, or holds, is told of that as well. Heartbeats say nothing
+ * about readiness: the source entry repeats what the worker last announced.
  *
  * Of a refit that lasts longer than half a second it tells the directory once a second, for people
  * who watch; a quicker one costs no message.
@@ -45,6 +46,23 @@ void weir_keeper_announce(weir_keeper *keeper, const weir_source_record *record,
 /* Has this said as well, once, and at once, from the keeper's thread: the directory was not there
  * when it was to hear it. */
 void weir_keeper_acknowledge(weir_keeper *keeper, const weir_acknowledgement *acknowledgement);
+
+/* What is held, as `word` said it to the directory, which has the entry as source_id: the next
+ * announcement of another version ends that. */
+void weir_keeper_held(weir_keeper *keeper, const weir_acknowledgement *word, const char *source_id);
+/* A shard that the directory has taken: until it is retired, a directory that does not know the
+ * worker's entry any more gets it again, whole, under the same uid. Between pause and resume. What the request points to is copied, but for the slots' names, which must live as long
+ * as the keeper. */
+void weir_keeper_published(weir_keeper *keeper, const weir_publish_request *request,
+                           const weir_publish_answer *answer);
+/* The directory did not know the worker's entry: it has lost the rest too. */
+void weir_keeper_forgotten(weir_keeper *keeper);
+/* Ends that, once no renewal is under way. out_uid: the version's by now, which is another one
+ * where another rank was there first; `uid` when nothing is known of it. */
+void weir_keeper_retire(weir_keeper *keeper, const char *uid, char out_uid[WEIR_ID_BYTES]);
+/* The uid that was given, of a version that has this one by now; false: of none. From any thread.
+ */
+bool weir_keeper_find(weir_keeper *keeper, const char *uid, char out_uid[WEIR_ID_BYTES]);
 
 /* ---- how far a refit has come; each accepts a keeper of NULL
  * -----------------------------------*/

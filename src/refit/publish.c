@@ -205,10 +205,13 @@ static weir_status send_publication(weir_trainer *trainer, weir_slot *slot,
     status = weir_directory_publish_version_shard(client, &request, answer);
     if (status == WEIR_ERR_NOT_FOUND && request.source_is_known) {
         request.source_is_known = false;
+        weir_keeper_forgotten(trainer->worker.keeper);
         status = weir_directory_publish_version_shard(client, &request, answer);
     }
     snprintf(trainer->announced, sizeof(trainer->announced), "%s",
              status == WEIR_OK ? trainer->source.signature : "");
+    if (status == WEIR_OK)
+        weir_keeper_published(trainer->worker.keeper, &request, answer);
     return status;
 }
 

@@ -174,13 +174,25 @@ static weir_status retire_in_steps(weir_trainer *trainer, const weir_slot *slot,
     }
 }
 
+/* Nobody tells the directory of it again; from now on the slot goes by the uid that it has there.
+ */
+static void stop_offering(weir_trainer *trainer, weir_slot *slot)
+{
+    char uid[WEIR_ID_BYTES];
+    weir_keeper_retire(trainer->worker.keeper, slot->uid, uid);
+    pthread_mutex_lock(&trainer->lock);
+    memcpy(slot->uid, uid, sizeof(slot->uid));
+    pthread_mutex_unlock(&trainer->lock);
+    slot->state = WEIR_SLOT_RETIRED;
+}
+
 /* The directory says when nobody reads it any more. */
 static weir_status retire(weir_trainer *trainer, weir_slot *slot)
 {
     weir_retry retry = { .deadline = weir_deadline_in(trainer->worker.timeout_ms) };
     const char *uid = slot->uid;
     char readers[512];
-    slot->state = WEIR_SLOT_RETIRED;
+    stop_offering(trainer, slot);
     for (weir_patience patience = { 0 };;) {
         unsigned left_ms = keeps_no_bytes(trainer) ? 0 : weir_deadline_left_ms(retry.deadline);
         double asked_s = weir_now_s();
@@ -290,10 +302,12 @@ void weir_slots_withdraw(weir_trainer *trainer)
     weir_deadline deadline =
         weir_deadline_in(timeout_ms < WEIR_CLOSE_WAIT_MS ? timeout_ms : WEIR_CLOSE_WAIT_MS);
     for (unsigned i = 0; i < trainer->n_slots && trainer->worker.is_registered; i++) {
-        const weir_slot *slot = &trainer->slots[i];
+        weir_slot *slot = &trainer->slots[i];
         if (!is_offered(slot))
             continue;
-        if (slot->state == WEIR_SLOT_PUBLISHED && is_staging(trainer, slot))
+        bool was_published = slot->state == WEIR_SLOT_PUBLISHED;
+        stop_offering(trainer, slot);
+        if (was_published && is_staging(trainer, slot))
             weir_publish_abort(trainer, slot->version, slot->uid,
                                "it was closed before all ranks had published the version");
         weir_status status = withdraw(trainer, slot, 0);

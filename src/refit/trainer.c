@@ -27,6 +27,15 @@ static bool is_version_uid(const char *uid)
     return strlen(uid) == 8 && strspn(uid, "0123456789abcdef") == 8;
 }
 
+static const weir_slot *find_slot(const weir_trainer *trainer, const char *uid)
+{
+    for (unsigned i = 0; i < trainer->n_slots; i++) {
+        if (strcmp(trainer->slots[i].uid, uid) == 0)
+            return &trainer->slots[i];
+    }
+    return NULL;
+}
+
 static bool find_locked(const weir_trainer *trainer, const weir_manifest_request *request,
                         weir_manifest_found *out)
 {
@@ -39,11 +48,10 @@ static bool find_locked(const weir_trainer *trainer, const weir_manifest_request
         weir_registries_manifest(trainer->registries, request->version_uid, &out->bytes,
                                  &out->n_bytes, &out->digest))
         return true;
-    const weir_slot *found = NULL;
-    for (unsigned i = 0; i < trainer->n_slots && found == NULL; i++) {
-        if (strcmp(trainer->slots[i].uid, request->version_uid) == 0)
-            found = &trainer->slots[i];
-    }
+    const weir_slot *found = find_slot(trainer, request->version_uid);
+    char uid[WEIR_ID_BYTES];
+    if (found == NULL && weir_keeper_find(trainer->worker.keeper, request->version_uid, uid))
+        found = find_slot(trainer, uid);
     /* The directory may say which version it is to readers before it says it here. Who means
      * another one sees the digest differ. */
     if (found == NULL && is_version_uid(request->version_uid))
@@ -77,16 +85,6 @@ static void manifest_done(void *context)
 
 /* ---- open and close --------------------------------------------------------------------------*/
 
-static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_options *options)
-{
-    weir_settings_given given = { options->family, options->layout, options->conversion,
-                                  options->transport, options->config };
-    weir_status status = read_wire(trainer, options, &given);
-    if (status == WEIR_OK)
-        status = weir_settings_open(&trainer->settings, &given);
-    trainer->ignore = weir_alloc_zeroed(options->n_ignore, sizeof(*trainer->ignore));
-    if (status == WEIR_OK && trainer->ignore == NULL)
-        status = WEIR_ERR_NO_MEMORY;
 static bool is_sharded(const weir_trainer_options *options)
 {
     return options->mesh != NULL || options->replica_mesh != NULL;
@@ -113,6 +111,16 @@ static weir_status read_wire(weir_trainer *trainer, const weir_trainer_options *
     return WEIR_OK;
 }
 
+static weir_status copy_settings(weir_trainer *trainer, const weir_trainer_options *options)
+{
+    weir_settings_given given = { options->family, options->layout, options->conversion,
+                                  options->transport, options->config };
+    weir_status status = read_wire(trainer, options, &given);
+    if (status == WEIR_OK)
+        status = weir_settings_open(&trainer->settings, &given);
+    trainer->ignore = weir_alloc_zeroed(options->n_ignore, sizeof(*trainer->ignore));
+    if (status == WEIR_OK && trainer->ignore == NULL)
+        status = WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < options->n_ignore && status == WEIR_OK; i++, trainer->n_ignore++)
         status = weir_settings_copy_text(&trainer->ignore[i], options->ignore[i]);
     trainer->keep_masters = options->keep_masters;
@@ -286,8 +294,8 @@ void weir_trainer_close(weir_trainer *trainer)
     if (trainer == NULL)
         return;
     weir_slots_withdraw(trainer);
+    weir_manifest_service_close(trainer->service); /* which asks the keeper */
     weir_worker_leave(&trainer->worker, trainer->source_id, trainer->rank);
-    weir_manifest_service_close(trainer->service);
     weir_slots_release(trainer);
     weir_source_release(&trainer->source); /* borders on a GPU end in the work's streams */
     weir_rank_plan_close(trainer->rank_plan);

@@ -391,7 +391,8 @@ static void a_directory_that_forgets_at_any_stop_ends_no_refit_but_its_own(void 
         d.armed = true;
         bool whole = run_refit(&d, replica, version++);
         assert_false(d.armed);
-        assert_int_equal(whole, d.when != BETWEEN_RANKS && d.when != BEFORE_DISCOVER);
+        /* What was lost then the trainers' keepers bring back, but perhaps not within the bound. */
+        assert_true(whole || d.when == BETWEEN_RANKS || d.when == BEFORE_DISCOVER);
         assert_true(weir_now_s() - begun_s < 4 * TIMEOUT_MS / 1e3);
         assert_true(run_refit(&d, replica, version));
         expect_verified(d.r, "one", version++);

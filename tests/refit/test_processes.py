@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import unittest
 
@@ -92,11 +93,100 @@ class WhenATrainerDies(FlowCase):
         trainers[1].signal(signal.SIGKILL)
         trainers[1].wait()
         begun = time.monotonic()
-        late = self.replica("late", "--version", "1", "--timeout", "5", "--trainers-only")
-        self.expect_failed(late, "trainer rank 1")
-        self.assertLess(time.monotonic() - begun, 6)
+        late = self.replica("late", "--version", "1", "--timeout", "3", "--trainers-only")
+        self.expect_failed(late, "could not be read within 3.0 s: trainer rank 1 (worker trainer-1-",
+                           " 127.0.0.1:", "Connection refused")
+        self.assertTrue(3 <= time.monotonic() - begun < 4.5)
         self.assertEqual(late.wait()[0], 1)
         self.verify("one", 1)
+
+    def test_within_its_lease_a_replica_waits_for_it_to_come_back(self):
+        trainers = self.trainers()
+        self.publish(trainers, 1)
+        trainers[1].signal(signal.SIGKILL)
+        trainers[1].wait()
+        late = self.replica("late", "--version", "1", "--timeout", "30", "--hold")
+        waits = threading.Thread(target=self.expect_installed, args=(late, 1))
+        waits.start()
+        again = self.trainer(1)
+        again.send(self.checkpoint(1))
+        self.assertEqual(again.line()["version"], 1)
+        waits.join()
+        self.verify("late", 1)
+
+    def test_once_its_lease_is_over_the_wait_ends_with_the_rank_that_is_missing(self):
+        trainers = self.trainers("--lease", "2")
+        self.publish(trainers, 1)
+        trainers[1].signal(signal.SIGKILL)
+        trainers[1].wait()
+        late = self.replica("late", "--version", "1", "--timeout", "5")
+        self.expect_failed(late, "these have not published it: rank-1; what was tried last: trainer "
+                           "rank 1 (worker trainer-1-", "Connection refused")
+        self.assertEqual(late.wait()[0], 1)
+
+    def test_a_peer_that_holds_the_version_ends_the_wait(self):
+        trainers = self.trainers()
+        one = self.replica("one", "--version", "1", "--hold")
+        self.publish(trainers, 1)
+        self.expect_installed(one, 1)
+        for trainer in trainers:
+            trainer.signal(signal.SIGKILL)
+            trainer.wait()
+        begun = time.monotonic()
+        said = self.expect_installed(self.replica("two", "--version", "1"), 1)
+        self.assertEqual(flow_case.name_of(said["read_from"]), "one")
+        self.assertLess(time.monotonic() - begun, 5)
+
+
+class WhenATrainerIsEnded(FlowCase):
+    """By SIGTERM, while a replica that stands still at the first of its bytes reads from it."""
+
+    def halt_a_reader(self, install, *more):
+        trainers = self.trainers("--timeout", "3", *more)
+        self.publish(trainers, 1)
+        replica = self.replica("one", "--version", "1", "--install", install, "--timeout", "4",
+                               "--stall-at", "transfer", "--trainers-only")
+        self.until(lambda: self.is_halted(replica))
+        return trainers, replica
+
+    def is_halted(self, process):
+        with open(f"/proc/{process.process.pid}/stat", encoding="ascii") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] == "T"
+
+    def test_it_waits_for_the_reader_to_be_done(self):
+        for install in ("staged", "direct"):
+            with self.subTest(install=install):
+                trainers, replica = self.halt_a_reader(install)
+                for trainer in trainers:
+                    trainer.signal(signal.SIGTERM)
+                with self.assertRaises(subprocess.TimeoutExpired):
+                    trainers[0].process.wait(1)
+                replica.signal(signal.SIGCONT)
+                self.expect_installed(replica, 1)
+                for trainer in trainers:
+                    self.assertEqual(trainer.wait(5), (0, ""))
+
+    def test_beyond_its_bound_the_reader_is_told_who_has_gone(self):
+        for install in ("staged", "direct"):
+            with self.subTest(install=install):
+                trainers, replica = self.halt_a_reader(install)
+                for trainer in trainers:
+                    trainer.signal(signal.SIGTERM)
+                for trainer in trainers:
+                    code, line = trainer.wait(8)
+                    self.assertEqual(code, 0)
+                    self.assertIn("goes, though version 1 is still being read", line)
+                replica.signal(signal.SIGCONT)
+                said = self.expect_failed(replica, "trainer rank ")
+                self.assertNotIn("digest of ", said["error"])
+
+    def test_a_second_signal_ends_it_at_once(self):
+        trainers, _ = self.halt_a_reader("staged")
+        trainers[0].signal(signal.SIGTERM)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            trainers[0].process.wait(0.7)
+        trainers[0].signal(signal.SIGTERM)
+        self.assertEqual(trainers[0].process.wait(1), -signal.SIGTERM)
 
     def test_a_restarted_rank_is_taken_instead_of_the_dead_one(self):
         trainers = self.trainers("--lease", "2")
@@ -212,6 +302,42 @@ class WhenAReplicaDies(FlowCase):
 
 
 class WhenTheDirectoryIsStartedAgain(FlowCase):
+    def serve_again(self):
+        self.directory.end()
+        self.directory = self.start("serve", "--listen", self.address, "--json")
+        self.directory.line()
+
+    def test_it_hears_by_itself_what_was_published_and_who_holds_it(self):
+        trainers = self.trainers("--lease", "2")
+        one = self.replica("one", "--follow", "--lease", "2")
+        for version in (1, 2):
+            self.publish(trainers, version)
+            self.expect_installed(one, version)
+        self.serve_again()
+        for name, version in (("newest", 2), ("older", 1)):
+            late = self.replica(name, "--version", str(version), "--trainers-only", "--no-serve",
+                                "--hold")
+            self.expect_installed(late, version)
+            self.verify(name, version)
+        for trainer in trainers:
+            trainer.signal(signal.SIGKILL)
+            trainer.wait()
+        reader = self.replica("reader", "--version", "2", "--hold")
+        self.assertEqual(flow_case.name_of(self.expect_installed(reader, 2)["read_from"]), "one")
+        self.verify("reader", 2)
+
+    def test_versions_that_were_published_again_end_like_others(self):
+        trainers = self.trainers("--lease", "2", "--slots", "1")
+        replica = self.replica("one", "--follow", "--lease", "2")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        self.serve_again()
+        self.expect_installed(self.replica("late", "--version", "1", "--hold"), 1)
+        self.publish(trainers, 2)  # into the same slot
+        self.expect_installed(replica, 2)
+        gone = self.replica("gone", "--version", "1", "--timeout", "5", "--trainers-only")
+        self.expect_failed(gone, "version 1 of m is gone: its trainer has moved on to 2")
+
     def test_everybody_goes_on_with_the_next_version(self):
         trainers = self.trainers("--lease", "2")
         replica = self.replica("one", "--follow", "--lease", "2", "--timeout", "20")
@@ -219,11 +345,7 @@ class WhenTheDirectoryIsStartedAgain(FlowCase):
         self.expect_installed(replica, 1)
         self.directory.end()
         self.expect_failed(replica, f"directory {self.address}")
-        self.directory = self.start("serve", "--listen", self.address, "--json")
-        self.directory.line()
-        time.sleep(2)  # the trainers have told it of themselves, not of version 1
-        late = self.replica("late", "--timeout", "1")
-        self.expect_failed(late, self.address, "was restarted since")
+        self.serve_again()
         for version in (2, 3):
             self.publish(trainers, version)
             self.expect_installed(replica, version)
