@@ -11,7 +11,5 @@ weir_status weir_yaml_parse(const char *text, size_t n_bytes, weir_arena *arena,
     (void)arena;
     (void)out_root;
     (void)fault;
-    return weir_fail(WEIR_ERR_UNSUPPORTED,
-                     "run configurations are YAML, which is not in this build "
-                     "(WEIR_YAML)");
+    return weir_fail(WEIR_ERR_UNSUPPORTED, "this build reads no YAML (WEIR_YAML, libyaml-dev)");
 }

@@ -40,14 +40,14 @@ const char *weir_run_line(weir_run_config *config, const char *format, ...)
     vsnprintf(line, sizeof(line), format, args);
     va_end(args);
     weir_error_one_line(line);
-    return weir_arena_strdup(&config->arena, line);
+    const char *kept = weir_arena_strdup(&config->arena, line);
+    config->out_of_memory = config->out_of_memory || kept == NULL;
+    return kept;
 }
 
 void weir_run_complain_at(weir_run_config *config, uint32_t line, uint32_t column, const char *path,
                           const char *text, const char *hint)
 {
-    if (path == NULL || text == NULL || hint == NULL)
-        config->out_of_memory = true;
     if (config->out_of_memory || config->n_problems == WEIR_RUN_MAX_PROBLEMS)
         return;
     for (size_t i = 0; i < config->n_problems; i++) {
@@ -111,27 +111,29 @@ weir_status weir_run_config_settings(const weir_run_config *config, const weir_r
 
 /* ---- opening ---------------------------------------------------------------------------------*/
 
-static void read_document(weir_run_config *config, const char *text, size_t n_bytes,
-                          weir_status *status)
+static void take_document(weir_run_config *config, const weir_yaml_node *root)
 {
-    const weir_yaml_node *root = NULL;
-    weir_yaml_fault fault;
-    *status = weir_yaml_parse(text, n_bytes, &config->arena, &root, &fault);
-    if (*status != WEIR_OK)
-        return;
-    if (fault.text != NULL) {
-        weir_run_complain_at(config, fault.line, fault.column, "",
-                             weir_run_line(config, "%s", fault.text), fault.hint);
-        return;
-    }
     static void (*const passes[])(weir_run_config *) = { weir_run_set_up, weir_run_check_rules,
                                                          weir_run_check_kernel,
                                                          weir_run_keep_values };
     weir_run_take_values(config, root);
     for (size_t i = 0; i < sizeof(passes) / sizeof(passes[0]) && !config->out_of_memory; i++)
         passes[i](config);
-    if (config->out_of_memory)
-        *status = WEIR_ERR_NO_MEMORY;
+}
+
+static weir_status read_document(weir_run_config *config, const char *text, size_t n_bytes)
+{
+    const weir_yaml_node *root = NULL;
+    weir_yaml_fault fault;
+    weir_status status = weir_yaml_parse(text, n_bytes, &config->arena, &root, &fault);
+    if (status != WEIR_OK)
+        return status;
+    if (fault.text == NULL)
+        take_document(config, root);
+    else
+        weir_run_complain_at(config, fault.line, fault.column, "",
+                             weir_run_line(config, "%s", fault.text), fault.hint);
+    return config->out_of_memory ? WEIR_ERR_NO_MEMORY : WEIR_OK;
 }
 
 weir_status weir_run_config_parse(const char *text, size_t n_bytes, const char *what,
@@ -149,7 +151,7 @@ weir_status weir_run_config_parse(const char *text, size_t n_bytes, const char *
         weir_arena_zeroed(&config->arena, WEIR_RUN_MAX_PROBLEMS, sizeof(*config->problems));
     weir_status status = WEIR_ERR_NO_MEMORY;
     if (config->file != NULL && config->problems != NULL)
-        read_document(config, text, n_bytes, &status);
+        status = read_document(config, text, n_bytes);
     if (status != WEIR_OK) {
         weir_run_config_close(config);
         return status;

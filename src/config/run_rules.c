@@ -257,6 +257,17 @@ static uint64_t n_workers_of(const weir_run_settings *settings)
            settings->inference.dp;
 }
 
+/* "2 servers of tp 4, dp 2". */
+static const char *servers_line(weir_run_config *config)
+{
+    const weir_run_settings *settings = &config->settings;
+    size_t n_servers = settings->orchestrator.servers.n_items;
+    const char *line =
+        weir_run_line(config, "%zu server%s of tp %u, dp %u", n_servers, n_servers > 1 ? "s" : "",
+                      settings->inference.tp, settings->inference.dp);
+    return line != NULL ? line : "";
+}
+
 static void check_world_size(weir_run_config *config)
 {
     static const char path[] = TRAINER "inference_world_size";
@@ -271,14 +282,11 @@ static void check_world_size(weir_run_config *config)
         : settings->deployment.type == WEIR_RUN_MULTI_NODE
             ? written_of(config, "deployment.num_infer_nodes", "deployment.gpus_per_node")
             : "inference.tp";
-    weir_run_complain(
-        config, cause,
-        weir_run_line(config,
-                      "%u inference workers are waited for, but %zu servers of tp %u, dp %u are "
-                      "%llu",
-                      size, settings->orchestrator.servers.n_items, settings->inference.tp,
-                      settings->inference.dp, (unsigned long long)n_workers),
-        "make orchestrator.servers, inference.tp and inference.dp fit the machines");
+    weir_run_complain(config, cause,
+                      weir_run_line(config,
+                                    "%u inference workers are waited for, but those of %s are %llu",
+                                    size, servers_line(config), (unsigned long long)n_workers),
+                      "make orchestrator.servers, inference.tp and inference.dp fit the machines");
 }
 
 static void check_infer_gpus(weir_run_config *config)
@@ -293,11 +301,9 @@ static void check_infer_gpus(weir_run_config *config)
         return;
     weir_run_complain(config, path,
                       weir_run_line(config,
-                                    "is %u, but %zu servers of tp %u, dp %u have %llu "
-                                    "workers, and NCCL takes one per GPU",
-                                    settings->deployment.num_infer_gpus,
-                                    settings->orchestrator.servers.n_items, settings->inference.tp,
-                                    settings->inference.dp, (unsigned long long)n_workers),
+                                    "is %u, but workers of %s are %llu, and NCCL takes one per GPU",
+                                    settings->deployment.num_infer_gpus, servers_line(config),
+                                    (unsigned long long)n_workers),
                       "raise it, or lower inference.tp, inference.dp or the number of servers");
 }
 
@@ -328,11 +334,11 @@ static const run_rule rules[] = {
     { check_parts_with_shared, { "weight_broadcast" } },
     { check_parts_with_each_other, { "weight_broadcast", "inference" } },
     { check_world_size,
-      { "deployment.gpus_per_node", "orchestrator.servers", "inference.tp", "inference.dp",
-        TRAINER "inference_world_size" } },
+      { "deployment.gpus_per_node", "deployment.num_infer_nodes", "orchestrator.servers",
+        "inference.tp", "inference.dp", TRAINER "inference_world_size" } },
     { check_infer_gpus,
-      { "deployment.num_infer_gpus", "orchestrator.servers", "inference.tp", "inference.dp",
-        TRAINER "type" } },
+      { "deployment.type", "deployment.num_infer_gpus", "orchestrator.servers", "inference.tp",
+        "inference.dp", TRAINER "transport" } },
 };
 
 static bool is_judged_already(weir_run_config *config, const run_rule *rule)

@@ -42,14 +42,14 @@ weir_run_state *weir_run_state_of(weir_run_config *config, const char *path);
 /* A member of the settings. */
 void *weir_run_member(weir_run_config *config, const weir_run_row *row);
 
-/* Adds a problem; text and hint live in the arena or for ever (NULL is out of memory). One that is
+/* Adds a problem; text and hint live in the arena or for ever. One that is
  * there already, at the same place with the same text, is not added again. */
 void weir_run_complain_at(weir_run_config *config, uint32_t line, uint32_t column, const char *path,
                           const char *text, const char *hint);
 /* About a field: where its value is written, else where its innermost block begins. */
 void weir_run_complain(weir_run_config *config, const char *path, const char *text,
                        const char *hint);
-/* A line in the arena. */
+/* A line in the arena. NULL, with out_of_memory set, where there is none. */
 const char *weir_run_line(weir_run_config *config, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

@@ -152,11 +152,23 @@ static bool takes_choice(weir_run_config *config, const weir_yaml_node *node,
     return false;
 }
 
+/* A server's address without what may be left out before it. */
+static const char *host_of(const char *text)
+{
+    static const char scheme[] = "http://";
+    return strncmp(text, scheme, strlen(scheme)) == 0 ? text + strlen(scheme) : text;
+}
+
+static bool is_same_server(const char *a, const char *b)
+{
+    size_t n_a = strcspn(host_of(a), "/");
+    return n_a == strcspn(host_of(b), "/") && strncasecmp(host_of(a), host_of(b), n_a) == 0;
+}
+
 /* Letters, digits and what host names and addresses have besides; a port behind. */
 static bool is_server(const char *text)
 {
-    static const char scheme[] = "http://";
-    const char *host = strncmp(text, scheme, strlen(scheme)) == 0 ? text + strlen(scheme) : text;
+    const char *host = host_of(text);
     const char *colon = strrchr(host, ':');
     if (colon == NULL || colon == host)
         return false;
@@ -185,7 +197,7 @@ static bool takes_server(weir_run_config *config, const weir_yaml_node *list,
         return false;
     }
     for (const weir_yaml_node *other = list->first; other != item; other = other->next)
-        if (other->kind == WEIR_YAML_SCALAR && strcmp(other->text, item->text) == 0) {
+        if (other->kind == WEIR_YAML_SCALAR && is_same_server(other->text, item->text)) {
             complain_of(config, item, row,
                         weir_run_line(config, "'%s' is there twice, first on line %u", item->text,
                                       other->line),

@@ -31,7 +31,7 @@ static void fields_are_listed_with_all_that_is_known(void **state)
 }
 
 static void value_is(const weir_run_config *config, const char *path, const char *item,
-                         const char *source, uint32_t line)
+                     const char *source, uint32_t line)
 {
     weir_run_value value;
     assert_true(weir_run_config_value(config, path, &value));

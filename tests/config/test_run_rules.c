@@ -220,10 +220,10 @@ static void a_world_of_another_size_is_refused(void **state)
              "trainer: {weight_broadcast: {inference_world_size: 8}}\n"
              "orchestrator: {servers: [a:1, b:1]}\n",
            "4:52 trainer.weight_broadcast.inference_world_size: 8 inference workers are waited "
-           "for, but 2 servers of tp 4, dp 2 are 16");
+           "for, but those of 2 servers of tp 4, dp 2 are 16");
     EXPECT(M "weight_broadcast: {type: nccl}\ninference: {tp: 4}\ndeployment: {type: multi_node}\n",
-           "4:1 deployment.gpus_per_node: 8 inference workers are waited for, but 1 servers of tp "
-           "4, dp 1 are 4");
+           "4:1 deployment.gpus_per_node: 8 inference workers are waited for, but those of 1 "
+           "server of tp 4, dp 1 are 4");
 }
 
 static void fewer_gpus_than_workers_are_refused_where_nccl_carries(void **state)
@@ -232,8 +232,9 @@ static void fewer_gpus_than_workers_are_refused_where_nccl_carries(void **state)
 #define FEW(transport)                                                                 \
     M "weight_broadcast: {type: nccl, transport: " transport "}\ninference: {tp: 4}\n" \
       "deployment: {num_infer_gpus: 2}\n"
-    EXPECT(FEW("nccl"), "4:30 deployment.num_infer_gpus: is 2, but 1 servers of tp 4, dp 1 have 4 "
-                        "workers, and NCCL takes one per GPU");
+    EXPECT(FEW("nccl"),
+           "4:30 deployment.num_infer_gpus: is 2, but workers of 1 server of tp 4, dp 1 "
+           "are 4, and NCCL takes one per GPU");
     expect_none(FEW("ucx"));
 }
 
@@ -258,6 +259,9 @@ static void a_value_that_was_refused_is_not_judged_again(void **state)
     EXPECT(M CUSTOM ON "inference:\n", "4:1 inference: has no value");
     EXPECT(M "max_async_level: two\nweight_broadcast: {type: nccl}\n",
            "2:18 max_async_level: expected a whole number, got two");
+    EXPECT(M "weight_broadcast: {type: nccl, transport: tcp}\ninference: {tp: 4}\n"
+             "deployment: {num_infer_gpus: 2}\n",
+           "2:43 weight_broadcast.transport: 'tcp' is none of its values");
     EXPECT("model: {name: 7}\n",
            "1:15 model.name: expected a text, but YAML reads 7 as a value of its own");
 }

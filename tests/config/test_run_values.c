@@ -13,7 +13,7 @@ static void values_of_every_kind_are_taken(void **state)
         "weight_broadcast: {type: \"nccl\", port: 65535, transport: ucx, marker_dir: /m}\n"
         "trainer: {model: {impl: auto}}\n"
         "orchestrator:\n  server_policy: wait\n"
-        "  servers: [http://a:1, 'h-2.x_y:65535', 'http://[::1]:80/']\n",
+        "  servers: [http://a:1, 'h-2.x_y:65535', 'http://[::1]:80/', 127.0.0.1:80]\n",
         &config);
     assert_string_equal(settings->run, "seven 7");
     assert_string_equal(settings->output_dir, "/o");
@@ -26,7 +26,7 @@ static void values_of_every_kind_are_taken(void **state)
     assert_string_equal(settings->broadcast.marker_dir, "/m");
     assert_int_equal(settings->trainer.impl, WEIR_RUN_IMPL_AUTO);
     assert_int_equal(settings->orchestrator.server_policy, WEIR_RUN_WAIT);
-    assert_int_equal(settings->orchestrator.servers.n_items, 3);
+    assert_int_equal(settings->orchestrator.servers.n_items, 4);
     assert_string_equal(settings->orchestrator.servers.items[1], "h-2.x_y:65535");
     weir_run_config_close(config);
 }
@@ -159,6 +159,8 @@ static void servers_are_addresses_each_once(void **state)
     }
     EXPECT(M "orchestrator: {servers: [a:1, b:1, a:1]}\n",
            "2:36 orchestrator.servers: 'a:1' is there twice, first on line 2");
+    EXPECT(M "orchestrator: {servers: [a:1, 'http://A:1/']}\n",
+           "2:31 orchestrator.servers: 'http://A:1/' is there twice, first on line 2");
     EXPECT(M "orchestrator: {servers: a:1}\n", "2:25 orchestrator.servers: expected a list");
     EXPECT(M "orchestrator: {servers: []}\n", "2:25 orchestrator.servers: is empty");
     EXPECT(M "orchestrator: {servers: [{}]}\n",
