@@ -1,343 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_store_model.c - the store against a small model of its rules, over every order of events of
- * a small fleet: two trainer ranks of which one is started anew, two replica workers, two versions
- * of two slots.
+ * a small fleet.
  *
  * From a few beginnings every sequence of events up to a depth is tried, breadth first. A state is
  * forked by its saved bytes, and known again by them (less revisions and uids, which tell of the
- * way there). Each answer is compared with the model's, and each step with what must always hold.
- * The model is written from the rules alone: arrays, no indexes, no caches. */
+ * way there). Each answer is compared with the model's (store_model.h), and each step with what
+ * must always hold. */
 #include "directory/sha256.h"
 #include "directory/store_fixture.h"
 #include "directory/store_index.h"
+#include "directory/store_model.h"
 #include "snapshot.pb-c.h"
 
-#define STEP_MS 10000u
-#define WORKER_TTL 2 /* steps */
-#define LEASE_TTL 1
-#define MAX_STEPS 6
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define MAX_TRANSITIONS 12000u
 #else
 #define MAX_TRANSITIONS 60000u /* of one beginning */
 #endif
-
-enum { OLD0, RANK1, NEW0, GEN0, GEN1, N_WORKERS };
-enum { N_TRAINERS = 3, N_SLOTS = 2, N_VERSIONS = 2 };
-static const char *const names[N_WORKERS] = { "t-0-a", "t-1-a", "t-0-b", "rep-0", "other-0" };
-static const char *const slot_names[N_SLOTS] = { "a", "b" };
-
-static int slot_of(int worker)
-{
-    return worker == RANK1;
-}
-
-/* ---- the model -------------------------------------------------------------------------------*/
-
-typedef struct model {
-    int now, n_generations;
-    struct {
-        bool is_known, is_superseded;
-        int expires, generation;
-    } workers[N_WORKERS];
-    struct {
-        int state;              /* 0: not made */
-        int shards[N_TRAINERS]; /* generation; 0: none */
-        int leases[2];          /* the step at which they end; 0: none */
-        bool reads_peer[2];     /* of those */
-    } versions[N_VERSIONS];
-    struct {
-        bool is_there, is_superseded;
-        int generation, holds; /* holds: version + 1 */
-    } sources[N_WORKERS];
-} model;
-
-typedef enum kind {
-    REGISTER,
-    CREATE,
-    PUBLISH,
-    ENTER,
-    HOLD,
-    ACQUIRE,
-    GIVE_UP,
-    DELETE,
-    TAKE_BACK,
-    ABORT,
-    TICK,
-    SWEEP
-} kind;
-
-typedef struct event {
-    kind what;
-    int worker, version;
-} event;
-
-typedef struct outcome {
-    weir_status status;
-    int version, awaited; /* of ACQUIRE: index, -1: none */
-    bool by_peer, is_covered, deleted;
-    unsigned missing; /* bit per slot */
-} outcome;
-
-static bool is_alive(const model *m, int w)
-{
-    return m->workers[w].is_known && m->workers[w].expires > m->now;
-}
-
-static bool serves(const model *m, int v, int w)
-{
-    return m->versions[v].shards[w] != 0 && is_alive(m, w) && !m->workers[w].is_superseded;
-}
-
-static unsigned missing_of(const model *m, int v)
-{
-    unsigned missing = 3;
-    for (int w = 0; w < N_TRAINERS; w++)
-        missing &= serves(m, v, w) ? ~(1u << slot_of(w)) : 3u;
-    return missing;
-}
-
-static bool holds(const model *m, int v, int w)
-{
-    return m->sources[w].is_there && !m->sources[w].is_superseded && m->sources[w].holds == v + 1 &&
-           is_alive(m, w) && m->sources[w].generation == m->workers[w].generation;
-}
-
-static bool has_live_lease(const model *m, int v)
-{
-    return m->versions[v].leases[0] > m->now || m->versions[v].leases[1] > m->now;
-}
-
-static int generation_of(const model *m, int w)
-{
-    if (m->workers[w].is_known)
-        return m->workers[w].generation;
-    return m->sources[w].is_there ? m->sources[w].generation : 0;
-}
-
-static outcome model_register(model *m, int w)
-{
-    if (!m->workers[w].is_known) {
-        int generation = generation_of(m, w);
-        m->workers[w].is_superseded = generation != 0 && m->sources[w].is_superseded;
-        m->workers[w].generation = generation != 0 ? generation : ++m->n_generations;
-    }
-    m->workers[w].is_known = true;
-    m->workers[w].expires = m->now + WORKER_TTL;
-    return (outcome){ .status = WEIR_OK };
-}
-
-static outcome model_publish(model *m, int w, int v)
-{
-    outcome refused = { .status = WEIR_ERR_REFUSED };
-    int state = m->versions[v].state;
-    if (state == 0)
-        return (outcome){ .status = WEIR_ERR_NOT_FOUND };
-    if (!is_alive(m, w) || state == WEIR_STORE_RELEASING || state == WEIR_STORE_ABORTED)
-        return refused;
-    if (m->versions[v].shards[w] != 0)
-        return (outcome){ .status = WEIR_OK };
-    if (m->workers[w].is_superseded)
-        return refused;
-    m->versions[v].shards[w] = m->workers[w].generation;
-    bool has_a = m->versions[v].shards[OLD0] != 0 || m->versions[v].shards[NEW0] != 0;
-    if (state == WEIR_STORE_STAGING && has_a && m->versions[v].shards[RANK1] != 0)
-        m->versions[v].state = WEIR_STORE_READY;
-    return (outcome){ .status = WEIR_OK };
-}
-
-/* Two workers of one rank: the one that was started last stays. */
-static void settle(model *m, int w, int other)
-{
-    if (!m->sources[other].is_there)
-        return;
-    int loser = m->sources[w].generation < m->sources[other].generation ? w : other;
-    if (m->sources[w].generation == m->sources[other].generation)
-        return;
-    m->sources[loser].is_superseded = true;
-    if (m->workers[loser].is_known && m->workers[loser].generation == m->sources[loser].generation)
-        m->workers[loser].is_superseded = true;
-}
-
-static outcome model_enter(model *m, int w, int held)
-{
-    bool was_superseded =
-        m->workers[w].is_known ? m->workers[w].is_superseded : m->sources[w].is_superseded;
-    m->sources[w].generation = generation_of(m, w);
-    m->sources[w].is_superseded = m->sources[w].generation != 0 && was_superseded;
-    m->sources[w].is_there = true;
-    m->sources[w].holds = held;
-    if (w == OLD0 || w == NEW0)
-        settle(m, w, w == OLD0 ? NEW0 : OLD0);
-    return (outcome){ .status = WEIR_OK };
-}
-
-static void end_leases(model *m)
-{
-    for (int v = 0; v < N_VERSIONS; v++) {
-        for (int g = 0; g < 2; g++) {
-            if (m->versions[v].leases[g] <= m->now)
-                m->versions[v].leases[g] = 0, m->versions[v].reads_peer[g] = false;
-        }
-    }
-}
-
-static outcome model_acquire(model *m, int g, int lowest)
-{
-    outcome out = { .status = WEIR_IN_PROGRESS, .version = -1, .awaited = -1 };
-    int self = GEN0 + g, other = GEN0 + 1 - g;
-    if (!is_alive(m, self))
-        return (outcome){ .status = WEIR_ERR_REFUSED };
-    for (int v = N_VERSIONS - 1; v >= lowest && out.version < 0; v--) {
-        int state = m->versions[v].state;
-        if (state == WEIR_STORE_READY && (missing_of(m, v) == 0 || holds(m, v, other)))
-            out.version = v;
-        else if (state != 0 && out.awaited < 0)
-            out.awaited = v;
-    }
-    if (out.version < 0) {
-        if (out.awaited >= 0 && m->versions[out.awaited].state <= WEIR_STORE_READY)
-            out.missing = missing_of(m, out.awaited);
-        return out;
-    }
-    int v = out.version;
-    end_leases(m);
-    int n_direct = m->versions[v].leases[1 - g] != 0 && !m->versions[v].reads_peer[1 - g];
-    out.status = WEIR_OK;
-    out.awaited = -1;
-    out.is_covered = missing_of(m, v) == 0;
-    /* Nobody but itself can read the other one: it may read another version there still. */
-    int n_readers = 0;
-    for (int i = 0; i < N_VERSIONS; i++)
-        n_readers += i != v && m->versions[i].leases[g] != 0 && m->versions[i].reads_peer[g];
-    out.by_peer =
-        holds(m, v, other) && (!out.is_covered || n_readers <= n_direct); /* on its host */
-    m->versions[v].leases[g] = m->now + LEASE_TTL;
-    m->versions[v].reads_peer[g] = out.by_peer;
-    return out;
-}
-
-static outcome model_give_up(model *m, int g, int v)
-{
-    if (m->versions[v].state == 0)
-        return (outcome){ .status = WEIR_ERR_NOT_FOUND };
-    bool had = m->versions[v].leases[g] > m->now;
-    if (had)
-        m->versions[v].leases[g] = 0, m->versions[v].reads_peer[g] = false;
-    return (outcome){ .status = WEIR_OK, .deleted = had };
-}
-
-static outcome model_delete(model *m, int v)
-{
-    int state = m->versions[v].state;
-    if (state == 0)
-        return (outcome){ .status = WEIR_ERR_NOT_FOUND };
-    if (state != WEIR_STORE_READY)
-        return (outcome){ .status = WEIR_ERR_REFUSED };
-    m->versions[v].state = WEIR_STORE_RELEASING;
-    return (outcome){ .status = WEIR_OK };
-}
-
-static outcome model_take_back(model *m, int w, int v)
-{
-    int state = m->versions[v].state;
-    if (state == 0)
-        return (outcome){ .status = WEIR_ERR_NOT_FOUND };
-    bool others = w != RANK1 && m->versions[v].shards[w == OLD0 ? NEW0 : OLD0] != 0;
-    if (m->versions[v].shards[w] == 0)
-        return (outcome){ .status = others ? WEIR_ERR_REFUSED : WEIR_OK };
-    if ((state != WEIR_STORE_RELEASING && state != WEIR_STORE_ABORTED) || !is_alive(m, w) ||
-        has_live_lease(m, v))
-        return (outcome){ .status = WEIR_ERR_REFUSED };
-    m->versions[v].shards[w] = 0;
-    return (outcome){ .status = WEIR_OK, .deleted = true };
-}
-
-static outcome model_abort(model *m, int w, int v)
-{
-    int state = m->versions[v].state;
-    if (state == 0)
-        return (outcome){ .status = WEIR_ERR_NOT_FOUND };
-    if (state == WEIR_STORE_ABORTED)
-        return (outcome){ .status = WEIR_OK };
-    bool may = w < N_TRAINERS ? is_alive(m, w) || m->versions[v].shards[w] != 0
-                              : m->workers[w].is_known && m->versions[v].leases[w - GEN0] > m->now;
-    if (state == WEIR_STORE_RELEASING || !may)
-        return (outcome){ .status = WEIR_ERR_REFUSED };
-    m->versions[v].state = WEIR_STORE_ABORTED;
-    for (int g = 0; g < 2; g++)
-        m->versions[v].leases[g] = 0, m->versions[v].reads_peer[g] = false;
-    return (outcome){ .status = WEIR_OK };
-}
-
-static bool is_pinned(const model *m, int w)
-{
-    for (int v = 0; v < N_VERSIONS; v++) {
-        if (w < N_TRAINERS && m->versions[v].shards[w] != 0)
-            return true;
-        if (w >= GEN0 && m->versions[v].leases[1 - (w - GEN0)] != 0 &&
-            m->versions[v].reads_peer[1 - (w - GEN0)])
-            return true; /* the other one reads from it */
-    }
-    return false;
-}
-
-static outcome model_sweep(model *m)
-{
-    end_leases(m);
-    for (int w = 0; w < N_WORKERS; w++) {
-        for (int v = 0; w < N_TRAINERS && v < N_VERSIONS; v++) {
-            bool may_come_back = (m->versions[v].state == WEIR_STORE_STAGING ||
-                                  m->versions[v].state == WEIR_STORE_READY) &&
-                                 !m->workers[w].is_superseded &&
-                                 m->versions[v].shards[w] == m->workers[w].generation;
-            if (!serves(m, v, w) && !may_come_back && !has_live_lease(m, v))
-                m->versions[v].shards[w] = 0;
-        }
-        if (m->workers[w].is_known && !is_alive(m, w) && !is_pinned(m, w))
-            memset(&m->workers[w], 0, sizeof(m->workers[w]));
-    }
-    return (outcome){ .status = WEIR_OK };
-}
-
-static outcome model_create(model *m, int v)
-{
-    if (m->versions[v].state == 0)
-        m->versions[v].state = WEIR_STORE_STAGING;
-    return (outcome){ .status = WEIR_OK };
-}
-
-static outcome model_do(model *m, event e)
-{
-    switch (e.what) {
-    case REGISTER:
-        return model_register(m, e.worker);
-    case CREATE:
-        return model_create(m, e.version);
-    case PUBLISH:
-        return model_publish(m, e.worker, e.version);
-    case ENTER:
-        return model_enter(m, e.worker, 0);
-    case HOLD:
-        return model_enter(m, e.worker, e.version + 1);
-    case ACQUIRE:
-        return model_acquire(m, e.worker - GEN0, e.version);
-    case GIVE_UP:
-        return model_give_up(m, e.worker - GEN0, e.version);
-    case DELETE:
-        return model_delete(m, e.version);
-    case TAKE_BACK:
-        return model_take_back(m, e.worker, e.version);
-    case ABORT:
-        return model_abort(m, e.worker, e.version);
-    case TICK:
-        m->now++;
-        return (outcome){ .status = WEIR_OK };
-    case SWEEP:
-        break;
-    }
-    return model_sweep(m);
-}
 
 /* ---- the store -------------------------------------------------------------------------------*/
 
@@ -491,6 +170,10 @@ static outcome store_do(weir_store *store, node *at, const model *m, event e)
         out.status = weir_store_delete_shard(store, uid, slot_names[slot_of(e.worker)],
                                              names[e.worker], now_ms, &out.deleted);
         break;
+    case RETIRE:
+        out.status = weir_store_retire_shard(store, uid, slot_names[slot_of(e.worker)],
+                                             names[e.worker], now_ms, &out.deleted);
+        break;
     case ABORT:
         out.status = weir_store_abort_version(store, uid, names[e.worker], "why", now_ms, &version);
         break;
@@ -530,7 +213,8 @@ static void compare_version(weir_store *store, const node *at, int v)
     const weir_store_shard *shard = NULL;
     int n_expected = 0, n_shards = 0, slots = 0;
     assert_int_equal(version->state, m->versions[v].state);
-    assert_string_equal(version->reason, version->state == WEIR_STORE_ABORTED ? "why" : "");
+    assert_int_equal(version->reason[0] != '\0', version->state == WEIR_STORE_ABORTED);
+    assert_int_equal(weir_store_is_taken_back(store, version->uid), is_taken_back(m, v));
     for (int w = 0; w < N_TRAINERS; w++) {
         n_expected += m->versions[v].shards[w] != 0;
         slots |= m->versions[v].shards[w] != 0 ? 1 << slot_of(w) : 0;
@@ -542,6 +226,7 @@ static void compare_version(weir_store *store, const node *at, int v)
         while (strcmp(names[w], shard->worker_id) != 0)
             w++;
         assert_true(m->versions[v].shards[w] != 0);
+        assert_int_equal(weir_store_shard_counts(shard, time_of(m->now)), serves(m, v, w));
     }
     assert_int_equal(n_shards, n_expected);
     lease_check check = { m, v, 0 };
@@ -576,7 +261,8 @@ static void look_at_step(const model *before, const model *after)
         assert_false(is == WEIR_STORE_ABORTED && has_live_lease(after, v));
         for (int w = 0; w < N_TRAINERS; w++)
             assert_false(before->versions[v].shards[w] != 0 && after->versions[v].shards[w] == 0 &&
-                         has_live_lease(before, v) && before->now == after->now);
+                         has_direct_lease(before, v) && has_direct_lease(after, v) &&
+                         before->now == after->now);
     }
 }
 
@@ -643,7 +329,8 @@ static const event events[] = {
     { ACQUIRE, GEN0, 1 },    { ACQUIRE, GEN1, 1 },   { GIVE_UP, GEN0, 0 },  { GIVE_UP, GEN1, 0 },
     { GIVE_UP, GEN1, 1 },    { DELETE, 0, 0 },       { DELETE, 0, 1 },      { TAKE_BACK, OLD0, 0 },
     { TAKE_BACK, RANK1, 0 }, { TAKE_BACK, NEW0, 0 }, { ABORT, RANK1, 0 },   { ABORT, GEN0, 0 },
-    { ABORT, OLD0, 1 },      { TICK, 0, 0 },         { SWEEP, 0, 0 },
+    { ABORT, OLD0, 1 },      { RETIRE, OLD0, 0 },    { RETIRE, RANK1, 0 },  { RETIRE, RANK1, 1 },
+    { TICK, 0, 0 },          { SWEEP, 0, 0 },
 };
 
 typedef struct explorer {
@@ -802,6 +489,12 @@ static void test_from_trainers_that_fall_silent(void **state)
             { REGISTER, GEN1, 0 }, { ACQUIRE, GEN1, 0 });
 }
 
+static void test_from_a_version_that_only_replicas_have(void **state)
+{
+    EXPLORE(ALL_ARE_THERE, FIRST_IS_READY, { HOLD, GEN0, 0 }, { CREATE, 0, 1 },
+            { PUBLISH, OLD0, 1 }, { RETIRE, OLD0, 0 }, { RETIRE, RANK1, 0 });
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -810,6 +503,7 @@ int main(void)
         cmocka_unit_test(test_from_a_restart_while_both_replicas_read),
         cmocka_unit_test(test_from_a_peer_that_is_read),
         cmocka_unit_test(test_from_trainers_that_fall_silent),
+        cmocka_unit_test(test_from_a_version_that_only_replicas_have),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
