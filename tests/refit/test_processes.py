@@ -137,57 +137,6 @@ class WhenATrainerDies(FlowCase):
         self.assertEqual(flow_case.name_of(said["read_from"]), "one")
         self.assertLess(time.monotonic() - begun, 5)
 
-
-class WhenATrainerIsEnded(FlowCase):
-    """By SIGTERM, while a replica that stands still at the first of its bytes reads from it."""
-
-    def halt_a_reader(self, install, *more):
-        trainers = self.trainers("--timeout", "3", *more)
-        self.publish(trainers, 1)
-        replica = self.replica("one", "--version", "1", "--install", install, "--timeout", "4",
-                               "--stall-at", "transfer", "--trainers-only")
-        self.until(lambda: self.is_halted(replica))
-        return trainers, replica
-
-    def is_halted(self, process):
-        with open(f"/proc/{process.process.pid}/stat", encoding="ascii") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] == "T"
-
-    def test_it_waits_for_the_reader_to_be_done(self):
-        for install in ("staged", "direct"):
-            with self.subTest(install=install):
-                trainers, replica = self.halt_a_reader(install)
-                for trainer in trainers:
-                    trainer.signal(signal.SIGTERM)
-                with self.assertRaises(subprocess.TimeoutExpired):
-                    trainers[0].process.wait(1)
-                replica.signal(signal.SIGCONT)
-                self.expect_installed(replica, 1)
-                for trainer in trainers:
-                    self.assertEqual(trainer.wait(5), (0, ""))
-
-    def test_beyond_its_bound_the_reader_is_told_who_has_gone(self):
-        for install in ("staged", "direct"):
-            with self.subTest(install=install):
-                trainers, replica = self.halt_a_reader(install)
-                for trainer in trainers:
-                    trainer.signal(signal.SIGTERM)
-                for trainer in trainers:
-                    code, line = trainer.wait(8)
-                    self.assertEqual(code, 0)
-                    self.assertIn("goes, though version 1 is still being read", line)
-                replica.signal(signal.SIGCONT)
-                said = self.expect_failed(replica, "trainer rank ")
-                self.assertNotIn("digest of ", said["error"])
-
-    def test_a_second_signal_ends_it_at_once(self):
-        trainers, _ = self.halt_a_reader("staged")
-        trainers[0].signal(signal.SIGTERM)
-        with self.assertRaises(subprocess.TimeoutExpired):
-            trainers[0].process.wait(0.7)
-        trainers[0].signal(signal.SIGTERM)
-        self.assertEqual(trainers[0].process.wait(1), -signal.SIGTERM)
-
     def test_a_restarted_rank_is_taken_instead_of_the_dead_one(self):
         trainers = self.trainers("--lease", "2")
         self.publish(trainers, 1)
@@ -238,6 +187,57 @@ class WhenATrainerIsEnded(FlowCase):
         replica = self.replica("one", "--version", "1", "--timeout", "2")
         self.expect_failed(replica, "trainer rank 0")
         self.assertLess(time.monotonic() - begun, 8)
+
+
+class WhenATrainerIsEnded(FlowCase):
+    """By SIGTERM, while a replica that stands still at the first of its bytes reads from it."""
+
+    def halt_a_reader(self, install, *more):
+        trainers = self.trainers("--timeout", "3", *more)
+        self.publish(trainers, 1)
+        replica = self.replica("one", "--version", "1", "--install", install, "--timeout", "4",
+                               "--stall-at", "transfer", "--trainers-only")
+        self.until(lambda: self.is_halted(replica))
+        return trainers, replica
+
+    def is_halted(self, process):
+        with open(f"/proc/{process.process.pid}/stat", encoding="ascii") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] == "T"
+
+    def test_it_waits_for_the_reader_to_be_done(self):
+        for install in ("staged", "direct"):
+            with self.subTest(install=install):
+                trainers, replica = self.halt_a_reader(install)
+                for trainer in trainers:
+                    trainer.signal(signal.SIGTERM)
+                with self.assertRaises(subprocess.TimeoutExpired):
+                    trainers[0].process.wait(1)
+                replica.signal(signal.SIGCONT)
+                self.expect_installed(replica, 1)
+                for trainer in trainers:
+                    self.assertEqual(trainer.wait(5), (0, ""))
+
+    def test_beyond_its_bound_the_reader_is_told_who_has_gone(self):
+        for install in ("staged", "direct"):
+            with self.subTest(install=install):
+                trainers, replica = self.halt_a_reader(install)
+                for trainer in trainers:
+                    trainer.signal(signal.SIGTERM)
+                for trainer in trainers:
+                    code, line = trainer.wait(8)
+                    self.assertEqual(code, 0)
+                    self.assertIn("goes, though version 1 is still being read", line)
+                replica.signal(signal.SIGCONT)
+                said = self.expect_failed(replica, "trainer rank ")
+                self.assertNotIn("digest of ", said["error"])
+
+    def test_a_second_signal_ends_it_at_once(self):
+        trainers, _ = self.halt_a_reader("staged")
+        trainers[0].signal(signal.SIGTERM)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            trainers[0].process.wait(0.7)
+        trainers[0].signal(signal.SIGTERM)
+        self.assertEqual(trainers[0].process.wait(1), -signal.SIGTERM)
 
 
 class WhenAReplicaDies(FlowCase):
