@@ -74,10 +74,15 @@ void weir_rpc_socket_watch_peer(int fd)
 {
     const int options[][2] = { { TCP_KEEPIDLE, QUIET_S },
                                { TCP_KEEPINTVL, PROBE_EVERY_S },
-                               { TCP_KEEPCNT, (WEIR_RPC_LOST_S - QUIET_S) / PROBE_EVERY_S },
-                               { TCP_USER_TIMEOUT, WEIR_RPC_LOST_S * 1000 } };
+                               { TCP_KEEPCNT, (WEIR_RPC_LOST_S - QUIET_S) / PROBE_EVERY_S } };
     for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
         setsockopt(fd, IPPROTO_TCP, options[i][0], &options[i][1], sizeof(int));
+}
+
+void weir_rpc_socket_expect_acks(int fd, bool expects)
+{
+    unsigned ms = expects ? WEIR_RPC_LOST_S * 1000 : 0;
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
 }
 
 /* Gives a list to free with freeaddrinfo, or NULL with *out_error set. */

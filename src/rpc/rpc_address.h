@@ -3,6 +3,8 @@
 #ifndef WEIR_RPC_RPC_ADDRESS_H
 #define WEIR_RPC_RPC_ADDRESS_H
 
+#include <stdbool.h>
+
 #include "base/clock.h"
 #include "weir/status.h"
 
@@ -42,9 +44,11 @@ weir_status weir_rpc_connect_from(const weir_rpc_address *address, weir_rpc_pick
 void weir_rpc_socket_prepare(int fd);
 
 #define WEIR_RPC_LOST_S 10
-/* From here on a connection whose peer's machine gives no sign for so long is lost, whether bytes
- * are under way to it or nothing is; a machine whose process stands still gives some, unless its
- * buffers are full for as long. */
+/* From here on a connection on which nothing is under way is lost when its peer's machine has given
+ * no sign for so long. One whose process stands still gives some. */
 void weir_rpc_socket_watch_peer(int fd);
+/* The same while bytes are under way: whether a peer must take some in that time, or has as long as
+ * it likes. */
+void weir_rpc_socket_expect_acks(int fd, bool expects);
 
 #endif

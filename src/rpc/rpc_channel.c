@@ -163,6 +163,8 @@ weir_status weir_rpc_channel_open(weir_rpc_channel *channel, int fd, weir_rpc_he
     *channel = (weir_rpc_channel){ .fd = fd, .side = side, .heap = heap };
     weir_status status = WEIR_OK;
     weir_rpc_socket_watch_peer(fd);
+    if (side == WEIR_RPC_CLIENT_SIDE) /* a server lets those who read slowly */
+        weir_rpc_socket_expect_acks(fd, true);
     if (open_session(channel, side, callbacks, user_data) != 0)
         status = weir_fail(WEIR_ERR_NO_MEMORY, "out of memory for an HTTP/2 session");
     if (status != WEIR_OK)

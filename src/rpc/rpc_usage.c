@@ -4,12 +4,24 @@
 
 #include <stdio.h>
 
+#include "rpc/rpc_address.h"
+
+/* A vanished peer must not keep a call parked because an answer to another is under way to it. */
+static void expect_acks(const weir_rpc_calls *calls, unsigned n_before)
+{
+    bool waits = calls->usage.n_parked != 0;
+    if (waits != (n_before != 0))
+        weir_rpc_socket_expect_acks(weir_rpc_connection_fd(calls->connection), waits);
+}
+
 void weir_rpc_usage_park(weir_rpc_calls *calls, int by)
 {
+    unsigned n_before = calls->usage.n_parked;
     calls->shared->counts.parked += (unsigned)by;
     calls->usage.n_parked += (unsigned)by;
     if (calls->host != NULL)
         calls->host->usage.n_parked += (unsigned)by;
+    expect_acks(calls, n_before);
 }
 
 void weir_rpc_usage_bytes(weir_rpc_calls *calls, size_t before, size_t after)
