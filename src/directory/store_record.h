@@ -82,7 +82,7 @@ typedef struct store_shard {
     store_worker *worker;
     size_t slot;
     uint64_t generation; /* of the worker when it published */
-    bool is_withdrawn;   /* its worker has taken it back, somebody read it still */
+    bool is_withdrawn;   /* its worker has taken it back: it counts no more */
 } store_shard;
 
 typedef struct store_lease {
