@@ -502,6 +502,12 @@ const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *
     return replica->live;
 }
 
+void weir_replica_rebound(weir_replica *replica, unsigned timeout_ms)
+{
+    replica->worker.timeout_ms = timeout_ms;
+    atomic_store(&replica->worker.cancelled, false);
+}
+
 void weir_replica_cancel(weir_replica *replica)
 {
     weir_worker_cancel(&replica->worker);

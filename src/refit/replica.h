@@ -284,9 +284,13 @@ void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
 void weir_stop_refuse(weir_replica *replica, const weir_discovery *discovery, weir_status status);
 
 /* holding.c: lets others read this replica. */
-/* As weir_replica_allocate(), in memory that outlives this replica: `tensors` are the parameters that
- * config.json describes, in their order. ERR_LAYOUT where they are others. Keeps the memory. */
+/* As weir_replica_allocate(), in memory that outlives this replica: `tensors` are the parameters
+ * that config.json describes, in their order. ERR_LAYOUT where they are others. Keeps the memory.
+ */
 weir_status weir_replica_adopt(weir_replica *replica, const weir_tensor *tensors, size_t n_tensors);
+/* In the thread that installs, before it does: each wait from here on is bounded by timeout_ms, and
+ * a cancel that no call has heard is forgotten. */
+void weir_replica_rebound(weir_replica *replica, unsigned timeout_ms);
 /* Packs into replica->places where a source's shards go: to `targets`, parallel to them, or through
  * the windows. */
 weir_status weir_replica_places(weir_replica *replica, const weir_shard *shards, size_t n_shards,
