@@ -98,6 +98,21 @@ void weir_json_number(weir_json_text *json, const char *key, uint64_t value)
     put_text(json, digits);
 }
 
+void weir_json_millionths(weir_json_text *json, const char *key, uint64_t value)
+{
+    char digits[32];
+    snprintf(digits, sizeof(digits), "%llu.%06llu", (unsigned long long)(value / 1000000),
+             (unsigned long long)(value % 1000000));
+    put_key(json, key);
+    put_text(json, digits);
+}
+
+void weir_json_null(weir_json_text *json, const char *key)
+{
+    put_key(json, key);
+    put_text(json, "null");
+}
+
 void weir_json_bool(weir_json_text *json, const char *key, bool value)
 {
     put_key(json, key);

@@ -26,7 +26,10 @@ void weir_json_open_list(weir_json_text *json, const char *key);
 void weir_json_close_list(weir_json_text *json);
 void weir_json_string(weir_json_text *json, const char *key, const char *value);
 void weir_json_number(weir_json_text *json, const char *key, uint64_t value);
+/* 1500000 is 1.500000. */
+void weir_json_millionths(weir_json_text *json, const char *key, uint64_t value);
 void weir_json_bool(weir_json_text *json, const char *key, bool value);
+void weir_json_null(weir_json_text *json, const char *key);
 /* NUL-terminates. False when it did not fit. */
 bool weir_json_end(weir_json_text *json);
 
