@@ -10,8 +10,8 @@
  *   POST /update_weights     installs a version on all workers, or on none
  *   GET  /weight_info        what each worker holds; /health, /is_paused
  *
- * Threads    the server has its own: one for HTTP, one per worker. Its functions may be called from
- *            any thread. Hooks are called from a worker's thread, one worker at a time.
+ * Threads    the server has its own: one for HTTP, one that conducts, one per worker. Its functions
+ *            may be called from any thread. Hooks are called from these threads, one at a time.
  * Ownership  options are copied. Parameters belong to the server (allocated) or to the caller
  *            (registered), and must outlive it.
  * Errors     those of weir.h; over HTTP 400 (the request), 404, 405, 409 (the state does not allow
@@ -29,33 +29,6 @@ extern "C" {
 
 typedef struct weir_inference weir_inference;
 
-typedef struct weir_inference_options {
-    size_t size;
-    const char *http;          /* "HOST:PORT" of the HTTP side; NULL: "127.0.0.1:8000" */
-    const char *model;         /* required: the name that the trainer publishes */
-    const char *name;          /* NULL: "server-N", N its server_rank; of all workers' entries */
-    const char *family, *layout, *conversion, *config; /* as for a replica: the engine's own */
-    uint32_t tp, dp;           /* 0: 1; workers of this server, dp engines of tp workers */
-    const char *experts;       /* as for a replica */
-    const char *const *devices; /* of each worker, "cuda:0"; NULL: all in host memory */
-    weir_install_mode install;
-    const char *transport;     /* NULL: whatever the trainer offers */
-    const char *listen;        /* host at which the trainer reaches the workers; NULL: 127.0.0.1 */
-    unsigned n_threads;        /* of each worker; 0: the cores divided among them */
-    unsigned timeout_ms;       /* 0: 60,000; bounds every wait, unless a request says less or more */
-    weir_engine_hooks hooks;   /* of the server's engine: around an install, for all workers once */
-    weir_security security;    /* of HTTP and of the way to the trainer */
-} weir_inference_options;
-#define WEIR_INFERENCE_OPTIONS_INIT WEIR_SIZED(weir_inference_options)
-
-/* Allocates the parameters of all workers and listens. Gives *out. */
-WEIR_API weir_status weir_inference_open(const weir_inference_options *options,
-                                         weir_inference **out);
-/* Accepts NULL. Ends an update that is going on, within a bound, before its first live byte or not at
- * all. */
-WEIR_API void weir_inference_close(weir_inference *server);
-WEIR_API const char *weir_inference_address(const weir_inference *server); /* with the real port */
-
 typedef enum weir_inference_state {
     WEIR_INFERENCE_EMPTY = 0,    /* what the engine came with */
     WEIR_INFERENCE_HOLDING = 1,  /* every worker holds the same version */
@@ -69,8 +42,46 @@ typedef struct weir_inference_info {
     uint32_t n_workers, rank;  /* of its first worker among all workers and the trainer (rank 0) */
     bool kernel_mode;          /* as /init_broadcaster said: quantize_in_weight_transfer */
     uint64_t n_updates, n_failed;
-    char error[512];           /* of the last update; "" */
+    uint64_t n_bytes;          /* that all workers took of the last version */
+    double seconds;            /* of that update */
+    char error[512];           /* of what failed last, since an update has succeeded; "" */
 } weir_inference_info;
+
+typedef struct weir_inference_options {
+    size_t size;
+    const char *http;          /* "HOST:PORT" of the HTTP side; NULL: "127.0.0.1:8000" */
+    const char *model;         /* required: the name that the trainer publishes */
+    const char *name;          /* NULL: "server-N", N its server_rank; of all workers' entries */
+    const char *family, *layout, *conversion, *config; /* as for a replica: the engine's own */
+    uint32_t tp, dp;           /* 0: 1; workers of this server, dp engines of tp workers */
+    const char *experts;       /* as for a replica */
+    const char *const *devices; /* of each worker, "cuda:0"; NULL: all in host memory */
+    weir_install_mode install;
+    const char *transport;     /* NULL: whatever the trainer offers */
+    const char *transport_directory; /* for "file" */
+    const char *listen;        /* host at which the trainer reaches the workers; NULL: 127.0.0.1 */
+    unsigned n_threads;        /* of each worker; 0: the cores divided among them */
+    unsigned timeout_ms;       /* 0: 60,000; bounds every wait, unless a request says less or more */
+    weir_engine_hooks hooks;   /* of the server's engine: around an install, for all workers once */
+    weir_security security;    /* of HTTP and of the way to the trainer */
+    weir_progress_fn progress; /* of all workers, one at a time */
+    void *progress_context;
+    /* Said when something has been done, or has failed: "joined", "left", "paused", "updated",
+     * "resumed", "failed". Before the answer goes out, and while nothing else is done. NULL: nobody
+     * listens. */
+    void (*said)(void *context, const char *event, const weir_inference_info *info);
+    void *said_context;
+} weir_inference_options;
+#define WEIR_INFERENCE_OPTIONS_INIT WEIR_SIZED(weir_inference_options)
+
+/* Allocates the parameters of all workers and listens. Gives *out. */
+WEIR_API weir_status weir_inference_open(const weir_inference_options *options,
+                                         weir_inference **out);
+/* Accepts NULL. Ends an update that is going on, within a bound, before its first live byte or not at
+ * all. */
+WEIR_API void weir_inference_close(weir_inference *server);
+WEIR_API const char *weir_inference_address(const weir_inference *server); /* with the real port */
+
 WEIR_API void weir_inference_get_info(const weir_inference *server, weir_inference_info *out);
 /* The live parameters of one worker, at addresses that never change. */
 WEIR_API const weir_tensor *weir_inference_parameters(const weir_inference *server, uint32_t worker,

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* inference_update.c - one version on all workers of a server, or on none.
+ *
+ * Takes   an order: a version, or the newest; a bound.
+ * Gives   HOLDING: every worker holds it. Or what was held before. Or, of direct installs that
+ *         failed when bytes had landed, UNUSABLE: the engine then stays paused.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "broadcast/inference_core.h"
+
+/* Until all workers have an end: what they wait for is bounded by these, too. */
+static unsigned longest_ms(const weir_inference *server)
+{
+    unsigned usual_ms = server->options.timeout_ms;
+    return server->order.timeout_ms > usual_ms ? server->order.timeout_ms : usual_ms;
+}
+
+/* ---- which version ---------------------------------------------------------------------------*/
+
+static void say_the_same(weir_inference *server)
+{
+    pthread_mutex_lock(&server->lock);
+    server->info.error[0] = '\0';
+    weir_inference_say_updated(server, &server->answer);
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void set_version(weir_inference *server, uint64_t version)
+{
+    pthread_mutex_lock(&server->lock);
+    server->order.update.has_version = true;
+    server->order.update.version = version;
+    pthread_mutex_unlock(&server->lock);
+}
+
+static weir_status look(weir_inference *server, unsigned timeout_ms, weir_trainer_sight *out)
+{
+    weir_directory_client *client;
+    weir_status status = weir_inference_look_begin(server, &server->joined, timeout_ms, &client);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_trainer_look(client, server->options.model, server->joined.run, 0, 0, out);
+    weir_inference_look_end(server, client);
+    return status;
+}
+
+/* True: it is held, and nothing is to be installed. */
+static bool is_held(weir_inference *server)
+{
+    const weir_inference_info *info = &server->info;
+    weir_update_wish *wish = &server->order.update;
+    weir_trainer_sight sight;
+    bool holds = info->state == WEIR_INFERENCE_HOLDING && server->is_of_this_run;
+    if (wish->has_version)
+        return holds && wish->version == info->version;
+    unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
+    if (holds && look(server, left_ms != 0 ? left_ms : 1, &sight) == WEIR_OK && sight.is_told &&
+        sight.has_newest) {
+        set_version(server, sight.newest);
+        return sight.newest == info->version;
+    }
+    pthread_mutex_lock(&server->lock);
+    wish->version = WEIR_LATEST;
+    pthread_mutex_unlock(&server->lock);
+    return false;
+}
+
+/* ---- a round ---------------------------------------------------------------------------------*/
+
+/* With the lock. Whose live parameters may have changed goes on to its end. */
+static void cancel_all(weir_inference *server)
+{
+    if (!weir_vote_stop(server->vote, WEIR_ERR_CANCELLED))
+        return;
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        weir_inference_worker_cancel(&server->workers[i]);
+}
+
+static void run_round(weir_inference *server)
+{
+    unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
+    weir_inference_engine_begin(&server->engine, server->info.state != WEIR_INFERENCE_UNUSABLE);
+    weir_vote_begin(server->vote, left_ms + WEIR_INFERENCE_GRACE_MS, longest_ms(server));
+    weir_inference_dispatch(server, WEIR_TASK_INSTALL, cancel_all, cancel_all);
+}
+
+/* The first whose failure was its own; NULL: all is well. */
+static const weir_inference_worker *find_culprit(const weir_inference *server)
+{
+    uint32_t culprit = weir_vote_culprit(server->vote);
+    if (culprit != WEIR_NO_CULPRIT && server->workers[culprit].result != WEIR_OK)
+        return &server->workers[culprit];
+    for (uint32_t i = 0; i < server->n_workers; i++) {
+        if (server->workers[i].result != WEIR_OK)
+            return &server->workers[i];
+    }
+    return NULL;
+}
+
+/* Each worker has looked for the newest by itself, just when there was one more. True: they may try
+ * again with that. */
+static bool have_found_different_ones(weir_inference *server)
+{
+    uint64_t highest = 0;
+    bool differ = false;
+    for (uint32_t i = 0; i < server->n_workers; i++) {
+        const weir_inference_worker *worker = &server->workers[i];
+        if (worker->result != WEIR_ERR_REFUSED || worker->report.version == WEIR_LATEST)
+            return false;
+        differ |= i > 0 && worker->report.version != server->workers[0].report.version;
+        highest = worker->report.version > highest ? worker->report.version : highest;
+    }
+    if (differ)
+        set_version(server, highest);
+    return differ;
+}
+
+/* ---- what it came to -------------------------------------------------------------------------*/
+
+/* With the lock. */
+static weir_inference_state state_of(const weir_inference *server)
+{
+    const weir_inference_worker *first = &server->workers[0];
+    for (uint32_t i = 0; i < server->n_workers; i++) {
+        const weir_inference_worker *worker = &server->workers[i];
+        if (worker->is_unusable || worker->has_version != first->has_version ||
+            worker->version != first->version)
+            return WEIR_INFERENCE_UNUSABLE;
+    }
+    return first->has_version ? WEIR_INFERENCE_HOLDING : WEIR_INFERENCE_EMPTY;
+}
+
+static void settle(weir_inference *server, bool is_done, double seconds)
+{
+    weir_inference_info *info = &server->info;
+    pthread_mutex_lock(&server->lock);
+    info->state = state_of(server);
+    info->version = info->state == WEIR_INFERENCE_HOLDING ? server->workers[0].version : 0;
+    info->n_updates += is_done;
+    info->n_failed += !is_done;
+    if (is_done) {
+        info->n_bytes = 0;
+        for (uint32_t i = 0; i < server->n_workers; i++)
+            info->n_bytes += server->workers[i].report.n_bytes;
+        info->seconds = seconds;
+        info->error[0] = '\0';
+        server->is_of_this_run = true;
+        weir_inference_say_updated(server, &server->answer);
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* What there is instead of a version that nobody has found. */
+static void name_what_there_is(weir_inference *server, char *text, size_t n_text)
+{
+    weir_trainer_sight sight;
+    text[0] = '\0';
+    if (look(server, WEIR_INFERENCE_GRACE_MS / 2, &sight) != WEIR_OK)
+        snprintf(text, n_text, "; %s", weir_last_error());
+    else if (sight.is_told && !sight.has_trainer)
+        snprintf(text, n_text, "; its trainer is gone");
+    else if (sight.is_told && sight.has_newest)
+        snprintf(text, n_text, "; the newest is %" PRIu64, sight.newest);
+    else if (sight.is_told)
+        snprintf(text, n_text, "; there is none");
+}
+
+/* The one that was furthest behind when the time was up. */
+static weir_status out_of_time(weir_inference *server)
+{
+    char instead[600] = "", version[32] = "the newest version";
+    const weir_inference_worker *last = &server->workers[0];
+    for (uint32_t i = 1; i < server->n_workers; i++) {
+        if (atomic_load(&server->workers[i].stop) < atomic_load(&last->stop))
+            last = &server->workers[i];
+    }
+    weir_stop stop = (weir_stop)atomic_load(&last->stop);
+    if (server->order.update.has_version)
+        snprintf(version, sizeof(version), "version %" PRIu64, server->order.update.version);
+    if (stop == WEIR_STOP_DISCOVER)
+        name_what_there_is(server, instead, sizeof(instead));
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "%s, worker %u (rank %u): %s of model '%s' did not come within %.1f s, it was "
+                     "at stop %s%s",
+                     server->joined.server, last->index, server->joined.first_rank + last->index,
+                     version, server->options.model, server->order.timeout_ms / 1e3,
+                     weir_stop_name(stop), instead);
+}
+
+static weir_status cause_of(weir_inference *server, const weir_inference_worker *culprit)
+{
+    if (atomic_load(&server->is_stopping))
+        return weir_fail(WEIR_ERR_CANCELLED, "the server is closing");
+    if (culprit->result == WEIR_ERR_CANCELLED && weir_deadline_passed(server->order.deadline))
+        return out_of_time(server);
+    return weir_fail(culprit->result, "%s, worker %u (rank %u): %s", server->joined.server,
+                     culprit->index, server->joined.first_rank + culprit->index,
+                     culprit->error.text);
+}
+
+static void fail(weir_inference *server, const weir_inference_worker *culprit)
+{
+    weir_status status = cause_of(server, culprit);
+    if (status == WEIR_ERR_TIMED_OUT)
+        weir_inference_fail(server, 504);
+    else
+        weir_inference_fail(server, status == WEIR_ERR_CANCELLED ? 503 : 500);
+}
+
+/* ---- the order -------------------------------------------------------------------------------*/
+
+static bool is_refused(weir_inference *server)
+{
+    if (!server->info.joined)
+        weir_fail(WEIR_ERR_REFUSED, "no trainer is joined: POST /init_broadcaster first");
+    else if (server->options.install == WEIR_INSTALL_DIRECT &&
+             !weir_inference_engine_is_asked(&server->engine))
+        weir_fail(WEIR_ERR_REFUSED, "versions land in the live parameters: POST /pause first");
+    else
+        return false;
+    weir_inference_fail(server, 409);
+    return true;
+}
+
+void weir_inference_update(weir_inference *server)
+{
+    uint64_t begun_ns = weir_now_ns();
+    if (is_refused(server))
+        return;
+    if (is_held(server)) {
+        say_the_same(server);
+        return;
+    }
+    run_round(server);
+    const weir_inference_worker *culprit = find_culprit(server);
+    if (culprit != NULL && !weir_inference_is_over(server) && have_found_different_ones(server)) {
+        run_round(server);
+        culprit = find_culprit(server);
+    }
+    settle(server, culprit == NULL, (double)(weir_now_ns() - begun_ns) / 1e9);
+    weir_inference_engine_end(&server->engine, server->info.state != WEIR_INFERENCE_UNUSABLE);
+    if (culprit != NULL)
+        fail(server, culprit);
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* trainer_look.c - what DirectoryService.GetFleet says, as far as an inference server asks. */
+#include "broadcast/trainer_look.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+
+static const char *text_of(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text != NULL ? text : "";
+}
+
+static bool is_of(const json_t *object, const char *name, const char *wanted)
+{
+    return strcmp(text_of(object, name), wanted) == 0;
+}
+
+/* Once each; those beyond the room are left out. */
+static void name_other(weir_trainer_sight *sight, const char *model)
+{
+    size_t used = strlen(sight->others), n = strlen(model);
+    if (n == 0 || used + n + 3 > sizeof(sight->others) || strstr(sight->others, model) != NULL)
+        return;
+    snprintf(sight->others + used, sizeof(sight->others) - used, "%s%s", used > 0 ? ", " : "",
+             model);
+}
+
+/* Workers that are registered, and groups of sources. */
+static void find_trainers(const json_t *list, const char *model, weir_trainer_sight *sight)
+{
+    size_t i;
+    const json_t *item;
+    json_array_foreach(list, i, item)
+    {
+        if (!is_of(item, "role", "trainer") || json_is_true(json_object_get(item, "superseded")) ||
+            is_of(item, "status", "STALE"))
+            continue;
+        if (is_of(item, "model", model))
+            sight->has_trainer = true;
+        else
+            name_other(sight, text_of(item, "model"));
+    }
+}
+
+static void find_newest(const json_t *versions, const char *model, const char *run,
+                        weir_trainer_sight *sight)
+{
+    size_t i;
+    const json_t *item;
+    json_array_foreach(versions, i, item)
+    {
+        const json_t *number = json_object_get(item, "version");
+        if (!is_of(item, "model", model) || !is_of(item, "run", run) ||
+            !is_of(item, "state", "READY") || json_is_true(json_object_get(item, "taken_back")) ||
+            !json_is_integer(number) || json_integer_value(number) < 0)
+            continue;
+        uint64_t version = (uint64_t)json_integer_value(number);
+        if (!sight->has_newest || version > sight->newest)
+            sight->newest = version;
+        sight->has_newest = true;
+    }
+}
+
+weir_status weir_trainer_sight_read(const char *json, const char *model, const char *run,
+                                    weir_trainer_sight *out)
+{
+    weir_trainer_sight sight = { .is_told = true };
+    json_t *fleet = json_loads(json, 0, NULL);
+    if (!json_is_object(fleet)) {
+        json_decref(fleet);
+        return weir_fail(WEIR_ERR_FORMAT, "the directory's fleet is no JSON object: '%.40s'", json);
+    }
+    const json_t *revision = json_object_get(fleet, "revision");
+    if (json_is_integer(revision) && json_integer_value(revision) > 0)
+        sight.revision = (uint64_t)json_integer_value(revision);
+    find_trainers(json_object_get(fleet, "workers"), model, &sight);
+    find_trainers(json_object_get(fleet, "groups"), model, &sight);
+    find_newest(json_object_get(fleet, "versions"), model, run, &sight);
+    json_decref(fleet);
+    *out = sight;
+    return WEIR_OK;
+}
+
+weir_status weir_trainer_look(weir_directory_client *client, const char *model, const char *run,
+                              uint64_t after_revision, unsigned timeout_ms, weir_trainer_sight *out)
+{
+    const char *json = NULL;
+    const weir_fleet_request request = { .model = model,
+                                         .after_revision = after_revision,
+                                         .timeout_ms = timeout_ms };
+    weir_status status = weir_directory_get_fleet(client, &request, &json);
+    if (status == WEIR_ERR_UNSUPPORTED) {
+        *out = (weir_trainer_sight){ .is_told = false };
+        return WEIR_OK;
+    }
+    return status == WEIR_OK ? weir_trainer_sight_read(json != NULL ? json : "", model, run, out)
+                             : status;
+}

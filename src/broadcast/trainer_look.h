@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* trainer_look.h - one look at the directory where a trainer is to be: whether it is there, and
+ * which version is the newest that can be had.
+ */
+#ifndef WEIR_BROADCAST_TRAINER_LOOK_H
+#define WEIR_BROADCAST_TRAINER_LOOK_H
+
+#include "directory/client.h"
+
+typedef struct weir_trainer_sight {
+    bool is_told;     /* false: a directory that tells no such thing (ModelExpress') */
+    bool has_trainer; /* of the model */
+    char others[256]; /* models that have one, "a, b"; "": none */
+    bool has_newest;  /* READY, of the model and run */
+    uint64_t newest;
+    uint64_t revision; /* of what it said */
+} weir_trainer_sight;
+
+/* Waits, at most timeout_ms, for something newer than `after_revision` (0: looks at once). Errors
+ * as client.h. */
+weir_status weir_trainer_look(weir_directory_client *client, const char *model, const char *run,
+                              uint64_t after_revision, unsigned timeout_ms,
+                              weir_trainer_sight *out);
+/* The same of what the directory has said about all models: pure, the text is anybody's.
+ * ERR_FORMAT. */
+weir_status weir_trainer_sight_read(const char *json, const char *model, const char *run,
+                                    weir_trainer_sight *out);
+
+#endif
