@@ -16,6 +16,7 @@
 OPTIONAL_VERB(serve)
 OPTIONAL_VERB(publish)
 OPTIONAL_VERB(receive)
+OPTIONAL_VERB(replica)
 OPTIONAL_VERB(verify)
 OPTIONAL_VERB(discover)
 OPTIONAL_VERB(trace)
@@ -46,6 +47,8 @@ static const weir_verb verbs[] = {
     { "publish", "publish a checkpoint as one trainer rank", weir_usage_publish, weir_cmd_publish },
     { "receive", "hold parameters as one replica and install what arrives", weir_usage_receive,
       weir_cmd_receive },
+    { "replica", "serve one inference server's workers, driven over HTTP", weir_usage_replica,
+      weir_cmd_replica },
     { "verify", "compare a live replica with a checkpoint, byte for byte", weir_usage_verify,
       weir_cmd_verify },
     { "discover", "list the sources that a reader could use, and why not the others",
