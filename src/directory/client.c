@@ -71,6 +71,13 @@ unsigned weir_directory_client_bound(weir_directory_client *client, unsigned tim
     return before_ms;
 }
 
+void weir_directory_client_trace(weir_directory_client *client, const char *trace_id,
+                                 const char *worker_id)
+{
+    weir_traceparent_of(trace_id, worker_id, &client->trace);
+    weir_rpc_client_trace(client->rpc, &client->trace);
+}
+
 const char *weir_directory_client_address(const weir_directory_client *client)
 {
     return client->address;

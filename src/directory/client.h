@@ -38,6 +38,10 @@ void weir_directory_client_close(weir_directory_client *client); /* accepts NULL
 unsigned weir_directory_client_bound(weir_directory_client *client, unsigned timeout_ms);
 /* Of the directory that answered last. */
 const char *weir_directory_client_address(const weir_directory_client *client);
+/* Calls from here on belong to this trace, as the part of this worker; "" or what is no trace id:
+ * to none. */
+void weir_directory_client_trace(weir_directory_client *client, const char *trace_id,
+                                 const char *worker_id);
 /* From any thread: makes the call to the directory that is in flight, or else the next one, end
  * with ERR_CANCELLED. */
 void weir_directory_client_cancel(weir_directory_client *client);

@@ -25,6 +25,7 @@ struct weir_directory_client {
     const char *address; /* the one of them that is asked: rpc's */
     weir_rpc_client *rpc;
     weir_security_kept kept;
+    weir_traceparent trace; /* of calls to the directory and to workers; "": none */
     unsigned timeout_ms;
     weir_arena arena;                                  /* of the last call's answer */
     const ModelExpress__Refit__WeightVersion *version; /* of the last call, or NULL */

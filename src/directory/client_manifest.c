@@ -122,6 +122,7 @@ static weir_status ask_worker(weir_directory_client *client, const char *endpoin
     weir_arena_reset(&client->arena);
     client->version = NULL;
     client->n_messages++;
+    weir_rpc_client_trace(rpc, &client->trace);
     status = weir_rpc_call(rpc, what->service, what->method, what->request, what->timeout_ms,
                            &client->arena, out);
     if (status == WEIR_ERR_PEER_LOST) /* a worker that is started anew listens elsewhere */

@@ -259,7 +259,13 @@ static weir_status append(weir_directory_core *core, const char *method, const u
     uint64_t salt = core->salt;
     salt = (salt ^ salt >> 30) * 0xbf58476d1ce4e5b9u;
     salt = (salt ^ salt >> 27) * 0x94d049bb133111ebu;
-    const weir_log_record record = { method, bytes, n_bytes, salt ^ salt >> 31 };
+    const weir_log_record record = { .method = method,
+                                     .bytes = bytes,
+                                     .n_bytes = n_bytes,
+                                     .salt = salt ^ salt >> 31,
+                                     .trace_id = ticket == core->current.ticket
+                                                     ? core->current.trace_id
+                                                     : NULL };
     return core->log->ops->append(core->log, &record, ticket);
 }
 
@@ -325,7 +331,10 @@ static void apply_call(weir_directory_core *core, const weir_directory_method *m
 {
     weir_wait *wait = ticket != 0 ? weir_waits_find(&core->waits, ticket) : NULL;
     char own_text[WEIR_RPC_MESSAGE_TEXT] = "";
-    weir_directory_call call = { .salt = record->salt, .now_ms = now_ms, .text = own_text };
+    weir_directory_call call = { .salt = record->salt,
+                                 .trace_id = record->trace_id != NULL ? record->trace_id : "",
+                                 .now_ms = now_ms,
+                                 .text = own_text };
     weir_status status = open_call(core, method, ticket, record->bytes, record->n_bytes, &call);
     if (status != WEIR_OK) {
         weir_log(WEIR_LOG_WARN, "a record %s of the log is passed over: %s", method->name,
@@ -471,6 +480,16 @@ static weir_rpc_code handle_call(weir_directory_core *core, const weir_directory
     return core->current.is_answered ? core->current.code : WEIR_RPC_LATER;
 }
 
+/* Who follows a trace finds its calls in the directory's log. */
+static void log_call(const weir_directory_method *method, const weir_rpc_call_info *info)
+{
+    const weir_log_field fields[] = { { "method", method->name, false },
+                                      { "peer", info->peer, false },
+                                      { "parent_span_id", info->trace->span_id, false } };
+    weir_log_with(WEIR_LOG_DEBUG, fields, 3, "%s by %s, span %s of trace %s", method->name,
+                  info->peer, info->trace->span_id, info->trace->trace_id);
+}
+
 static weir_rpc_code handle(void *context, const weir_rpc_call_info *info,
                             const ProtobufCMessage *request, weir_arena *arena,
                             const ProtobufCMessage **out_response, char *text)
@@ -486,9 +505,15 @@ static weir_rpc_code handle(void *context, const weir_rpc_call_info *info,
     core->current = (weir_directory_current){
         .ticket = info->ticket, .request = request, .arena = arena, .text = text
     };
+    const weir_log_scope about = { .trace_id = info->trace != NULL ? info->trace->trace_id : NULL };
+    const weir_log_scope *outer = weir_log_enter(&about);
+    core->current.trace_id = about.trace_id;
+    if (info->trace != NULL)
+        log_call(method, info);
     weir_rpc_code code = handle_call(core, method, info, &call);
     *out_response = core->current.is_answered ? core->current.response : call.response;
     memset(&core->current, 0, sizeof(core->current));
+    weir_log_enter(outer);
     if (code != WEIR_RPC_LATER)
         count(core, method, code, *out_response);
     arm(core);

@@ -28,11 +28,12 @@ typedef struct weir_directory_core weir_directory_core;
 typedef struct weir_directory_call {
     weir_directory_core *core;
     const ProtobufCMessage *request;
-    weir_arena *arena; /* for the response */
-    uint64_t salt;     /* of a record */
-    uint64_t now_ms;   /* by the log's clock */
-    bool is_last;      /* of a wait: its time is up, so it is answered with what there is */
-    bool is_asked;     /* somebody waits for this answer here: else it is another directory's */
+    weir_arena *arena;    /* for the response */
+    uint64_t salt;        /* of a record */
+    const char *trace_id; /* of a record: that its call belongs to; "": none */
+    uint64_t now_ms;      /* by the log's clock */
+    bool is_last;         /* of a wait: its time is up, so it is answered with what there is */
+    bool is_asked;        /* somebody waits for this answer here: else it is another directory's */
     const ProtobufCMessage *response;
     uint64_t again_ms; /* of a wait that says LATER: its time is up then at the latest, by the log's
                           clock; 0: it is not known */
@@ -132,6 +133,7 @@ typedef struct weir_directory_current {
     uint64_t ticket; /* 0: none */
     const ProtobufCMessage *request;
     weir_arena *arena;
+    const char *trace_id; /* NULL: none */
     char *text;
     const ProtobufCMessage *response;
     weir_rpc_code code;

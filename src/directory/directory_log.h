@@ -25,7 +25,8 @@ typedef struct weir_log_record {
     const char *method; /* "RefitService.CreateWeightVersion", or "" for a sweep */
     const unsigned char *bytes;
     size_t n_bytes;
-    uint64_t salt; /* random, for ids */
+    uint64_t salt;        /* random, for ids */
+    const char *trace_id; /* of the call that asked for it; NULL or "": it said none */
 } weir_log_record;
 
 /* What a log needs of its directory. */

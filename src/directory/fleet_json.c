@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/traceparent.h"
 #include "directory/json_text.h"
 #include "weir/weir.h"
 
@@ -345,6 +346,7 @@ static void write_stops(weir_json_text *json, const weir_store_word *word)
 
 static void write_word(weir_json_text *json, const weir_store_word *word)
 {
+    weir_traceparent trace;
     weir_json_open(json, NULL);
     weir_json_string(json, "worker_id", word->worker_id);
     weir_json_string(json, "role", word->role);
@@ -357,6 +359,8 @@ static void write_word(weir_json_text *json, const weir_store_word *word)
     weir_json_number(json, "bytes", word->n_bytes);
     weir_json_number(json, "at_ms", word->at_ms);
     weir_json_string(json, "trace_id", word->trace_id);
+    weir_traceparent_of(word->trace_id, word->worker_id, &trace);
+    weir_json_string(json, "span_id", trace.span_id);
     write_stops(json, word);
     weir_json_close(json);
 }

@@ -234,7 +234,7 @@ static weir_status put_shard(weir_directory_call *call, const publish_request *r
         .slots = (const char *const *)request->expected_source_slots,
         .n_slots = request->n_expected_source_slots,
         .run = request->run,
-        .trace_id = request->trace_id,
+        .trace_id = request->trace_id[0] != '\0' ? request->trace_id : call->trace_id,
         .layout_signature = request->layout_signature,
     };
     weir_store_shard shard;

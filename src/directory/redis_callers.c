@@ -99,6 +99,7 @@ static bool send_record(weir_redis_log *log, const weir_log_record *record, uint
     int n_least = snprintf(least, sizeof(least), "%" PRIu64, log->applied.n);
     int n_number = snprintf(number_text, sizeof(number_text), "%" PRIu64, number);
     int n_salt = snprintf(salt, sizeof(salt), "%016" PRIx64, record->salt);
+    const char *trace_id = record->trace_id != NULL ? record->trace_id : "";
     const weir_redis_word arguments[] = {
         { least, (size_t)n_least },
         { WEIR_REDIS_FORMAT, sizeof(WEIR_REDIS_FORMAT) - 1 },
@@ -107,8 +108,9 @@ static bool send_record(weir_redis_log *log, const weir_log_record *record, uint
         { record->method, strlen(record->method) },
         { salt, (size_t)n_salt },
         { record->n_bytes != 0 ? record->bytes : (const void *)"", record->n_bytes },
+        { trace_id, strlen(trace_id) },
     };
-    return weir_redis_log_eval(log, on_appended, number, weir_redis_append, keys, 2, arguments, 7);
+    return weir_redis_log_eval(log, on_appended, number, weir_redis_append, keys, 2, arguments, 8);
 }
 
 weir_status weir_redis_append_record(weir_directory_log *base, const weir_log_record *record,

@@ -35,6 +35,7 @@ static void apply(weir_redis_log *log, weir_redis_entry *entry)
     if (entry->origin == log->origin)
         ticket = weir_redis_callers_settle(log, entry->number);
     entry->record.method = entry->method;
+    entry->record.trace_id = entry->trace_id;
     log->reader.apply(log->reader.context, &entry->record, entry->at.id_ms, ticket);
 }
 

@@ -16,8 +16,9 @@ const char weir_redis_append[] =
     "if n < tonumber(ARGV[1]) then return redis.error_reply('BEHIND it has lost records') end\n"
     "local p = redis.call('HGET', KEYS[2], 'id') or '0-0'\n"
     "n = string.format('%.0f', n + 1)\n"
+    "local t = (ARGV[8] or '') ~= '' and {'t', ARGV[8]} or {}\n"
     "local id = redis.call('XADD', KEYS[1], '*', 'f', ARGV[2], 'n', n, 'p', p, 'o', ARGV[3],"
-    " 'q', ARGV[4], 'm', ARGV[5], 's', ARGV[6], 'b', ARGV[7])\n"
+    " 'q', ARGV[4], 'm', ARGV[5], 's', ARGV[6], 'b', ARGV[7], unpack(t))\n"
     "redis.call('HSET', KEYS[2], 'n', n, 'id', id)\n"
     "return n\n";
 
@@ -193,6 +194,9 @@ static bool read_record(const redisReply *fields, weir_redis_entry *out)
     const redisReply *salt = find(fields, 's'), *bytes = find(fields, 'b');
     if (origin == NULL || number == NULL || salt == NULL || bytes == NULL)
         return false;
+    if (!copy_text(find(fields, 't'), out->trace_id, sizeof(out->trace_id)) ||
+        !weir_trace_id_is_valid(out->trace_id))
+        out->trace_id[0] = '\0';
     out->record.bytes = (const unsigned char *)bytes->str;
     out->record.n_bytes = (size_t)bytes->len;
     return copy_text(find(fields, 'm'), out->method, sizeof(out->method)) &&

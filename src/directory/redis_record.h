@@ -39,8 +39,8 @@ typedef struct weir_redis_entry {
     bool is_known, is_restored; /* of a format that this Weir reads; says that a log was restored */
     char format[16];
     uint64_t origin, number; /* who appended it, and as its how manieth */
-    char method[128];
-    weir_log_record record; /* points into the reply, and to method */
+    char method[128], trace_id[WEIR_TRACE_ID_BYTES];
+    weir_log_record record; /* points into the reply, and to these */
 } weir_redis_entry;
 
 /* False: not an entry of a log. */
@@ -61,8 +61,8 @@ weir_status weir_redis_snapshot_read(const redisReply *reply, weir_redis_positio
 
 /* Scripts; their keys and arguments are beside each. */
 extern const char
-    weir_redis_append[];              /* log head; least-n format origin number method salt bytes */
-extern const char weir_redis_claim[]; /* snapshot guard; newer-than-n origin ms */
+    weir_redis_append[]; /* log head; least-n format origin number method salt bytes trace */
+extern const char weir_redis_claim[];   /* snapshot guard; newer-than-n origin ms */
 extern const char weir_redis_commit[];  /* log head snapshot guard own; n id fields */
 extern const char weir_redis_restore[]; /* log head snapshot guard own; n id fields */
 

@@ -61,6 +61,7 @@ static weir_rpc_code create_version(weir_directory_call *call)
         .payload = (int)request->payload_format,
         .slots = (const char *const *)request->expected_source_slots,
         .n_slots = request->n_expected_source_slots,
+        .trace_id = call->trace_id,
     };
     if (wanted.has_number)
         wanted.number = request->version_number;

@@ -208,7 +208,9 @@ static bool pay(weir_keeper *keeper, const renewal *todo)
     char id[WEIR_ID_BYTES];
     if (!todo->owes)
         return true;
+    weir_directory_client_trace(keeper->client, todo->owed.trace_id, keeper->worker_id);
     weir_status status = weir_directory_acknowledge_version(keeper->client, &todo->owed, id);
+    weir_directory_client_trace(keeper->client, "", keeper->worker_id);
     if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT) {
         pthread_mutex_lock(&keeper->lock);
         keeper->owes = strcmp(keeper->owed.version_uid, todo->owed.version_uid) != 0;

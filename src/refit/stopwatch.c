@@ -41,6 +41,7 @@ void weir_stopwatch_start(weir_stopwatch *watch, weir_worker *worker, uint64_t v
     worker->times.unix_offset_s = (double)weir_unix_us() * 1e-6 - weir_now_s();
     worker->watch = watch;
     worker->trace_id[0] = '\0';
+    weir_directory_client_trace(worker->client, "", worker->id);
     worker->about = (weir_log_scope){ .worker = worker->id,
                                       .model = worker->model,
                                       .run = worker->run,
@@ -84,6 +85,7 @@ void weir_worker_is_about(weir_worker *worker, uint64_t version, const char *tra
     worker->about.version = version;
     worker->about.has_version = true;
     snprintf(worker->trace_id, sizeof(worker->trace_id), "%s", trace_id);
+    weir_directory_client_trace(worker->client, trace_id, worker->id);
     const weir_keeper_step step = { .stop = weir_stop_name(WEIR_STOP_DISCOVER),
                                     .version = version };
     if (worker->watch != NULL && worker->watch->stop == WEIR_STOP_DISCOVER)
@@ -242,5 +244,6 @@ void weir_stopwatch_end(weir_stopwatch *watch, weir_status status)
     spent->connections = now->connections - watch->before.connections;
     say(worker, watch->report, status);
     worker->watch = NULL;
+    weir_directory_client_trace(worker->client, "", worker->id);
     weir_log_enter(watch->outer);
 }

@@ -4,9 +4,10 @@
 #ifndef WEIR_REFIT_TRACE_H
 #define WEIR_REFIT_TRACE_H
 
+#include "base/traceparent.h"
 #include "weir/status.h"
 
-#define WEIR_TRACE_BYTES 33
+#define WEIR_TRACE_BYTES WEIR_TRACE_ID_BYTES
 
 /* A new one: 32 hexadecimal digits; "" when the system has no random numbers yet. */
 void weir_trace_make(char out[WEIR_TRACE_BYTES]);

@@ -19,6 +19,7 @@
 
 #include "base/arena.h"
 #include "base/clock.h"
+#include "base/traceparent.h"
 #include "weir/status.h"
 
 typedef enum weir_rpc_code {
@@ -54,8 +55,9 @@ typedef struct weir_rpc_call_info {
     uint64_t ticket;            /* for weir_rpc_server_answer(); never 0, never the same again */
     const unsigned char *bytes; /* the request as it came, n_bytes */
     size_t n_bytes;
-    const char *peer;       /* "10.0.0.1:51234", or the name in its certificate */
-    weir_deadline deadline; /* the caller's; 0: none */
+    const char *peer;              /* "10.0.0.1:51234", or the name in its certificate */
+    weir_deadline deadline;        /* the caller's; 0: none */
+    const weir_traceparent *trace; /* that the call belongs to; NULL: its caller said none */
 } weir_rpc_call_info;
 
 /* Of a handler: the answer follows by weir_rpc_server_answer(). The caller's deadline ends such a
@@ -203,6 +205,9 @@ void weir_rpc_client_close(weir_rpc_client *client); /* accepts NULL */
 weir_status weir_rpc_call(weir_rpc_client *client, const ProtobufCServiceDescriptor *service,
                           const char *method, const ProtobufCMessage *request, unsigned timeout_ms,
                           weir_arena *arena, const ProtobufCMessage **out_response);
+
+/* Calls from here on belong to this trace, and say so (`traceparent`); NULL: to none. Copied. */
+void weir_rpc_client_trace(weir_rpc_client *client, const weir_traceparent *trace);
 
 /* From any thread: makes the call in flight end with ERR_CANCELLED; when none is, the next one, so
  * that a thread which is just about to call is not missed. */

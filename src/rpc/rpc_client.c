@@ -46,8 +46,9 @@ struct weir_rpc_client {
     weir_rpc_route route;
     char who[128]; /* "directory " */
     weir_security_kept kept;
-    weir_tls_context *tls; /* NULL: plain text */
-    char *bearer;          /* "Bearer TOKEN", NULL: none */
+    weir_tls_context *tls;              /* NULL: plain text */
+    char *bearer;                       /* "Bearer TOKEN", NULL: none */
+    char trace[WEIR_TRACEPARENT_BYTES]; /* "": none */
     int cancel_fd;
     bool is_connected;
     weir_rpc_heap heap;
@@ -272,6 +273,13 @@ uint64_t weir_rpc_client_moves(const weir_rpc_client *client)
     return client->route.n_moves;
 }
 
+void weir_rpc_client_trace(weir_rpc_client *client, const weir_traceparent *trace)
+{
+    client->trace[0] = '\0';
+    if (trace != NULL && trace->trace_id[0] != '\0')
+        weir_traceparent_write(trace, client->trace);
+}
+
 void weir_rpc_client_cancel(weir_rpc_client *client)
 {
     uint64_t one = 1;
@@ -334,11 +342,17 @@ static weir_status submit(weir_rpc_client *client, const target *to)
         header("user-agent", "weir/" WEIR_VERSION),
         header("grpc-accept-encoding", "identity"),
         header("grpc-timeout", timeout),
-        header("authorization", client->bearer != NULL ? client->bearer : ""),
+        header("", ""), /* room for two that not every call has */
+        header("", ""),
     };
-    const size_t n_headers = sizeof(headers) / sizeof(headers[0]) - (client->bearer == NULL);
-    headers[TIMEOUT_HEADER].flags = NGHTTP2_NV_FLAG_NO_INDEX;     /* it is never the same twice */
-    headers[TIMEOUT_HEADER + 1].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* nobody is to guess at it */
+    size_t n_headers = sizeof(headers) / sizeof(headers[0]) - 2;
+    if (client->trace[0] != '\0')
+        headers[n_headers++] = header("traceparent", client->trace);
+    if (client->bearer != NULL) {
+        headers[n_headers] = header("authorization", client->bearer);
+        headers[n_headers++].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* nobody is to guess at it */
+    }
+    headers[TIMEOUT_HEADER].flags = NGHTTP2_NV_FLAG_NO_INDEX; /* it is never the same twice */
     client->n_request_sent = 0;
     weir_grpc_body_rewind(&client->body);
     client->call = (call){ .code = -1 };

@@ -162,6 +162,7 @@ void weir_rpc_stream_close(weir_rpc_stream *stream)
     else
         stream->calls->last = stream->previous;
     weir_rpc_heap_free(&shared->heap, stream->path);
+    weir_rpc_heap_free(&shared->heap, (void *)stream->call.trace);
     weir_rpc_heap_free(&shared->heap, stream);
 }
 
@@ -394,6 +395,23 @@ static void take_timeout(weir_rpc_stream *stream, const char *value, size_t n)
     set_timer(stream);
 }
 
+/* As W3C Trace Context has it: one that is malformed, or one of several, is as good as none. */
+static void take_trace(weir_rpc_stream *stream, const char *value, size_t n)
+{
+    weir_rpc_heap *heap = &stream->calls->shared->heap;
+    weir_traceparent trace;
+    weir_rpc_heap_free(heap, (void *)stream->call.trace);
+    stream->call.trace = NULL;
+    bool is_only = !stream->has_trace;
+    stream->has_trace = true;
+    if (!is_only || !weir_traceparent_read(value, n, &trace))
+        return;
+    weir_traceparent *kept = weir_rpc_heap_alloc(heap, sizeof(*kept));
+    if (kept != NULL)
+        *kept = trace;
+    stream->call.trace = kept;
+}
+
 void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_name,
                             const char *value, size_t n_value)
 {
@@ -415,6 +433,8 @@ void weir_rpc_stream_header(weir_rpc_stream *stream, const char *name, size_t n_
     } else if (is("authorization", name, n_name)) {
         stream->has_token =
             weir_security_accepts_bearer(&stream->calls->shared->kept, value, n_value);
+    } else if (is("traceparent", name, n_name)) {
+        take_trace(stream, value, n_value);
     } else if (is("grpc-encoding", name, n_name)) {
         stream->is_compressed = !is("identity", value, n_value);
     }

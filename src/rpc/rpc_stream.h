@@ -49,7 +49,7 @@ typedef struct weir_rpc_stream {
     int32_t id;
     uint8_t state;
     bool remote_ended, has_ticket;
-    bool is_post, is_grpc, is_compressed, has_bad_timeout, has_route, has_token;
+    bool is_post, is_grpc, is_compressed, has_bad_timeout, has_route, has_token, has_trace;
     uint32_t n_header_bytes;
     uint64_t since_ns; /* when this state began */
     weir_rpc_timer timer;

@@ -166,7 +166,7 @@ static inline const void *later(const fixture *f, uint64_t ticket)
 
 static inline void let_time_pass(fixture *f, uint64_t ms)
 {
-    const weir_log_record sweep = { "", (const unsigned char *)"", 0, 1 };
+    const weir_log_record sweep = { .method = "", .bytes = (const unsigned char *)"", .salt = 1 };
     f->log->now_ms += ms;
     f->log->log.ops->append(&f->log->log, &sweep, 0);
     weir_directory_core_tick(&f->core);

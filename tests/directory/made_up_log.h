@@ -11,7 +11,7 @@
 
 typedef struct made_up_item {
     bool is_record;
-    char method[80];
+    char method[80], trace_id[40];
     unsigned char *bytes;
     size_t n_bytes;
     uint64_t salt, ticket;
@@ -58,6 +58,8 @@ static inline weir_status made_up_append(weir_directory_log *self, const weir_lo
                           .ticket = ticket };
     memcpy(item.bytes, record->bytes, record->n_bytes);
     strncpy(item.method, record->method, sizeof(item.method) - 1);
+    if (record->trace_id != NULL)
+        strncpy(item.trace_id, record->trace_id, sizeof(item.trace_id) - 1);
     return made_up_keep(log, &item);
 }
 
@@ -108,8 +110,11 @@ static inline void made_up_log_deliver(made_up_log *log)
     memcpy(items, log->items, n * sizeof(items[0]));
     log->n_items = 0;
     for (unsigned i = 0; i < n; i++) {
-        const weir_log_record record = { items[i].method, items[i].bytes, items[i].n_bytes,
-                                         items[i].salt };
+        const weir_log_record record = { .method = items[i].method,
+                                         .bytes = items[i].bytes,
+                                         .n_bytes = items[i].n_bytes,
+                                         .salt = items[i].salt,
+                                         .trace_id = items[i].trace_id };
         if (items[i].is_record)
             log->reader.apply(log->reader.context, &record, log->now_ms, items[i].ticket);
         else

@@ -160,6 +160,8 @@ typedef struct member {
     char text[WEIR_ERROR_TEXT];
 } member;
 
+#define REDIS_TRACE "4bf92f3577b34da6a3ce929d0e0e4736" /* of every other record */
+
 /* The bytes of record `number`: as many as the number says, and none that text could not hold. */
 static inline size_t record_bytes(uint64_t number, unsigned char *out, size_t n_out)
 {
@@ -181,6 +183,7 @@ static inline void member_apply(void *context, const weir_log_record *record, ui
     assert_int_equal(record_bytes(number, expected, sizeof(expected)), record->n_bytes);
     assert_memory_equal(record->bytes, expected, record->n_bytes);
     assert_string_equal(record->method, "Service.Method");
+    assert_string_equal(record->trace_id, number % 2 != 0 ? REDIS_TRACE : "");
     if (self->n > 0)
         assert_true(now_ms >= self->all[self->n - 1].time_ms);
     if (self->n == self->room) {
@@ -261,7 +264,11 @@ static inline uint64_t member_append(member *self, uint64_t number)
 {
     unsigned char bytes[4096];
     size_t n = record_bytes(number, bytes, sizeof(bytes));
-    weir_log_record record = { "Service.Method", bytes, n, number * 0x9E3779B97F4A7C15u };
+    weir_log_record record = { .method = "Service.Method",
+                               .bytes = bytes,
+                               .n_bytes = n,
+                               .salt = number * 0x9E3779B97F4A7C15u,
+                               .trace_id = number % 2 != 0 ? REDIS_TRACE : NULL };
     uint64_t ticket = ++self->n_tickets;
     assert_true(ticket < TICKETS);
     return self->log->ops->append(self->log, &record, ticket) == WEIR_OK ? ticket : 0;

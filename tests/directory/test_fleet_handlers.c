@@ -438,11 +438,14 @@ static void test_records_of_a_newer_weir_are_passed_over(void **state)
                                   "P2pService.ListSources", "x" };
     weir_store_totals before = totals(f);
     for (size_t i = 0; i < 4; i++) {
-        const weir_log_record record = { names[i], (const unsigned char *)"\xff\xff", 2, 1 };
+        const weir_log_record record = { .method = names[i],
+                                         .bytes = (const unsigned char *)"\xff\xff",
+                                         .n_bytes = 2 };
         f->log->reader.apply(f->log->reader.context, &record, f->log->now_ms, 0);
     }
-    const weir_log_record broken = { "RefitService.RegisterWorker",
-                                     (const unsigned char *)"\xff\xff", 2, 1 };
+    const weir_log_record broken = { .method = "RefitService.RegisterWorker",
+                                     .bytes = (const unsigned char *)"\xff\xff",
+                                     .n_bytes = 2 };
     f->log->reader.apply(f->log->reader.context, &broken, f->log->now_ms, 0);
     weir_store_totals after = totals(f);
     assert_memory_equal(&before, &after, sizeof(before));

@@ -61,7 +61,9 @@ static void call(const weir_rpc_service *services, unsigned number, const uint8_
 
 static void let_time_pass(weir_directory_core *core, made_up_log *log, unsigned number)
 {
-    const weir_log_record sweep = { "", (const unsigned char *)"", 0, number };
+    const weir_log_record sweep = { .method = "",
+                                    .bytes = (const unsigned char *)"",
+                                    .salt = number };
     log->now_ms += (uint64_t)60000 << (number - 250);
     log->log.ops->append(&log->log, &sweep, 0);
     if (number % 2 != 0)

@@ -177,6 +177,12 @@ static void print_words(const trace_job *job, const json_t *refit)
     size_t i;
     if (job->output == NULL || strcmp(job->output, "-") == 0)
         return;
+    word = json_array_get(json_object_get(refit, "words"), 0);
+    if (weir_trace_text(word, "trace_id")[0] != '\0') {
+        fputs("trace ", stdout);
+        weir_cli_put_plain(weir_trace_text(word, "trace_id"), 64);
+        putchar('\n');
+    }
     printf("%-20s %-32s %10s  %-12s %s\n", "role", "worker", "seconds", "longest", "status");
     json_array_foreach(json_object_get(refit, "words"), i, word)
     {

@@ -183,8 +183,8 @@ static void add_spans_of(trace *t, const json_t *word, place at, json_int_t corr
 
 static json_t *args_of_word(const json_t *word, json_int_t correction_us)
 {
-    static const char *const keys[] = { "worker_id", "rank",        "status",  "bytes",
-                                        "host",      "version_uid", "trace_id" };
+    static const char *const keys[] = { "worker_id", "rank",        "status",   "bytes",
+                                        "host",      "version_uid", "trace_id", "span_id" };
     json_t *args = json_object();
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
         json_object_set(args, keys[i], json_object_get(word, keys[i]));
