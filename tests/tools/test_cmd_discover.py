@@ -161,6 +161,34 @@ class ForeignTest(DiscoverCase):
         self.assertEqual(self.reason("begun"), "status: wanted READY, found INITIALIZING")
         self.assertEqual(self.taken("--run", "other", code=1), [])
 
+    def test_replicas_are_judged_by_every_tensor_that_they_hold(self):
+        small, large = {"block_size": [64, 64]}, {"block_size": [128, 128]}
+        for rank, (name, text) in enumerate((
+                ("good", registry("f", "f", metadata=large)),
+                ("mixed", registry("f", "f", "hf_raw", metadata=large)),
+                ("small", registry("f", "f", metadata=small)),
+                ("silent", None))):
+            self.publish(name, words(rank, 7, "inference_replica", text), "b")
+        target = ("--role", "replica", "--target", "f")
+        both = (*target, "--metadata", json.dumps(large))
+        self.assertEqual(sorted(self.taken("--role", "replica")),
+                         ["good", "mixed", "silent", "small"])
+        self.assertEqual(sorted(self.taken(*target)), ["good", "small"])
+        self.assertEqual(self.taken(*both), ["good"])
+        self.assertEqual(self.reason("mixed", *both),
+                         "compile_target of t2: wanted f, found hf_raw (1 of 3 tensors differ)")
+        self.assertRegex(self.reason("small", *both),
+                         r"block_size.* of t0: wanted \[128,128\], found \[64,64\]")
+        self.assertIn("shape_registry: ", self.reason("silent", *both))
+        self.assertEqual(sorted(self.taken(*target, "--target", "hf_raw", "--metadata",
+                                           json.dumps(large))), ["good", "mixed"])
+        text = self.weir("discover", "--directory", self.address, "--model", "m", "--explain",
+                         *both).stdout
+        self.assertIn("1 of 4 sources taken\n", text)
+        for name in ("mixed", "small", "silent"):
+            self.assertRegex(text, r"of worker %s: refused\b" % name)
+        self.discover(*both, "--min-version", "8", code=1)
+
     def test_every_step_of_a_worker_but_the_last_is_superseded(self):
         for step in (1, 2, 3):
             self.publish("w", words(0, step), "a")
@@ -238,6 +266,24 @@ class WeirTest(DiscoverCase):
         (second, _, again), = discover_v2(self.p2p, "m", 2, can_read)
         self.assertEqual(first.mx_source_id, second.mx_source_id)
         self.assertEqual(again, {**document, "version": 2})
+
+    def test_a_replica_of_weirs_is_a_source_whose_tensors_are_judged(self):
+        self.train()
+        replica = self.start(
+            WEIR, "receive", "--name", "engine", "--config", "one/config.json", "--model", "m",
+            "--conversion", "fp8_128x128", "--directory", self.address, "--transport-directory",
+            ".", "--follow", "--json", cwd=self.folder)
+        self.assertEqual(json.loads(replica.stdout.readline())["event"], "installed")
+        wish = ("--role", "replica")
+        all_of_it = (*wish, "--target", "deep_gemm_fp8", "--target", "hf_raw")
+        source = next(s for s in self.discover(*all_of_it)["sources"] if s["taken"])
+        self.assertEqual((source["role"], source["version"]), ("inference_replica", 1))
+        self.assertGreater(source["tensors"], 1)
+        refused = next(s for s in self.discover(*wish, "--target", "deep_gemm_fp8",
+                                                code=1)["sources"]
+                       if s["role"] == "inference_replica")
+        self.assertRegex(refused["reason"],
+                         r"compile_target of .*: wanted deep_gemm_fp8, found hf_raw \(\d+ of ")
 
     def test_parts_of_workers_are_told_from_whole_tensors(self):
         self.train("--replica-mesh", "tp=2,ep=2")
