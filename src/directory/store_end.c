@@ -29,8 +29,8 @@ static void drop_withdrawn(weir_store *store, store_version *version, uint64_t n
     }
 }
 
-static void end_version(weir_store *store, store_version *version, weir_store_state state,
-                        uint64_t now_ms)
+void weir_store_end_version(weir_store *store, store_version *version, weir_store_state state,
+                            uint64_t now_ms)
 {
     version->view.state = state;
     store->events.n_released += state == WEIR_STORE_RELEASING;
@@ -74,7 +74,7 @@ void weir_store_release_earlier(weir_store *store, const store_version *version,
         if (!earlier->view.has_number)
             return;
         if (is_taken_back(earlier))
-            end_version(store, earlier, WEIR_STORE_RELEASING, now_ms);
+            weir_store_end_version(store, earlier, WEIR_STORE_RELEASING, now_ms);
     }
 }
 
@@ -142,7 +142,7 @@ weir_status weir_store_retire_shard(weir_store *store, const char *version_uid, 
     bool stays = version->view.state == WEIR_STORE_READY && !has_later(version) &&
                  weir_store_has_holder(store, version, now_ms);
     if (version->view.state == WEIR_STORE_READY && !stays)
-        end_version(store, version, WEIR_STORE_RELEASING, now_ms);
+        weir_store_end_version(store, version, WEIR_STORE_RELEASING, now_ms);
     else if (version->view.state != WEIR_STORE_READY)
         drop_withdrawn(store, version, now_ms);
     return WEIR_OK;
@@ -156,7 +156,7 @@ weir_status weir_store_delete_version(weir_store *store, const char *uid, uint64
         return WEIR_ERR_NOT_FOUND;
     if (version->view.state != WEIR_STORE_READY)
         return weir_fail(WEIR_ERR_REFUSED, "only a READY weight version can be deleted");
-    end_version(store, version, WEIR_STORE_RELEASING, now_ms);
+    weir_store_end_version(store, version, WEIR_STORE_RELEASING, now_ms);
     *out = &version->view;
     return WEIR_OK;
 }
@@ -224,7 +224,7 @@ weir_status weir_store_abort_version(weir_store *store, const char *uid, const c
     status = weir_store_set_reason(store, version, weir_store_text(reason));
     if (status != WEIR_OK)
         return status;
-    end_version(store, version, WEIR_STORE_ABORTED, now_ms);
+    weir_store_end_version(store, version, WEIR_STORE_ABORTED, now_ms);
     *out = &version->view;
     return WEIR_OK;
 }
@@ -333,7 +333,7 @@ void weir_store_sweep_versions(weir_store *store, uint64_t now_ms)
         if (is_to_go(store, version, &known, now_ms))
             weir_store_drop_version(store, version);
         else if (is_taken_back(version) && !weir_store_may_have_holder(store, version, now_ms))
-            end_version(store, version, WEIR_STORE_RELEASING, now_ms);
+            weir_store_end_version(store, version, WEIR_STORE_RELEASING, now_ms);
     }
 }
 

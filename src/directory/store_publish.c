@@ -133,11 +133,57 @@ static bool has_taken_back(const publication *p, const store_version *version)
     return shard != NULL && shard->is_withdrawn;
 }
 
+static bool is_of_other_state(const publication *p, const store_version *version)
+{
+    store_past past = past_of(p, version);
+    uint64_t own = p->worker->generation;
+    return past.generation < own && version->begun_generation < own &&
+           (has_other_content(p, version) ||
+            !weir_store_is_same_request(&version->view, p->request));
+}
+
+/* Up to which worker nobody is of the same start as this one: who was there when an attempt before
+ * `version`, NULL: any, was begun to which its rank, before it was started anew, gave something
+ * else.
+ */
+static uint64_t closed_before(const publication *p, const store_version *version)
+{
+    uint64_t closed = 0;
+    for (const store_version *before = next_attempt(p, NULL); before != version;
+         before = next_attempt(p, before)) {
+        if (is_of_other_state(p, before) && before->begun_generation > closed)
+            closed = before->begun_generation;
+        if (before->closed_generation > closed)
+            closed = before->closed_generation;
+    }
+    return closed;
+}
+
+/* What a rank is the first to offer in an attempt may be of another state than what is in it. */
+static bool is_mixed_by(const publication *p, const store_version *version)
+{
+    uint64_t closed = past_of(p, version).content == 0 ? closed_before(p, version) : 0;
+    for (size_t i = 0; closed > version->closed_generation && i < version->view.n_slots; i++) {
+        uint64_t generation = version->pasts[i].generation;
+        if (generation != 0 && generation <= closed)
+            return true;
+    }
+    return false;
+}
+
 static weir_status refuse_older(const publication *p)
 {
     return weir_fail(WEIR_ERR_REFUSED,
                      "worker %.64s is not the one that was started last as its rank",
                      p->shard->worker_id);
+}
+
+static weir_status refuse_outsider(const publication *p)
+{
+    return weir_fail(WEIR_ERR_REFUSED,
+                     "version %" PRIu64 " was begun anew by ranks that were started after worker "
+                     "%.64s: start this rank anew too, or publish another number",
+                     p->request->number, p->shard->worker_id);
 }
 
 /* Whether an open attempt takes this shard; *out_over: it is over by it. */
@@ -161,10 +207,8 @@ static weir_status judge(const publication *p, const store_version *version, boo
                                                     "different metadata");
     }
     if (own <= version->closed_generation)
-        return weir_fail(WEIR_ERR_REFUSED,
-                         "version %" PRIu64 " was begun anew by ranks that were started after "
-                         "worker %.64s: start this rank anew too, or publish another number",
-                         version->view.number, p->shard->worker_id);
+        return refuse_outsider(p);
+    *out_over = is_mixed_by(p, version);
     return WEIR_OK;
 }
 
@@ -225,11 +269,7 @@ static void abort_attempt(const publication *p, store_version *version)
     char reason[WEIR_STORE_MAX_TEXT + 1];
     say_why(p, version, reason);
     weir_store_set_reason(p->store, version, reason);
-    version->view.state = WEIR_STORE_ABORTED;
-    p->store->events.n_aborted++;
-    version->touched_ms = p->now_ms;
-    weir_store_drop_leases(p->store, version);
-    weir_store_note_change(p->store, version->model);
+    weir_store_end_version(p->store, version, WEIR_STORE_ABORTED, p->now_ms);
 }
 
 /* All that are open before the one that was published into. */
@@ -250,38 +290,30 @@ static weir_status put(const publication *p, store_version *version)
                                 weir_store_find_slot(version, p->shard->slot), p->shard, p->now_ms);
 }
 
-/* Workers that there were when the last attempt was begun are of another start than this one, when
- * this one offers something else than that attempt had from the rank before it was started anew. */
-static uint64_t closed_generation(const publication *p, const store_version *last)
-{
-    if (last == NULL)
-        return 0;
-    bool is_other =
-        has_other_content(p, last) || !weir_store_is_same_request(&last->view, p->request);
-    bool is_newer = past_of(p, last).generation < p->worker->generation &&
-                    last->begun_generation < p->worker->generation;
-    return is_other && is_newer ? last->begun_generation : last->closed_generation;
-}
-
 static weir_status publish_anew(const publication *p, const store_version *last, uint64_t salt,
                                 store_version **out)
 {
     weir_store *store = p->store;
     store_model *model = p->worker->model;
     store_version *version = NULL, *over = NULL;
+    uint64_t closed = closed_before(p, NULL);
+    if (p->worker->generation <= closed)
+        return refuse_outsider(p);
     uint64_t n_uids = store->n_uids, revision = store->revision, of_model = model->revision;
+    const weir_store_events events = store->events;
     weir_store_version wanted = *p->request;
     wanted.attempt = last != NULL ? last->view.attempt + 1 : 1;
     weir_status status = weir_store_begin_attempt(store, &wanted, salt, p->now_ms, &version, &over);
     if (status != WEIR_OK)
         return status;
-    version->closed_generation = closed_generation(p, last);
+    version->closed_generation = closed;
     status = put(p, version);
     if (status != WEIR_OK) {
         weir_store_drop_version(store, version);
         store->n_uids = n_uids;
         store->revision = revision;
         model->revision = of_model;
+        store->events = events;
         return status;
     }
     abort_earlier(p, version);
@@ -293,9 +325,12 @@ static weir_status publish_anew(const publication *p, const store_version *last,
 
 static weir_status publish_into(const publication *p, store_version *version)
 {
+    uint64_t closed = past_of(p, version).content == 0 ? closed_before(p, version) : 0;
     weir_status status = put(p, version);
     if (status != WEIR_OK)
         return status;
+    if (closed > version->closed_generation)
+        version->closed_generation = closed;
     if (weir_store_adopt(version, p->request))
         weir_store_note_change(p->store, version->model);
     abort_earlier(p, version);

@@ -122,8 +122,7 @@ typedef struct store_version {
     store_link *slots;          /* heads: the shards of each */
     store_past *pasts;          /* parallel */
     uint64_t begun_generation;  /* of the newest worker that there was */
-    uint64_t closed_generation; /* it is of a trainer that was started anew: workers up to this one
-                                   were there before, and are none of it. 0: of no such trainer */
+    uint64_t closed_generation; /* workers up to this one are not of the start that publishes it */
     uint16_t *slot_table;
     size_t n_slot_table; /* a power of two; entries are slot + 1, 0: none */
     store_coverage coverage;
@@ -248,6 +247,9 @@ bool weir_store_adopt(store_version *version, const weir_store_version *request)
 weir_status weir_store_check_version(const weir_store_version *request);
 /* Every slot named and none twice. */
 weir_status weir_store_check_slots(const weir_store_version *request);
+/* RELEASING, or ABORTED, with which its leases end. */
+void weir_store_end_version(weir_store *store, store_version *version, weir_store_state state,
+                            uint64_t now_ms);
 weir_status weir_store_set_reason(weir_store *store, store_version *version, const char *reason);
 
 /* n_slots: it is not one of them. */
