@@ -67,6 +67,13 @@ static uint32_t group_of(const weir_replica *replica, const weir_participant *pa
     return all ? (uint32_t)participant->remote->n_groups : part_of(replica, participant)->group;
 }
 
+/* The worker of its engine that a participant knows this one as: what a checkpoint is sent to are
+ * engines of one worker. */
+static uint32_t known_as(const weir_replica *replica)
+{
+    return replica->schedule.loads ? 0 : replica->mesh_worker;
+}
+
 /* ---- asking ----------------------------------------------------------------------------------*/
 
 static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
@@ -74,7 +81,7 @@ static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
 {
     const weir_remote *remote = participant->remote;
     weir_group_ask question = { .reader = replica->worker.id,
-                                .worker = replica->mesh_worker,
+                                .worker = known_as(replica),
                                 .group = group_of(replica, participant),
                                 .round = participant->reading.round };
     size_t n_bytes;
@@ -160,7 +167,7 @@ void weir_group_leave(weir_replica *replica, const weir_discovery *discovery)
         const weir_remote *remote = schedule->participants[p].remote;
         weir_group_reading *reading = &schedule->participants[p].reading;
         weir_group_ask word = { .reader = replica->worker.id,
-                                .worker = replica->mesh_worker,
+                                .worker = known_as(replica),
                                 .round = reading->round,
                                 .gave_up = why };
         size_t n_bytes;

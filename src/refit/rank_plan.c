@@ -14,6 +14,7 @@
 
 static void close_parts(weir_rank_plan *plan)
 {
+    weir_checkpoint_share_close(&plan->named);
     weir_share_free(plan->share);
     weir_fleet_close(plan->fleet);
     weir_fleet_tensors_free(plan->tensors);
@@ -182,10 +183,16 @@ static weir_status open_share(weir_trainer *trainer, const weir_fleet_args *args
     if (status != WEIR_OK)
         return status;
     if (trainer->rank < weir_fleet_ranks(plan->fleet))
-        return weir_fleet_share_in_pieces(plan->fleet, trainer->rank,
-                                          weir_window_most_piece(trainer), &plan->share);
-    plan->share = weir_alloc_zeroed(1, sizeof(*plan->share)); /* behind all that hold something */
-    return plan->share != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+        status = weir_fleet_share_in_pieces(plan->fleet, trainer->rank,
+                                            weir_window_most_piece(trainer), &plan->share);
+    else /* behind all that hold something */
+        plan->share = weir_alloc_zeroed(1, sizeof(*plan->share));
+    if (status != WEIR_OK || plan->share == NULL)
+        return status != WEIR_OK ? status : WEIR_ERR_NO_MEMORY;
+    return trainer->wire == WEIR_WIRE_CHECKPOINT
+               ? weir_checkpoint_share_open(&trainer->settings, plan->tensors, plan->n_tensors,
+                                            plan->share, &plan->named)
+               : WEIR_OK;
 }
 
 /* The rest of a plan whose tensors are there, and takes it; or keeps the old one. */

@@ -9,6 +9,7 @@
 #ifndef WEIR_REFIT_RANK_PLAN_H
 #define WEIR_REFIT_RANK_PLAN_H
 
+#include "refit/checkpoint_share.h"
 #include "refit/trainer.h"
 
 /* Kept by its signature: registering anew what follows from the same plan makes none. */
@@ -20,7 +21,8 @@ typedef struct weir_rank_plan {
     weir_fleet_tensor *tensors;
     size_t n_tensors;
     weir_fleet *fleet;
-    weir_share *share; /* of a rank that holds nothing, empty */
+    weir_share *share;           /* of a rank that holds nothing, empty */
+    weir_checkpoint_share named; /* of one that sends a checkpoint: what its shards are */
 } weir_rank_plan;
 
 /* Makes trainer->rank_plan what these shards ask for, or leaves it where it is that already, and

@@ -32,6 +32,7 @@ struct weir_sharded {
     const weir_fleet_tensor *tensors; /* the trainer's plan's, as the next two */
     size_t n_tensors;
     const weir_share *share;
+    const weir_checkpoint_share *named; /* NULL: shards are of the engine's parameters */
     weir_local_shards *local;
     weir_border_rows *lent;
     weir_tensor **views; /* of each job */
@@ -56,7 +57,9 @@ static weir_status lay_out_shards(weir_sharded *sharded)
     for (size_t i = 0; i < share->n_shards; i++) {
         const weir_share_shard *from = &share->shards[i];
         const weir_parameter *parameter =
-            &parameters[entries[from->tensor].first_parameter + from->output];
+            sharded->named != NULL
+                ? sharded->named->parameters[i]
+                : &parameters[entries[from->tensor].first_parameter + from->output];
         weir_shard *shard = &source->shards[source->n_shards++];
         *shard = (weir_shard){ .name = parameter->name,
                                .dtype = parameter->dtype,
@@ -89,6 +92,14 @@ static const weir_tensor *source_of(const weir_sharded *sharded, const weir_shar
     const weir_fleet_tensor *tensor = &sharded->tensors[piece->tensor];
     bool separate = tensor->n_experts != 0 && !tensor->stacked;
     return &entry->sources[(separate ? piece->expert * entry->n_sources : 0) + piece->source];
+}
+
+/* What a checkpoint is sent in is none of the engine's conversions. */
+static const weir_conversion *conversion_of(const weir_sharded *sharded, const weir_share_job *job)
+{
+    const weir_checkpoint_share *named = sharded->named;
+    return named != NULL ? named->entries[named->parameters[job->shards[0]]->entry].conversion
+                         : entry_of(sharded, job->copy.tensor)->conversion;
 }
 
 static bool is_vector(const weir_sharded *sharded, uint32_t tensor)
@@ -252,7 +263,7 @@ static weir_status make_job(weir_sharded *sharded, size_t i)
     }
     weir_status status = aim_job(sharded, i);
     job->args = (weir_convert_args)WEIR_CONVERT_ARGS_INIT;
-    job->args.conversion = entry_of(sharded, from->copy.tensor)->conversion;
+    job->args.conversion = conversion_of(sharded, from);
     job->by_magnitude = from->border != WEIR_ANY;
     job->borrows |= job->by_magnitude;
     memcpy(job->shards, from->shards, sizeof(job->shards));
@@ -430,6 +441,7 @@ weir_status weir_sharded_bind(weir_trainer *trainer, const weir_tensor_shard *sh
         sharded->tensors = plan->tensors;
         sharded->n_tensors = plan->n_tensors;
         sharded->share = plan->share;
+        sharded->named = trainer->wire == WEIR_WIRE_CHECKPOINT ? &plan->named : NULL;
     }
     if (status == WEIR_OK)
         status = weir_local_shards_open(trainer->source.mapping, sharded->tensors,
