@@ -47,7 +47,8 @@ static json_t *read_event(weir_bench_run *run, size_t worker, const char *event,
 
 static weir_process_memory memory_of(const json_t *said)
 {
-    return (weir_process_memory){ count_of(said, "heap_bytes"), count_of(said, "resident_bytes") };
+    return (weir_process_memory){ count_of(said, "heap_bytes"), count_of(said, "resident_bytes"),
+                                  count_of(said, "own_bytes") };
 }
 
 static void add_counters(const json_t *said, weir_counters *into)

@@ -245,6 +245,7 @@ void weir_bench_refit_say(json_t *taken)
     weir_process_memory memory = weir_process_memory_now();
     json_object_set_new(taken, "heap_bytes", json_integer((json_int_t)memory.heap_bytes));
     json_object_set_new(taken, "resident_bytes", json_integer((json_int_t)memory.resident_bytes));
+    json_object_set_new(taken, "own_bytes", json_integer((json_int_t)memory.own_bytes));
     weir_flow_print_line(taken);
 }
 

@@ -33,6 +33,8 @@ const char weir_usage_demo[] =
     "  --naming NAME           how it names experts: hf (default), hf_fused, stacked\n"
     "  --layout NAME           engine layout of the family\n"
     "  --conversion NAME|auto  default: fp8_128x128; auto: by config.json\n"
+    "  --mode MODE             what travels: kernel (default), bytes as kernels read them, or\n"
+    "                          checkpoint, bf16 that each worker fuses, cuts and converts\n"
     "  --install staged|direct how replicas install (default: staged)\n"
     "  --window BYTES          versions pass group by group through so much memory of each "
     "trainer\n"
@@ -63,7 +65,8 @@ enum {
     OPTION_OWNERS,
     OPTION_NAMING,
     OPTION_DEVICE,
-    OPTION_WINDOW
+    OPTION_WINDOW,
+    OPTION_MODE
 };
 
 static const struct option options[] = { WEIR_CLI_SECURITY_OPTIONS,
@@ -87,6 +90,7 @@ static const struct option options[] = { WEIR_CLI_SECURITY_OPTIONS,
                                          { "naming", required_argument, NULL, OPTION_NAMING },
                                          { "device", required_argument, NULL, OPTION_DEVICE },
                                          { "window", required_argument, NULL, OPTION_WINDOW },
+                                         { "mode", required_argument, NULL, OPTION_MODE },
                                          WEIR_CLI_OPTIONS_END };
 
 static int take_option(int option, weir_demo_options *demo)
@@ -109,7 +113,8 @@ static int take_option(int option, weir_demo_options *demo)
                                    &demo->owners,
                                    &demo->naming,
                                    &demo->device,
-                                   &demo->window };
+                                   &demo->window,
+                                   &demo->mode };
     uint64_t window_bytes;
     if (option == OPTION_VERSIONS)
         return weir_cli_number("demo", "--versions", optarg, 1, WEIR_DEMO_MAX_VERSIONS,
@@ -174,6 +179,18 @@ static json_t *seconds_json(const weir_demo_version *version)
     return seconds;
 }
 
+/* Of all versions; what a process takes it keeps. */
+static uint64_t most_memory(const weir_demo *demo, bool trainers)
+{
+    uint64_t most_bytes = 0;
+    for (uint64_t i = 0; i < demo->n_done; i++) {
+        const weir_demo_version *version = &demo->versions[i];
+        uint64_t n_bytes = trainers ? version->trainer_memory_bytes : version->worker_memory_bytes;
+        most_bytes = n_bytes > most_bytes ? n_bytes : most_bytes;
+    }
+    return most_bytes;
+}
+
 static json_t *result_json(const weir_demo *demo)
 {
     json_t *refits = json_array(), *stops = json_array();
@@ -182,12 +199,14 @@ static json_t *result_json(const weir_demo *demo)
         json_array_append_new(stops, seconds_json(&demo->versions[i]));
     }
     return json_pack(
-        "{s:b, s:I, s:i, s:i, s:i, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f}", "verified",
-        all_verified(demo), "versions", (json_int_t)demo->n_done, "trainer_ranks", demo->n_trainers,
-        "replicas", demo->n_replicas, "workers", demo->n_workers, "bytes_per_version",
-        (json_int_t)demo->versions[0].n_bytes, "bytes_of_all_workers",
-        (json_int_t)demo->versions[0].total_bytes, "parameters_compared",
-        (json_int_t)demo->versions[0].n_parameters, "refit_seconds", refits, "stop_seconds", stops,
+        "{s:b, s:s, s:I, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f}",
+        "verified", all_verified(demo), "mode", demo->options->mode, "versions",
+        (json_int_t)demo->n_done, "trainer_ranks", demo->n_trainers, "replicas", demo->n_replicas,
+        "workers", demo->n_workers, "bytes_per_version", (json_int_t)demo->versions[0].n_bytes,
+        "bytes_of_all_workers", (json_int_t)demo->versions[0].total_bytes, "parameters_compared",
+        (json_int_t)demo->versions[0].n_parameters, "trainer_memory_bytes",
+        (json_int_t)most_memory(demo, true), "worker_memory_bytes",
+        (json_int_t)most_memory(demo, false), "refit_seconds", refits, "stop_seconds", stops,
         "gb_per_s", median_of(demo, pick_rate), "limit_gb_per_s", demo->limit_gb_per_s,
         "fraction_of_limit",
         demo->limit_gb_per_s > 0 ? median_of(demo, pick_rate) / demo->limit_gb_per_s : 0.0);
@@ -228,6 +247,10 @@ static void print_summary(const weir_demo *demo)
     if (demo->limit_gb_per_s > 0)
         printf(", %.0f %% of what all cores can copy (%.2f GB/s, same run)",
                100 * rate / demo->limit_gb_per_s, demo->limit_gb_per_s);
+    printf("\nmode %s: %s to the largest worker; memory of the largest trainer rank %s",
+           demo->options->mode, weir_cli_bytes_text(last->n_bytes).text,
+           weir_cli_bytes_text(most_memory(demo, true)).text);
+    printf(", of the largest worker %s", weir_cli_bytes_text(most_memory(demo, false)).text);
     printf("\nlast refit: %llu allocations, %llu registrations, %llu plans, %llu connections "
            "on the replicas\n",
            (unsigned long long)last->counters.allocations,
@@ -295,7 +318,7 @@ static int count_processes(weir_demo_options *wanted, weir_demo *demo)
 
 int weir_cmd_demo(int argc, char **argv)
 {
-    weir_demo_options wanted = { .n_versions = 5, .seed = 1 };
+    weir_demo_options wanted = { .n_versions = 5, .seed = 1, .mode = "kernel" };
     for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
         int code = option == WEIR_CLI_BAD_OPTION ? WEIR_EXIT_USAGE : take_option(option, &wanted);
         if (code != WEIR_EXIT_OK)
@@ -307,6 +330,9 @@ int weir_cmd_demo(int argc, char **argv)
         strcmp(wanted.install, "direct") != 0)
         return weir_cli_usage_error("demo", "--install takes staged or direct, got '%s'",
                                     wanted.install);
+    if (strcmp(wanted.mode, "kernel") != 0 && strcmp(wanted.mode, "checkpoint") != 0)
+        return weir_cli_usage_error("demo", "--mode takes kernel or checkpoint, got '%s'",
+                                    wanted.mode);
     if (wanted.model_dir == NULL && wanted.family == NULL)
         wanted.family = "glm_moe_dsa";
     if (wanted.preset == NULL)

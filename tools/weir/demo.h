@@ -19,6 +19,7 @@ typedef struct weir_demo_options {
     const char *experts, *owners, *naming; /* NULL: contiguous, hf */
     const char *device;                    /* NULL: host memory */
     const char *window;                    /* NULL: trainer ranks keep versions whole */
+    const char *mode;                      /* what travels, "kernel" or "checkpoint" */
     uint64_t n_versions, seed;
     bool as_json, keep;
 } weir_demo_options;
@@ -32,7 +33,8 @@ typedef struct weir_demo_version {
     uint64_t n_parameters;    /* compared, all workers together */
     uint64_t total_bytes;     /* that all workers received */
     bool verified;
-    weir_counters counters; /* of the replicas, summed */
+    weir_counters counters;                             /* of the replicas, summed */
+    uint64_t trainer_memory_bytes, worker_memory_bytes; /* the largest process of either side */
 } weir_demo_version;
 
 typedef struct weir_demo {

@@ -137,7 +137,9 @@ static bool start_trainer(weir_demo *demo, int rank)
     weir_arguments_add(&list, "--device", demo->options->device);
     weir_arguments_add(&list, "--delivery", "pull");
     weir_arguments_add(&list, "--window", demo->options->window);
-    snprintf(n_replicas, sizeof(n_replicas), "%d", demo->n_replicas);
+    weir_arguments_add(&list, "--wire", demo->options->mode);
+    bool whole = strcmp(demo->options->mode, "checkpoint") == 0; /* each worker reads for itself */
+    snprintf(n_replicas, sizeof(n_replicas), "%d", whole ? demo->n_workers : demo->n_replicas);
     weir_arguments_add(&list, "--replicas", demo->options->window != NULL ? n_replicas : NULL);
     add_common(&list, demo);
     return weir_child_start(&demo->trainers[rank], name, list.items);
@@ -159,6 +161,7 @@ static bool start_worker(weir_demo *demo, int index)
     weir_arguments_add(&list, "--name", name);
     weir_arguments_add(&list, "--install", demo->options->install);
     weir_arguments_add(&list, "--worker", worker);
+    weir_arguments_add(&list, "--wire", demo->options->mode);
     weir_arguments_add(&list, "--device", demo->options->device);
     add_common(&list, demo);
     return weir_child_start(&demo->workers[index], name, list.items);
@@ -239,6 +242,12 @@ static void take_seconds(const json_t *report, weir_demo_version *into)
     }
 }
 
+static void take_memory(const json_t *report, uint64_t *most_bytes)
+{
+    uint64_t n_bytes = (uint64_t)real_of(report, "memory_bytes");
+    *most_bytes = n_bytes > *most_bytes ? n_bytes : *most_bytes;
+}
+
 static void take_counters(const json_t *report, weir_counters *into)
 {
     const json_t *counters = json_object_get(report, "counters");
@@ -290,6 +299,7 @@ static bool refit(weir_demo *demo, weir_demo_version *result)
         if (report == NULL)
             return false;
         take_seconds(report, result);
+        take_memory(report, &result->trainer_memory_bytes);
         json_decref(report);
     }
     for (int i = 0; i < demo->n_workers; i++) {
@@ -298,6 +308,7 @@ static bool refit(weir_demo *demo, weir_demo_version *result)
             return false;
         take_seconds(report, result);
         take_counters(report, &result->counters);
+        take_memory(report, &result->worker_memory_bytes);
         uint64_t received = (uint64_t)real_of(report, "bytes");
         result->n_bytes = received > result->n_bytes ? received : result->n_bytes;
         result->total_bytes += received;

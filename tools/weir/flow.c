@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "process_memory.h"
+
 static int take_ignore(const char *verb, weir_flow_options *flow)
 {
     if (flow->n_ignore == WEIR_FLOW_MAX_IGNORE)
@@ -203,14 +205,15 @@ json_t *weir_flow_report_json(const char *what, const weir_report *report)
                                 json_real(report->seconds[stop]));
     }
     return json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:{s:I, s:I, s:I, s:I}}", "event", what,
+        "{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:{s:I, s:I, s:I, s:I}}", "event", what,
         "read_from", report->read_from, "version", (json_int_t)report->version, "tensors",
-        (json_int_t)report->n_tensors, "bytes", (json_int_t)report->n_bytes, "waited_seconds",
-        report->waited_seconds, "total_seconds", report->total_seconds, "gb_per_s",
-        rate_of(report) * 1e-9, "seconds", seconds, "counters", "allocations",
-        (json_int_t)report->counters.allocations, "registrations",
-        (json_int_t)report->counters.registrations, "plans", (json_int_t)report->counters.plans,
-        "connections", (json_int_t)report->counters.connections);
+        (json_int_t)report->n_tensors, "bytes", (json_int_t)report->n_bytes, "memory_bytes",
+        (json_int_t)weir_process_memory_now().own_bytes, "waited_seconds", report->waited_seconds,
+        "total_seconds", report->total_seconds, "gb_per_s", rate_of(report) * 1e-9, "seconds",
+        seconds, "counters", "allocations", (json_int_t)report->counters.allocations,
+        "registrations", (json_int_t)report->counters.registrations, "plans",
+        (json_int_t)report->counters.plans, "connections",
+        (json_int_t)report->counters.connections);
 }
 
 void weir_flow_print_line(json_t *taken)
