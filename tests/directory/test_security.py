@@ -152,6 +152,32 @@ class SecurityTest(FlowCase):
         said = self.refit(("--transport", "file"), ("--transport", "file"))
         self.assertEqual(said["counters"]["connections"], 0)
 
+    def put_token(self, text):
+        """As programs do it that leave nothing half done."""
+        with open(self.file("next"), "w", opener=lambda path, flags: os.open(path, flags, 0o600),
+                  encoding="ascii") as file:
+            file.write(text + "\n")
+        os.replace(self.file("next"), self.file("rotating"))
+
+    def test_a_fleet_goes_on_when_its_token_is_rotated(self):
+        self.put_token("the-first")
+        directory = self.start("serve", "--listen", "127.0.0.1:0", "--json",
+                               *self.shows("server", token="rotating"))
+        self.address = directory.line()["address"]
+        self.flow = ["--directory", self.address, *self.open_flow[2:],
+                     *self.shows(token="rotating")]
+        trainers = self.trainers_of("--transport", "file")
+        replica = self.replica("one", "--follow", "--transport", "file")
+        for version in (1, 2):
+            for trainer in trainers:
+                trainer.send(self.checkpoint(version))
+            self.expect_installed(replica, version)
+            self.put_token("the-second")
+        self.verify("one", 2)
+        error = self.call(self.channel(), "the-third")
+        self.assertEqual(error.code(), grpc.StatusCode.UNAUTHENTICATED)
+        self.assertEqual(self.call(self.channel(), "the-second").code(), grpc.StatusCode.NOT_FOUND)
+
     def test_versions_are_pushed_over_a_link_within_tls(self):
         info = subprocess.run([WEIR, "info"], capture_output=True, text=True, timeout=WAIT_S,
                               check=True).stdout
