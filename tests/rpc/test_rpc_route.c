@@ -292,11 +292,43 @@ static void test_a_silent_one_has_its_part_of_the_time(void **state)
 
 /* ---- a name with several addresses -----------------------------------------------------------*/
 
+/* Nobody listens there, and nobody else can. -1: somebody does. */
+static int hold(uint32_t host, const char *port)
+{
+    const struct sockaddr_in address = { .sin_family = AF_INET,
+                                         .sin_port = htons((uint16_t)atoi(port)),
+                                         .sin_addr.s_addr = htonl(INADDR_LOOPBACK + host) };
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* A server at 127.0.0.3 whose port is free, and stays so, at the name's other addresses. */
+static void open_last(answerer *last, int held[2])
+{
+    for (int i = 0; i < 100; i++) {
+        answerer_open(last, "127.0.0.3:0");
+        const char *port = strrchr(last->address, ':') + 1;
+        held[0] = hold(0, port);
+        held[1] = held[0] >= 0 ? hold(1, port) : -1;
+        if (held[1] >= 0)
+            return;
+        if (held[0] >= 0)
+            close(held[0]);
+        answerer_close(last);
+    }
+    fail_msg("no port is free at three addresses");
+}
+
 static void test_every_address_of_a_name_is_tried(void **state)
 {
     fixture *f = *state;
     answerer last = { .code = WEIR_RPC_OK };
-    answerer_open(&last, "127.0.0.3:0");
+    int held[2];
+    open_last(&last, held);
     char name[64];
     snprintf(name, sizeof(name), "many.test%s", strrchr(last.address, ':'));
     weir_rpc_client_close(f->client);
@@ -309,15 +341,19 @@ static void test_every_address_of_a_name_is_tried(void **state)
         snprintf(cause, sizeof(cause), "127.0.0.%u: cannot connect: Connection refused", i);
         assert_non_null(strstr(weir_last_error(), cause));
     }
+    close(held[0]);
+    close(held[1]);
 }
 
 static void test_another_address_of_the_name_answers_for_one_that_cannot(void **state)
 {
     fixture *f = *state;
     answerer first = { .code = WEIR_RPC_UNAVAILABLE }, last = { .code = WEIR_RPC_OK };
-    answerer_open(&last, "127.0.0.3:0");
+    int held[2];
+    open_last(&last, held);
     char listen[64], name[64];
     const char *port = strrchr(last.address, ':');
+    close(held[0]); /* for the first */
     snprintf(listen, sizeof(listen), "127.0.0.1%s", port);
     snprintf(name, sizeof(name), "many.test%s", port);
     answerer_open(&first, listen);
@@ -331,6 +367,7 @@ static void test_another_address_of_the_name_answers_for_one_that_cannot(void **
     assert_int_equal(echo_call(f->client, "x", TIMEOUT_MS, &f->arena, NULL), WEIR_ERR_PEER_LOST);
     answerer_close(&first);
     answerer_close(&last);
+    close(held[1]);
 }
 
 int main(void)
