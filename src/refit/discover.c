@@ -526,6 +526,20 @@ static bool is_late(weir_replica *replica, const weir_discovery *out, weir_statu
     return true;
 }
 
+/* A source that has not got what the directory says it has is as good as gone. */
+static weir_status try_again(weir_replica *replica, weir_search *search, const weir_discovery *out,
+                             weir_status status)
+{
+    bool was_lost = search->has_lost;
+    if (status == WEIR_ERR_NOT_FOUND)
+        status = WEIR_ERR_PEER_LOST;
+    weir_status again = weir_search_again(replica, search, status);
+    if (again == status && was_lost)
+        weir_error_prefix("version %" PRIu64 " of %s could not be read within %.1f s", out->version,
+                          replica->worker.model, replica->worker.timeout_ms / 1e3);
+    return again;
+}
+
 static weir_status discover(weir_replica *replica, weir_search *search, weir_discovery *out)
 {
     for (;;) {
@@ -533,17 +547,12 @@ static weir_status discover(weir_replica *replica, weir_search *search, weir_dis
         if (status == WEIR_OK || out->lease_id[0] == '\0')
             return status;
         weir_status again = status;
-        if (is_late(replica, out, status) && search->version == WEIR_LATEST) {
+        if (!is_late(replica, out, status)) {
+            again = try_again(replica, search, out, status);
+        } else if (search->version == WEIR_LATEST) {
             weir_log(WEIR_LOG_INFO, "replica %s waits for the next version: %s", replica->worker.id,
                      weir_last_error());
             again = WEIR_OK;
-        } else {
-            bool was_lost = search->has_lost;
-            again = weir_search_again(replica, search, status);
-            if (again == status && was_lost)
-                weir_error_prefix("version %" PRIu64 " of %s could not be read within %.1f s",
-                                  out->version, replica->worker.model,
-                                  replica->worker.timeout_ms / 1e3);
         }
         if (again != WEIR_OK) {
             weir_stop_refuse(replica, out, again);
