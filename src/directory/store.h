@@ -129,7 +129,8 @@ weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *s
  * open attempt has from a worker of a smaller generation was started anew: when it offers another
  * content, or other slots, that attempt is ABORTED, because a version never mixes two states of a
  * model, and the next one is made. An attempt with other slots whose publishers are all gone is
- * over likewise. (Contents of which one is "" are not compared: ModelExpress lets several workers
+ * over likewise. A worker that was there before the ended attempt was begun is of the older state:
+ * ERR_REFUSED. (Contents of which one is "" are not compared: ModelExpress lets several workers
  * offer a slot.) The version's run must be given. */
 weir_status weir_store_publish_shard(weir_store *store, const weir_store_version *request,
                                      const weir_store_shard *shard, uint64_t salt, uint64_t now_ms,
