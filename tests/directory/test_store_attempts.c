@@ -285,6 +285,12 @@ static int compare_workers(const void *a, const void *b)
                   (*(Weir__Store__Worker *const *)b)->worker_id);
 }
 
+static void sort(void *list, size_t n, int (*compare)(const void *, const void *))
+{
+    if (n > 1) /* an empty list is NULL */
+        qsort(list, n, sizeof(void *), compare);
+}
+
 /* The bytes less what tells of the way, and nothing else depends on: counters, uids, reasons, and
  * in which order who came. */
 static uint64_t hash_state(const node *at)
@@ -299,10 +305,10 @@ static uint64_t hash_state(const node *at)
         Weir__Store__Version *version = message->versions[i];
         memset(version->uid, '0' + (int)version->attempt, strlen(version->uid));
         memset(version->reason, '\0', strlen(version->reason));
-        qsort(version->shards, version->n_shards, sizeof(*version->shards), compare_shards);
+        sort(version->shards, version->n_shards, compare_shards);
     }
-    qsort(message->sources, message->n_sources, sizeof(*message->sources), compare_sources);
-    qsort(message->workers, message->n_workers, sizeof(*message->workers), compare_workers);
+    sort(message->sources, message->n_sources, compare_sources);
+    sort(message->workers, message->n_workers, compare_workers);
     for (int n = 0; n <= MAX_ATTEMPTS + 1; n++)
         memset(own.attempts[n].uid, 0, sizeof(own.attempts[n].uid));
     own.next = NULL;
