@@ -103,6 +103,8 @@ typedef struct weir_map_entry {
     uint64_t part_rows[WEIR_MAX_PARTS]; /* all 0: the sources hold equal parts */
     bool tied;                        /* embeddings that the head is made of too: an engine whose
                                          layers are spread over stages has them on the last as well */
+    size_t bundle;                    /* the first of the entries that engines make one parameter of,
+                                         of layout "checkpoint"; else this entry's own number */
 } weir_map_entry;
 
 /* A parameter that the replica computes from another after each install. */

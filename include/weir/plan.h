@@ -88,7 +88,7 @@ WEIR_API void weir_plan_close(weir_plan *plan); /* accepts NULL */
 WEIR_API const weir_plan_copy *weir_plan_copies(const weir_plan *plan, size_t *out_n_copies);
 WEIR_API uint64_t weir_plan_bytes(const weir_plan *plan);
 
-/* Which of n_ranks owns each entry of a mapping: whole entries, largest first, to the rank with the
+/* Which of n_ranks owns each entry of a mapping: whole bundles, largest first, to the rank with the
  * fewest bytes so far; ties to the lowest index. Deterministic. owners has one number per entry. */
 WEIR_API weir_status weir_plan_owners(const weir_mapping *mapping, uint32_t n_ranks,
                                       uint32_t *owners);

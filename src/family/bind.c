@@ -371,6 +371,7 @@ static weir_status add_entry(binder *b, const row_site *site, const weir_convers
         .keep = site->row->conversion != NULL,
         .layer = site->layer,
         .shape = *shape,
+        .bundle = m->n_entries - 1,
     };
     m->n_bound += site->n_found;
     return describe_cut(b, site, entry);

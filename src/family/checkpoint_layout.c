@@ -18,6 +18,7 @@ typedef struct pair {
     const weir_mapping *trainer; /* of the sources */
     const weir_mapping *named;   /* of the checkpoint that config.json describes */
     const weir_conversion *bf16, *fp32;
+    size_t bundle; /* the first entry of the parameter at hand */
 } pair;
 
 /* ---- sizes -----------------------------------------------------------------------------------*/
@@ -78,6 +79,7 @@ static weir_status add_entry(pair *p, const char *name, const weir_map_entry *en
     added->name = weir_arena_strdup(&m->arena, name);
     added->conversion = full ? p->fp32 : p->bf16;
     added->first_parameter = m->n_parameters;
+    added->bundle = p->bundle;
     added->cut = WEIR_CUT_NONE;
     added->n_parts = added->n_sources;
     memset(added->units, 0, sizeof(added->units));
@@ -188,8 +190,10 @@ static weir_status add_all(pair *p, bool of_layers)
     weir_status status = WEIR_OK;
     for (size_t i = 0; i < p->named->n_entries && status == WEIR_OK; i++) {
         const weir_map_entry *named = &p->named->entries[i];
-        if ((named->layer >= 0) == of_layers)
-            status = is_one(named) ? add_whole(p, i) : add_slices(p, i);
+        if ((named->layer >= 0) != of_layers)
+            continue;
+        p->bundle = p->mapping->n_entries;
+        status = is_one(named) ? add_whole(p, i) : add_slices(p, i);
     }
     return status;
 }

@@ -23,7 +23,8 @@ static int compare_weights(const void *a, const void *b)
 
 static weir_status weigh(const weir_mapping *mapping, weighed_entry *weights)
 {
-    size_t n_parameters;
+    size_t n_parameters, n_entries;
+    const weir_map_entry *entries = weir_mapping_entries(mapping, &n_entries);
     const weir_parameter *parameters = weir_mapping_parameters(mapping, &n_parameters);
     for (size_t i = 0; i < n_parameters; i++) {
         uint64_t n_bytes;
@@ -32,7 +33,7 @@ static weir_status weigh(const weir_mapping *mapping, weighed_entry *weights)
         weir_status status = weir_tensor_bytes(parameters[i].dtype, &parameters[i].shape, &n_bytes);
         if (status != WEIR_OK)
             return status;
-        weights[parameters[i].entry].n_bytes += n_bytes;
+        weights[entries[parameters[i].entry].bundle].n_bytes += n_bytes;
     }
     return WEIR_OK;
 }
@@ -40,7 +41,7 @@ static weir_status weigh(const weir_mapping *mapping, weighed_entry *weights)
 weir_status weir_plan_owners(const weir_mapping *mapping, uint32_t n_ranks, uint32_t *owners)
 {
     size_t n_entries;
-    weir_mapping_entries(mapping, &n_entries);
+    const weir_map_entry *entries = weir_mapping_entries(mapping, &n_entries);
     if (n_ranks == 0)
         return weir_fail(WEIR_ERR_INVALID, "0 ranks cannot own anything");
     weighed_entry *weights = weir_alloc_zeroed(n_entries, sizeof(*weights));
@@ -53,6 +54,8 @@ weir_status weir_plan_owners(const weir_mapping *mapping, uint32_t n_ranks, uint
         qsort(weights, n_entries, sizeof(*weights), compare_weights);
     for (size_t i = 0; i < n_entries && status == WEIR_OK; i++) {
         uint32_t rank = 0;
+        if (entries[weights[i].entry].bundle != weights[i].entry)
+            continue;
         for (uint32_t r = 1; r < n_ranks; r++) {
             if (loads[r] < loads[rank])
                 rank = r;
@@ -60,6 +63,8 @@ weir_status weir_plan_owners(const weir_mapping *mapping, uint32_t n_ranks, uint
         loads[rank] += weights[i].n_bytes;
         owners[weights[i].entry] = rank;
     }
+    for (size_t i = 0; i < n_entries && status == WEIR_OK; i++)
+        owners[i] = owners[entries[i].bundle];
     weir_free(loads);
     weir_free(weights);
     return status;

@@ -82,6 +82,24 @@ void weir_attendance_close(weir_attendance *a)
 
 /* ---- ready -----------------------------------------------------------------------------------*/
 
+bool weir_attend_by_windows(const weir_replica *replica)
+{
+    return replica->mode == WEIR_INSTALL_STAGED || replica->schedule.loads;
+}
+
+/* Into a live parameter, or the loader; of a tensor that the loader does not need anywhere: no byte
+ * of it is kept. */
+static unsigned char *target_of(weir_attendance *a, const weir_plan_copy *planned)
+{
+    const weir_replica *replica = a->replica;
+    if (!replica->schedule.loads)
+        return (unsigned char *)replica->live[planned->parameter].data + planned->parameter_offset;
+    a->tensors[planned->shard] = planned->parameter;
+    return replica->loader->tensors[planned->parameter].group != WEIR_ANY
+               ? weir_loader_at(replica->loader, planned->parameter)
+               : replica->loader->buffers[0];
+}
+
 /* Where each shard of this rank goes; NULL for one that another rank sends. */
 static weir_status aim(weir_attendance *a, size_t source)
 {
@@ -91,7 +109,11 @@ static weir_status aim(weir_attendance *a, size_t source)
     a->targets = weir_arena_zeroed(&a->arena, n, sizeof(*a->targets));
     a->received_bytes = weir_arena_zeroed(&a->arena, n, sizeof(*a->received_bytes));
     a->digests = weir_arena_zeroed(&a->arena, n, sizeof(*a->digests));
-    if (a->targets == NULL || a->received_bytes == NULL || a->digests == NULL)
+    a->tensors = NULL;
+    if (schedule->loads)
+        a->tensors = weir_arena_zeroed(&a->arena, n, sizeof(*a->tensors));
+    if (a->targets == NULL || a->received_bytes == NULL || a->digests == NULL ||
+        (schedule->loads && a->tensors == NULL))
         return WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < schedule->n_copies; i++) {
         const weir_plan_copy *planned = &schedule->planned[i];
@@ -102,8 +124,7 @@ static weir_status aim(weir_attendance *a, size_t source)
             return weir_fail(WEIR_ERR_LAYOUT,
                              "%s: %s pushes all of it, but part of it comes from another rank",
                              shard->name, a->remote->who);
-        a->targets[planned->shard] =
-            (unsigned char *)a->replica->live[planned->parameter].data + planned->parameter_offset;
+        a->targets[planned->shard] = target_of(a, planned);
     }
     for (size_t s = 0; s < n; s++) {
         if (a->targets[s] == NULL)
@@ -120,7 +141,7 @@ static weir_status send_ready(weir_attendance *a, size_t source, const weir_disc
 {
     weir_replica *replica = a->replica;
     const weir_participant *before = &replica->schedule.participants[source > 0 ? source - 1 : 0];
-    bool staged = replica->mode == WEIR_INSTALL_STAGED;
+    bool staged = weir_attend_by_windows(replica);
     weir_round_ready ready = { .version = discovery->version,
                                .version_uid = discovery->uid,
                                .staged = staged,
@@ -402,12 +423,15 @@ weir_status weir_stop_attend(weir_replica *replica, const weir_discovery *discov
 {
     weir_status status = WEIR_OK;
     *out_paused = *out_landed = false;
-    if (replica->mode == WEIR_INSTALL_STAGED)
+    if (weir_attend_by_windows(replica))
         status = weir_windows_open(replica);
+    if (status == WEIR_OK && replica->schedule.loads)
+        status = weir_load_begin(replica);
     for (size_t p = 0; p < replica->schedule.n_participants && status == WEIR_OK; p++) {
         status = attend_participant(replica, p, discovery, out_paused);
         const weir_attendance *a = replica->schedule.participants[p].attendance;
-        *out_landed |= a != NULL && a->exposed;
+        *out_landed |=
+            replica->schedule.loads ? replica->loader->has_written : a != NULL && a->exposed;
     }
     return status;
 }

@@ -37,8 +37,9 @@ typedef struct weir_attendance {
     weir_turn turns[WEIR_TURNS];
 
     /* Of the round at hand. */
-    weir_arena arena;         /* what is as long as the rank's shards */
-    unsigned char **targets;  /* where each shard lies among the live parameters */
+    weir_arena arena;        /* what is as long as the rank's shards */
+    unsigned char **targets; /* where each shard lies among the live parameters, or in the loader */
+    uint32_t *tensors;       /* which of the loader's each is; NULL without a loader */
     uint64_t *received_bytes; /* of each shard */
     weir_digest *digests;     /* of what was received and verified */
     weir_arena scratch;       /* of one message */
@@ -55,6 +56,9 @@ typedef struct weir_attendance {
 weir_status weir_attendance_open(struct weir_replica *replica, weir_remote *remote,
                                  weir_attendance **out);
 void weir_attendance_close(weir_attendance *attendance); /* accepts NULL */
+
+/* Whether bytes come through windows: staged, or on their way to a loader. */
+bool weir_attend_by_windows(const struct weir_replica *replica);
 
 /* turn.c. Takes in a step that was told: checks it against the rank's layout and begins to verify
  * it and to pass it on. */

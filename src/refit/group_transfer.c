@@ -298,7 +298,7 @@ static weir_status finish_part(group_pass *pass, weir_participant *participant, 
     if (status != WEIR_OK)
         return status;
     if (pass->loads)
-        weir_loader_landed(pass->replica->loader, part->load);
+        weir_loader_landed(pass->replica->loader, part->load, 1);
     reading->done_bytes += n_bytes;
     participant->read_ended_s = weir_now_s();
     reading->part++;

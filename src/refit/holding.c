@@ -398,7 +398,7 @@ weir_status weir_replica_places(weir_replica *replica, const weir_shard *shards,
     weir_round_places places = { .transport = serving->ops->name, .n_regions = replica->n_regions };
     weir_status status =
         serving->ops->address(serving->transport, &places.address, &places.address_bytes);
-    if (status == WEIR_OK && replica->mode == WEIR_INSTALL_STAGED) {
+    if (status == WEIR_OK && weir_attend_by_windows(replica)) {
         status = list_windows(replica, scratch, &places);
     } else if (status == WEIR_OK) {
         status = list_regions(replica, scratch, &places.regions);

@@ -17,7 +17,7 @@
 #include "base/error.h"
 #include "refit/replica.h"
 
-weir_status weir_windows_open(weir_replica *replica)
+static weir_status open_undo(weir_replica *replica)
 {
     uint64_t n_bytes = 0;
     weir_status status = WEIR_OK;
@@ -27,8 +27,14 @@ weir_status weir_windows_open(weir_replica *replica)
             weir_tensor_bytes(replica->live[i].dtype, &replica->live[i].shape, &parameter_bytes);
         n_bytes += replica->wanted[i].entry != SIZE_MAX ? parameter_bytes : 0;
     }
-    if (status == WEIR_OK)
-        status = weir_undo_begin(&replica->undo, replica->work, n_bytes);
+    return status == WEIR_OK ? weir_undo_begin(&replica->undo, replica->work, n_bytes) : status;
+}
+
+weir_status weir_windows_open(weir_replica *replica)
+{
+    weir_status status = WEIR_OK;
+    if (replica->mode == WEIR_INSTALL_STAGED)
+        status = open_undo(replica);
     if (status != WEIR_OK || replica->windows != NULL)
         return status;
     if (replica->serving.ops == NULL)

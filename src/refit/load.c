@@ -6,26 +6,56 @@
  */
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "refit/replica.h"
 
-weir_status weir_load_open(weir_replica *replica)
+/* The loader there is goes. */
+static weir_status open_loader(weir_replica *replica, const uint32_t *senders)
 {
-    if (replica->wire != WEIR_WIRE_CHECKPOINT)
-        return WEIR_OK;
+    weir_loader *loader = NULL;
     weir_loader_options options = { .settings = &replica->settings,
                                     .mesh = &replica->mesh,
                                     .is_part = replica->mesh_text[0] != '\0',
                                     .worker = replica->mesh_worker,
                                     .parameters = replica->wanted,
-                                    .n_parameters = replica->n_parameters };
+                                    .n_parameters = replica->n_parameters,
+                                    .senders = senders };
+    weir_status status = weir_loader_open(&options, &loader);
+    if (status != WEIR_OK)
+        return status;
+    weir_loader_close(replica->loader);
+    replica->loader = loader;
+    return WEIR_OK;
+}
+
+weir_status weir_load_open(weir_replica *replica)
+{
+    if (replica->wire == WEIR_WIRE_KERNEL)
+        return WEIR_OK;
+    if (replica->wire != WEIR_WIRE_CHECKPOINT)
+        return weir_fail(WEIR_ERR_INVALID, "wire %d: there are kernel (0) and checkpoint (1)",
+                         (int)replica->wire);
+    if (replica->window_bytes == 0)
+        return weir_fail(WEIR_ERR_INVALID, "window_bytes is too little for what is pushed");
     replica->targets =
         weir_arena_zeroed(&replica->arena, replica->n_parameters, sizeof(*replica->targets));
-    if (replica->targets == NULL)
+    return replica->targets != NULL ? open_loader(replica, NULL) : WEIR_ERR_NO_MEMORY;
+}
+
+weir_status weir_load_arrange(weir_replica *replica)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    if (!schedule->loads || !schedule->pushed || schedule->n_participants == 1)
+        return WEIR_OK;
+    uint32_t *senders = weir_alloc_zeroed(replica->loader->n_wanted, sizeof(*senders));
+    if (senders == NULL)
         return WEIR_ERR_NO_MEMORY;
-    weir_loader_close(replica->loader);
-    replica->loader = NULL;
-    return weir_loader_open(&options, &replica->loader);
+    for (size_t i = 0; i < schedule->n_copies; i++)
+        senders[schedule->planned[i].parameter] = schedule->planned[i].source;
+    weir_status status = open_loader(replica, senders);
+    weir_free(senders);
+    return status;
 }
 
 static bool loads(const weir_replica *replica)
@@ -73,31 +103,45 @@ weir_status weir_load_check_wire(const weir_replica *replica, const weir_remote 
                      wanted[0].compile_target, wanted[0].compile_metadata);
 }
 
+/* Of what is read each part counts; of what is pushed each byte. */
+static void expect(weir_replica *replica)
+{
+    weir_loader *loader = replica->loader;
+    const weir_landing *landing = &replica->schedule.landing;
+    weir_loader_begin(loader);
+    for (size_t k = 0; k < landing->n_parts; k++)
+        weir_loader_expect(loader, landing->parts[k].load, 1);
+    for (size_t i = 0; i < loader->n_wanted && replica->schedule.pushed; i++) {
+        if (loader->tensors[i].group != WEIR_ANY)
+            weir_loader_expect(loader, loader->tensors[i].group, loader->tensors[i].n_bytes);
+    }
+}
+
 weir_status weir_load_begin(weir_replica *replica)
 {
-    const weir_landing *landing = &replica->schedule.landing;
     bool taken = false;
+    bool beside = replica->mode == WEIR_INSTALL_STAGED && !replica->schedule.pushed;
     weir_status status = weir_loader_reserve(replica->loader, replica->work, &taken);
     replica->worker.counters.allocations += taken ? WEIR_LOADER_BUFFERS : 0;
     if (status != WEIR_OK)
         return status;
     for (size_t i = 0; i < replica->n_parameters; i++)
-        replica->targets[i] = replica->mode == WEIR_INSTALL_DIRECT
-                                  ? replica->live[i].data
-                                  : replica->staging + replica->staging_offset[i];
-    weir_loader_begin(replica->loader);
-    for (size_t k = 0; k < landing->n_parts; k++)
-        weir_loader_expect(replica->loader, landing->parts[k].load);
+        replica->targets[i] =
+            beside ? replica->staging + replica->staging_offset[i] : replica->live[i].data;
+    expect(replica);
     return WEIR_OK;
 }
 
 weir_status weir_load_convert(weir_replica *replica, bool *out_any)
 {
     weir_status status = WEIR_OK;
+    bool undoes = replica->schedule.pushed && replica->mode == WEIR_INSTALL_STAGED;
+    weir_undo *undo = undoes ? &replica->undo : NULL;
     *out_any = false;
     while (status == WEIR_OK && weir_loader_is_ready(replica->loader)) {
         *out_any = true;
-        status = weir_loader_convert(replica->loader, replica->targets, replica->worker.timeout_ms);
+        status = weir_loader_convert(replica->loader, replica->targets, undo,
+                                     replica->worker.timeout_ms);
     }
     return status;
 }

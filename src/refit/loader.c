@@ -81,16 +81,17 @@ void weir_loader_begin(weir_loader *loader)
 {
     memset(loader->left, 0, loader->n_groups * sizeof(*loader->left));
     loader->next = 0;
+    loader->has_written = false;
 }
 
-void weir_loader_expect(weir_loader *loader, uint32_t group)
+void weir_loader_expect(weir_loader *loader, uint32_t group, uint64_t amount)
 {
-    loader->left[group]++;
+    loader->left[group] += amount;
 }
 
-void weir_loader_landed(weir_loader *loader, uint32_t group)
+void weir_loader_landed(weir_loader *loader, uint32_t group, uint64_t amount)
 {
-    loader->left[group]--;
+    loader->left[group] -= amount;
 }
 
 bool weir_loader_has_room(const weir_loader *loader, uint32_t group)
@@ -103,9 +104,35 @@ bool weir_loader_is_ready(const weir_loader *loader)
     return loader->next < loader->n_groups && loader->left[loader->next] == 0;
 }
 
-weir_status weir_loader_convert(weir_loader *loader, unsigned char *const *parameters,
-                                unsigned timeout_ms)
+/* Keeps what the group is about to replace. A note whose copy was not made would be undone with
+ * bytes that were never there. */
+static weir_status keep_replaced(weir_loader *loader, unsigned char *const *parameters,
+                                 weir_undo *undo, unsigned timeout_ms)
 {
+    size_t n = 0, n_before = undo->n_entries;
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < loader->n_outputs && status == WEIR_OK; i++) {
+        const weir_loader_output *output = &loader->outputs[i];
+        if (output->group == loader->next)
+            status = weir_undo_note(undo, parameters[output->parameter] + output->offset,
+                                    output->n_bytes, &loader->copies[n++]);
+    }
+    if (status == WEIR_OK)
+        status = weir_task_copy(loader->task, WEIR_LANE_KEEP, loader->copies, n);
+    if (status == WEIR_OK)
+        status = weir_task_wait(loader->task, timeout_ms);
+    if (status != WEIR_OK)
+        weir_undo_forget(undo, n_before); /* nothing of the group is written */
+    return status;
+}
+
+weir_status weir_loader_convert(weir_loader *loader, unsigned char *const *parameters,
+                                weir_undo *undo, unsigned timeout_ms)
+{
+    weir_status status =
+        undo != NULL ? keep_replaced(loader, parameters, undo, timeout_ms) : WEIR_OK;
+    if (status != WEIR_OK)
+        return status;
     size_t first = loader->first_jobs[loader->next];
     size_t n = loader->first_jobs[loader->next + 1] - first;
     for (size_t j = first; j < first + n; j++) {
@@ -113,8 +140,8 @@ weir_status weir_loader_convert(weir_loader *loader, unsigned char *const *param
         for (size_t o = 0; o < loader->args[j].conversion->n_outputs; o++)
             loader->args[j].outputs[o] = parameters[target->parameters[o]] + target->offsets[o];
     }
-    weir_status status =
-        weir_task_convert(loader->task, WEIR_LANE_COMPUTE, loader->args + first, n);
+    loader->has_written = true;
+    status = weir_task_convert(loader->task, WEIR_LANE_COMPUTE, loader->args + first, n);
     if (status == WEIR_OK)
         status = weir_task_wait(loader->task, timeout_ms);
     if (status == WEIR_OK)

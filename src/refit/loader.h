@@ -14,6 +14,7 @@
 
 #include "base/arena.h"
 #include "refit/settings.h"
+#include "refit/undo.h"
 #include "refit/work.h"
 #include "weir/mesh.h"
 
@@ -34,7 +35,7 @@ typedef struct weir_loader_target {
 
 /* Bytes of a parameter that are written, in one piece. */
 typedef struct weir_loader_output {
-    uint32_t parameter;
+    uint32_t parameter, group;
     uint64_t offset, n_bytes;
 } weir_loader_output;
 
@@ -69,8 +70,10 @@ typedef struct weir_loader {
     weir_work *work; /* borrowed; NULL until the buffers are there */
     weir_task *task;
     unsigned char *buffers[WEIR_LOADER_BUFFERS];
-    size_t *left;  /* of each group: what has not landed yet */
-    uint32_t next; /* the group to convert next */
+    weir_work_copy *copies; /* parallel to outputs: what a group is about to replace */
+    uint64_t *left;         /* of each group: what has not landed yet */
+    uint32_t next;          /* the group to convert next */
+    bool has_written;       /* a byte of a parameter, in this refit */
 } weir_loader;
 
 typedef struct weir_loader_options {
@@ -80,6 +83,9 @@ typedef struct weir_loader_options {
     uint32_t worker;
     const weir_parameter *parameters; /* that the worker has; derived ones are passed over */
     size_t n_parameters;
+    const uint32_t *senders; /* of each of the checkpoint's tensors, where one rank begins to send
+                                when the one before has ended: groups are one rank's. NULL: all
+                                ranks are heard at the same time */
 } weir_loader_options;
 
 /* ERR_LAYOUT when the worker has other parameters than the config says. Gives *out. */
@@ -96,17 +102,18 @@ weir_status weir_loader_reserve(weir_loader *loader, weir_work *work, bool *out_
 
 /* Nothing has landed. */
 void weir_loader_begin(weir_loader *loader);
-/* Something more of a group is to come; or has come, and is verified. */
-void weir_loader_expect(weir_loader *loader, uint32_t group);
-void weir_loader_landed(weir_loader *loader, uint32_t group);
+/* Some more of a group is to come; or has come, and is verified. */
+void weir_loader_expect(weir_loader *loader, uint32_t group, uint64_t amount);
+void weir_loader_landed(weir_loader *loader, uint32_t group, uint64_t amount);
 /* Whether the group's buffer is its own already. */
 bool weir_loader_has_room(const weir_loader *loader, uint32_t group);
 /* Where a tensor lands. */
 unsigned char *weir_loader_at(const weir_loader *loader, uint32_t tensor);
 /* Whether the group to convert next has landed. */
 bool weir_loader_is_ready(const weir_loader *loader);
-/* Converts it into `parameters`, parallel to the worker's, and makes room for another one. */
+/* Converts it into `parameters`, parallel to the worker's, and makes room for another one. undo:
+ * what is there is kept first; NULL: it is not wanted back. */
 weir_status weir_loader_convert(weir_loader *loader, unsigned char *const *parameters,
-                                unsigned timeout_ms);
+                                weir_undo *undo, unsigned timeout_ms);
 
 #endif

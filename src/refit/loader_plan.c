@@ -23,6 +23,7 @@ typedef struct named {
 
 /* One conversion, before it has its place in the order. */
 typedef struct raw_job {
+    uint32_t sender;
     int layer;
     uint32_t entry;
     const weir_share_job *job; /* NULL: the whole entry */
@@ -41,6 +42,7 @@ typedef struct planner {
     named *wanted, *live; /* by name */
     raw_job *jobs;
     size_t n_jobs;
+    uint32_t *groups;       /* of each entry */
     uint64_t *filled_bytes; /* of each of the worker's parameters */
     uint64_t used_bytes;    /* of the group at hand */
 } planner;
@@ -121,9 +123,29 @@ static bool is_mine(const planner *p, const weir_share_shard *shard)
 static int compare_jobs(const void *a, const void *b)
 {
     const raw_job *x = a, *y = b;
+    if (x->sender != y->sender)
+        return x->sender < y->sender ? -1 : 1;
     if (x->layer != y->layer)
         return x->layer < y->layer ? -1 : 1;
     return (x->number > y->number) - (x->number < y->number);
+}
+
+/* Who sends what an entry is made of. */
+static weir_status find_sender(const planner *p, const weir_map_entry *entry, uint32_t *out)
+{
+    size_t n = entry->n_sources * (entry->n_experts > 0 ? entry->n_experts : 1);
+    *out = 0;
+    for (size_t s = 0; s < n && p->options->senders != NULL; s++) {
+        uint32_t number = find_name(p->wanted, p->loader->n_wanted, entry->sources[s].name);
+        uint32_t sender = number != WEIR_ANY ? p->options->senders[number] : 0;
+        if (s > 0 && sender != *out)
+            return weir_fail(WEIR_ERR_UNSUPPORTED,
+                             "%s: %s comes from another rank than %s, and ranks push one after the "
+                             "other",
+                             entry->name, entry->sources[s].name, entry->sources[0].name);
+        *out = sender;
+    }
+    return WEIR_OK;
 }
 
 static weir_status list_jobs(planner *p)
@@ -140,7 +162,11 @@ static weir_status list_jobs(planner *p)
                              p->entries[entry].name);
         if (job != NULL && !is_mine(p, &p->share->shards[job->shards[0]]))
             continue;
-        p->jobs[p->n_jobs++] = (raw_job){ p->entries[entry].layer, entry, job, i };
+        uint32_t sender;
+        weir_status status = find_sender(p, &p->entries[entry], &sender);
+        if (status != WEIR_OK)
+            return status;
+        p->jobs[p->n_jobs++] = (raw_job){ sender, p->entries[entry].layer, entry, job, i };
     }
     qsort(p->jobs, p->n_jobs, sizeof(*p->jobs), compare_jobs);
     return WEIR_OK;
@@ -273,7 +299,8 @@ static weir_status list_share_outputs(planner *p)
         const weir_share_shard *shard = &p->share->shards[i];
         const weir_parameter *made =
             &p->made[p->entries[shard->tensor].first_parameter + shard->output];
-        weir_loader_output output = { .n_bytes = shard->n_bytes };
+        weir_loader_output output = { .group = p->groups[shard->tensor],
+                                      .n_bytes = shard->n_bytes };
         if (!is_mine(p, shard))
             continue;
         status = find_live(p, made, &shard->shape, &output.parameter);
@@ -295,7 +322,7 @@ static weir_status aim_whole(planner *p, const raw_job *raw, weir_loader_target 
     weir_status status = WEIR_OK;
     for (size_t o = 0; o < entry->conversion->n_outputs && status == WEIR_OK; o++) {
         const weir_parameter *made = &p->made[entry->first_parameter + o];
-        weir_loader_output output = { 0 };
+        weir_loader_output output = { .group = p->groups[raw->entry] };
         status = find_live(p, made, &made->shape, &output.parameter);
         if (status == WEIR_OK)
             status = weir_tensor_bytes(made->dtype, &made->shape, &output.n_bytes);
@@ -376,7 +403,8 @@ static weir_status view_share(planner *p, const raw_job *raw, weir_convert_args 
 static bool begins_group(const planner *p, size_t i)
 {
     const raw_job *job = &p->jobs[i], *before = job - 1;
-    return i == 0 || job->layer != before->layer || (job->layer < 0 && job->entry != before->entry);
+    return i == 0 || job->sender != before->sender || job->layer != before->layer ||
+           (job->layer < 0 && job->entry != before->entry);
 }
 
 static weir_status make_jobs(planner *p)
@@ -391,6 +419,7 @@ static weir_status make_jobs(planner *p)
             loader->first_jobs[loader->n_groups++] = loader->n_jobs;
             p->used_bytes = 0;
         }
+        p->groups[raw->entry] = loader->n_groups - 1;
         status = raw->job != NULL ? view_share(p, raw, args) : view_whole(p, raw, args);
         args->round_masters = true;
         if (status == WEIR_OK)
@@ -433,13 +462,15 @@ static weir_status reserve(planner *p)
     loader->places = weir_arena_zeroed(arena, n_views, sizeof(*loader->places));
     loader->pitches = weir_arena_zeroed(arena, n_views, sizeof(*loader->pitches));
     loader->outputs = weir_arena_zeroed(arena, n_outputs, sizeof(*loader->outputs));
+    loader->copies = weir_arena_zeroed(arena, n_outputs, sizeof(*loader->copies));
+    p->groups = weir_arena_zeroed(arena, p->n_entries, sizeof(*p->groups));
     loader->padding_rows =
         weir_arena_zeroed(arena, p->options->n_parameters, sizeof(*loader->padding_rows));
     p->filled_bytes = weir_arena_zeroed(arena, p->options->n_parameters, sizeof(*p->filled_bytes));
     return loader->args != NULL && loader->targets != NULL && loader->first_jobs != NULL &&
                    loader->left != NULL && loader->views != NULL && loader->places != NULL &&
-                   loader->pitches != NULL && loader->outputs != NULL &&
-                   loader->padding_rows != NULL && p->filled_bytes != NULL
+                   loader->pitches != NULL && loader->outputs != NULL && loader->copies != NULL &&
+                   p->groups != NULL && loader->padding_rows != NULL && p->filled_bytes != NULL
                ? WEIR_OK
                : WEIR_ERR_NO_MEMORY;
 }
@@ -485,19 +516,20 @@ static weir_status plan(planner *p)
 {
     weir_loader *loader = p->loader;
     weir_status status = measure_tensors(loader);
-    if (status == WEIR_OK && p->options->is_part)
-        status = open_share(p);
-    if (status == WEIR_OK)
-        status = list_jobs(p);
-    if (status == WEIR_OK)
-        status = reserve(p);
     if (status != WEIR_OK)
         return status;
     p->wanted = sort_names(&loader->arena, loader->wanted, loader->n_wanted);
     p->live = sort_names(&loader->arena, p->options->parameters, p->options->n_parameters);
     if (p->wanted == NULL || p->live == NULL)
         return WEIR_ERR_NO_MEMORY;
-    status = make_jobs(p);
+    if (p->options->is_part)
+        status = open_share(p);
+    if (status == WEIR_OK)
+        status = list_jobs(p);
+    if (status == WEIR_OK)
+        status = reserve(p);
+    if (status == WEIR_OK)
+        status = make_jobs(p);
     return status == WEIR_OK ? check_filled(p) : status;
 }
 

@@ -252,6 +252,9 @@ const weir_mesh_place *weir_load_place(const weir_replica *replica);
 const char *weir_load_mesh(const weir_replica *replica);
 /* ERR_LAYOUT when one side means a checkpoint and the other kernel bytes. */
 weir_status weir_load_check_wire(const weir_replica *replica, const weir_remote *remote);
+/* Of a version that is pushed by several ranks: groups are those of one rank, whose bytes all come
+ * before those of the next. */
+weir_status weir_load_arrange(weir_replica *replica);
 /* Before the first byte of a refit: takes the buffers, and counts the parts of each group. */
 weir_status weir_load_begin(weir_replica *replica);
 /* Converts the groups that have landed. *out_any: there were some. */

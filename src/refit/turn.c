@@ -3,8 +3,9 @@
  *
  * Direct: the bytes lie in the live parameters when the step is told (or come there by broadcast);
  * they are digested where they lie. Staged: they lie in a window; what they replace is kept, they
- * are written, and the window is free again. Either way they are passed on to the next member
- * meanwhile. Steps end in the order in which they came.
+ * are written, and the window is free again. A checkpoint's lie in a window too, and go from there
+ * to the loader, which converts each group that is whole. Either way they are passed on to the next
+ * member meanwhile. Steps end in the order in which they came.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -19,9 +20,9 @@
 #define SEND_MS 5000u
 #define END_MS 10000u
 
-static bool is_staged(const weir_attendance *a)
+static bool by_windows(const weir_attendance *a)
 {
-    return a->replica->mode == WEIR_INSTALL_STAGED;
+    return weir_attend_by_windows(a->replica);
 }
 
 weir_turn *weir_turn_next(weir_attendance *a)
@@ -32,7 +33,7 @@ weir_turn *weir_turn_next(weir_attendance *a)
 static unsigned char *landing(const weir_attendance *a, uint32_t number,
                               const weir_round_part *part)
 {
-    if (!is_staged(a))
+    if (!by_windows(a))
         return a->targets[part->shard] + part->offset;
     return weir_window_of(a->replica, number) + part->packed_offset;
 }
@@ -56,7 +57,7 @@ static weir_status check_part(const weir_attendance *a, const weir_round_part *p
                          "bytes of %s from %" PRIu64 " on, those from %" PRIu64 " on are next",
                          shard->name, part->offset, a->received_bytes[part->shard]);
     uint64_t window_bytes = a->replica->window_bytes;
-    if (is_staged(a) &&
+    if (by_windows(a) &&
         (part->packed_offset > window_bytes || part->n_bytes > window_bytes - part->packed_offset))
         return weir_fail(WEIR_ERR_CORRUPT,
                          "%s lies outside the window of %" PRIu64 " bytes that it comes through",
@@ -138,7 +139,7 @@ weir_status weir_turn_begin(weir_attendance *a, const weir_round_step *step)
         return weir_fail(WEIR_ERR_CORRUPT, "%s: step %u came, step %u is next", a->remote->who,
                          step->number, a->n_received);
     turn->step = *step;
-    if (is_staged(a) && step->number >= a->n_committed + WEIR_REPLICA_WINDOWS)
+    if (by_windows(a) && step->number >= a->n_committed + WEIR_REPLICA_WINDOWS)
         return weir_fail(WEIR_ERR_CORRUPT, "%s: step %u came before its window was free",
                          a->remote->who, step->number);
     weir_status status = check_next(a, step);
@@ -202,14 +203,67 @@ static weir_status commit(weir_attendance *a, weir_turn *turn)
     return status;
 }
 
+/* Queues the parts from `first` on whose group has its buffer; returns the first that has not. */
+static size_t list_loads(weir_attendance *a, weir_turn *turn, size_t first, size_t *out_n)
+{
+    const weir_loader *loader = a->replica->loader;
+    size_t i = first, n = 0;
+    for (; i < turn->step.n_parts; i++) {
+        const weir_round_part *part = &turn->step.parts[i];
+        uint32_t group = loader->tensors[a->tensors[part->shard]].group;
+        if (group == WEIR_ANY)
+            continue;
+        if (!weir_loader_has_room(loader, group))
+            break;
+        turn->commits[n++] = (weir_work_copy){ a->targets[part->shard] + part->offset,
+                                               landing(a, turn->step.number, part), part->n_bytes };
+    }
+    *out_n = n;
+    return i;
+}
+
+static void note_loads(weir_attendance *a, const weir_turn *turn, size_t first, size_t end)
+{
+    weir_loader *loader = a->replica->loader;
+    for (size_t i = first; i < end; i++) {
+        const weir_round_part *part = &turn->step.parts[i];
+        uint32_t group = loader->tensors[a->tensors[part->shard]].group;
+        if (group != WEIR_ANY)
+            weir_loader_landed(loader, group, part->n_bytes);
+    }
+}
+
+/* Every part into the loader, as far as there is room, which each group that is converted makes. */
+static weir_status load(weir_attendance *a, weir_turn *turn)
+{
+    unsigned timeout_ms = a->replica->worker.timeout_ms;
+    weir_status status = WEIR_OK;
+    for (size_t first = 0, end, n; first < turn->step.n_parts && status == WEIR_OK; first = end) {
+        bool any;
+        end = list_loads(a, turn, first, &n);
+        if (end == first)
+            return weir_fail(WEIR_ERR_UNSUPPORTED, "%s sends %s before tensors of earlier layers",
+                             a->remote->who, a->remote->shards[turn->step.parts[first].shard].name);
+        if (n > 0)
+            status = weir_task_copy(turn->commit, WEIR_LANE_KEEP, turn->commits, n);
+        if (status == WEIR_OK)
+            status = weir_task_wait(turn->commit, timeout_ms);
+        if (status != WEIR_OK)
+            return status;
+        note_loads(a, turn, first, end);
+        status = weir_load_convert(a->replica, &any);
+    }
+    return status;
+}
+
 static weir_status verify_next(weir_attendance *a)
 {
     weir_turn *turn = &a->turns[a->n_verified % WEIR_TURNS];
     weir_status status = weir_task_test(turn->digest);
     if (status == WEIR_OK)
         status = compare(a, turn);
-    if (status == WEIR_OK && is_staged(a))
-        status = commit(a, turn);
+    if (status == WEIR_OK && by_windows(a))
+        status = a->tensors != NULL ? load(a, turn) : commit(a, turn);
     a->n_verified += status == WEIR_OK;
     return status;
 }
@@ -262,7 +316,7 @@ weir_status weir_turns_advance(weir_attendance *a, bool *out_progress)
     status = repeat(a, verify_next, &a->n_verified, a->n_received, out_progress);
     if (status == WEIR_OK && a->passes)
         status = repeat(a, pass_next, &a->n_passed, a->n_received, out_progress);
-    if (status == WEIR_OK && is_staged(a)) {
+    if (status == WEIR_OK && by_windows(a)) {
         /* A window is free once its bytes are written here and copied on. */
         uint32_t limit = a->passes && a->n_passed < a->n_verified ? a->n_passed : a->n_verified;
         status = repeat(a, commit_next, &a->n_committed, limit, out_progress);
@@ -275,7 +329,7 @@ static uint32_t n_settled(const weir_attendance *a)
     uint32_t n = a->n_verified;
     if (a->passes && a->n_passed < n)
         n = a->n_passed;
-    if (is_staged(a) && a->n_committed < n)
+    if (by_windows(a) && a->n_committed < n)
         n = a->n_committed;
     return n;
 }

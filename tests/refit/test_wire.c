@@ -2,6 +2,7 @@
 /* A checkpoint on the wire, in one process: live bytes equal those of kernel mode, in memory of two
  * layers; sides that mean different things are told apart by name. */
 #include <inttypes.h>
+#include <pthread.h>
 
 #include "base/alloc.h"
 #include "refit/refit_rig.h"
@@ -89,13 +90,13 @@ static void tied_embeddings_are_sent_once(void **state)
 /* ---- parallel engines ------------------------------------------------------------------------*/
 
 /* A preset that engines of several workers can cut at blocks of scales. */
-static rig *open_tiny(const char *family)
+static rig *open_tiny(const char *family, weir_delivery delivery)
 {
     rig wish = { .family = family,
                  .conversion = "fp8_128x128",
                  .transport = "ucx",
                  .preset = "tiny",
-                 .delivery = WEIR_DELIVERY_PULL,
+                 .delivery = delivery,
                  .wire = WEIR_WIRE_CHECKPOINT };
     return rig_open_as(&wish);
 }
@@ -126,7 +127,7 @@ static weir_verify_report verify_worker(const rig *r, const char *name, const ch
 static void install_parts(const char *family, const char *mesh, const char *experts,
                           weir_install_mode mode)
 {
-    rig *r = open_tiny(family);
+    rig *r = open_tiny(family, WEIR_DELIVERY_PULL);
     weir_replica *replicas[8] = { NULL };
     weir_replica_mesh parsed;
     assert_ok(weir_replica_mesh_parse(mesh, &parsed));
@@ -177,7 +178,7 @@ static void experts_may_be_anywhere_and_twice(void **state)
 static void what_a_worker_has_no_part_of_it_does_not_read(void **state)
 {
     (void)state;
-    rig *r = open_tiny("qwen3_moe");
+    rig *r = open_tiny("qwen3_moe", WEIR_DELIVERY_PULL);
     weir_replica_options options = rig_replica_options(r, "w0", WEIR_INSTALL_STAGED);
     weir_replica *replica = NULL;
     weir_report report;
@@ -195,6 +196,145 @@ static void what_a_worker_has_no_part_of_it_does_not_read(void **state)
     }
     assert_true(unread_bytes > 0);
     assert_int_equal(report.n_bytes + unread_bytes, checkpoint_bytes(replica));
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
+/* ---- pushed ----------------------------------------------------------------------------------*/
+
+/* A trainer rank, or a replica, in a thread of its own. */
+typedef struct side {
+    pthread_t thread;
+    weir_trainer *trainer;
+    weir_replica *replica;
+    uint64_t version;
+    unsigned n_replicas;
+    weir_status status;
+    char error[1024];
+} side;
+
+static void *run_side(void *context)
+{
+    side *s = context;
+    weir_alloc_uncount_thread(); /* conversions keep their scratch by thread, and this one is new */
+    s->status = s->trainer != NULL ? weir_trainer_wait(s->trainer, s->version, s->n_replicas, 0)
+                                   : weir_replica_install(s->replica, s->version, NULL);
+    snprintf(s->error, sizeof(s->error), "%s", weir_last_error());
+    return NULL;
+}
+
+/* The first replica installs in this thread, whose allocations count. */
+static weir_status push(rig *r, weir_replica *const *replicas, unsigned n, uint64_t version,
+                        weir_report *report, side sides[8])
+{
+    unsigned n_sides = 0;
+    for (unsigned i = 1; i < n; i++)
+        sides[n_sides++] = (side){ .replica = replicas[i], .version = version };
+    for (unsigned rank = 0; rank < RIG_RANKS; rank++)
+        sides[n_sides++] =
+            (side){ .trainer = r->trainers[rank], .version = version, .n_replicas = n };
+    for (unsigned i = 0; i < n_sides; i++)
+        assert_int_equal(pthread_create(&sides[i].thread, NULL, run_side, &sides[i]), 0);
+    weir_status status = weir_replica_install(replicas[0], version, report);
+    for (unsigned i = 0; i < n_sides; i++)
+        pthread_join(sides[i].thread, NULL);
+    return status;
+}
+
+static void push_three(const char *family, uint64_t window_bytes, weir_install_mode first)
+{
+    rig *r = open_rig(family, "fp8_128x128", WEIR_DELIVERY_PUSH);
+    r->window_bytes = window_bytes; /* of the replicas */
+    weir_replica *replicas[2] = { rig_open_replica(r, "one", first),
+                                  rig_open_replica(r, "two", (weir_install_mode)(1 - first)) };
+    for (unsigned version = 1; version <= 3; version++) {
+        side sides[8];
+        weir_report report;
+        rig_publish(r, version);
+        assert_ok(push(r, replicas, 2, version, &report, sides));
+        for (unsigned i = 0; i < 1 + RIG_RANKS; i++) {
+            if (sides[i].status != WEIR_OK)
+                fail_msg("%s: %s", weir_status_name(sides[i].status), sides[i].error);
+        }
+        assert_int_equal(report.n_bytes, checkpoint_bytes(replicas[0]));
+        assert_holds(r, "one", version);
+        assert_holds(r, "two", version);
+        if (version > 1) {
+            assert_int_equal(report.counters.allocations, 0);
+            assert_int_equal(report.counters.plans, 0);
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        weir_replica_close(replicas[i]);
+    rig_close(r);
+}
+
+static void a_checkpoint_is_pushed_and_passed_on(void **state)
+{
+    (void)state;
+    push_three("qwen3", 0, WEIR_INSTALL_STAGED);
+    push_three("qwen3_moe", 1 << 20, WEIR_INSTALL_DIRECT);
+    push_three("deepseek_v3", 1 << 20, WEIR_INSTALL_STAGED);
+}
+
+static void workers_of_one_engine_are_pushed_to_each(void **state)
+{
+    (void)state;
+    rig *r = open_tiny("qwen3_moe", WEIR_DELIVERY_PUSH);
+    weir_replica *replicas[2] = { NULL };
+    side sides[8];
+    for (uint32_t w = 0; w < 2; w++) {
+        weir_replica_options options =
+            rig_replica_options(r, w == 0 ? "w0" : "w1", WEIR_INSTALL_STAGED);
+        options.mesh = "tp=2,ep=2";
+        options.worker = w;
+        assert_ok(weir_replica_open(&options, &replicas[w]));
+        assert_ok(weir_replica_allocate(replicas[w]));
+    }
+    rig_publish(r, 1);
+    assert_ok(push(r, replicas, 2, 1, NULL, sides));
+    for (unsigned i = 0; i < 1 + RIG_RANKS; i++) {
+        if (sides[i].status != WEIR_OK)
+            fail_msg("%s: %s", weir_status_name(sides[i].status), sides[i].error);
+    }
+    for (uint32_t w = 0; w < 2; w++) {
+        weir_verify_report found = verify_worker(r, w == 0 ? "w0" : "w1", "tp=2,ep=2", NULL, w);
+        if (found.n_different != 0)
+            fail_msg("worker %u: %s", w, found.first_difference);
+        weir_replica_close(replicas[w]);
+    }
+    rig_close(r);
+}
+
+/* What is not finite is found while it is sent: the groups before it are converted by then. */
+static void a_push_that_fails_half_way_is_undone(void **state)
+{
+    (void)state;
+    uint64_t n_bytes;
+    side sides[8];
+    rig *r = open_rig("qwen3", "fp8_128x128", WEIR_DELIVERY_PUSH);
+    r->window_bytes = 1 << 19;
+    weir_replica *replica = rig_open_replica(r, "r", WEIR_INSTALL_STAGED);
+    rig_publish(r, 1);
+    assert_ok(push(r, &replica, 1, 1, NULL, sides));
+    unsigned char *before = rig_snapshot(replica, &n_bytes);
+    rig_publish(r, 2);
+    size_t last = 0;
+    for (size_t t = 0; t < r->model.n; t++) {
+        if (strcmp(r->model.tensors[t].name, "model.layers.1.mlp.down_proj.weight") == 0)
+            last = t;
+    }
+    ((uint16_t *)r->model.tensors[last].data)[0] = 0x7fc0;
+    assert_error(push(r, &replica, 1, 2, NULL, sides), WEIR_ERR_NONFINITE, "down_proj");
+    assert_true(replica->loader->has_written);
+    assert_int_equal(weir_replica_version(replica), 1);
+    unsigned char *after = rig_snapshot(replica, &n_bytes);
+    assert_memory_equal(before, after, n_bytes);
+    rig_publish(r, 3);
+    assert_ok(push(r, &replica, 1, 3, NULL, sides));
+    assert_holds(r, "r", 3);
+    free(after);
+    free(before);
     weir_replica_close(replica);
     rig_close(r);
 }
@@ -362,6 +502,9 @@ int main(void)
         cmocka_unit_test(each_worker_cuts_its_own_part),
         cmocka_unit_test(experts_may_be_anywhere_and_twice),
         cmocka_unit_test(what_a_worker_has_no_part_of_it_does_not_read),
+        cmocka_unit_test(a_checkpoint_is_pushed_and_passed_on),
+        cmocka_unit_test(workers_of_one_engine_are_pushed_to_each),
+        cmocka_unit_test(a_push_that_fails_half_way_is_undone),
         cmocka_unit_test(the_loader_takes_two_groups_and_never_a_whole_model),
         cmocka_unit_test(a_spoiled_tensor_leaves_the_old_version),
         cmocka_unit_test(direct_it_is_unusable_only_behind_the_first_group),
