@@ -53,6 +53,7 @@ typedef struct weir_inference_worker {
     weir_inference_memory memory;
     weir_replica *replica;    /* its thread's; set and taken away with the lock */
     weir_inference_task task; /* NONE: it rests, and the fields below are of the last one */
+    uint64_t next_cancel_ns;  /* not before */
     weir_status result;
     weir_error_line error;
     weir_report report;

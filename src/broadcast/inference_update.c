@@ -117,6 +117,13 @@ static bool have_found_different_ones(weir_inference *server)
     return differ;
 }
 
+/* The end of a round before this one may reach a call that had just come to its own: the next one
+ * hears of it. */
+static bool was_meant_for_another(const weir_inference_worker *culprit)
+{
+    return culprit->result == WEIR_ERR_CANCELLED;
+}
+
 /* ---- what it came to -------------------------------------------------------------------------*/
 
 /* With the lock. */
@@ -235,7 +242,8 @@ void weir_inference_update(weir_inference *server)
     }
     run_round(server);
     const weir_inference_worker *culprit = find_culprit(server);
-    if (culprit != NULL && !weir_inference_is_over(server) && have_found_different_ones(server)) {
+    if (culprit != NULL && !weir_inference_is_over(server) &&
+        (was_meant_for_another(culprit) || have_found_different_ones(server))) {
         run_round(server);
         culprit = find_culprit(server);
     }

@@ -6,6 +6,8 @@
 #include "broadcast/inference_core.h"
 #include "refit/replica.h"
 
+#define CANCEL_AGAIN_NS 250000000ull /* to a call that had not begun */
+
 /* ---- what its installs come to ---------------------------------------------------------------*/
 
 static weir_status agree(void *context, uint64_t version, weir_status mine)
@@ -153,8 +155,12 @@ static weir_status install(weir_inference_worker *worker)
 
 void weir_inference_worker_cancel(weir_inference_worker *worker)
 {
-    if (worker->task == WEIR_TASK_INSTALL && worker->replica != NULL)
-        weir_replica_cancel(worker->replica);
+    uint64_t now_ns = weir_now_ns();
+    if (worker->task != WEIR_TASK_INSTALL || worker->replica == NULL ||
+        now_ns < worker->next_cancel_ns)
+        return;
+    worker->next_cancel_ns = now_ns + CANCEL_AGAIN_NS;
+    weir_replica_cancel(worker->replica);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------*/
@@ -175,6 +181,7 @@ static void end_task(weir_inference_worker *worker, weir_status status)
     weir_inference *server = worker->server;
     pthread_mutex_lock(&server->lock);
     worker->result = status;
+    worker->next_cancel_ns = 0;
     weir_error_save(&worker->error);
     worker->task = WEIR_TASK_NONE;
     pthread_cond_broadcast(&server->changed);
