@@ -20,7 +20,7 @@ setup:
 configure: setup
 	@mkdir -p $(BUILD)
 	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DWEIR_UCX=ON -DWEIR_GRPC=ON \
-	       -DWEIR_REDIS=ON -DWEIR_HTTP=ON -DWEIR_YAML=ON -DWEIR_WERROR=ON >$(BUILD)/cmake.log 2>&1 || { cat $(BUILD)/cmake.log; exit 1; }
+	       -DWEIR_REDIS=ON -DWEIR_HTTP=ON -DWEIR_YAML=ON -DWEIR_CURL=ON -DWEIR_WERROR=ON >$(BUILD)/cmake.log 2>&1 || { cat $(BUILD)/cmake.log; exit 1; }
 
 cli: configure
 	@ninja -C $(BUILD) -j $(JOBS) weir_cli

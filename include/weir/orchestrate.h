@@ -81,6 +81,15 @@ WEIR_API size_t weir_orchestrator_servers(const weir_orchestrator *orchestrator)
 WEIR_API void weir_orchestrator_server(const weir_orchestrator *orchestrator, size_t i,
                                        weir_server_info *out);
 
+/* ---- marker files, of the trainer's side -------------------------------------------------------*/
+
+/* Touches MARKER_DIR/step_`version`/STABLE, and makes its directories: the version can be had. */
+WEIR_API weir_status weir_markers_set_stable(const char *marker_dir, uint64_t version);
+/* Waits, at most timeout_ms, until NCCL_READY is beside it: the servers have been told.
+ * ERR_NOT_FOUND: the directory was deleted meanwhile, and nobody will. ERR_TIMED_OUT. */
+WEIR_API weir_status weir_markers_await_ready(const char *marker_dir, uint64_t version,
+                                              unsigned timeout_ms);
+
 #ifdef __cplusplus
 }
 #endif

@@ -63,6 +63,14 @@ weir_decide(WEIR_HTTP http_found "one of libmicrohttpd-dev (which brings GnuTLS)
 pkg_check_modules(YAML IMPORTED_TARGET yaml-0.1>=0.2)
 weir_decide(WEIR_YAML YAML_FOUND "libyaml (libyaml-dev)")
 
+pkg_check_modules(CURL IMPORTED_TARGET libcurl>=7.85)
+if(CURL_FOUND AND WEIR_HAVE_GRPC)
+  set(curl_found TRUE)
+else()
+  set(curl_found FALSE)
+endif()
+weir_decide(WEIR_CURL curl_found "one of libcurl (libcurl4-openssl-dev) and WEIR_GRPC")
+
 # The library is found at run time, and what Weir calls of it is declared in its own header: nothing
 # can be missing here.
 set(nccl_found TRUE)
