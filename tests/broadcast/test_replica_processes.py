@@ -39,6 +39,25 @@ class WhenAllIsWell(ReplicaCase):
         events = [servers[0].event()["event"] for _ in range(10)]
         self.assertEqual(events, ["joined"] + 3 * ["paused", "updated", "resumed"])
 
+    def test_a_checkpoint_travels_where_the_flag_is_not_set(self):
+        trainers = self.trainers("--wire", "checkpoint")
+        servers = [self.server(0), self.server(1, ask=by_client)]
+        self.publish(trainers, 1)
+        for server in servers:
+            self.join(server, quantize_in_weight_transfer=False)
+        for version in (1, 2):
+            if version > 1:
+                self.publish(trainers, version)
+            for server in servers:
+                self.update(server, version)
+                self.verify_all(server, version)
+                self.assertEqual(server.get("/weight_info")[1]["mode"], "checkpoint")
+        self.join(servers[0], quantize_in_weight_transfer=True)  # the trainer does not convert
+        self.publish(trainers, 3)
+        self.expect_refused(servers[0].post("/update_weights", {"version": 3}), 500,
+                            "server-0, worker", "trainer rank")
+        self.expect_held(servers[0], 2)
+
     def test_curl_sends_long_bodies_and_chunks(self):
         self.publish(self.trainers(), 1)
         server = self.server(0)
