@@ -74,6 +74,8 @@ unsigned weir_directory_client_bound(weir_directory_client *client, unsigned tim
 void weir_directory_client_trace(weir_directory_client *client, const char *trace_id,
                                  const char *worker_id)
 {
+    if (client == NULL)
+        return;
     weir_traceparent_of(trace_id, worker_id, &client->trace);
     weir_rpc_client_trace(client->rpc, &client->trace);
 }
