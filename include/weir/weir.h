@@ -171,7 +171,9 @@ typedef enum weir_delivery {
 typedef enum weir_wire {
     WEIR_WIRE_KERNEL = 0,     /* the bytes that the engine's kernels read: the trainer converts */
     WEIR_WIRE_CHECKPOINT = 1, /* bf16 under Hugging Face's names: each replica worker fuses, cuts and
-                                 converts, layer by layer. Both sides say the same, or it is refused */
+                                 converts, layer by layer. Both sides say the same, or it is refused.
+                                 Both need a config. Of a trainer layout, conversion and replica_mesh
+                                 are ignored, and each worker of an engine counts as a replica */
 } weir_wire;
 
 /* As a trainer's mesh: who holds what is what the ranks register. */
