@@ -48,6 +48,20 @@ REFIT = ["bench", "refit", "--gpus", "cpu:cpu", "--preset", "tiny"]
 
 
 class BenchRefit(CliCase):
+    def test_both_modes_stand_side_by_side(self):
+        said = self.weir_json(*REFIT, "--family", "qwen3", "--versions", "2", "--mode", "both",
+                              "--install", "staged")
+        for mode in ("checkpoint", "kernel"):
+            self.assertEqual((said[mode]["mode"], said[mode]["verified"]), (mode, True))
+            side = said["side_by_side"][mode]
+            self.assertEqual(side["bytes_per_replica"], said[mode]["bytes_per_replica"])
+            for key in ("refit_seconds", "trainer_memory_bytes", "replica_memory_bytes"):
+                self.assertGreater(side[key], 0, key)
+        self.assertLess(said["side_by_side"]["bytes_of_kernel_per_checkpoint"], 0.75)
+        text = self.weir(*REFIT, "--family", "qwen3", "--versions", "1", "--mode", "both").stdout
+        self.assertIn("what the flag buys", text)
+        self.assertIn("kernel mode moves ", text)
+
     def test_json_has_every_version_its_split_and_the_limit(self):
         said = self.weir_json(*REFIT[:2], "--gpus", "cpu:cpu,cpu", "--preset", "tiny",
                               "--versions", "3", "--delivery", "pull")

@@ -23,6 +23,7 @@
 typedef struct weir_bench_refit {
     const char *family, *preset, *layout, *conversion;
     const char *transport, *install, *delivery, *naming_text;
+    const char *mode; /* what travels, "kernel" or "checkpoint"; of the verb "both" too */
     weir_naming naming;
     weir_bench_place places[WEIR_BENCH_MAX_WORKERS];
     size_t n_workers;
@@ -31,6 +32,9 @@ typedef struct weir_bench_refit {
     /* of a worker */
     const char *role, *name, *directory, *config;
 } weir_bench_refit;
+
+/* What the mode is to the library. */
+weir_wire weir_bench_wire(const weir_bench_refit *bench);
 
 /* ---- the workers: each returns an exit code --------------------------------------------------*/
 
@@ -91,6 +95,19 @@ void weir_bench_print_head(const weir_bench_run *run);
 void weir_bench_print_version(const weir_bench_run *run, uint64_t version);
 void weir_bench_print_summary(const weir_bench_run *run);
 json_t *weir_bench_result_json(const weir_bench_run *run);
+
+/* What one mode came to; memory is the most of any version, of the largest replica. */
+typedef struct weir_bench_figures {
+    uint64_t n_bytes;
+    double seconds, gb_per_s;
+    uint64_t trainer_bytes, replica_bytes;         /* of the host, whatever they are for */
+    uint64_t trainer_gpu_bytes, replica_gpu_bytes; /* beside weights and parameters */
+} weir_bench_figures;
+weir_bench_figures weir_bench_figures_of(const weir_bench_run *run);
+/* bench_refit_modes.c: both, side by side. */
+void weir_bench_print_modes(const weir_bench_figures *checkpoint, const weir_bench_figures *kernel);
+json_t *weir_bench_modes_json(const weir_bench_figures *checkpoint,
+                              const weir_bench_figures *kernel);
 /* Bytes by which heaps and GPUs have grown from version 10 to the last; 0 for a short run. */
 uint64_t weir_bench_growth(const weir_bench_run *run);
 

@@ -33,6 +33,7 @@ static weir_status open_one(const weir_bench_refit *bench, const char *device, w
     options.timeout_ms = (unsigned)bench->timeout_s * 1000;
     options.window_bytes = bench->window_bytes;
     options.device = device;
+    options.wire = weir_bench_wire(bench);
     weir_status status = weir_replica_open(&options, out);
     if (status != WEIR_OK)
         return status;

@@ -151,6 +151,36 @@ uint64_t weir_bench_growth(const weir_bench_run *run)
     return total;
 }
 
+/* ---- one mode beside the other ---------------------------------------------------------------*/
+
+/* Replicas map what they read of the trainer, which is not theirs. */
+static uint64_t most_own_bytes(const weir_bench_run *run, size_t worker)
+{
+    uint64_t most = 0;
+    for (uint64_t i = 0; i < run->n_done; i++) {
+        const weir_process_memory *memory = &run->versions[i].memory[worker];
+        uint64_t own = worker == 0 ? memory->own_bytes : memory->alone_bytes;
+        most = own > most ? own : most;
+    }
+    return most;
+}
+
+weir_bench_figures weir_bench_figures_of(const weir_bench_run *run)
+{
+    double seconds = median_of(run, total_figure, 0);
+    weir_bench_figures out = { .n_bytes = run->n_bytes,
+                               .seconds = seconds,
+                               .gb_per_s = rate_of(run, seconds),
+                               .trainer_bytes = most_own_bytes(run, 0),
+                               .trainer_gpu_bytes = extra_gpu_bytes(run, 0) };
+    for (size_t i = 1; i < run->bench->n_workers; i++) {
+        uint64_t own = most_own_bytes(run, i), gpu = extra_gpu_bytes(run, i);
+        out.replica_bytes = own > out.replica_bytes ? own : out.replica_bytes;
+        out.replica_gpu_bytes = gpu > out.replica_gpu_bytes ? gpu : out.replica_gpu_bytes;
+    }
+    return out;
+}
+
 /* ---- for people ------------------------------------------------------------------------------*/
 
 /* The stops that the replicas report; those of the trainer lie in publish. */
@@ -177,8 +207,9 @@ void weir_bench_print_head(const weir_bench_run *run)
            weir_cli_bytes_text(run->parameter_bytes).text, bench->n_workers - 1);
     for (size_t i = 1; i < bench->n_workers; i++)
         printf("%s%s", i > 1 ? ", " : "", place_text(bench->places[i]).text);
-    printf(")\nconversion %s, install %s, delivery %s, transport %s\n\n", bench->conversion,
-           bench->install, bench->delivery != NULL ? bench->delivery : "by default",
+    printf(")\nmode %s, conversion %s, install %s, delivery %s, transport %s\n\n", bench->mode,
+           bench->conversion, bench->install,
+           bench->delivery != NULL ? bench->delivery : "by default",
            bench->transport != NULL ? bench->transport : "by default");
     printf("%-8s %10s %10s", "version", "publish", "wait");
     for (size_t i = 0; i < N_COLUMNS; i++)
@@ -332,14 +363,15 @@ json_t *weir_bench_result_json(const weir_bench_run *run)
         json_array_append_new(workers, worker_json(run, i));
     bool verified = run->was_checked && run->checked.n_different == 0;
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s?, s:s?, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:I, s:I, "
+        "{s:s, s:s, s:s, s:s, s:s, s:s?, s:s?, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:I, "
+        "s:I, "
         "s:I}",
-        "family", bench->family, "preset", bench->preset, "conversion", bench->conversion,
-        "install", bench->install, "delivery", bench->delivery, "transport", bench->transport,
-        "weights", (json_int_t)run->n_weights, "weight_bytes", (json_int_t)run->weight_bytes,
-        "bytes_per_replica", (json_int_t)run->n_bytes, "versions", (json_int_t)run->n_done,
-        "refits", versions, "median", median_json(run), "limit", limit_json(run), "workers",
-        workers, "verified", verified, "entries_compared", (json_int_t)run->checked.n_entries,
-        "bytes_compared", (json_int_t)run->checked.n_bytes, "growth_bytes",
-        (json_int_t)weir_bench_growth(run));
+        "mode", bench->mode, "family", bench->family, "preset", bench->preset, "conversion",
+        bench->conversion, "install", bench->install, "delivery", bench->delivery, "transport",
+        bench->transport, "weights", (json_int_t)run->n_weights, "weight_bytes",
+        (json_int_t)run->weight_bytes, "bytes_per_replica", (json_int_t)run->n_bytes, "versions",
+        (json_int_t)run->n_done, "refits", versions, "median", median_json(run), "limit",
+        limit_json(run), "workers", workers, "verified", verified, "entries_compared",
+        (json_int_t)run->checked.n_entries, "bytes_compared", (json_int_t)run->checked.n_bytes,
+        "growth_bytes", (json_int_t)weir_bench_growth(run));
 }

@@ -48,7 +48,7 @@ static json_t *read_event(weir_bench_run *run, size_t worker, const char *event,
 static weir_process_memory memory_of(const json_t *said)
 {
     return (weir_process_memory){ count_of(said, "heap_bytes"), count_of(said, "resident_bytes"),
-                                  count_of(said, "own_bytes") };
+                                  count_of(said, "own_bytes"), count_of(said, "alone_bytes") };
 }
 
 static void add_counters(const json_t *said, weir_counters *into)
@@ -97,6 +97,7 @@ static void add_common(weir_arguments *list, const weir_bench_run *run, number_t
     weir_arguments_add(list, "--layout", bench->layout);
     weir_arguments_add(list, "--conversion", bench->conversion);
     weir_arguments_add(list, "--naming", bench->naming_text);
+    weir_arguments_add(list, "--mode", bench->mode);
     add_number(list, "--versions", bench->n_versions, texts->versions);
     add_number(list, "--seed", bench->seed, texts->seed);
     add_number(list, "--window", bench->window_bytes, texts->window);

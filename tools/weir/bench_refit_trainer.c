@@ -44,6 +44,7 @@ static int begin(const weir_bench_refit *bench, const weir_bench_weights *weight
     options.delivery = delivery_of(bench->delivery);
     options.window_bytes = bench->window_bytes;
     options.scan_first = bench->scan_first;
+    options.wire = weir_bench_wire(bench);
     double begun = weir_cli_now();
     if (weir_trainer_open(&options, out) != WEIR_OK)
         return weir_cli_fail();

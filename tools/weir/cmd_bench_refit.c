@@ -24,6 +24,8 @@ const char weir_usage_bench_refit[] =
     "  --layout NAME           engine layout of the family\n"
     "  --conversion NAME       default: fp8_128x128\n"
     "  --naming NAME           of the trainer's tensors: hf (default), hf_fused or stacked\n"
+    "  --mode MODE             what travels: kernel (default), checkpoint, or both, one after the\n"
+    "                          other, and what they came to side by side\n"
     "  --install direct|staged default: direct\n"
     "  --delivery push|pull    default: push from GPUs, pull from host memory\n"
     "  --transport NAME        see `weir info`; cuda_ipc or nccl for GPUs\n"
@@ -57,6 +59,7 @@ enum {
     OPTION_THREADS,
     OPTION_TIMEOUT,
     OPTION_JSON,
+    OPTION_MODE,
     OPTION_ROLE, /* these are the workers': not in the usage */
     OPTION_NAME,
     OPTION_DIRECTORY,
@@ -82,6 +85,7 @@ static const struct option options[] = { { "gpus", required_argument, NULL, OPTI
                                          { "threads", required_argument, NULL, OPTION_THREADS },
                                          { "timeout", required_argument, NULL, OPTION_TIMEOUT },
                                          { "json", no_argument, NULL, OPTION_JSON },
+                                         { "mode", required_argument, NULL, OPTION_MODE },
                                          { "role", required_argument, NULL, OPTION_ROLE },
                                          { "name", required_argument, NULL, OPTION_NAME },
                                          { "directory", required_argument, NULL, OPTION_DIRECTORY },
@@ -220,6 +224,9 @@ static bool take_option(int option, weir_bench_refit *bench)
     case OPTION_DELIVERY:
         return take_choice("--delivery", (const char *const[3]){ "push", "pull", NULL },
                            &bench->delivery);
+    case OPTION_MODE:
+        return take_choice("--mode", (const char *const[3]){ "kernel", "checkpoint", "both" },
+                           &bench->mode);
     case OPTION_CHECK:
         return take_check(bench);
     case OPTION_SCAN_FIRST:
@@ -240,12 +247,18 @@ static bool take_option(int option, weir_bench_refit *bench)
 
 /* ---- the run ---------------------------------------------------------------------------------*/
 
+weir_wire weir_bench_wire(const weir_bench_refit *bench)
+{
+    return strcmp(bench->mode, "checkpoint") == 0 ? WEIR_WIRE_CHECKPOINT : WEIR_WIRE_KERNEL;
+}
+
 void weir_bench_refit_say(json_t *taken)
 {
     weir_process_memory memory = weir_process_memory_now();
     json_object_set_new(taken, "heap_bytes", json_integer((json_int_t)memory.heap_bytes));
     json_object_set_new(taken, "resident_bytes", json_integer((json_int_t)memory.resident_bytes));
     json_object_set_new(taken, "own_bytes", json_integer((json_int_t)memory.own_bytes));
+    json_object_set_new(taken, "alone_bytes", json_integer((json_int_t)memory.alone_bytes));
     weir_flow_print_line(taken);
 }
 
@@ -265,8 +278,11 @@ static bool refit_all(weir_bench_run *run)
     return weir_bench_run_check(run);
 }
 
-static bool report(const weir_bench_run *run)
+/* out_json NULL: printed. */
+static bool report(const weir_bench_run *run, json_t **out_json)
 {
+    if (run->bench->as_json && out_json != NULL)
+        return (*out_json = weir_bench_result_json(run)) != NULL;
     if (run->bench->as_json)
         return weir_cli_print_json(weir_bench_result_json(run)) == WEIR_EXIT_OK;
     if (run->n_done > 0)
@@ -274,7 +290,9 @@ static bool report(const weir_bench_run *run)
     return true;
 }
 
-static int bench_refit(const weir_bench_refit *bench)
+/* One mode. */
+static int bench_refit(const weir_bench_refit *bench, weir_bench_figures *out_figures,
+                       json_t **out_json)
 {
     weir_bench_run *run = calloc(1, sizeof(*run));
     weir_bench_version *versions = calloc(bench->n_versions, sizeof(*versions));
@@ -291,7 +309,9 @@ static int bench_refit(const weir_bench_refit *bench)
     if (good)
         weir_bench_run_limit(run);
     if (good || run->n_done > 0)
-        good &= report(run);
+        good &= report(run, out_json);
+    if (run->n_done > 0 && out_figures != NULL)
+        *out_figures = weir_bench_figures_of(run);
     if (good && bench->soak && weir_bench_growth(run) > 0)
         good = (weir_cli_error("memory grew by %llu bytes from version 10 to the last",
                                (unsigned long long)weir_bench_growth(run)),
@@ -301,12 +321,37 @@ static int bench_refit(const weir_bench_refit *bench)
     return good ? WEIR_EXIT_OK : WEIR_EXIT_FAILED;
 }
 
+static int bench_both(const weir_bench_refit *bench)
+{
+    static const char *const modes[2] = { "checkpoint", "kernel" };
+    weir_bench_figures figures[2] = { { 0 }, { 0 } };
+    json_t *said[2] = { NULL, NULL };
+    int code = WEIR_EXIT_OK;
+    for (int i = 0; i < 2 && code == WEIR_EXIT_OK; i++) {
+        weir_bench_refit one = *bench;
+        one.mode = modes[i];
+        if (i > 0 && !bench->as_json)
+            putchar('\n');
+        code = bench_refit(&one, &figures[i], &said[i]);
+    }
+    if (code == WEIR_EXIT_OK && !bench->as_json)
+        weir_bench_print_modes(&figures[0], &figures[1]);
+    if (code == WEIR_EXIT_OK && bench->as_json)
+        return weir_cli_print_json(json_pack("{s:o, s:o, s:o}", "checkpoint", said[0], "kernel",
+                                             said[1], "side_by_side",
+                                             weir_bench_modes_json(&figures[0], &figures[1])));
+    json_decref(said[0]);
+    json_decref(said[1]);
+    return code;
+}
+
 int weir_cmd_bench_refit(int argc, char **argv)
 {
     weir_bench_refit bench = { .family = "glm_moe_dsa",
                                .preset = "demo",
                                .conversion = "fp8_128x128",
                                .install = "direct",
+                               .mode = "kernel",
                                .n_versions = 7,
                                .n_checked = WEIR_BENCH_CHECK_ALL,
                                .timeout_s = 60,
@@ -322,7 +367,8 @@ int weir_cmd_bench_refit(int argc, char **argv)
         return weir_cli_usage_error(argv[0], "--gpus TRAINER:REPLICA is required, as in 0:1");
     weir_cli_catch_signals();
     if (bench.role == NULL)
-        return bench_refit(&bench);
+        return strcmp(bench.mode, "both") == 0 ? bench_both(&bench)
+                                               : bench_refit(&bench, NULL, NULL);
     if (bench.directory == NULL || bench.config == NULL)
         return weir_cli_usage_error(argv[0], "--directory and --config go with --role");
     return is_replica ? weir_bench_refit_replica(&bench) : weir_bench_refit_trainer(&bench);

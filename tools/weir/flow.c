@@ -196,6 +196,13 @@ static double rate_of(const weir_report *report)
     return seconds > 0 ? (double)report->n_bytes / seconds : 0;
 }
 
+/* A trainer's slots are mapped by their readers; who reads has mapped what is not its own. */
+static uint64_t memory_of(const char *what)
+{
+    weir_process_memory memory = weir_process_memory_now();
+    return strcmp(what, "installed") == 0 ? memory.alone_bytes : memory.own_bytes;
+}
+
 json_t *weir_flow_report_json(const char *what, const weir_report *report)
 {
     json_t *seconds = json_object();
@@ -208,12 +215,11 @@ json_t *weir_flow_report_json(const char *what, const weir_report *report)
         "{s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:{s:I, s:I, s:I, s:I}}", "event", what,
         "read_from", report->read_from, "version", (json_int_t)report->version, "tensors",
         (json_int_t)report->n_tensors, "bytes", (json_int_t)report->n_bytes, "memory_bytes",
-        (json_int_t)weir_process_memory_now().own_bytes, "waited_seconds", report->waited_seconds,
-        "total_seconds", report->total_seconds, "gb_per_s", rate_of(report) * 1e-9, "seconds",
-        seconds, "counters", "allocations", (json_int_t)report->counters.allocations,
-        "registrations", (json_int_t)report->counters.registrations, "plans",
-        (json_int_t)report->counters.plans, "connections",
-        (json_int_t)report->counters.connections);
+        (json_int_t)memory_of(what), "waited_seconds", report->waited_seconds, "total_seconds",
+        report->total_seconds, "gb_per_s", rate_of(report) * 1e-9, "seconds", seconds, "counters",
+        "allocations", (json_int_t)report->counters.allocations, "registrations",
+        (json_int_t)report->counters.registrations, "plans", (json_int_t)report->counters.plans,
+        "connections", (json_int_t)report->counters.connections);
 }
 
 void weir_flow_print_line(json_t *taken)

@@ -4,28 +4,34 @@
 
 #include <malloc.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
-/* Lines of /proc/self/status are in kilobytes. */
-static uint64_t read_own_bytes(void)
+/* The sum of the lines of a file of /proc that begin so; they are in kilobytes. */
+static uint64_t sum_lines(const char *path, const char *const *labels)
 {
     char line[128];
-    unsigned long long kilobytes, own = 0;
-    FILE *status = fopen("/proc/self/status", "re");
-    while (status != NULL && fgets(line, sizeof(line), status) != NULL) {
-        if (sscanf(line, "RssAnon: %llu", &kilobytes) == 1 ||
-            sscanf(line, "RssShmem: %llu", &kilobytes) == 1)
-            own += kilobytes << 10;
+    uint64_t n_bytes = 0;
+    FILE *file = fopen(path, "re");
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        for (size_t i = 0; labels[i] != NULL; i++) {
+            if (strncmp(line, labels[i], strlen(labels[i])) == 0)
+                n_bytes += strtoull(line + strlen(labels[i]), NULL, 10) << 10;
+        }
     }
-    if (status != NULL)
-        fclose(status);
-    return own;
+    if (file != NULL)
+        fclose(file);
+    return n_bytes;
 }
 
 weir_process_memory weir_process_memory_now(void)
 {
     struct mallinfo2 heap = mallinfo2();
-    weir_process_memory out = { heap.uordblks + heap.hblkhd, 0, read_own_bytes() };
+    static const char *const own[] = { "RssAnon:", "RssShmem:", NULL };
+    static const char *const alone[] = { "Private_Dirty:", NULL };
+    weir_process_memory out = { heap.uordblks + heap.hblkhd, 0, sum_lines("/proc/self/status", own),
+                                sum_lines("/proc/self/smaps_rollup", alone) };
     unsigned long long pages = 0;
     FILE *statm = fopen("/proc/self/statm", "re");
     if (statm != NULL && fscanf(statm, "%*u %llu", &pages) == 1)
