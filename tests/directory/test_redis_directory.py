@@ -2,11 +2,9 @@
 """Two `weir serve` over one redis-server, and Python's gRPC as their trainers and replicas: both know
 the same, calls that wait at one are woken from the other, and nothing acknowledged is lost when a
 directory or Redis is killed."""
-import ctypes
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -34,8 +32,9 @@ def tearDownModule():
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 
-def end_with_parent():
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+# What is started ends with this process. Not by a preexec_fn: gRPC's threads may hold a lock that a
+# forked child would wait for.
+END_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]
 
 
 def free_port():
@@ -55,9 +54,9 @@ class Redis:
 
     def start(self):
         self.process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder,
-             "--save", "", "--appendonly", "yes", "--appendfsync", "always",
-             "--logfile", os.path.join(self.folder, "log")], preexec_fn=end_with_parent)
+            [*END_WITH_PARENT, "redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
+             "--dir", self.folder, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+             "--logfile", os.path.join(self.folder, "log")])
 
     def kill(self):
         self.process.kill()
@@ -73,8 +72,8 @@ class Directory:
 
     def __init__(self, redis):
         self.process = subprocess.Popen(
-            [WEIR, "serve", "--listen", "127.0.0.1:0", "--store", "@" + redis.store, "--name", "t",
-             "--json"], stdout=subprocess.PIPE, preexec_fn=end_with_parent)
+            [*END_WITH_PARENT, WEIR, "serve", "--listen", "127.0.0.1:0", "--store", "@" + redis.store,
+             "--name", "t", "--json"], stdout=subprocess.PIPE)
         line = self.process.stdout.readline()
         assert line, "weir serve ended"
         self.channel = grpc.insecure_channel(json.loads(line)["address"])
