@@ -5,9 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "flow.h"
-#include "gpu_upload.h"
-#include "mesh_shards.h"
+#include "publish_job.h"
 
 const char weir_usage_publish[] =
     "usage: weir publish SRC... --version N --directory HOST:PORT [OPTION...]\n"
@@ -78,28 +76,11 @@ static const struct option options[] = {
 };
 
 typedef struct publish_job {
-    weir_flow_options flow;
-    uint64_t version, rank, n_ranks, n_replicas, n_slots, window_bytes;
-    bool has_version, follow, scan_first;
-    const char *traceparent; /* NULL: not given */
+    weir_publish_job common;
+    uint64_t version, n_replicas;
+    bool has_version, follow;
     bool version_failed; /* what the last version ended with; the trainer is as good as before */
-    weir_cli_device device;
-    weir_delivery delivery;
-    const char *mesh, *owners; /* NULL: every rank has the whole model */
-    weir_mesh_shards shards;   /* with them: this rank's part of the open source */
-    weir_gpu_upload upload;    /* with a GPU: what is registered instead of the source's memory */
-    weir_trainer *trainer;     /* opened with the first source, whose config.json it takes */
-    weir_flow_source source;   /* the one whose pointers are registered */
 } publish_job;
-
-static weir_trainer *_Atomic open_trainer; /* for the signal handler */
-
-static void cancel(void)
-{
-    weir_trainer *waiting = open_trainer;
-    if (waiting != NULL)
-        weir_trainer_cancel(waiting);
-}
 
 static bool take_delivery(publish_job *job)
 {
@@ -107,34 +88,29 @@ static bool take_delivery(publish_job *job)
         weir_cli_usage_error("publish", "--delivery takes push or pull, got '%s'", optarg);
         return false;
     }
-    job->delivery = optarg[2] == 's' ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
+    job->common.delivery = optarg[2] == 's' ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
     return true;
 }
 
 static int take_mesh_option(int option, publish_job *job)
 {
-    weir_trainer_mesh mesh;
-    if (option == OPTION_OWNERS) {
-        job->owners = optarg;
-        return WEIR_EXIT_OK;
-    }
-    job->mesh = optarg;
-    return weir_trainer_mesh_parse(optarg, &mesh) == WEIR_OK
-               ? WEIR_EXIT_OK
-               : weir_cli_usage_error("publish", "--mesh: %s", weir_last_error());
+    if (option != OPTION_OWNERS)
+        return weir_publish_job_take_mesh("publish", optarg, &job->common);
+    job->common.owners = optarg;
+    return WEIR_EXIT_OK;
 }
 
 static int take_memory_option(int option, publish_job *job)
 {
     bool good = true;
     if (option == OPTION_DEVICE)
-        good = weir_cli_read_device("publish", optarg, &job->device);
+        good = weir_cli_read_device("publish", optarg, &job->common.device);
     else if (option == OPTION_DELIVERY)
         good = take_delivery(job);
     else if (option == OPTION_WINDOW)
-        good = weir_cli_byte_count("publish", "--window", optarg, &job->window_bytes);
+        good = weir_cli_byte_count("publish", "--window", optarg, &job->common.window_bytes);
     else
-        job->scan_first = true;
+        job->common.scan_first = true;
     return good ? WEIR_EXIT_OK : WEIR_EXIT_USAGE;
 }
 
@@ -144,19 +120,19 @@ static int take_option(int option, publish_job *job)
         const char *name;
         uint64_t least, most, *out;
     } numbers[] = { { "--version", 0, INT64_MAX, &job->version },
-                    { "--rank", 0, UINT32_MAX, &job->rank },
-                    { "--ranks", 1, UINT32_MAX, &job->n_ranks },
+                    { "--rank", 0, UINT32_MAX, &job->common.rank },
+                    { "--ranks", 1, UINT32_MAX, &job->common.n_ranks },
                     { "--replicas", 1, 1000000, &job->n_replicas },
                     { NULL, 0, 0, NULL },
-                    { "--slots", 1, 8, &job->n_slots } };
+                    { "--slots", 1, 8, &job->common.n_slots } };
     if (option == OPTION_FOLLOW) {
         job->follow = true;
         return WEIR_EXIT_OK;
     }
     if (option < WEIR_FLOW_OWN_OPTION)
-        return weir_flow_take_option("publish", option, &job->flow);
+        return weir_flow_take_option("publish", option, &job->common.flow);
     if (option == OPTION_TRACEPARENT) {
-        job->traceparent = optarg;
+        job->common.traceparent = optarg;
         return WEIR_EXIT_OK;
     }
     if (option >= OPTION_MESH)
@@ -171,121 +147,14 @@ static int take_option(int option, publish_job *job)
                : WEIR_EXIT_USAGE;
 }
 
-static int start_trainer(publish_job *job)
-{
-    const weir_flow_options *flow = &job->flow;
-    weir_trainer_options trainer = WEIR_TRAINER_OPTIONS_INIT;
-    trainer.directory = flow->directory;
-    trainer.model = flow->model;
-    trainer.run = flow->run;
-    trainer.rank = (uint32_t)job->rank;
-    trainer.n_ranks = (uint32_t)job->n_ranks;
-    trainer.family = flow->family;
-    trainer.layout = flow->layout;
-    trainer.conversion = flow->conversion;
-    trainer.config = job->source.config[0] != '\0' ? job->source.config : NULL;
-    trainer.transport = flow->transport;
-    trainer.transport_directory = flow->transport_directory;
-    trainer.listen = flow->listen;
-    trainer.n_slots = (unsigned)job->n_slots;
-    trainer.n_threads = flow->n_threads;
-    trainer.timeout_ms = flow->timeout_ms;
-    trainer.lease_ms = flow->lease_ms;
-    trainer.keep_masters = flow->keep_masters;
-    trainer.ignore = flow->ignore;
-    trainer.n_ignore = flow->n_ignore;
-    trainer.progress = weir_flow_progress;
-    trainer.progress_context = &job->flow;
-    trainer.delivery = job->delivery;
-    trainer.window_bytes = job->window_bytes;
-    trainer.scan_first = job->scan_first;
-    trainer.traceparent = job->traceparent;
-    trainer.mesh = job->mesh;
-    trainer.expert_owners = job->owners;
-    trainer.replica_mesh = flow->replica_mesh;
-    trainer.replica_experts = flow->replica_experts;
-    trainer.wire = flow->wire;
-    if (weir_trainer_open(&trainer, &job->trainer) != WEIR_OK)
-        return weir_cli_fail();
-    open_trainer = job->trainer;
-    return WEIR_EXIT_OK;
-}
-
-/* What a call on the trainer has failed with; being told to stop is no failure. */
-static int end_of_call(void)
-{
-    weir_flow_progress_end();
-    return weir_cli_stopped() ? WEIR_EXIT_OK : weir_cli_fail();
-}
-
-/* The same shards, their memory on the GPU. */
-static int upload_shards(publish_job *job)
-{
-    weir_mesh_shards *shards = &job->shards;
-    weir_tensor *locals = calloc(shards->n_shards + 1, sizeof(*locals));
-    if (locals == NULL)
-        return weir_cli_error("out of memory");
-    for (size_t i = 0; i < shards->n_shards; i++)
-        locals[i] = shards->shards[i].local;
-    job->upload.device = job->device.number;
-    bool done = weir_gpu_upload_tensors(&job->upload, locals, shards->n_shards);
-    free(locals);
-    for (size_t i = 0; i < shards->n_shards && done; i++)
-        shards->shards[i].local.data = job->upload.tensors[i].data;
-    return done ? WEIR_EXIT_OK : WEIR_EXIT_FAILED;
-}
-
-/* Cuts this rank's shards out of the open source, into memory of their own. */
-static int register_shards(publish_job *job, const weir_tensor *tensors, size_t n_tensors)
-{
-    const weir_flow_options *flow = &job->flow;
-    weir_mesh_cut cut = { .mesh = job->mesh,
-                          .owners = job->owners,
-                          .rank = (uint32_t)job->rank,
-                          .family = flow->family,
-                          .layout = flow->layout,
-                          .conversion = flow->conversion,
-                          .config = job->source.config,
-                          .ignore = flow->ignore,
-                          .n_ignore = flow->n_ignore };
-    weir_mesh_shards before = job->shards;
-    if (!weir_mesh_shards_cut(&cut, tensors, n_tensors, &job->shards)) {
-        job->shards = before;
-        return WEIR_EXIT_FAILED;
-    }
-    int code = job->device.cuda ? upload_shards(job) : WEIR_EXIT_OK;
-    if (code == WEIR_EXIT_OK && weir_trainer_register_shards(job->trainer, job->shards.shards,
-                                                             job->shards.n_shards) != WEIR_OK)
-        code = weir_cli_fail();
-    weir_mesh_shards_close(&before);
-    return code;
-}
-
-/* Gives the trainer the weights of the open source. */
-static int register_source(publish_job *job)
-{
-    size_t n_tensors;
-    const weir_tensor *tensors = weir_checkpoint_tensors(job->source.checkpoint, &n_tensors);
-    if (job->mesh != NULL)
-        return register_shards(job, tensors, n_tensors);
-    if (job->device.cuda) {
-        job->upload.device = job->device.number;
-        if (!weir_gpu_upload_tensors(&job->upload, tensors, n_tensors))
-            return WEIR_EXIT_FAILED;
-        tensors = job->upload.tensors;
-    }
-    return weir_trainer_register(job->trainer, tensors, n_tensors) == WEIR_OK ? WEIR_EXIT_OK
-                                                                              : weir_cli_fail();
-}
-
 /* As weir_trainer_options.delivery decides. */
 static bool pushes(const publish_job *job)
 {
-    const char *transport = job->flow.transport;
-    if (job->mesh != NULL || job->flow.replica_mesh != NULL)
+    const char *transport = job->common.flow.transport;
+    if (job->common.mesh != NULL || job->common.flow.replica_mesh != NULL)
         return false;
-    if (job->delivery != WEIR_DELIVERY_DEFAULT || !job->device.cuda)
-        return job->delivery == WEIR_DELIVERY_PUSH;
+    if (job->common.delivery != WEIR_DELIVERY_DEFAULT || !job->common.device.cuda)
+        return job->common.delivery == WEIR_DELIVERY_PUSH;
     return transport == NULL || strcmp(transport, "cuda_ipc") == 0 ||
            strcmp(transport, "nccl") == 0;
 }
@@ -293,14 +162,15 @@ static bool pushes(const publish_job *job)
 /* As weir_trainer_options.window_bytes decides. */
 static bool sends(const publish_job *job)
 {
-    return job->window_bytes > 0 && (job->mesh != NULL || job->flow.replica_mesh != NULL);
+    return job->common.window_bytes > 0 &&
+           (job->common.mesh != NULL || job->common.flow.replica_mesh != NULL);
 }
 
 static int report_failure(publish_job *job)
 {
-    int code = end_of_call();
+    int code = weir_publish_job_failed();
     job->version_failed = code != WEIR_EXIT_OK;
-    if (code != WEIR_EXIT_OK && job->flow.as_json)
+    if (code != WEIR_EXIT_OK && job->common.flow.as_json)
         weir_flow_print_line(json_pack("{s:s, s:s, s:I}", "event", "failed", "error",
                                        weir_last_error(), "version", (json_int_t)job->version));
     return code;
@@ -311,13 +181,14 @@ static int await_replicas(publish_job *job)
 {
     const char *event = pushes(job) ? "pushed" : "sent";
     double begun = weir_cli_now();
-    if (weir_trainer_wait(job->trainer, job->version, (unsigned)job->n_replicas, 0) != WEIR_OK)
+    if (weir_trainer_wait(job->common.trainer, job->version, (unsigned)job->n_replicas, 0) !=
+        WEIR_OK)
         return report_failure(job);
     double seconds = weir_cli_now() - begun;
     weir_flow_progress_end();
     if (!pushes(job) && !sends(job))
         return WEIR_EXIT_OK;
-    if (job->flow.as_json)
+    if (job->common.flow.as_json)
         weir_flow_print_line(json_pack("{s:s, s:I, s:I, s:f}", "event", event, "version",
                                        (json_int_t)job->version, "replicas",
                                        (json_int_t)job->n_replicas, "seconds", seconds));
@@ -328,29 +199,18 @@ static int await_replicas(publish_job *job)
     return WEIR_EXIT_OK;
 }
 
-/* Publishes one source as the next version. The source before stays open until the new one is
- * registered. */
+/* Publishes one source as the next version. */
 static int publish_one(publish_job *job, const char *path)
 {
-    weir_flow_source before = job->source;
     weir_report report;
-    int code = WEIR_EXIT_OK;
     job->version_failed = false;
-    if (!weir_flow_source_open(&job->flow, &path, 1, &job->source)) {
-        job->source = before;
-        return WEIR_EXIT_FAILED;
-    }
-    if (job->trainer == NULL)
-        code = start_trainer(job);
-    if (code == WEIR_EXIT_OK)
-        code = register_source(job);
-    weir_flow_source_close(&before);
+    int code = weir_publish_job_take_source(&job->common, path);
     if (code != WEIR_EXIT_OK || weir_cli_stopped())
         return code;
-    if (weir_trainer_publish(job->trainer, job->version, &report) != WEIR_OK) {
+    if (weir_trainer_publish(job->common.trainer, job->version, &report) != WEIR_OK) {
         code = report_failure(job);
     } else {
-        weir_flow_print_report(&job->flow, "published", &report);
+        weir_flow_print_report(&job->common.flow, "published", &report);
         if (job->n_replicas > 0)
             code = await_replicas(job);
     }
@@ -398,7 +258,7 @@ static int publish_all(publish_job *job, char **paths, size_t n_paths)
 
 int weir_cmd_publish(int argc, char **argv)
 {
-    publish_job job = { .flow = { .model = "model" } };
+    publish_job job = { .common = { .flow = { .model = "model" } } };
     for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
         int code = option == WEIR_CLI_BAD_OPTION ? WEIR_EXIT_USAGE : take_option(option, &job);
         if (code != WEIR_EXIT_OK)
@@ -408,7 +268,7 @@ int weir_cmd_publish(int argc, char **argv)
         return weir_cli_usage_error("publish", "no SRC");
     if (!job.has_version)
         return weir_cli_usage_error("publish", "--version is required");
-    if (job.flow.directory == NULL)
+    if (job.common.flow.directory == NULL)
         return weir_cli_usage_error("publish", "--directory is required");
     if (pushes(&job) && job.n_replicas == 0)
         return weir_cli_usage_error("publish", "pushing needs --replicas: nothing is sent before "
@@ -416,14 +276,8 @@ int weir_cmd_publish(int argc, char **argv)
     if (sends(&job) && job.n_replicas == 0)
         return weir_cli_usage_error("publish", "--window with --mesh needs --replicas: bytes are "
                                                "made when so many read them");
-    weir_cli_catch_signals();
-    weir_cli_on_stop(cancel);
+    weir_publish_job_begin();
     int code = publish_all(&job, argv + optind, (size_t)(argc - optind));
-    weir_cli_on_stop(NULL);
-    open_trainer = NULL;
-    weir_trainer_close(job.trainer);
-    weir_gpu_upload_close(&job.upload);
-    weir_mesh_shards_close(&job.shards);
-    weir_flow_source_close(&job.source);
+    weir_publish_job_close(&job.common);
     return code;
 }

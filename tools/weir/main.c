@@ -17,6 +17,8 @@ OPTIONAL_VERB(serve)
 OPTIONAL_VERB(publish)
 OPTIONAL_VERB(receive)
 OPTIONAL_VERB(replica)
+OPTIONAL_VERB(broadcast)
+OPTIONAL_VERB(orchestrate)
 OPTIONAL_VERB(verify)
 OPTIONAL_VERB(discover)
 OPTIONAL_VERB(trace)
@@ -49,6 +51,10 @@ static const weir_verb verbs[] = {
       weir_cmd_receive },
     { "replica", "serve one inference server's workers, driven over HTTP", weir_usage_replica,
       weir_cmd_replica },
+    { "broadcast", "be one trainer rank of a run configuration", weir_usage_broadcast,
+      weir_cmd_broadcast },
+    { "orchestrate", "drive a run's inference servers through each version", weir_usage_orchestrate,
+      weir_cmd_orchestrate },
     { "verify", "compare a live replica with a checkpoint, byte for byte", weir_usage_verify,
       weir_cmd_verify },
     { "discover", "list the sources that a reader could use, and why not the others",

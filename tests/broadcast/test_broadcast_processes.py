@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trainer of two ranks, an orchestrator and two servers of two workers, as real processes."""
+import os
+import unittest
+
+import broadcast_case
+from broadcast_case import BroadcastCase, read_until
+
+VERSIONS = int(os.environ.get("WEIR_TEST_VERSIONS", "10"))
+
+
+class WhenAllIsWell(BroadcastCase):
+    def test_versions_reach_every_worker_byte_for_byte(self):
+        servers = self.servers()
+        config = self.write_config([server.url for server in servers])
+        trainers = self.broadcasts(config)
+        orchestrator = self.orchestrate(config, "--steps", str(VERSIONS))
+        for version in range(1, VERSIONS + 1):
+            self.send(trainers, version)
+            said = self.expect_served(orchestrator, version)
+            self.assertEqual((said["updated"], said["dropped"]), (2, 0))
+            for trainer in trainers:
+                read_until(trainer, "held", version=version)
+            self.verify_servers(servers, version)
+        for server in servers:
+            self.expect_holds(server, VERSIONS)
+        self.assertEqual(orchestrator.wait()[0], 0)
+
+
+class InCheckpointMode(WhenAllIsWell):
+    kernel_mode = False
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

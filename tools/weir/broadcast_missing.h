@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* broadcast_missing.h - which inference workers of a run do not hold a version, by rank.
+ */
+#ifndef WEIR_TOOLS_BROADCAST_MISSING_H
+#define WEIR_TOOLS_BROADCAST_MISSING_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "weir/run_config.h"
+
+/* "inference rank 3 (server 1, dp 0, tp 0) has not joined, rank 4 (server 1, dp 0, tp 1) holds
+ * version 6", as the directory says; "" where nobody is missing, or it does not say. */
+void weir_broadcast_missing(const weir_run_settings *settings, const char *directory,
+                            uint64_t version, char *text, size_t n_text);
+
+#endif
