@@ -57,9 +57,10 @@ typedef struct weir_inference_worker {
     weir_status result;
     weir_error_line error;
     weir_report report;
-    bool is_unusable;   /* its parameters hold a mixture */
-    bool has_version;   /* else what the engine came with */
-    uint64_t version;   /* that its parameters hold */
+    bool is_unusable; /* its parameters hold a mixture */
+    bool has_version; /* else what the engine came with */
+    uint64_t version; /* that its parameters hold */
+    char version_uid[WEIR_ID_BYTES];
     weir_ballot ballot; /* its next one, in the round that it is in; its thread's */
     atomic_int stop;    /* weir_stop: where it is in it, for errors */
 } weir_inference_worker;

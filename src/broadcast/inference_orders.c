@@ -154,14 +154,13 @@ static weir_status no_trainer(weir_inference *server, weir_directory_client *cli
 /* Until it is there; one that is about to come up does not answer at first. */
 static weir_status await_trainer(weir_inference *server, weir_directory_client *client)
 {
-    const weir_join_wish *wish = &server->order.join;
     weir_trainer_sight sight = { .revision = 0 };
     weir_status status;
     do {
         unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
         weir_directory_client_bound(client, left_ms != 0 ? left_ms : 1);
-        status = weir_trainer_look(client, server->options.model, wish->run, sight.revision,
-                                   left_ms, &sight);
+        status = weir_trainer_look(client, server->options.model, server->order.join.run,
+                                   sight.revision, left_ms, &sight);
         if (status == WEIR_OK && (!sight.is_told || sight.has_trainer))
             return WEIR_OK;
         if (status != WEIR_OK && status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT)

@@ -38,28 +38,37 @@ static void set_version(weir_inference *server, uint64_t version)
 static weir_status look(weir_inference *server, unsigned timeout_ms, weir_trainer_sight *out)
 {
     weir_directory_client *client;
+    const weir_inference_worker *first = &server->workers[0];
+    const weir_trainer_wish wish = { .model = server->options.model,
+                                     .run = server->joined.run,
+                                     .holds = first->has_version && server->is_of_this_run,
+                                     .held = first->version,
+                                     .held_uid = first->version_uid };
     weir_status status = weir_inference_look_begin(server, &server->joined, timeout_ms, &client);
     if (status != WEIR_OK)
         return status;
-    status = weir_trainer_look(client, server->options.model, server->joined.run, 0, 0, out);
+    status = weir_trainer_ask(client, &wish, 0, 0, out);
     weir_inference_look_end(server, client);
     return status;
 }
 
-/* True: it is held, and nothing is to be installed. */
+/* True: it is held, and nothing is to be installed. A trainer that was started again may have made
+ * other bytes under the same number. */
 static bool is_held(weir_inference *server)
 {
     const weir_inference_info *info = &server->info;
     weir_update_wish *wish = &server->order.update;
-    weir_trainer_sight sight;
+    weir_trainer_sight sight = { .is_told = false };
     bool holds = info->state == WEIR_INFERENCE_HOLDING && server->is_of_this_run;
-    if (wish->has_version)
-        return holds && wish->version == info->version;
     unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
-    if (holds && look(server, left_ms != 0 ? left_ms : 1, &sight) == WEIR_OK && sight.is_told &&
-        sight.has_newest) {
+    if (wish->has_version && !(holds && wish->version == info->version))
+        return false;
+    bool is_seen = holds && look(server, left_ms != 0 ? left_ms : 1, &sight) == WEIR_OK;
+    if (wish->has_version)
+        return !sight.is_made_anew;
+    if (is_seen && sight.has_newest) {
         set_version(server, sight.newest);
-        return sight.newest == info->version;
+        return sight.newest == info->version && !sight.is_made_anew;
     }
     pthread_mutex_lock(&server->lock);
     wish->version = WEIR_LATEST;

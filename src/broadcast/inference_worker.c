@@ -2,6 +2,7 @@
 /* inference_worker.c - one worker of a server: a thread that owns one replica, which installs into
  * memory that was there before it and stays behind it. */
 #include <stdio.h>
+#include <string.h>
 
 #include "broadcast/inference_core.h"
 #include "refit/replica.h"
@@ -148,6 +149,7 @@ static weir_status install(weir_inference_worker *worker)
         worker->is_unusable = false;
         worker->has_version = true;
         worker->version = weir_replica_version(worker->replica);
+        memcpy(worker->version_uid, worker->replica->version_uid, sizeof(worker->version_uid));
     }
     pthread_mutex_unlock(&server->lock);
     return status;

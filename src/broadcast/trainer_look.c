@@ -46,26 +46,38 @@ static void find_trainers(const json_t *list, const char *model, weir_trainer_si
     }
 }
 
-static void find_newest(const json_t *versions, const char *model, const char *run,
+/* An attempt at a version that stands, or is about to. */
+static void see_version(const json_t *item, uint64_t number, const weir_trainer_wish *wish,
                         weir_trainer_sight *sight)
+{
+    bool is_ready = is_of(item, "state", "READY");
+    if (!is_ready && !is_of(item, "state", "STAGING"))
+        return;
+    if (wish->holds && number == wish->held && !is_of(item, "uid", wish->held_uid))
+        sight->is_made_anew = true;
+    if (!is_ready)
+        return;
+    if (!sight->has_newest || number > sight->newest)
+        sight->newest = number;
+    sight->has_newest = true;
+}
+
+static void find_versions(const json_t *versions, const weir_trainer_wish *wish,
+                          weir_trainer_sight *sight)
 {
     size_t i;
     const json_t *item;
     json_array_foreach(versions, i, item)
     {
         const json_t *number = json_object_get(item, "version");
-        if (!is_of(item, "model", model) || !is_of(item, "run", run) ||
-            !is_of(item, "state", "READY") || json_is_true(json_object_get(item, "taken_back")) ||
-            !json_is_integer(number) || json_integer_value(number) < 0)
-            continue;
-        uint64_t version = (uint64_t)json_integer_value(number);
-        if (!sight->has_newest || version > sight->newest)
-            sight->newest = version;
-        sight->has_newest = true;
+        if (is_of(item, "model", wish->model) && is_of(item, "run", wish->run) &&
+            !json_is_true(json_object_get(item, "taken_back")) && json_is_integer(number) &&
+            json_integer_value(number) >= 0)
+            see_version(item, (uint64_t)json_integer_value(number), wish, sight);
     }
 }
 
-weir_status weir_trainer_sight_read(const char *json, const char *model, const char *run,
+weir_status weir_trainer_sight_read(const char *json, const weir_trainer_wish *wish,
                                     weir_trainer_sight *out)
 {
     weir_trainer_sight sight = { .is_told = true };
@@ -77,19 +89,19 @@ weir_status weir_trainer_sight_read(const char *json, const char *model, const c
     const json_t *revision = json_object_get(fleet, "revision");
     if (json_is_integer(revision) && json_integer_value(revision) > 0)
         sight.revision = (uint64_t)json_integer_value(revision);
-    find_trainers(json_object_get(fleet, "workers"), model, &sight);
-    find_trainers(json_object_get(fleet, "groups"), model, &sight);
-    find_newest(json_object_get(fleet, "versions"), model, run, &sight);
+    find_trainers(json_object_get(fleet, "workers"), wish->model, &sight);
+    find_trainers(json_object_get(fleet, "groups"), wish->model, &sight);
+    find_versions(json_object_get(fleet, "versions"), wish, &sight);
     json_decref(fleet);
     *out = sight;
     return WEIR_OK;
 }
 
-weir_status weir_trainer_look(weir_directory_client *client, const char *model, const char *run,
-                              uint64_t after_revision, unsigned timeout_ms, weir_trainer_sight *out)
+weir_status weir_trainer_ask(weir_directory_client *client, const weir_trainer_wish *wish,
+                             uint64_t after_revision, unsigned timeout_ms, weir_trainer_sight *out)
 {
     const char *json = NULL;
-    const weir_fleet_request request = { .model = model,
+    const weir_fleet_request request = { .model = wish->model,
                                          .after_revision = after_revision,
                                          .timeout_ms = timeout_ms };
     weir_status status = weir_directory_get_fleet(client, &request, &json);
@@ -97,6 +109,13 @@ weir_status weir_trainer_look(weir_directory_client *client, const char *model, 
         *out = (weir_trainer_sight){ .is_told = false };
         return WEIR_OK;
     }
-    return status == WEIR_OK ? weir_trainer_sight_read(json != NULL ? json : "", model, run, out)
+    return status == WEIR_OK ? weir_trainer_sight_read(json != NULL ? json : "", wish, out)
                              : status;
+}
+
+weir_status weir_trainer_look(weir_directory_client *client, const char *model, const char *run,
+                              uint64_t after_revision, unsigned timeout_ms, weir_trainer_sight *out)
+{
+    const weir_trainer_wish wish = { .model = model, .run = run };
+    return weir_trainer_ask(client, &wish, after_revision, timeout_ms, out);
 }

@@ -110,9 +110,9 @@ class ReplicaCase(flow_case.FlowCase):
         for worker in range(WORKERS):
             self.verify_worker(f"server-{server.rank}-dp0", worker, version)
 
-    def verify_worker(self, name, worker, version):
+    def verify_worker(self, name, worker, version, checkpoint=None):
         result = subprocess.run(
-            [flow_case.WEIR, "verify", self.checkpoint(version), "--replica", name, "--worker",
+            [flow_case.WEIR, "verify", checkpoint or self.checkpoint(version), "--replica", name, "--worker",
              str(worker), "--replica-mesh", f"tp={WORKERS}", "--config", self.config, *self.flow],
             capture_output=True, text=True, timeout=flow_case.WAIT_S, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)

@@ -146,6 +146,24 @@ class WhenSomethingFails(ReplicaCase):
         self.expect_held(server, 1)
         self.assertEqual(server.get("/health")[0], 200)
 
+    def test_a_version_made_anew_under_its_number_is_taken_again(self):
+        trainers = self.trainers()
+        server = self.server(0)
+        self.publish(trainers, 1)
+        self.join(server, 1)
+        self.update(server, 1)
+        for trainer in trainers:
+            trainer.signal(signal.SIGKILL)
+            trainer.process.wait()
+        trainers = self.trainers()  # from the start, with other weights
+        for trainer in trainers:
+            trainer.send(self.checkpoint(2))
+        for trainer in trainers:
+            self.assertEqual(trainer.line()["version"], 1)
+        self.update(server, 1)
+        for worker in range(WORKERS):
+            self.verify_worker("server-0-dp0", worker, 1, self.checkpoint(2))
+
     def test_a_server_killed_at_each_stop_is_replaced_and_the_other_goes_on(self):
         trainers = self.trainers()
         steady = self.server(0)

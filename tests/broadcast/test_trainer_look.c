@@ -12,10 +12,14 @@
 #include "directory/client.h"
 #include "weir/weir.h"
 
+static const weir_trainer_wish wish = {
+    .model = "m", .run = "run", .holds = true, .held = 6, .held_uid = "six"
+};
+
 static weir_trainer_sight see(const char *json)
 {
     weir_trainer_sight sight;
-    assert_int_equal(weir_trainer_sight_read(json, "m", "run", &sight), WEIR_OK);
+    assert_int_equal(weir_trainer_sight_read(json, &wish, &sight), WEIR_OK);
     assert_true(sight.is_told);
     return sight;
 }
@@ -75,13 +79,30 @@ static void the_newest_is_ready_and_of_the_run(void **state)
     assert_false(see("{}").has_newest);
 }
 
+static void a_version_that_is_held_may_be_made_anew(void **state)
+{
+    (void)state;
+#define SIX(uid, state) "{\"versions\":[" VERSION("6", "run", state, ",\"uid\":\"" uid "\"") "]}"
+    assert_false(see(SIX("six", "READY")).is_made_anew);
+    assert_false(see(SIX("other", "ABORTED")).is_made_anew);
+    assert_false(see(SIX("other", "RELEASING")).is_made_anew);
+    assert_true(see(SIX("other", "READY")).is_made_anew);
+    assert_true(see(SIX("other", "STAGING")).is_made_anew);
+    assert_false(see("{}").is_made_anew); /* so old that nobody lists it */
+    weir_trainer_wish other = wish;
+    weir_trainer_sight sight;
+    other.holds = false;
+    assert_int_equal(weir_trainer_sight_read(SIX("other", "READY"), &other, &sight), WEIR_OK);
+    assert_false(sight.is_made_anew);
+}
+
 static void what_is_no_object_is_refused(void **state)
 {
     (void)state;
     weir_trainer_sight sight;
     static const char *const bad[] = { "", "[]", "7", "{", "\"fleet\"" };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-        assert_int_equal(weir_trainer_sight_read(bad[i], "m", "run", &sight), WEIR_ERR_FORMAT);
+        assert_int_equal(weir_trainer_sight_read(bad[i], &wish, &sight), WEIR_ERR_FORMAT);
 }
 
 static void a_directory_is_looked_at(void **state)
@@ -111,6 +132,7 @@ int main(void)
         cmocka_unit_test(a_registered_trainer_or_one_that_has_published_is_there),
         cmocka_unit_test(trainers_of_other_models_are_named_once),
         cmocka_unit_test(the_newest_is_ready_and_of_the_run),
+        cmocka_unit_test(a_version_that_is_held_may_be_made_anew),
         cmocka_unit_test(what_is_no_object_is_refused),
         cmocka_unit_test(a_directory_is_looked_at),
     };

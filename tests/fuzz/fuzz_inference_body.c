@@ -48,6 +48,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     weir_update_wish update;
     weir_trainer_sight sight;
+    const weir_trainer_wish wish = {
+        .model = "m", .run = "run", .holds = true, .held = 6, .held_uid = "six"
+    };
     char *text = malloc(size + 1);
     demand(text != NULL);
     memcpy(text, data, size);
@@ -56,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     join(text, size, 4, 2);
     if (weir_update_wish_read(text, size, &update) == WEIR_OK)
         demand(update.version <= INT64_MAX && update.timeout_ms <= WEIR_MOST_TIMEOUT_S * 1000u);
-    if (weir_trainer_sight_read(text, "m", "run", &sight) == WEIR_OK)
+    if (weir_trainer_sight_read(text, &wish, &sight) == WEIR_OK)
         demand(memchr(sight.others, '\0', sizeof(sight.others)) != NULL);
     free(text);
     return 0;
