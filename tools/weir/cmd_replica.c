@@ -35,7 +35,8 @@ const char weir_usage_replica[] =
     "its\n"
     "                              server_rank), as `weir verify --replica` takes it\n"
     "\n"
-    "--replica-mesh, --worker, --directory and --run are not taken: they are said over HTTP.\n"
+    "--replica-mesh, --worker, --directory, --run and --wire are not taken: they are said over\n"
+    "HTTP.\n"
     "\n" WEIR_FLOW_USAGE;
 
 enum {
@@ -128,6 +129,9 @@ static int spread_devices(replica_job *job)
 {
     uint64_t n_workers = job->tp * job->dp;
     const weir_flow_options *flow = &job->flow;
+    if (flow->wire != WEIR_WIRE_KERNEL)
+        return weir_cli_usage_error("replica",
+                                    "--wire is said over HTTP: quantize_in_weight_transfer");
     if (flow->directory != NULL || flow->run != NULL || flow->replica_mesh != NULL)
         return weir_cli_usage_error("replica",
                                     "%s is said over HTTP, by POST /init_broadcaster, or by --tp",
