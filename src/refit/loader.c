@@ -33,7 +33,8 @@ void weir_loader_close(weir_loader *loader)
 {
     if (loader == NULL)
         return;
-    weir_task_close(loader->task);
+    for (uint32_t g = 0; g < loader->n_groups && loader->tasks != NULL; g++)
+        weir_task_close(loader->tasks[g]);
     for (unsigned b = 0; b < WEIR_LOADER_BUFFERS && loader->work != NULL; b++)
         weir_work_free(loader->work, loader->buffers[b], loader->buffer_bytes);
     weir_mapping_close(loader->checkpoint);
@@ -49,11 +50,27 @@ unsigned char *weir_loader_at(const weir_loader *loader, uint32_t tensor)
     return loader->buffers[at->group % WEIR_LOADER_BUFFERS] + at->at;
 }
 
+static weir_status open_tasks(weir_loader *loader)
+{
+    weir_status status = WEIR_OK;
+    if (loader->tasks == NULL)
+        loader->tasks = weir_arena_zeroed(&loader->arena, loader->n_groups, sizeof(*loader->tasks));
+    if (loader->tasks == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (uint32_t g = 0; g < loader->n_groups && status == WEIR_OK; g++) {
+        if (loader->tasks[g] == NULL)
+            status = weir_task_open(loader->work, &loader->tasks[g]);
+    }
+    return status;
+}
+
 weir_status weir_loader_reserve(weir_loader *loader, weir_work *work, bool *out_taken)
 {
     weir_status status = WEIR_OK;
     void *memory;
-    *out_taken = loader->task == NULL;
+    *out_taken = !loader->is_reserved;
+    if (loader->is_reserved)
+        return WEIR_OK;
     loader->work = work;
     for (unsigned b = 0; b < WEIR_LOADER_BUFFERS && status == WEIR_OK; b++) {
         if (loader->buffers[b] != NULL)
@@ -62,16 +79,17 @@ weir_status weir_loader_reserve(weir_loader *loader, weir_work *work, bool *out_
         if (status == WEIR_OK)
             loader->buffers[b] = memory;
     }
-    if (status == WEIR_OK && loader->task == NULL)
-        status = weir_task_open(work, &loader->task);
+    if (status == WEIR_OK)
+        status = open_tasks(loader);
     if (status != WEIR_OK) {
         weir_error_prefix("the two buffers of a checkpoint loader, of %" PRIu64 " bytes each",
                           loader->buffer_bytes);
         return status;
     }
-    for (size_t v = 0; v < loader->n_views && *out_taken; v++)
+    for (size_t v = 0; v < loader->n_views; v++)
         loader->views[v].data =
             weir_loader_at(loader, loader->places[v].tensor) + loader->places[v].offset;
+    loader->is_reserved = true;
     return WEIR_OK;
 }
 
@@ -118,9 +136,9 @@ static weir_status keep_replaced(weir_loader *loader, unsigned char *const *para
                                     output->n_bytes, &loader->copies[n++]);
     }
     if (status == WEIR_OK)
-        status = weir_task_copy(loader->task, WEIR_LANE_KEEP, loader->copies, n);
+        status = weir_task_copy(loader->tasks[loader->next], WEIR_LANE_KEEP, loader->copies, n);
     if (status == WEIR_OK)
-        status = weir_task_wait(loader->task, timeout_ms);
+        status = weir_task_wait(loader->tasks[loader->next], timeout_ms);
     if (status != WEIR_OK)
         weir_undo_forget(undo, n_before); /* nothing of the group is written */
     return status;
@@ -141,9 +159,10 @@ weir_status weir_loader_convert(weir_loader *loader, unsigned char *const *param
             loader->args[j].outputs[o] = parameters[target->parameters[o]] + target->offsets[o];
     }
     loader->has_written = true;
-    status = weir_task_convert(loader->task, WEIR_LANE_COMPUTE, loader->args + first, n);
+    weir_task *task = loader->tasks[loader->next];
+    status = weir_task_convert(task, WEIR_LANE_COMPUTE, loader->args + first, n);
     if (status == WEIR_OK)
-        status = weir_task_wait(loader->task, timeout_ms);
+        status = weir_task_wait(task, timeout_ms);
     if (status == WEIR_OK)
         loader->next++;
     return status;

@@ -67,9 +67,10 @@ typedef struct weir_loader {
     size_t n_outputs;
     uint64_t *padding_rows; /* parallel to the worker's parameters: the last of axis 0, unfilled */
 
-    weir_work *work; /* borrowed; NULL until the buffers are there */
-    weir_task *task;
+    weir_work *work;   /* borrowed; NULL until the buffers are there */
+    weir_task **tasks; /* of each group: the same group again sends a GPU no tables */
     unsigned char *buffers[WEIR_LOADER_BUFFERS];
+    bool is_reserved;       /* they are there, and views point into them */
     weir_work_copy *copies; /* parallel to outputs: what a group is about to replace */
     uint64_t *left;         /* of each group: what has not landed yet */
     uint32_t next;          /* the group to convert next */
