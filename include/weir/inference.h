@@ -13,10 +13,11 @@
  * Threads    the server has its own: one for HTTP, one that conducts, one per worker. Its functions
  *            may be called from any thread. Hooks are called from these threads, one at a time.
  * Ownership  options are copied. Parameters belong to the server (allocated) or to the caller
- *            (registered), and must outlive it.
- * Errors     those of weir.h; over HTTP 400 (the request), 404, 405, 409 (the state does not allow
- *            it), 413, 500 (the install failed: `error` says why, the old version stands or the
- *            server is UNUSABLE), 504 (a bound has passed), each with {"error": "..."}.
+ *            (`live`): their memory must then outlive it.
+ * Errors     those of weir.h; over HTTP 400 (the request), 401 and 403 (who asks), 404, 405, 409 (the
+ *            state does not allow it), 413, 500 (the install failed: `error` says why, the old
+ *            version stands or the server is UNUSABLE), 503 (it closes), 504 (a bound has passed),
+ *            each with {"error": "..."}.
  */
 #ifndef WEIR_INFERENCE_H
 #define WEIR_INFERENCE_H
@@ -47,6 +48,13 @@ typedef struct weir_inference_info {
     char error[512];           /* of what failed last, since an update has succeeded; "" */
 } weir_inference_info;
 
+/* An engine's own parameters of one worker, as weir_replica_register() takes them. */
+typedef struct weir_inference_live {
+    const weir_tensor *tensors;
+    const weir_parameter *tags; /* parallel */
+    size_t n_tensors;
+} weir_inference_live;
+
 typedef struct weir_inference_options {
     size_t size;
     const char *http;          /* "HOST:PORT" of the HTTP side; NULL: "127.0.0.1:8000" */
@@ -56,6 +64,8 @@ typedef struct weir_inference_options {
     uint32_t tp, dp;           /* 0: 1; workers of this server, dp engines of tp workers */
     const char *experts;       /* as for a replica */
     const char *const *devices; /* of each worker, "cuda:0"; NULL: all in host memory */
+    const weir_inference_live *live; /* of each worker; NULL: allocated, as config describes them,
+                                        the derived ones included */
     weir_install_mode install;
     const char *transport;     /* NULL: whatever the trainer offers */
     const char *transport_directory; /* for "file" */
@@ -74,7 +84,7 @@ typedef struct weir_inference_options {
 } weir_inference_options;
 #define WEIR_INFERENCE_OPTIONS_INIT WEIR_SIZED(weir_inference_options)
 
-/* Allocates the parameters of all workers and listens. Gives *out. */
+/* Allocates the parameters of all workers, or takes those of the engine, and listens. Gives *out. */
 WEIR_API weir_status weir_inference_open(const weir_inference_options *options,
                                          weir_inference **out);
 /* Accepts NULL. Ends an update that is going on, within a bound, before its first live byte or not at

@@ -39,7 +39,7 @@ static weir_status keep_texts(weir_inference *server)
 
 static weir_status check(const weir_inference_options *options)
 {
-    if (options->model == NULL || options->config == NULL)
+    if (options->model == NULL || (options->config == NULL && options->live == NULL))
         return weir_fail(WEIR_ERR_INVALID, "%s is required",
                          options->model == NULL ? "model" : "config");
     uint64_t n_workers = (uint64_t)options->tp * options->dp;
@@ -76,7 +76,7 @@ static weir_status take_options(weir_inference *server, const weir_inference_opt
 
 /* ---- workers ---------------------------------------------------------------------------------*/
 
-static weir_status open_memory(weir_inference_worker *worker)
+static weir_status allocate_memory(weir_inference_worker *worker)
 {
     const weir_inference_options *options = &worker->server->options;
     char mesh[32];
@@ -89,7 +89,15 @@ static weir_status open_memory(weir_inference_worker *worker)
                                        .mesh = mesh,
                                        .worker = worker->tp_rank,
                                        .device = worker->device };
-    weir_status status = weir_inference_memory_open(&worker->memory, &part);
+    return weir_inference_memory_open(&worker->memory, &part);
+}
+
+static weir_status open_memory(weir_inference_worker *worker)
+{
+    const weir_inference_live *live = worker->server->options.live;
+    weir_status status = live != NULL
+                             ? weir_inference_memory_take(&worker->memory, &live[worker->index])
+                             : allocate_memory(worker);
     if (status != WEIR_OK)
         weir_error_prefix("worker %u", worker->index);
     return status;
@@ -115,6 +123,7 @@ static weir_status open_workers(weir_inference *server, const char *const *devic
             status = open_memory(worker);
     }
     server->options.devices = NULL; /* the caller's */
+    server->options.live = NULL;
     return status;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* inference_memory.c - one block for all parameters of a worker, in the order and of the shapes in
- * which weir_replica_adopt() wants them. */
+ * which weir_replica_adopt() wants them; or those that an engine has, with their tags. */
 #include "broadcast/inference_memory.h"
 
 #include <inttypes.h>
@@ -142,6 +142,39 @@ weir_status weir_inference_memory_open(weir_inference_memory *memory,
     if (status == WEIR_OK)
         status = fill(memory, part, parameters);
     forget(&described);
+    return status;
+}
+
+static weir_status keep(weir_arena *arena, const char **text)
+{
+    const char *given = *text;
+    *text = given != NULL ? weir_arena_strdup(arena, given) : NULL;
+    return given != NULL && *text == NULL ? WEIR_ERR_NO_MEMORY : WEIR_OK;
+}
+
+weir_status weir_inference_memory_take(weir_inference_memory *memory,
+                                       const weir_inference_live *live)
+{
+    size_t n = live->n_tensors;
+    weir_status status = WEIR_OK;
+    weir_arena_init(&memory->arena, 0);
+    if (n == 0 || live->tensors == NULL || live->tags == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "no live parameters");
+    memory->tensors = weir_arena_zeroed(&memory->arena, n, sizeof(*memory->tensors));
+    memory->tags = weir_arena_zeroed(&memory->arena, n, sizeof(*memory->tags));
+    if (memory->tensors == NULL || memory->tags == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    memory->n_tensors = n;
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+        memory->tensors[i] = live->tensors[i];
+        memory->tags[i] = live->tags[i];
+        status = keep(&memory->arena, &memory->tensors[i].name);
+        memory->tags[i].name = memory->tensors[i].name;
+        if (status == WEIR_OK)
+            status = keep(&memory->arena, &memory->tags[i].compile_target);
+        if (status == WEIR_OK)
+            status = keep(&memory->arena, &memory->tags[i].compile_metadata);
+    }
     return status;
 }
 

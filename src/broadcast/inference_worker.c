@@ -113,7 +113,11 @@ static weir_status join(weir_inference_worker *worker)
     weir_status status = weir_replica_open(&options, &replica);
     if (status != WEIR_OK)
         return status;
-    status = weir_replica_adopt(replica, worker->memory.tensors, worker->memory.n_tensors);
+    const weir_inference_memory *memory = &worker->memory;
+    if (memory->tags != NULL)
+        status = weir_replica_register(replica, memory->tensors, memory->tags, memory->n_tensors);
+    else
+        status = weir_replica_adopt(replica, memory->tensors, memory->n_tensors);
     if (status != WEIR_OK)
         weir_replica_close(replica);
     else

@@ -421,6 +421,77 @@ static void a_trainer_that_is_not_there_is_waited_for_within_the_bound(void **st
     bench_close(b);
 }
 
+/* ---- an engine's own memory ------------------------------------------------------------------*/
+
+/* Parameters of both workers, as an engine without derived ones has them. */
+typedef struct own_memory {
+    weir_tensor *sources;
+    weir_mapping *mapping;
+    weir_inference_live live[WORKERS];
+    weir_tensor *tensors[WORKERS];
+} own_memory;
+
+static void own_memory_open(const rig *r, own_memory *own)
+{
+    size_t n_sources, n;
+    weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
+    options.conversion = r->conversion;
+    options.config = r->config;
+    assert_ok(weir_family_sources(r->family, r->config, WEIR_NAMING_HF, &own->sources, &n_sources));
+    assert_ok(weir_mapping_open(&options, own->sources, n_sources, &own->mapping));
+    const weir_parameter *tags = weir_mapping_parameters(own->mapping, &n);
+    for (unsigned w = 0; w < WORKERS; w++) {
+        own->tensors[w] = calloc(n, sizeof(weir_tensor));
+        own->live[w] = (weir_inference_live){ own->tensors[w], tags, n };
+        for (size_t i = 0; i < n; i++) {
+            uint64_t n_bytes;
+            assert_ok(weir_tensor_bytes(tags[i].dtype, &tags[i].shape, &n_bytes));
+            own->tensors[w][i] =
+                (weir_tensor){ tags[i].name, tags[i].dtype, tags[i].shape, calloc(1, n_bytes) };
+        }
+    }
+}
+
+static void own_memory_close(own_memory *own)
+{
+    for (unsigned w = 0; w < WORKERS; w++) {
+        for (size_t i = 0; i < own->live[w].n_tensors; i++)
+            free(own->tensors[w][i].data);
+        free(own->tensors[w]);
+    }
+    weir_mapping_close(own->mapping);
+    weir_family_sources_free(own->sources);
+}
+
+static void an_engine_has_its_own_parameters(void **state)
+{
+    (void)state;
+    bench b = { .model = rig_open("llama", "bf16_cast", NULL) };
+    own_memory own;
+    size_t n;
+    own_memory_open(b.model, &own);
+    weir_inference_options options = options_of(&b, WEIR_INSTALL_STAGED);
+    options.live = own.live;
+    assert_ok(weir_inference_open(&options, &b.server));
+    b.address = weir_inference_address(b.server);
+    assert_ptr_equal(weir_inference_parameters(b.server, 1, &n)[0].data, own.tensors[1][0].data);
+    rig_publish(b.model, 1);
+    join(&b, "");
+    update(&b, "{}", 1);
+    verify(&b, NULL, 1);
+    join(&b, ",\"session_id\":\"other\"");
+    join(&b, "");
+    rig_publish(b.model, 2);
+    update(&b, "{}", 2);
+    verify(&b, NULL, 2);
+    weir_inference_close(b.server);
+    options.live = (const weir_inference_live[WORKERS]){ own.live[0], { NULL, NULL, 0 } };
+    assert_error(weir_inference_open(&options, &b.server), WEIR_ERR_INVALID,
+                 "worker 1: no live parameters");
+    own_memory_close(&own);
+    rig_close(b.model);
+}
+
 /* ---- one thing at a time ---------------------------------------------------------------------*/
 
 static void *wait_for_version_9(void *context)
@@ -575,6 +646,7 @@ int main(void)
         cmocka_unit_test(direct_installs_want_a_pause_and_may_leave_it_unusable),
         cmocka_unit_test(parameters_survive_from_one_run_to_the_next),
         cmocka_unit_test(a_trainer_that_is_not_there_is_waited_for_within_the_bound),
+        cmocka_unit_test(an_engine_has_its_own_parameters),
         cmocka_unit_test(what_goes_on_is_named_to_who_asks_for_more),
         cmocka_unit_test(closing_ends_an_update_that_waits),
         cmocka_unit_test(a_client_that_goes_away_cancels_nothing),
