@@ -62,8 +62,10 @@ static weir_server_order next_resume(const weir_round *round, const weir_round_s
 
 static weir_server_order wanted_of(const weir_round *round, const weir_round_server *server)
 {
-    if (server->is_absent || server->is_given_up)
+    if (server->is_absent)
         return WEIR_ASK_NOTHING;
+    if (server->is_given_up)
+        return server->wants_last_look ? WEIR_ASK_HELD : WEIR_ASK_NOTHING;
     switch (round->phase) {
     case WEIR_ROUND_BACK:
         return next_back(round, server);
@@ -242,10 +244,8 @@ static void fail(weir_round *round, weir_round_server *server, weir_server_order
         return;
     }
     server->has_failed = true;
-    if (round->phase < WEIR_ROUND_BACK)
-        server->wants_last_look = order != WEIR_ASK_HELD;
-    else
-        server->is_given_up = true;
+    server->wants_last_look = order != WEIR_ASK_HELD;
+    server->is_given_up = round->phase >= WEIR_ROUND_BACK;
 }
 
 static void hear_held(weir_round_server *server, const weir_server_answer *answer)
@@ -348,7 +348,7 @@ void weir_round_end_waiting(weir_round *round)
             continue;
         server->has_failed = true;
         server->is_given_up = round->phase >= WEIR_ROUND_BACK;
-        server->wants_last_look = !server->is_given_up;
+        server->wants_last_look = true;
     }
     advance(round);
 }

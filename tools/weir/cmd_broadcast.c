@@ -8,7 +8,10 @@
 
 #include "broadcast_missing.h"
 #include "publish_job.h"
+#include "weir/fleet.h"
 #include "weir/orchestrate.h"
+
+#define AGAIN_US 50000u
 
 const char weir_usage_broadcast[] =
     "usage: weir broadcast CONFIG SRC... [--version N] [OPTION...]\n"
@@ -161,8 +164,6 @@ static int open_directory(broadcast_job *job)
     const weir_run_broadcast *broadcast = &job->settings->trainer.broadcast;
     char listen[512];
     weir_directory_options directory = WEIR_DIRECTORY_OPTIONS_INIT;
-    if (job->common.rank != 0)
-        return WEIR_EXIT_OK;
     snprintf(listen, sizeof(listen), "%.255s:%u", broadcast->host, broadcast->port);
     directory.listen = listen;
     if (weir_directory_open(&directory, &job->directory) != WEIR_OK)
@@ -172,6 +173,30 @@ static int open_directory(broadcast_job *job)
     else
         printf("trainer's directory at %s\n", listen);
     fflush(stdout);
+    return WEIR_EXIT_OK;
+}
+
+/* The other ranks may have been started before it. */
+static int await_directory(const broadcast_job *job)
+{
+    weir_fleet_wish wish = WEIR_FLEET_WISH_INIT;
+    double until = weir_cli_now() + job->common.flow.timeout_ms / 1e3;
+    wish.directory = job->address;
+    wish.model = job->common.flow.model;
+    while (!weir_cli_stopped()) {
+        char *document;
+        double left_s = until - weir_cli_now();
+        wish.timeout_ms = left_s > 0 ? (unsigned)(left_s * 1e3) + 1 : 1;
+        weir_status status = weir_fleet_get(&wish, &document);
+        if (status == WEIR_OK)
+            weir_string_free(document);
+        if (status == WEIR_OK || status == WEIR_ERR_UNSUPPORTED)
+            return WEIR_EXIT_OK;
+        if (left_s <= 0 || (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT))
+            return weir_cli_error("trainer rank 0 is not at %s: %s", job->address,
+                                  weir_last_error());
+        usleep(AGAIN_US);
+    }
     return WEIR_EXIT_OK;
 }
 
@@ -185,7 +210,7 @@ static int begin(broadcast_job *job, const char *path)
                               "broadcast, type nccl is one",
                               path);
     take_settings(job);
-    return open_directory(job);
+    return job->common.rank == 0 ? open_directory(job) : await_directory(job);
 }
 
 /* ---- versions --------------------------------------------------------------------------------*/
