@@ -300,7 +300,9 @@ static weir_status make_plan(weir_replica *replica)
         status = weir_engine_part_check(replica->wanted, replica->n_parameters,
                                         replica->filled_bytes, schedule->plan);
     if (status == WEIR_OK)
-        status = schedule->pushed ? weir_load_arrange(replica) : weir_landing_open(replica);
+        status = weir_load_arrange(replica);
+    if (status == WEIR_OK && !schedule->pushed)
+        status = weir_landing_open(replica);
     if (status != WEIR_OK)
         drop_plan(schedule);
     return status;

@@ -26,6 +26,7 @@ static weir_status open_loader(weir_replica *replica, const uint32_t *senders)
         return status;
     weir_loader_close(replica->loader);
     replica->loader = loader;
+    replica->loads_by_sender = senders != NULL;
     return WEIR_OK;
 }
 
@@ -46,8 +47,11 @@ weir_status weir_load_open(weir_replica *replica)
 weir_status weir_load_arrange(weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;
-    if (!schedule->loads || !schedule->pushed || schedule->n_participants == 1)
+    bool by_sender = schedule->pushed && schedule->n_participants > 1;
+    if (!schedule->loads || (!by_sender && !replica->loads_by_sender))
         return WEIR_OK;
+    if (!by_sender)
+        return open_loader(replica, NULL);
     uint32_t *senders = weir_alloc_zeroed(replica->loader->n_wanted, sizeof(*senders));
     if (senders == NULL)
         return WEIR_ERR_NO_MEMORY;

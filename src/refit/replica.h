@@ -124,6 +124,7 @@ struct weir_replica {
     weir_buffer places; /* packed, as the last Ready carried them */
     weir_wire wire;
     weir_loader *loader;     /* NULL: trainers send what is live here */
+    bool loads_by_sender;    /* its groups are each one trainer rank's */
     unsigned char **targets; /* parallel to live, of a loader: where it writes each */
     weir_task *derive;       /* postprocessing, digests of what it made */
 
@@ -252,8 +253,8 @@ const weir_mesh_place *weir_load_place(const weir_replica *replica);
 const char *weir_load_mesh(const weir_replica *replica);
 /* ERR_LAYOUT when one side means a checkpoint and the other kernel bytes. */
 weir_status weir_load_check_wire(const weir_replica *replica, const weir_remote *remote);
-/* Of a version that is pushed by several ranks: groups are those of one rank, whose bytes all come
- * before those of the next. */
+/* Once it is planned: of a version that several ranks push, groups are each one rank's, whose bytes
+ * all come before those of the next; else they are whole layers. */
 weir_status weir_load_arrange(weir_replica *replica);
 /* Before the first byte of a refit: takes the buffers, and counts the parts of each group. */
 weir_status weir_load_begin(weir_replica *replica);
