@@ -65,6 +65,9 @@ typedef struct weir_landing {
 weir_status weir_landing_open(struct weir_replica *replica);
 void weir_landing_close(weir_landing *landing);
 
+/* landing_parts.c, of weir_landing_open(): the copies in their order, and the parts of them. */
+weir_status weir_landing_part_up(struct weir_replica *replica);
+
 /* Lists what to read from every participant, into the places of this refit's versions. */
 void weir_landing_aim(struct weir_replica *replica);
 /* ERR_CORRUPT names the first copy whose digest is not the published one. Groups are verified one
