@@ -288,6 +288,23 @@ static void all_workers_hold_what_was_published(void **state)
     bench_close(b);
 }
 
+static void a_second_update_allocates_nothing(void **state)
+{
+    (void)state;
+    bench *b = bench_open(WEIR_INSTALL_STAGED);
+    char body[32];
+    join(b, "");
+    for (unsigned version = 1; version <= 3; version++) {
+        rig_publish(b->model, version);
+        snprintf(body, sizeof(body), "{\"version\":%u}", version);
+        uint64_t before = weir_alloc_count();
+        update(b, body, version);
+        if (version == 3) /* the first two come from both of the trainers' slots */
+            assert_int_equal(weir_alloc_count(), before);
+    }
+    bench_close(b);
+}
+
 static void an_engine_that_does_not_pause_keeps_the_old_version(void **state)
 {
     (void)state;
@@ -641,6 +658,7 @@ int main(void)
         cmocka_unit_test(calls_are_answered_in_json_or_refused),
         cmocka_unit_test(pausing_and_resuming_again_does_nothing),
         cmocka_unit_test(all_workers_hold_what_was_published),
+        cmocka_unit_test(a_second_update_allocates_nothing),
         cmocka_unit_test(an_engine_that_does_not_pause_keeps_the_old_version),
         cmocka_unit_test(a_version_that_the_engine_refuses_is_taken_back),
         cmocka_unit_test(direct_installs_want_a_pause_and_may_leave_it_unusable),

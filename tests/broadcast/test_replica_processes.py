@@ -146,6 +146,19 @@ class WhenSomethingFails(ReplicaCase):
         self.expect_held(server, 1)
         self.assertEqual(server.get("/health")[0], 200)
 
+    def test_a_rank_that_another_server_has_is_refused(self):
+        self.publish(self.trainers(), 1)
+        first, second = self.server(0), self.server(0)
+        self.join(first)
+        self.update(first, 1)
+        self.expect_refused(second.post("/init_broadcaster", self.join_body(second)), 409,
+                            "server-0, worker", "is running already")
+        second.rank = 1
+        self.join(second)
+        for server in (first, second):
+            self.update(server, 1)
+            self.verify_all(server, 1)
+
     def test_a_version_made_anew_under_its_number_is_taken_again(self):
         trainers = self.trainers()
         server = self.server(0)
