@@ -8,12 +8,15 @@
  *
  *       trainer: version READY ──► pause all ──► update all ──► all hold it? ──► resume all
  *                                     │              │               │
- *                              abort: resume on the old version, those that hold it whole
- *                              drop: the failed ones stay paused and are left out until they are back
+ *                              abort: those that have installed it are told to install the old
+ *                                     version again; resume those that hold that one whole
+ *                              drop: the failed ones stay as they are, left out until they are back
  *                              wait: go on trying the failed ones until the bound, then as abort
  *
- * Threads    one thread drives an orchestrator; weir_orchestrator_cancel() and _server() may be
- *            called from another.
+ * docs/broadcast.md says each phase, its calls and its bounds.
+ *
+ * Threads    one thread drives an orchestrator; weir_orchestrator_cancel() (from signal handlers
+ *            too) and _server() may be called from another. `said` is called from the one that drives.
  * Ownership  the configuration must outlive it.
  * Errors     every wait has a bound; the line names the server, the step and the cause.
  */
@@ -30,7 +33,7 @@ extern "C" {
 typedef struct weir_orchestrator weir_orchestrator;
 
 typedef enum weir_server_state {
-    WEIR_SERVER_UNKNOWN = 0, /* not asked yet, or it does not answer */
+    WEIR_SERVER_UNKNOWN = 0, /* not asked yet, or it does not answer, or may still be installing */
     WEIR_SERVER_SERVING = 1, /* runs on `version` */
     WEIR_SERVER_PAUSED = 2,  /* holds `version` whole, paused */
     WEIR_SERVER_UPDATING = 3,
@@ -58,7 +61,8 @@ typedef struct weir_orchestrator_options {
     size_t size;
     const weir_run_config *config; /* required, without problems */
     weir_security security;
-    /* Said after every step of every server; NULL: nobody listens. */
+    /* Said after every call of every server: "look", "init", "pause", "update", "resume". NULL: nobody
+     * listens. */
     void (*said)(void *context, const char *step, const weir_server_info *server);
     void *context;
 } weir_orchestrator_options;
@@ -70,11 +74,15 @@ WEIR_API void weir_orchestrator_close(weir_orchestrator *orchestrator); /* accep
 /* POST /init_broadcaster to every server. ERR_TIMED_OUT, ERR_PEER_LOST: names the servers; with the
  * policy drop those are left out. A server without that call (404) is warned of and left out. */
 WEIR_API weir_status weir_orchestrator_init(weir_orchestrator *orchestrator);
-/* Waits for the next version that can be had and sees all servers through it. On failure every server
- * that holds a whole known version serves it; the others stay paused and are named. report may be
- * NULL. */
+/* Waits, at most the configured timeout, for a version newer than the last and sees all servers
+ * through it. On failure all servers that are resumed serve one version, the old one; others stay
+ * paused and are named, with what they hold; the next call tries the same version again, or a newer
+ * one. ERR_UNSUPPORTED: the trainer's directory is not Weir's, and there is no marker_dir. report may
+ * be NULL. */
 WEIR_API weir_status weir_orchestrator_step(weir_orchestrator *orchestrator,
                                             weir_orchestration_report *report);
+/* Ends the wait for a version, now and from now on, with ERR_CANCELLED. A version that is under way is
+ * seen through, so that nobody stays paused. */
 WEIR_API void weir_orchestrator_cancel(weir_orchestrator *orchestrator);
 WEIR_API size_t weir_orchestrator_servers(const weir_orchestrator *orchestrator);
 /* A copy of what is known now. */

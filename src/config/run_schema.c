@@ -130,7 +130,8 @@ static const weir_run_row rows[] = {
     { "orchestrator.model.name", WEIR_RUN_TEXT, AT(orchestrator.model.name),
       .from = "inference.model.name|model.name", .help = "the servers' model" },
     { "orchestrator.servers", WEIR_RUN_LIST, AT(orchestrator.servers),
-      .default_value = "http://localhost:8000", .help = "http://HOST:PORT of each server" },
+      .default_value = "http://localhost:8000",
+      .help = "http://HOST:PORT, or https://, of each server" },
     { "orchestrator.server_policy", WEIR_RUN_CHOICE, AT(orchestrator.server_policy),
       .default_value = "abort", .choices = "abort|drop|wait",
       .help = "a server is slow or dead: abort keeps the old version everywhere, drop goes on "

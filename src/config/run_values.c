@@ -155,8 +155,13 @@ static bool takes_choice(weir_run_config *config, const weir_yaml_node *node,
 /* A server's address without what may be left out before it. */
 static const char *host_of(const char *text)
 {
-    static const char scheme[] = "http://";
-    return strncmp(text, scheme, strlen(scheme)) == 0 ? text + strlen(scheme) : text;
+    static const char *const schemes[] = { "http://", "https://" };
+    for (size_t i = 0; i < 2; i++) {
+        size_t n = strlen(schemes[i]);
+        if (strncmp(text, schemes[i], n) == 0)
+            return text + n;
+    }
+    return text;
 }
 
 static bool is_same_server(const char *a, const char *b)
@@ -193,7 +198,7 @@ static bool takes_server(weir_run_config *config, const weir_yaml_node *list,
     if (!is_server(item->text)) {
         complain_of(config, item, row,
                     weir_run_line(config, "'%s' is no address of a server", item->text),
-                    "write http://HOST:PORT");
+                    "write http://HOST:PORT or https://HOST:PORT");
         return false;
     }
     for (const weir_yaml_node *other = list->first; other != item; other = other->next)

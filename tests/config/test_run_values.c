@@ -13,7 +13,7 @@ static void values_of_every_kind_are_taken(void **state)
         "weight_broadcast: {type: \"nccl\", port: 65535, transport: ucx, marker_dir: /m}\n"
         "trainer: {model: {impl: auto}}\n"
         "orchestrator:\n  server_policy: wait\n"
-        "  servers: [http://a:1, 'h-2.x_y:65535', 'http://[::1]:80/', 127.0.0.1:80]\n",
+        "  servers: [http://a:1, 'h-2.x_y:65535', 'https://[::1]:80/', 127.0.0.1:80]\n",
         &config);
     assert_string_equal(settings->run, "seven 7");
     assert_string_equal(settings->output_dir, "/o");
@@ -146,7 +146,7 @@ static void servers_are_addresses_each_once(void **state)
 {
     (void)state;
     static const char *const wrong[] = { "http://a",     "a:0",   "a:65536",       "a:b",
-                                         "https://a:80", ":80",   "http://a:80/x", "a b:80",
+                                         "ftp://a:80",   ":80",   "http://a:80/x", "a b:80",
                                          "http://:80",   "a:80:", "a:123456",      "[::1:80",
                                          "http://u@h:80" };
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
