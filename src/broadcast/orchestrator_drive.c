@@ -12,6 +12,7 @@
 
 #define REST_MS 200u /* before a server that failed is tried again */
 #define LOOK_MS 50u
+#define ANSWER_MS 1500u
 
 /* ---- what is known ---------------------------------------------------------------------------*/
 
@@ -88,11 +89,10 @@ static unsigned bound_of(const weir_orchestrator *orchestrator, weir_server_orde
     return left_ms > 0 ? left_ms : 1;
 }
 
-/* A server gives up by itself a little before it is given up, so that it can say why. */
-static double told_timeout(unsigned bound_ms)
+/* A server that is told a bound gives up by itself, and is given time to say why. */
+static unsigned grace_of(weir_server_order order)
 {
-    double margin_ms = bound_ms / 10.0;
-    return (bound_ms - (margin_ms < 1000 ? margin_ms : 1000)) / 1e3;
+    return order == WEIR_ASK_JOIN || order == WEIR_ASK_INSTALL ? ANSWER_MS : 0;
 }
 
 static weir_status send_order(weir_orchestrator *orchestrator, size_t i, weir_server_order order)
@@ -108,12 +108,12 @@ static weir_status send_order(weir_orchestrator *orchestrator, size_t i, weir_se
                                      .server = i,
                                      .n_servers = orchestrator->n_servers,
                                      .version = orchestrator->round.wanted.version,
-                                     .timeout_s = told_timeout(bound_ms) };
+                                     .timeout_s = bound_ms / 1e3 };
     char *body = weir_order_body(order, &words);
     if (body == NULL && order != WEIR_ASK_HELD)
         return WEIR_ERR_NO_MEMORY;
-    weir_status status =
-        weir_server_calls_begin(orchestrator->calls, i, weir_order_path(order), body, bound_ms);
+    weir_status status = weir_server_calls_begin(orchestrator->calls, i, weir_order_path(order),
+                                                 body, bound_ms + grace_of(order));
     weir_free(body);
     return status;
 }

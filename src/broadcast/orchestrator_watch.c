@@ -2,14 +2,16 @@
 /* orchestrator_watch.c - which version can be had: as the trainer's directory says, or its marker
  * files. */
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
-#include "base/log.h"
 #include "broadcast/markers.h"
 #include "broadcast/orchestrator_core.h"
 #include "broadcast/trainer_look.h"
 
 #define AGAIN_MS 100u
+#define LAST_LOOK_MS 500u
 
 static void address_of(const weir_orchestrator *orchestrator, char out[WEIR_RPC_ADDRESS_TEXT])
 {
@@ -81,17 +83,67 @@ static bool may_change(weir_status status)
            status == WEIR_ERR_TIMED_OUT;
 }
 
+static bool is_text(const json_t *object, const char *name, const char *wanted)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text != NULL && strcmp(text, wanted) == 0;
+}
+
+/* "; version 8 is STAGING, without rank-1": a version that has begun, and what it lacks. */
+static void name_unfinished(const weir_orchestrator *orchestrator, const json_t *versions,
+                            char *text, size_t n_text)
+{
+    const weir_run_settings *settings = orchestrator->settings;
+    size_t i, k;
+    const json_t *version, *slot;
+    json_array_foreach(versions, i, version)
+    {
+        const char *state = json_string_value(json_object_get(version, "state"));
+        json_int_t number = json_integer_value(json_object_get(version, "version"));
+        if (state == NULL || number < 0 || !is_news(orchestrator, (uint64_t)number) ||
+            !is_text(version, "model", settings->orchestrator.model.name) ||
+            !is_text(version, "run", settings->run))
+            continue;
+        int n = snprintf(text, n_text, "; version %lld is %.16s", (long long)number, state);
+        json_array_foreach(json_object_get(version, "missing"), k, slot)
+        {
+            const char *name = json_string_value(slot);
+            size_t used = strlen(text);
+            if (n > 0 && name != NULL)
+                snprintf(text + used, n_text - used, "%s%.40s", k > 0 ? ", " : ", without ", name);
+        }
+        return;
+    }
+}
+
+static void look_for_unfinished(const weir_orchestrator *orchestrator, char *text, size_t n_text)
+{
+    const weir_fleet_request request = { .model = orchestrator->settings->orchestrator.model.name };
+    const char *document = NULL;
+    text[0] = '\0';
+    if (orchestrator->client == NULL)
+        return;
+    weir_directory_client_bound(orchestrator->client, LAST_LOOK_MS);
+    if (weir_directory_get_fleet(orchestrator->client, &request, &document) != WEIR_OK)
+        return;
+    json_t *fleet = json_loads(document != NULL ? document : "", 0, NULL);
+    name_unfinished(orchestrator, json_object_get(fleet, "versions"), text, n_text);
+    json_decref(fleet);
+}
+
 /* The line is what the last look has come to. */
 static weir_status out_of_time(const weir_orchestrator *orchestrator)
 {
     weir_error_line last;
+    char unfinished[256];
     weir_error_save(&last);
+    look_for_unfinished(orchestrator, unfinished, sizeof(unfinished));
     if (!orchestrator->has_last)
-        return weir_fail(WEIR_ERR_TIMED_OUT, "no version can be had within %.1f s: %s",
-                         orchestrator->timeout_ms / 1e3, last.text);
+        return weir_fail(WEIR_ERR_TIMED_OUT, "no version can be had within %.1f s: %s%s",
+                         orchestrator->timeout_ms / 1e3, last.text, unfinished);
     return weir_fail(WEIR_ERR_TIMED_OUT,
-                     "no version after %" PRIu64 " can be had within %.1f s: %s",
-                     orchestrator->last, orchestrator->timeout_ms / 1e3, last.text);
+                     "no version after %" PRIu64 " can be had within %.1f s: %s%s",
+                     orchestrator->last, orchestrator->timeout_ms / 1e3, last.text, unfinished);
 }
 
 weir_status weir_orchestrator_await_version(weir_orchestrator *orchestrator, uint64_t *out)

@@ -64,8 +64,8 @@ static void add(char *text, size_t n_text, uint32_t rank, const place *at, const
              n > 0 ? "" : "inference ", rank, at->server, at->dp, at->tp, what);
 }
 
-static void look_for(const json_t *fleet, const weir_run_settings *settings, const place *at,
-                     uint64_t version, char *text, size_t n_text)
+static bool is_missing(const json_t *fleet, const weir_run_settings *settings, const place *at,
+                       uint64_t version, char *text, size_t n_text)
 {
     const weir_run_group group = { (uint32_t)settings->orchestrator.servers.n_items,
                                    settings->inference.tp, settings->inference.dp };
@@ -75,34 +75,37 @@ static void look_for(const json_t *fleet, const weir_run_settings *settings, con
     uint32_t rank;
     if (weir_run_worker_rank(&group, at->server, at->dp, at->tp, &rank) != WEIR_OK ||
         (source != NULL && held >= 0 && (uint64_t)held >= version))
-        return;
+        return false;
     if (source != NULL && held > 0)
         snprintf(what, sizeof(what), "holds version %lld", (long long)held);
     else if (source != NULL || has_joined(json_object_get(fleet, "workers"), at, group.tp))
         snprintf(what, sizeof(what), "has installed nothing");
     add(text, n_text, rank, at, what);
+    return true;
 }
 
-void weir_broadcast_missing(const weir_run_settings *settings, const char *directory,
-                            uint64_t version, char *text, size_t n_text)
+uint32_t weir_broadcast_missing(const weir_run_settings *settings, const char *directory,
+                                uint64_t version, char *text, size_t n_text)
 {
     weir_fleet_wish wish = WEIR_FLEET_WISH_INIT;
     char *document;
+    uint32_t n = 0;
     text[0] = '\0';
     wish.directory = directory;
     wish.model = settings->orchestrator.model.name;
     wish.timeout_ms = ASK_MS;
     if (!settings->inference.present || weir_fleet_get(&wish, &document) != WEIR_OK)
-        return;
+        return settings->trainer.broadcast.inference_world_size;
     json_t *fleet = json_loads(document, 0, NULL);
     weir_string_free(document);
     for (uint32_t server = 0; server < settings->orchestrator.servers.n_items; server++) {
         for (uint32_t dp = 0; dp < settings->inference.dp; dp++) {
             for (uint32_t tp = 0; tp < settings->inference.tp; tp++) {
                 const place at = { server, dp, tp };
-                look_for(fleet, settings, &at, version, text, n_text);
+                n += is_missing(fleet, settings, &at, version, text, n_text);
             }
         }
     }
     json_decref(fleet);
+    return n;
 }

@@ -10,8 +10,9 @@
 #include "weir/run_config.h"
 
 /* "inference rank 3 (server 1, dp 0, tp 0) has not joined, rank 4 (server 1, dp 0, tp 1) holds
- * version 6", as the directory says; "" where nobody is missing, or it does not say. */
-void weir_broadcast_missing(const weir_run_settings *settings, const char *directory,
-                            uint64_t version, char *text, size_t n_text);
+ * version 6", as the directory says; "" where nobody is missing, or it does not say. Returns how
+ * many are missing; all, where it does not say. */
+uint32_t weir_broadcast_missing(const weir_run_settings *settings, const char *directory,
+                                uint64_t version, char *text, size_t n_text);
 
 #endif

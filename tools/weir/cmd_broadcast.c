@@ -12,6 +12,8 @@
 #include "weir/orchestrate.h"
 
 #define AGAIN_US 50000u
+#define SLICE_MS 500u
+#define LEAST_GRACE_S 2.0
 
 const char weir_usage_broadcast[] =
     "usage: weir broadcast CONFIG SRC... [--version N] [OPTION...]\n"
@@ -249,11 +251,42 @@ static int say_missing(const broadcast_job *job)
                               : weir_cli_error("%s", line);
 }
 
+/* Those that a run goes on without are not waited for: once some hold the version, the others have
+ * as long again as these took. */
+static weir_status await_most(const broadcast_job *job, uint32_t n_workers)
+{
+    char missing[768];
+    double begun = weir_cli_now(), changed = begun;
+    uint32_t n_before = n_workers;
+    for (;;) {
+        weir_status status =
+            weir_trainer_wait(job->common.trainer, job->version, n_workers, SLICE_MS);
+        double now = weir_cli_now();
+        if (status != WEIR_ERR_TIMED_OUT || now - begun > job->common.flow.timeout_ms / 1e3)
+            return status;
+        uint32_t n = weir_broadcast_missing(job->settings, job->address, job->version, missing,
+                                            sizeof(missing));
+        if (n != n_before)
+            changed = now;
+        n_before = n;
+        double grace_s = changed - begun > LEAST_GRACE_S ? changed - begun : LEAST_GRACE_S;
+        if (n < n_workers && now - changed > grace_s) {
+            weir_flow_progress_end();
+            weir_cli_note("version %llu: %s; the run goes on without",
+                          (unsigned long long)job->version, missing);
+            return WEIR_OK;
+        }
+    }
+}
+
 static int await_workers(const broadcast_job *job)
 {
     uint32_t n_workers = job->settings->trainer.broadcast.inference_world_size;
+    bool drops = job->settings->orchestrator.server_policy == WEIR_RUN_DROP;
     double begun = weir_cli_now();
-    if (weir_trainer_wait(job->common.trainer, job->version, n_workers, 0) != WEIR_OK)
+    weir_status status = drops ? await_most(job, n_workers)
+                               : weir_trainer_wait(job->common.trainer, job->version, n_workers, 0);
+    if (status != WEIR_OK)
         return say_missing(job);
     weir_flow_progress_end();
     double seconds = weir_cli_now() - begun;
@@ -262,8 +295,8 @@ static int await_workers(const broadcast_job *job)
                                        (json_int_t)job->version, "workers", (int)n_workers,
                                        "seconds", seconds));
     else
-        printf("version %llu is held by %u workers after %s\n", (unsigned long long)job->version,
-               n_workers, weir_cli_duration_text(seconds).text);
+        printf("version %llu has reached the inference workers (%u) after %s\n",
+               (unsigned long long)job->version, n_workers, weir_cli_duration_text(seconds).text);
     fflush(stdout);
     return WEIR_EXIT_OK;
 }
@@ -294,13 +327,10 @@ static int broadcast_one(broadcast_job *job, const char *path)
     return code;
 }
 
-/* With the policy drop the others go on without those that are missing; who follows outlives any
- * version. */
+/* Who follows outlives a version that failed. */
 static bool goes_on(const broadcast_job *job, int code)
 {
-    return code == WEIR_EXIT_OK ||
-           (job->version_failed &&
-            (job->follow || job->settings->orchestrator.server_policy == WEIR_RUN_DROP));
+    return code == WEIR_EXIT_OK || (job->version_failed && job->follow);
 }
 
 static int follow_stdin(broadcast_job *job)
