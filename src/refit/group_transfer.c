@@ -49,10 +49,12 @@ bool weir_group_any(const weir_schedule *schedule)
     return false;
 }
 
-/* What it publishes passes through a window, and this replica reads some of it. */
-static bool is_grouped(const weir_participant *participant)
+/* What it publishes passes through a window, and this replica reads some of it. A checkpoint's
+ * readers are all counted on, so one that needs nothing of it says that too. */
+static bool is_grouped(const weir_replica *replica, const weir_participant *participant)
 {
-    return participant->remote->n_groups > 0 && participant->n_parts > 0;
+    return participant->remote->n_groups > 0 &&
+           (participant->n_parts > 0 || replica->schedule.loads);
 }
 
 static weir_landing_part *part_of(const weir_replica *replica, const weir_participant *participant)
@@ -144,7 +146,7 @@ weir_status weir_group_join(weir_replica *replica, const weir_discovery *discove
     for (size_t p = 0; p < schedule->n_participants && status == WEIR_OK; p++) {
         weir_participant *participant = &schedule->participants[p];
         weir_group_record record;
-        if (!is_grouped(participant))
+        if (!is_grouped(replica, participant))
             continue;
         status = ask_to_join(replica, discovery, participant, &record);
         if (status == WEIR_OK)
@@ -277,7 +279,7 @@ static weir_status begin_part(group_pass *pass, weir_participant *participant)
     reading->held_back = is_held_back(pass, participant);
     if (reading->held_back)
         return WEIR_OK;
-    if (is_grouped(participant) && !is_asked_for(pass, participant))
+    if (is_grouped(pass->replica, participant) && !is_asked_for(pass, participant))
         return ask_for_part(pass, participant);
     if (reading->part < participant->n_parts)
         return post_part(pass, participant);
@@ -293,7 +295,7 @@ static weir_status finish_part(group_pass *pass, weir_participant *participant, 
     participant->transfer = NULL;
     weir_status status = WEIR_OK;
     const weir_landing_part *part = part_of(pass->replica, participant);
-    if (is_grouped(participant) || pass->loads)
+    if (is_grouped(pass->replica, participant) || pass->loads)
         status = weir_landing_verify_part(pass->replica, part);
     if (status != WEIR_OK)
         return status;

@@ -45,6 +45,9 @@ class Pairs(unittest.TestCase):
     def test_groups_through_a_window_to_workers_that_read_each_for_itself(self):
         self.demo("qwen3_moe", "--trainer", "fsdp=2,ep=2", "--replica", "tp=2", "--window", "1M")
 
+    def test_ranks_of_which_a_worker_needs_nothing_do_not_wait_for_it(self):
+        self.demo("qwen3", "--trainer", "pp=2,fsdp=2", "--replica", "pp=2", "--window", "1M")
+
     def test_kernel_mode_moves_about_half_the_bytes(self):
         checkpoint = self.demo("qwen3", "--conversion", "fp8_128x128")
         kernel = self.demo("qwen3", "--conversion", "fp8_128x128", mode="kernel")
