@@ -94,6 +94,7 @@ static weir_replica_options options_of(weir_inference_worker *worker, const char
     options.worker = worker->tp_rank;
     options.experts = given->experts;
     options.agree = agree;
+    options.reads_trainers_alone = true; /* a server that stands still holds up no other one */
     options.security = given->security;
     options.wire = server->order.join.kernel_mode ? WEIR_WIRE_KERNEL : WEIR_WIRE_CHECKPOINT;
     return options;
