@@ -21,6 +21,8 @@
 #define MAX_PUBLICATIONS 8u
 #define QUICK_S 0.5 /* nobody watches a refit that is over by then */
 #define TELL_EVERY_S 1.0
+#define GRACE_S 0.5 /* for a call under way when the worker leaves */
+#define CANCEL_AGAIN_S 0.05
 
 /* A refit under way, for people who watch. */
 typedef struct flight {
@@ -52,10 +54,11 @@ struct weir_keeper {
     weir_directory_client *client; /* the thread's own */
     bool is_troubled;              /* the thread's own: its last renewal failed */
     pthread_t thread;
-    pthread_mutex_t renewing; /* held over the calls of a renewal; taken before `lock` */
-    pthread_mutex_t lock;     /* protects what follows */
-    pthread_cond_t wake;
-    bool closing, now;
+    pthread_mutex_t lock; /* protects what follows */
+    pthread_cond_t wake, rest;
+    bool is_busy; /* a renewal is under way, or somebody keeps it from being so */
+    bool closing, leaving, now;
+    bool is_unanswered;             /* a call had to be cancelled for the sake of who leaves */
     char leased_uid[WEIR_ID_BYTES]; /* "" for none */
     bool announced;
     weir_source_record record;
@@ -90,9 +93,64 @@ typedef struct renewal {
 static bool renewed(const weir_keeper *keeper, weir_status status, const char *what)
 {
     weir_log_level level = keeper->is_troubled ? WEIR_LOG_DEBUG : WEIR_LOG_WARN;
-    if (status != WEIR_OK)
+    if (status != WEIR_OK && status != WEIR_ERR_CANCELLED)
         weir_log(level, "cannot renew the %s: %s", what, weir_last_error());
     return status == WEIR_OK;
+}
+
+/* ---- one at a time ---------------------------------------------------------------------------*/
+
+/* The lock is held. */
+static void wait_at_most(weir_keeper *keeper, pthread_cond_t *what, double end_s)
+{
+    struct timespec until;
+    until.tv_sec = (time_t)end_s;
+    until.tv_nsec = (long)((end_s - floor(end_s)) * 1e9);
+    pthread_cond_timedwait(what, &keeper->lock, &until);
+}
+
+/* The lock is held. Who leaves does not wait for a directory that says nothing: each call of the
+ * renewal that is left is ended. */
+static void interrupt(weir_keeper *keeper)
+{
+    const double end_s = weir_now_s() + (keeper->is_unanswered ? 0 : GRACE_S);
+    while (keeper->is_busy && weir_now_s() < end_s)
+        wait_at_most(keeper, &keeper->rest, end_s);
+    while (keeper->is_busy) {
+        keeper->is_unanswered = true;
+        weir_directory_client_cancel(keeper->client);
+        wait_at_most(keeper, &keeper->rest, weir_now_s() + CANCEL_AGAIN_S);
+    }
+}
+
+void weir_keeper_pause(weir_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->lock);
+    while (keeper->is_busy) {
+        if (keeper->leaving)
+            interrupt(keeper);
+        else
+            pthread_cond_wait(&keeper->rest, &keeper->lock);
+    }
+    keeper->is_busy = true;
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_resume(weir_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->lock);
+    keeper->is_busy = false;
+    pthread_cond_broadcast(&keeper->rest);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_hurry(weir_keeper *keeper)
+{
+    if (keeper == NULL)
+        return;
+    pthread_mutex_lock(&keeper->lock);
+    keeper->leaving = true;
+    pthread_mutex_unlock(&keeper->lock);
 }
 
 /* ---- what a directory has lost ---------------------------------------------------------------*/
@@ -131,16 +189,18 @@ static weir_status publish_again(weir_keeper *keeper, const renewal *todo, const
     return WEIR_OK;
 }
 
-/* OK, PEER_LOST, TIMED_OUT; else the directory does not know it. */
+/* OK, or is_lost(); else the directory does not know it. */
 static weir_status touch_entry(weir_keeper *keeper, const renewal *todo, const char *id)
 {
     return weir_directory_update_status(keeper->client, id, keeper->worker_id, todo->record.rank,
                                         todo->record.status);
 }
 
+/* Nothing was heard of it. */
 static bool is_lost(weir_status status)
 {
-    return status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT;
+    return status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT ||
+           status == WEIR_ERR_CANCELLED;
 }
 
 /* A directory that knows the entry knows its versions. One that refuses a version has its reasons:
@@ -178,6 +238,19 @@ static weir_status repeat_held(weir_keeper *keeper, const renewal *todo)
     return weir_directory_acknowledge_version(keeper->client, &todo->held, id);
 }
 
+/* The thread's own pause: whoever else is busy makes no calls of its client. False: there is
+ * nothing to say any more. */
+static bool begin_calls(weir_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->lock);
+    while (keeper->is_busy && !keeper->closing)
+        pthread_cond_wait(&keeper->rest, &keeper->lock);
+    bool begins = !keeper->closing;
+    keeper->is_busy |= begins;
+    pthread_mutex_unlock(&keeper->lock);
+    return begins;
+}
+
 /* ---- renewals --------------------------------------------------------------------------------*/
 
 static bool renew_all(weir_keeper *keeper, const renewal *todo)
@@ -211,7 +284,7 @@ static bool pay(weir_keeper *keeper, const renewal *todo)
     weir_directory_client_trace(keeper->client, todo->owed.trace_id, keeper->worker_id);
     weir_status status = weir_directory_acknowledge_version(keeper->client, &todo->owed, id);
     weir_directory_client_trace(keeper->client, "", keeper->worker_id);
-    if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT) {
+    if (!is_lost(status)) {
         pthread_mutex_lock(&keeper->lock);
         keeper->owes = strcmp(keeper->owed.version_uid, todo->owed.version_uid) != 0;
         pthread_mutex_unlock(&keeper->lock);
@@ -250,7 +323,8 @@ static void copy_todo(const weir_keeper *keeper, renewal *todo)
 /* One renewal of everything; false when a part of it must be tried again. */
 static bool renew(weir_keeper *keeper)
 {
-    weir_keeper_pause(keeper);
+    if (!begin_calls(keeper))
+        return true;
     pthread_mutex_lock(&keeper->lock);
     renewal todo;
     copy_todo(keeper, &todo);
@@ -280,7 +354,8 @@ static double due_s(const flight *refit)
  * said, so that the directory does not hear of a refit after it has heard of its end. */
 static void tell(weir_keeper *keeper)
 {
-    weir_keeper_pause(keeper);
+    if (!begin_calls(keeper))
+        return;
     pthread_mutex_lock(&keeper->lock);
     flight *refit = &keeper->flight;
     const bool ends = refit->owes_end;
@@ -369,13 +444,10 @@ void weir_keeper_waits_for(weir_keeper *keeper, const char *whom)
 static void wait_until(weir_keeper *keeper, double renewal_s)
 {
     while (!keeper->closing && !keeper->now) {
-        struct timespec until;
         double end_s = fmin(renewal_s, due_s(&keeper->flight));
         if (weir_now_s() >= end_s)
             return;
-        until.tv_sec = (time_t)end_s;
-        until.tv_nsec = (long)((end_s - floor(end_s)) * 1e9);
-        pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until);
+        wait_at_most(keeper, &keeper->wake, end_s);
     }
 }
 
@@ -427,9 +499,9 @@ weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **o
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&keeper->wake, &attributes);
+    pthread_cond_init(&keeper->rest, &attributes);
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&keeper->lock, NULL);
-    pthread_mutex_init(&keeper->renewing, NULL);
     if (pthread_create(&keeper->thread, NULL, keeper_main, keeper) != 0) {
         status = weir_fail(WEIR_ERR_NO_MEMORY, "cannot start the keep-alive thread");
         goto err_close_client;
@@ -438,8 +510,8 @@ weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **o
     return WEIR_OK;
 
 err_close_client:
-    pthread_mutex_destroy(&keeper->renewing);
     pthread_mutex_destroy(&keeper->lock);
+    pthread_cond_destroy(&keeper->rest);
     pthread_cond_destroy(&keeper->wake);
 err_close_rpc:
     weir_directory_client_close(keeper->client);
@@ -455,23 +527,14 @@ void weir_keeper_close(weir_keeper *keeper)
     pthread_mutex_lock(&keeper->lock);
     keeper->closing = true;
     pthread_cond_signal(&keeper->wake);
+    interrupt(keeper);
     pthread_mutex_unlock(&keeper->lock);
     pthread_join(keeper->thread, NULL);
-    pthread_mutex_destroy(&keeper->renewing);
     pthread_mutex_destroy(&keeper->lock);
+    pthread_cond_destroy(&keeper->rest);
     pthread_cond_destroy(&keeper->wake);
     weir_directory_client_close(keeper->client);
     weir_free(keeper);
-}
-
-void weir_keeper_pause(weir_keeper *keeper)
-{
-    pthread_mutex_lock(&keeper->renewing);
-}
-
-void weir_keeper_resume(weir_keeper *keeper)
-{
-    pthread_mutex_unlock(&keeper->renewing);
 }
 
 void weir_keeper_hold(weir_keeper *keeper, const char *version_uid)

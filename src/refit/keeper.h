@@ -33,7 +33,10 @@ typedef struct weir_keeper_options {
 } weir_keeper_options;
 
 weir_status weir_keeper_open(const weir_keeper_options *options, weir_keeper **out);
-void weir_keeper_close(weir_keeper *keeper); /* accepts NULL */
+/* Accepts NULL. A call under way gets half a second, then it is cancelled. */
+void weir_keeper_close(weir_keeper *keeper);
+/* The worker leaves: from here on a pause waits no longer than that either. Accepts NULL. */
+void weir_keeper_hurry(weir_keeper *keeper);
 /* Between the two no renewal is under way: waits for the end of one, which takes a call's bound at
  * most. */
 void weir_keeper_pause(weir_keeper *keeper);
@@ -51,8 +54,9 @@ void weir_keeper_acknowledge(weir_keeper *keeper, const weir_acknowledgement *ac
  * announcement of another version ends that. */
 void weir_keeper_held(weir_keeper *keeper, const weir_acknowledgement *word, const char *source_id);
 /* A shard that the directory has taken: until it is retired, a directory that does not know the
- * worker's entry any more gets it again, whole, under the same uid. Between pause and resume. What the request points to is copied, but for the slots' names, which must live as long
- * as the keeper. */
+ * worker's entry any more gets it again, whole, under the same uid. Between pause and resume. What
+ * the request points to is copied, but for the slots' names, which must live as long as the keeper.
+ */
 void weir_keeper_published(weir_keeper *keeper, const weir_publish_request *request,
                            const weir_publish_answer *answer);
 /* The directory did not know the worker's entry: it has lost the rest too. */

@@ -259,6 +259,8 @@ static weir_status withdraw(weir_trainer *trainer, const weir_slot *slot, unsign
     char readers[WEIR_NAME_BYTES];
     const char *uid = slot->uid;
     weir_directory_client *client = trainer->worker.client;
+    unsigned left_ms = weir_deadline_left_ms(trainer->worker.leave_by);
+    weir_directory_client_bound(client, left_ms > wait_ms ? left_ms - wait_ms : 0);
     weir_status status = weir_directory_retire_versions(
         client, &uid, 1, trainer->slot_name, trainer->worker.id, wait_ms, readers, sizeof(readers));
     return status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client)
@@ -296,23 +298,28 @@ static bool is_offered(const weir_slot *slot)
 /* All are taken back before the first is waited for, so that nobody begins to read one. */
 void weir_slots_withdraw(weir_trainer *trainer)
 {
-    unsigned timeout_ms = trainer->worker.timeout_ms;
     bool is_read[WEIR_MAX_SLOTS] = { false };
+    if (!trainer->worker.is_registered)
+        return;
     atomic_store(&trainer->worker.cancelled, false); /* that was for the call before */
-    weir_deadline deadline =
-        weir_deadline_in(timeout_ms < WEIR_CLOSE_WAIT_MS ? timeout_ms : WEIR_CLOSE_WAIT_MS);
-    for (unsigned i = 0; i < trainer->n_slots && trainer->worker.is_registered; i++) {
+    weir_worker_hurry(&trainer->worker);
+    unsigned left_ms = weir_deadline_left_ms(trainer->worker.leave_by);
+    weir_deadline deadline = weir_deadline_in(left_ms - left_ms / 10); /* the last words' time */
+    for (unsigned i = 0; i < trainer->n_slots; i++) {
         weir_slot *slot = &trainer->slots[i];
         if (!is_offered(slot))
             continue;
+        weir_directory_client_bound(trainer->worker.client, weir_worker_hurry_ms(&trainer->worker));
         bool was_published = slot->state == WEIR_SLOT_PUBLISHED;
         stop_offering(trainer, slot);
         if (was_published && is_staging(trainer, slot))
             weir_publish_abort(trainer, slot->version, slot->uid,
                                "it was closed before all ranks had published the version");
         weir_status status = withdraw(trainer, slot, 0);
-        if (status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT)
-            return; /* no directory, nobody to tell */
+        if (status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT) {
+            trainer->worker.is_registered = false; /* no directory, nobody to tell */
+            return;
+        }
         is_read[i] = status == WEIR_IN_PROGRESS && !keeps_no_bytes(trainer);
     }
     for (unsigned i = 0; i < trainer->n_slots; i++) {

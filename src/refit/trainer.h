@@ -147,9 +147,8 @@ weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t vers
 weir_status weir_slots_retire(weir_trainer *trainer);
 /* Takes back a version that has passed through a window. */
 weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version);
-/* Tells the directory that the published versions go, and waits until nobody reads them: at most
- * WEIR_CLOSE_WAIT_MS, or the handle's time-out. */
-#define WEIR_CLOSE_WAIT_MS 10000u
+/* Tells the directory that the published versions go, and waits until nobody reads them, but for
+ * the last tenth of what weir_worker_hurry() leaves. */
 void weir_slots_withdraw(weir_trainer *trainer);
 /* Gives a slot back whatever its state: its manifest can no longer be had. */
 void weir_slot_drop(weir_trainer *trainer, weir_slot *slot);

@@ -15,7 +15,8 @@
 #define POLL_LAST_MS 50u
 #define RETRY_FIRST_MS 20u
 #define RETRY_LAST_MS 500u
-#define LEAVE_MS 2000u  /* for each of the two last words; a directory that is gone needs none */
+#define LEAVE_MS 2000u /* for a call of who leaves */
+#define LEAST_LEAVE_MS 250u
 #define LAST_LEASE_S 1u /* no call ends a registration */
 #define ID_DIGITS 9u    /* "-0a1b2c3d" */
 
@@ -116,17 +117,43 @@ weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *opt
     return weir_keeper_open(&keeper, &worker->keeper);
 }
 
+void weir_worker_hurry(weir_worker *worker)
+{
+    unsigned timeout_ms = worker->timeout_ms;
+    if (worker->leave_by != 0)
+        return;
+    worker->leave_by =
+        weir_deadline_in(timeout_ms < WEIR_CLOSE_WAIT_MS ? timeout_ms : WEIR_CLOSE_WAIT_MS);
+    weir_keeper_hurry(worker->keeper);
+}
+
+unsigned weir_worker_hurry_ms(const weir_worker *worker)
+{
+    unsigned left_ms = weir_deadline_left_ms(worker->leave_by);
+    return left_ms < LEAVE_MS ? left_ms : LEAVE_MS;
+}
+
+/* However late it is, a directory that answers hears it. */
+static void bound_last_word(weir_worker *worker)
+{
+    unsigned bound_ms = weir_worker_hurry_ms(worker);
+    weir_directory_client_bound(worker->client,
+                                bound_ms > LEAST_LEAVE_MS ? bound_ms : LEAST_LEAVE_MS);
+}
+
 void weir_worker_leave(weir_worker *worker, const char *source_id, uint32_t rank)
 {
     weir_status status = WEIR_OK;
+    weir_worker_hurry(worker);
     weir_keeper_close(worker->keeper);
     worker->keeper = NULL;
     if (!worker->is_registered)
         return;
-    weir_directory_client_bound(worker->client, LEAVE_MS);
+    bound_last_word(worker);
     if (source_id[0] != '\0')
         status = weir_directory_update_status(worker->client, source_id, worker->id, rank,
                                               WEIR_SOURCE_STALE);
+    bound_last_word(worker);
     if (status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT)
         weir_directory_register_worker(worker->client, worker->id, worker->role, worker->model,
                                        LAST_LEASE_S);

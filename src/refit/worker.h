@@ -35,6 +35,7 @@ typedef struct weir_worker {
     weir_directory_client *client;
     weir_keeper *keeper;
     bool is_registered;
+    weir_deadline leave_by;         /* 0: it does not leave */
     weir_sidecar_registry registry; /* that its entry carries */
     uint64_t registry_of;           /* the layout that it was written of; 0: none */
     weir_link links[WEIR_MAX_LINKS];
@@ -69,8 +70,16 @@ bool weir_worker_is_named(const char *id, const char *name);
 
 /* Registers with the directory. `worker` is the caller's, zeroed. */
 weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *options);
+/* What a close may take, or the handle's time-out. */
+#define WEIR_CLOSE_WAIT_MS 10000u
+/* It leaves: all that it asks of a directory from here on is over by one deadline,
+ * worker->leave_by.
+ */
+void weir_worker_hurry(weir_worker *worker);
+/* How long one more call may take of that. */
+unsigned weir_worker_hurry_ms(const weir_worker *worker);
 /* Stops the heartbeat, marks the worker's entry STALE, so that nobody counts on it, and lets its
- * registration end. source_id "" when it has no entry. Takes a few seconds at most. */
+ * registration end. source_id "" when it has no entry. Hurries. */
 void weir_worker_leave(weir_worker *worker, const char *source_id, uint32_t rank);
 /* Accepts a half-opened one. Peers and regions must be gone. */
 void weir_worker_close(weir_worker *worker);

@@ -4,6 +4,10 @@
  */
 #include "refit_rig.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "base/clock.h"
 #include "refit/keeper.h"
 
@@ -101,6 +105,116 @@ static void closing_does_not_wait_for_the_next_heartbeat(void **state)
     weir_keeper_close(f.keeper);
     f.keeper = NULL;
     assert_true(weir_now_s() - begun_s < 0.25);
+    fixture_close(&f);
+}
+
+/* ---- a directory that is silent, or has forgotten --------------------------------------------*/
+
+/* Takes connections and never says a word, as a process that was halted. */
+static int open_silent(char address[64])
+{
+    struct sockaddr_in any = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t n_any = sizeof(any);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&any, sizeof(any)), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&any, &n_any), 0);
+    snprintf(address, 64, "127.0.0.1:%u", ntohs(any.sin_port));
+    return fd;
+}
+
+/* With a renewal under way that nobody answers. */
+static weir_keeper *open_unanswered(int *out_listening, int *out_fd)
+{
+    char address[64];
+    weir_keeper *keeper;
+    *out_listening = open_silent(address);
+    const weir_keeper_options options = { address, "worker", "model", WEIR_ROLE_TRAINER,
+                                          1,       20000,    NULL };
+    assert_ok(weir_keeper_open(&options, &keeper));
+    *out_fd = accept(*out_listening, NULL, NULL);
+    assert_true(*out_fd >= 0);
+    return keeper;
+}
+
+static void closing_does_not_wait_for_a_silent_directory(void **state)
+{
+    int listening, fd;
+    weir_keeper *keeper = open_unanswered(&listening, &fd);
+    double begun_s = weir_now_s();
+    (void)state;
+    weir_keeper_close(keeper);
+    assert_true(weir_now_s() - begun_s < 1.5);
+    close(fd);
+    close(listening);
+}
+
+static void who_leaves_does_not_wait_for_a_silent_directory(void **state)
+{
+    int listening, fd;
+    weir_keeper *keeper = open_unanswered(&listening, &fd);
+    double begun_s = weir_now_s();
+    (void)state;
+    weir_keeper_hurry(keeper);
+    weir_keeper_pause(keeper);
+    assert_true(weir_now_s() - begun_s < 1.5);
+    weir_keeper_resume(keeper);
+    weir_keeper_close(keeper);
+    assert_true(weir_now_s() - begun_s < 3.0);
+    close(fd);
+    close(listening);
+}
+
+static void publish(const fixture *f, weir_publish_answer *answer)
+{
+    static const char *const slots[] = { "rank-0" };
+    const weir_source_record source = make_record(7);
+    weir_shard_record shard = { .slot = "rank-0",
+                                .worker_id = "worker",
+                                .n_tensors = 1,
+                                .n_bytes = 10,
+                                .manifest_endpoint = "127.0.0.1:1",
+                                .transport = "ucx" };
+    const weir_publish_request request = { .shard = &shard,
+                                           .source = &source,
+                                           .slots = slots,
+                                           .n_slots = 1,
+                                           .trace_id = "",
+                                           .content = "c" };
+    weir_keeper_pause(f->keeper);
+    assert_ok(weir_directory_register_worker(f->client, "worker", WEIR_ROLE_TRAINER, "model", 1));
+    assert_ok(weir_directory_publish_version_shard(f->client, &request, answer));
+    weir_keeper_published(f->keeper, &request, answer);
+    weir_keeper_announce(f->keeper, &source, false);
+    weir_keeper_resume(f->keeper);
+}
+
+static bool is_ready(const fixture *f, const char *uid)
+{
+    weir_version_record version;
+    return weir_directory_get_version(f->client, uid, &version) == WEIR_OK &&
+           version.state == WEIR_VERSION_READY && version.number == 7;
+}
+
+/* Under the uid that it had: who reads it still means the same. */
+static void a_directory_that_lost_its_records_is_told_of_a_version_again(void **state)
+{
+    fixture f = fixture_open();
+    weir_publish_answer answer;
+    weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
+    char address[64];
+    (void)state;
+    publish(&f, &answer);
+    assert_true(is_ready(&f, answer.version.uid));
+    snprintf(address, sizeof(address), "%s", weir_directory_address(f.directory));
+    weir_directory_close(f.directory);
+    options.listen = address;
+    assert_ok(weir_directory_open(&options, &f.directory));
+    for (int i = 0; i < 250 && !is_ready(&f, answer.version.uid); i++)
+        weir_sleep_ms(20);
+    assert_true(is_ready(&f, answer.version.uid));
+    wait_for_version(&f, 7);
     fixture_close(&f);
 }
 
@@ -253,6 +367,9 @@ int main(void)
         cmocka_unit_test(what_was_announced_is_repeated),
         cmocka_unit_test(a_paused_keeper_says_nothing),
         cmocka_unit_test(closing_does_not_wait_for_the_next_heartbeat),
+        cmocka_unit_test(closing_does_not_wait_for_a_silent_directory),
+        cmocka_unit_test(who_leaves_does_not_wait_for_a_silent_directory),
+        cmocka_unit_test(a_directory_that_lost_its_records_is_told_of_a_version_again),
         cmocka_unit_test(a_slow_refit_is_told_and_then_is_over),
         cmocka_unit_test(a_quick_refit_is_not_told),
         cmocka_unit_test(what_is_announced_ends_the_refit),

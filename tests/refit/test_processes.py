@@ -231,6 +231,21 @@ class WhenATrainerIsEnded(FlowCase):
                 said = self.expect_failed(replica, "trainer rank ")
                 self.assertNotIn("digest of ", said["error"])
 
+    def test_a_directory_that_is_halted_is_waited_for_no_longer_than_the_bound(self):
+        trainers = self.trainers("--timeout", "5", "--lease", "3")
+        replica = self.replica("one", "--follow", "--lease", "3")
+        self.publish(trainers, 1)
+        self.expect_installed(replica, 1)
+        self.directory.signal(signal.SIGSTOP)
+        time.sleep(1.5)  # by then renewals are under way
+        begun = time.monotonic()
+        for process in (*trainers, replica):
+            process.signal(signal.SIGTERM)
+        for process in (*trainers, replica):
+            self.assertEqual(process.wait(15)[0], 0)
+        self.assertLess(time.monotonic() - begun, 6)
+        self.directory.signal(signal.SIGCONT)
+
     def test_a_second_signal_ends_it_at_once(self):
         trainers, _ = self.halt_a_reader("staged")
         trainers[0].signal(signal.SIGTERM)
