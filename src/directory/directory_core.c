@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "directory.pb-c.h"
+#include "directory/directory_news.h"
 #include "health.pb-c.h"
 #include "p2p.pb-c.h"
 #include "refit.pb-c.h"
@@ -390,6 +391,14 @@ static void lost(void *context, uint64_t ticket, const char *text)
         core->hooks.answer(core->hooks.context, ticket, WEIR_RPC_UNAVAILABLE, NULL, text);
 }
 
+/* What the log said before this directory was there is no news. */
+static void hear(void *context, const weir_store_notice *notice)
+{
+    const weir_directory_core *core = context;
+    if (core->log != NULL)
+        weir_directory_news_log(notice);
+}
+
 static weir_status load(void *context, const unsigned char *bytes, size_t n)
 {
     weir_directory_core *core = context;
@@ -400,6 +409,7 @@ static weir_status load(void *context, const unsigned char *bytes, size_t n)
         return status;
     weir_store_close(core->store);
     core->store = store;
+    weir_store_listen(store, hear, core);
     core->has_changed = true;
     return WEIR_OK;
 }

@@ -98,6 +98,35 @@ weir_store_events weir_store_count_events(const weir_store *store)
     return store->events;
 }
 
+void weir_store_listen(weir_store *store,
+                       void (*hear)(void *context, const weir_store_notice *notice), void *context)
+{
+    store->hear = hear;
+    store->hear_context = context;
+}
+
+void weir_store_tell_version(const weir_store *store, weir_store_news what,
+                             const store_version *version, const char *worker_id)
+{
+    const weir_store_notice notice = { .what = what,
+                                       .version = &version->view,
+                                       .worker_id = worker_id,
+                                       .model = version->model->name };
+    if (store->hear != NULL)
+        store->hear(store->hear_context, &notice);
+}
+
+void weir_store_tell_worker(const weir_store *store, weir_store_news what,
+                            const store_worker *worker)
+{
+    const weir_store_notice notice = { .what = what,
+                                       .worker_id = worker->worker_id,
+                                       .model = worker->model->name,
+                                       .role = worker->role };
+    if (store->hear != NULL)
+        store->hear(store->hear_context, &notice);
+}
+
 weir_store_totals weir_store_count(const weir_store *store)
 {
     store_index *indexes[MAX_INDEXES];

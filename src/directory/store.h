@@ -393,6 +393,29 @@ typedef struct weir_store_events {
 } weir_store_events;
 weir_store_events weir_store_count_events(const weir_store *store);
 
+/* Each of them as it comes about, for who tells people; renewals are none. */
+typedef enum weir_store_news {
+    WEIR_STORE_VERSION_MADE,
+    WEIR_STORE_VERSION_READY,
+    WEIR_STORE_VERSION_RELEASING,
+    WEIR_STORE_VERSION_ABORTED,
+    WEIR_STORE_WORKER_REGISTERED,
+    WEIR_STORE_WORKER_GONE, /* its registration has ended: told when that is noticed */
+    WEIR_STORE_WORKER_SUPERSEDED,
+    WEIR_STORE_LEASE_EXPIRED, /* likewise: its reader has not given it back */
+} weir_store_news;
+
+typedef struct weir_store_notice {
+    weir_store_news what;
+    const weir_store_version *version; /* NULL of workers */
+    const char *worker_id, *model;     /* NULL, of versions: worker_id */
+    int role;                          /* of workers */
+} weir_store_notice;
+
+/* From now on; not saved. `hear` must leave the store as it is. */
+void weir_store_listen(weir_store *store,
+                       void (*hear)(void *context, const weir_store_notice *notice), void *context);
+
 /* The whole store as bytes and back, for a directory that joins others or starts again. Gives *out
  * (weir_free()). A store made of it behaves as the one that it was made of. ERR_FORMAT: bytes that
  * no store wrote, ERR_UNSUPPORTED: of a newer Weir. */

@@ -36,6 +36,10 @@ void weir_store_end_version(weir_store *store, store_version *version, weir_stor
     store->events.n_released += state == WEIR_STORE_RELEASING;
     store->events.n_aborted += state == WEIR_STORE_ABORTED;
     version->touched_ms = now_ms;
+    weir_store_tell_version(store,
+                            state == WEIR_STORE_ABORTED ? WEIR_STORE_VERSION_ABORTED
+                                                        : WEIR_STORE_VERSION_RELEASING,
+                            version, NULL);
     if (state == WEIR_STORE_ABORTED)
         weir_store_drop_leases(store, version);
     drop_withdrawn(store, version, now_ms);

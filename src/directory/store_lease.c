@@ -291,6 +291,7 @@ static uint64_t sweep_version(weir_store *store, store_version *version, uint64_
         store_lease *lease = WEIR_STORE_OF(store_lease, link, link);
         next = link->next;
         if (lease->view.expires_ms <= now_ms) {
+            weir_store_tell_version(store, WEIR_STORE_LEASE_EXPIRED, version, lease->worker_id);
             drop_lease(store, lease);
             store->events.n_expired++;
         } else if (lease->view.expires_ms < due_ms) {

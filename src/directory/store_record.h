@@ -68,6 +68,7 @@ typedef struct store_worker {
     int role;
     bool is_superseded;  /* its rank was started anew */
     bool has_old_shards; /* of what it was under the same id before */
+    bool is_told_gone;   /* to who listens; not saved */
     uint64_t expires_ms, generation;
     size_t n_readers; /* leases that read from it */
 } store_worker;
@@ -174,9 +175,18 @@ struct weir_store {
     store_link all_models, all_workers, all_versions, all_sources;
     size_t n_workers, n_versions, n_shards, n_leases, n_sources, n_words;
     weir_store_events events;
+    void (*hear)(void *context, const weir_store_notice *notice); /* NULL: nobody */
+    void *hear_context;
     const weir_store_shard
         *chosen[WEIR_STORE_MAX_SLOTS]; /* of the last grant that avoids workers */
 };
+
+/* ---- who listens -----------------------------------------------------------------------------*/
+
+void weir_store_tell_version(const weir_store *store, weir_store_news what,
+                             const store_version *version, const char *worker_id);
+void weir_store_tell_worker(const weir_store *store, weir_store_news what,
+                            const store_worker *worker);
 
 /* ---- memory and names ------------------------------------------------------------------------*/
 

@@ -217,6 +217,7 @@ weir_status weir_store_put_shard(weir_store *store, store_version *version, stor
         store->events.n_ready++;
         version->view.state = WEIR_STORE_READY;
         version->view.ready_at_ms = now_ms;
+        weir_store_tell_version(store, WEIR_STORE_VERSION_READY, version, NULL);
         weir_store_release_earlier(store, version, now_ms);
     }
     weir_store_note_change(store, version->model);

@@ -68,7 +68,7 @@ static bool is_same_rank(const weir_store_source *a, const weir_store_source *b)
            memcmp(a->worker_id, b->worker_id, n_stem) == 0;
 }
 
-static void supersede(store_source *source, uint64_t now_ms)
+static void supersede(const weir_store *store, store_source *source, uint64_t now_ms)
 {
     if (source->is_superseded)
         return;
@@ -79,6 +79,8 @@ static void supersede(store_source *source, uint64_t now_ms)
     store_worker *worker = source->worker;
     if (worker == NULL || worker->generation != source->view.generation)
         return;
+    if (!worker->is_superseded)
+        weir_store_tell_worker(store, WEIR_STORE_WORKER_SUPERSEDED, worker);
     worker->is_superseded = true;
     for (store_link *link = worker->shards.next; link != &worker->shards; link = link->next)
         WEIR_STORE_OF(store_shard, of_worker, link)->version->coverage.until_ms = 0;
@@ -96,9 +98,9 @@ static void settle_rank(weir_store *store, store_source *source, uint64_t now_ms
         if (!is_same_rank(&source->view, &other->view))
             continue;
         if (other->view.generation < source->view.generation)
-            supersede(other, now_ms);
+            supersede(store, other, now_ms);
         else if (other->view.generation > source->view.generation)
-            supersede(source, now_ms);
+            supersede(store, source, now_ms);
     }
 }
 
@@ -290,7 +292,7 @@ static weir_status replace_source(weir_store *store, store_source *known,
         drop_source(store, known);
     settle_rank(store, added, now_ms);
     if (is_superseded && added->view.role[0] != '\0')
-        supersede(added, now_ms);
+        supersede(store, added, now_ms);
     weir_store_note_change(store, model);
     return WEIR_OK;
 }

@@ -387,6 +387,7 @@ static weir_status make_version(weir_store *store, const weir_store_version *req
         status = weir_store_add_version(store, request, uid, now_ms, out);
     if (status == WEIR_OK) {
         store->events.n_made++;
+        weir_store_tell_version(store, WEIR_STORE_VERSION_MADE, *out, NULL);
         weir_store_note_change(store, (*out)->model);
     } else {
         store->n_uids = n_uids;

@@ -217,6 +217,9 @@ weir_status weir_store_register_worker(weir_store *store, const char *worker_id,
     if (!was_alive)
         weir_store_note_change(store, worker->model);
     worker->expires_ms = expires_ms;
+    worker->is_told_gone = false;
+    if (!was_alive)
+        weir_store_tell_worker(store, WEIR_STORE_WORKER_REGISTERED, worker);
     *out_expires_ms = expires_ms;
     return WEIR_OK;
 }
@@ -313,6 +316,9 @@ void weir_store_sweep_workers(weir_store *store, uint64_t now_ms)
         bool is_over = worker->expires_ms <= now_ms;
         if (!is_over && !worker->is_superseded && !worker->has_old_shards)
             continue;
+        if (is_over && !worker->is_told_gone)
+            weir_store_tell_worker(store, WEIR_STORE_WORKER_GONE, worker);
+        worker->is_told_gone = is_over;
         drop_dead_shards(store, worker, now_ms);
         if (is_over && worker->n_readers == 0 && weir_store_list_is_empty(&worker->shards))
             drop_worker(store, worker);

@@ -24,9 +24,10 @@
 /* ---- nghttp2's callbacks ---------------------------------------------------------------------*/
 
 /* Ends the session in the middle of what came. */
-static int lose_patience(weir_rpc_connection *connection)
+static int lose_patience(weir_rpc_connection *connection, const char *why)
 {
     connection->is_abusive = true;
+    connection->why = why;
     return NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
@@ -36,7 +37,11 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *fram
     weir_rpc_connection *connection = user_data;
     connection->calls.shared->counts.in_bytes += frame->length + FRAME_HEADER_BYTES;
     unsigned cost = weir_rpc_frame_cost(frame->type, frame->flags, frame->length);
-    return weir_rpc_patience_spend(&connection->patience, cost) ? 0 : lose_patience(connection);
+    if (weir_rpc_patience_spend(&connection->patience, cost))
+        return 0;
+    return lose_patience(connection, frame->type == NGHTTP2_RST_STREAM
+                                         ? "it resets its calls faster than they are worth"
+                                         : "it sends more frames than its calls are worth");
 }
 
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data)
@@ -62,7 +67,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     weir_rpc_connection *connection = user_data;
     connection->block_bytes += n_name + n_value;
     if (connection->block_bytes > MAX_BLOCK_BYTES)
-        return lose_patience(connection);
+        return lose_patience(connection, "its headers are too long");
     weir_rpc_stream *stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
     if (stream != NULL)
         weir_rpc_stream_header(stream, (const char *)name, n_name, (const char *)value, n_value);
@@ -116,12 +121,14 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         weir_rpc_patience_earn(&connection->patience, WEIR_RPC_PATIENCE_PER_CALL);
         stop_sender(session, frame->hd.stream_id);
     }
-    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
         connection->is_faulty = true;
+        connection->why = nghttp2_http2_strerror(frame->goaway.error_code);
+    }
     /* The fault was in what came: streams beyond the bound, or frames that no stream may have. */
     if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR &&
         !weir_rpc_patience_spend(&connection->patience, WEIR_RPC_PATIENCE_PER_FAULT))
-        connection->is_abusive = true; /* what is being written is written first */
+        lose_patience(connection, "it breaks the rules of its calls again and again");
     return 0;
 }
 
@@ -252,6 +259,11 @@ bool weir_rpc_connection_is_refused(const weir_rpc_connection *connection)
     return connection->is_refused;
 }
 
+const char *weir_rpc_connection_why(const weir_rpc_connection *connection)
+{
+    return connection->why;
+}
+
 int weir_rpc_connection_fd(const weir_rpc_connection *connection)
 {
     return connection->channel.fd;
@@ -264,24 +276,27 @@ weir_rpc_connection *weir_rpc_connection_next(const weir_rpc_connection *connect
 
 /* ---- time ------------------------------------------------------------------------------------*/
 
-bool weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint64_t now_ns,
-                                    bool is_crowded)
+const char *weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint64_t now_ns,
+                                           bool is_crowded)
 {
     if (now_ns <= connection->active_ns) /* it began after the server looked at its clock */
-        return true;
+        return NULL;
     weir_deadline handshake = weir_rpc_channel_deadline(&connection->channel);
     if (handshake != 0 && now_ns >= handshake)
-        return false;
+        return "its TLS handshake did not end in time";
     uint64_t silent_ns = now_ns - connection->active_ns;
     uint64_t greeting_s = is_crowded ? CROWDED_GREETING_S : GREETING_S;
     uint64_t idle_s = is_crowded ? CROWDED_IDLE_S : IDLE_S;
-    if (!connection->has_greeted || (is_crowded && !connection->is_proven))
-        return silent_ns <= greeting_s * NS_PER_S;
+    if (!connection->has_greeted)
+        return silent_ns <= greeting_s * NS_PER_S ? NULL : "it is silent: no HTTP/2 came";
+    if (is_crowded && !connection->is_proven)
+        return silent_ns <= greeting_s * NS_PER_S ? NULL : "it makes no call, others find no place";
     const weir_rpc_stream *oldest = connection->calls.first;
     if (oldest == NULL)
-        return silent_ns <= idle_s * NS_PER_S;
-    return !is_crowded || oldest->state != WEIR_RPC_STREAM_READING ||
-           now_ns <= oldest->since_ns + CROWDED_REQUEST_S * NS_PER_S;
+        return silent_ns <= idle_s * NS_PER_S ? NULL : "it is idle";
+    bool is_slow = is_crowded && oldest->state == WEIR_RPC_STREAM_READING &&
+                   now_ns > oldest->since_ns + CROWDED_REQUEST_S * NS_PER_S;
+    return is_slow ? "its request does not come to an end, and others find no place" : NULL;
 }
 
 void weir_rpc_connection_prove(weir_rpc_connection *connection)

@@ -23,6 +23,9 @@ void weir_rpc_connection_close(weir_rpc_connection *connection);
 const char *weir_rpc_connection_peer(const weir_rpc_connection *connection);
 /* Its handshake failed over what either side asks for, as weir_last_error() says. */
 bool weir_rpc_connection_is_refused(const weir_rpc_connection *connection);
+/* Why it is ended for what its peer did, after weir_rpc_connection_progress() has said false: a
+ * constant, or the last error. NULL: it ended in order. */
+const char *weir_rpc_connection_why(const weir_rpc_connection *connection);
 int weir_rpc_connection_fd(const weir_rpc_connection *connection);
 
 /* One turn: reads, answers, writes, as far as the socket goes. False: nothing more can come of this
@@ -39,9 +42,10 @@ weir_rpc_connection *weir_rpc_connection_take_pending(weir_rpc_shared *shared);
 /* Some connection of shared->pending has something to do that needs no event. */
 bool weir_rpc_connection_any_ready(const weir_rpc_shared *shared);
 
-/* False: close it, it has been silent for too long; which is less where others find no place. */
-bool weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint64_t now_ns,
-                                    bool is_crowded);
+/* NULL: it may stay. Else why to close it: it has been silent for too long; which is less where
+ * others find no place. */
+const char *weir_rpc_connection_check_time(const weir_rpc_connection *connection, uint64_t now_ns,
+                                           bool is_crowded);
 /* A call of it was let in: it is no stranger. */
 void weir_rpc_connection_prove(weir_rpc_connection *connection);
 /* Whom to close for the sake of one that finds no descriptor: who has no call and was silent for

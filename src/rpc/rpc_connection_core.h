@@ -21,6 +21,7 @@ struct weir_rpc_connection {
     bool is_refused, has_greeted, is_touched, is_doomed;
     bool is_proven;             /* a call of it was let in */
     bool is_abusive, is_faulty; /* it used up its patience; it made HTTP/2 end the session */
+    const char *why;            /* it is dismissed; NULL: it ends in order */
     int64_t call_ns;            /* what one of its calls takes */
     uint64_t active_ns;         /* when a call last began or ended */
     uint64_t moved_ns; /* when an answer's bytes last left, or the first of them came to be */

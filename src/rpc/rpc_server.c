@@ -56,7 +56,8 @@ struct weir_rpc_server {
     pthread_t thread;
     watched_fd watched[N_WATCHED];
     bool is_crowded; /* somebody found no place */
-    uint64_t next_tick_ns, next_check_ns, next_complaint_ns;
+    uint64_t next_tick_ns, next_check_ns;
+    uint64_t next_complaint_ns, next_drop_line_ns;
     uint64_t accept_again_ns; /* 0: accepting */
 };
 
@@ -69,13 +70,18 @@ static int watch(weir_rpc_server *server, int operation, int fd, uint32_t events
 }
 
 /* Some lines of many: whoever causes them often must not fill the disk with them. */
-static bool may_complain(weir_rpc_server *server)
+static bool is_due_again(uint64_t *next_ns)
 {
     uint64_t now_ns = weir_now_ns();
-    if (now_ns < server->next_complaint_ns)
+    if (now_ns < *next_ns)
         return false;
-    server->next_complaint_ns = now_ns + COMPLAINT_MS * NS_PER_MS;
+    *next_ns = now_ns + COMPLAINT_MS * NS_PER_MS;
     return true;
+}
+
+static bool may_complain(weir_rpc_server *server)
+{
+    return is_due_again(&server->next_complaint_ns);
 }
 
 static void note_refusal(weir_rpc_server *server, const char *peer, const char *why)
@@ -86,6 +92,16 @@ static void note_refusal(weir_rpc_server *server, const char *peer, const char *
     weir_log(WEIR_LOG_WARN, "%s: a connection from %s is refused (%llu so far): %s",
              server->address, peer, (unsigned long long)server->shared.counts.refused_connections,
              why);
+}
+
+static void note_drop(weir_rpc_server *server, const weir_rpc_connection *connection,
+                      const char *why)
+{
+    if (!is_due_again(&server->next_drop_line_ns))
+        return;
+    weir_log(WEIR_LOG_WARN, "%s: the connection from %s is dropped (%llu so far): %s",
+             server->address, weir_rpc_connection_peer(connection),
+             (unsigned long long)server->shared.counts.dropped, why);
 }
 
 static uint32_t events_of(const weir_rpc_connection *connection)
@@ -108,6 +124,8 @@ static bool progress(weir_rpc_server *server, weir_rpc_connection *connection, b
     if (!weir_rpc_connection_progress(connection, is_readable)) {
         if (weir_rpc_connection_is_refused(connection))
             note_refusal(server, weir_rpc_connection_peer(connection), weir_last_error());
+        else if (weir_rpc_connection_why(connection) != NULL)
+            note_drop(server, connection, weir_rpc_connection_why(connection));
         drop(server, connection);
         return false;
     }
@@ -304,8 +322,12 @@ static void check_silence(weir_rpc_server *server, uint64_t now_ns)
     for (weir_rpc_connection *connection = server->shared.connections, *next; connection != NULL;
          connection = next) {
         next = weir_rpc_connection_next(connection);
-        if (!weir_rpc_connection_check_time(connection, now_ns, server->is_crowded))
-            drop(server, connection);
+        const char *why = weir_rpc_connection_check_time(connection, now_ns, server->is_crowded);
+        if (why == NULL)
+            continue;
+        server->shared.counts.dropped++;
+        note_drop(server, connection, why);
+        drop(server, connection);
     }
     server->is_crowded = false;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "base/error.h"
 #include "rpc/rpc_connection_core.h"
 
 #define NS_PER_S 1000000000ull
@@ -163,6 +164,10 @@ static weir_status take_turn(weir_rpc_connection *connection, bool is_readable)
 static void dismiss(weir_rpc_connection *connection)
 {
     connection->calls.shared->counts.dropped++;
+    if (connection->is_doomed)
+        connection->why = "it does not read its answers, others wait for the room";
+    else if (connection->why == NULL)
+        connection->why = weir_last_error();
     if (!connection->is_abusive)
         return;
     nghttp2_session_terminate_session(connection->channel.session, NGHTTP2_ENHANCE_YOUR_CALM);

@@ -80,7 +80,7 @@ static void run(weir_rpc_shared *shared, int server_fd, int client_fd, const uin
     if (is_open)
         answer_all(shared);
     if (is_open)
-        is_open = weir_rpc_connection_check_time(connection, weir_now_ns(), false);
+        is_open = weir_rpc_connection_check_time(connection, weir_now_ns(), false) == NULL;
     if (is_open)
         weir_rpc_connection_shut(connection);
     if (is_open)

@@ -12,6 +12,7 @@
 
 #include "rpc/attacker.h"
 #include "rpc/echo_service.h"
+#include "weir/weir.h"
 
 #define TIMEOUT_MS 10000
 #define ATTACK_MS 150
@@ -171,6 +172,33 @@ static void wait_for_dropped(victim *who, uint64_t n)
 
 typedef void flood(attacker *who, uint32_t i);
 
+typedef struct drop_lines {
+    pthread_mutex_t lock;
+    unsigned n;
+    char last[1024];
+} drop_lines;
+
+static void hear_drop(void *context, weir_log_level level, const char *line)
+{
+    drop_lines *lines = context;
+    if (level != WEIR_LOG_WARN || strstr(line, "the connection from 127.0.0.1:") == NULL)
+        return;
+    pthread_mutex_lock(&lines->lock);
+    lines->n++;
+    snprintf(lines->last, sizeof(lines->last), "%s", line);
+    pthread_mutex_unlock(&lines->lock);
+}
+
+/* Somebody was named, with why; and hundreds a second are a line a second. */
+static void assert_told(drop_lines *lines, double begun_s)
+{
+    weir_log_set(NULL, NULL, WEIR_LOG_ERROR);
+    assert_true(lines->n >= 1);
+    assert_true(lines->n <= 2 + (unsigned)(weir_now_s() - begun_s));
+    assert_non_null(strstr(lines->last, " is dropped ("));
+    assert_non_null(strstr(lines->last, " so far): "));
+}
+
 /* Again and again: as many frames as the server bears. Each connection ends with its being told to
  * calm down, after no more than max_frames. */
 static void attack(flood *one_more, unsigned max_frames, const char *name)
@@ -178,6 +206,9 @@ static void attack(flood *one_more, unsigned max_frames, const char *name)
     victim *who = open_victim(NULL);
     attacker *bad = calloc(1, sizeof(*bad));
     uint64_t n_dropped = 0, n_calm = 0;
+    drop_lines lines = { .lock = PTHREAD_MUTEX_INITIALIZER };
+    double begun_s = weir_now_s();
+    weir_log_set(hear_drop, &lines, WEIR_LOG_WARN);
     for (weir_deadline end = weir_deadline_in(ATTACK_MS); !weir_deadline_passed(end); n_dropped++) {
         assert_true(attacker_open(bad, weir_rpc_server_address(who->server)));
         uint32_t i = 0;
@@ -192,6 +223,7 @@ static void attack(flood *one_more, unsigned max_frames, const char *name)
         attacker_close(bad);
     }
     wait_for_dropped(who, n_dropped);
+    assert_told(&lines, begun_s);
     assert_true(n_calm > 0); /* a reset of the connection may have swallowed some */
     close_victim(who, name);
     free(bad);
