@@ -276,6 +276,7 @@ typedef struct weir_await_straggler {
     uint64_t version;
     char stop[WEIR_NAME_BYTES], from[WEIR_NAME_BYTES]; /* as it said last; "" */
     uint32_t silent_ms;
+    uint32_t ended_ms; /* since its registration ended; 0: it is alive */
 } weir_await_straggler;
 #define WEIR_MAX_STRAGGLERS 4 /* of those that an answer names */
 typedef struct weir_await_answer {
@@ -336,8 +337,10 @@ typedef struct weir_acquire_answer {
     uint64_t newest;                 /* version number of any */
     char awaited_uid[WEIR_ID_BYTES]; /* the newest that would do; "": none */
     weir_version_state awaited_state;
-    size_t n_missing;             /* slots of it */
+    size_t n_missing;             /* slots of it that nobody has published */
     char missing[512];            /* "rank-2, rank-3", as many as there is room for */
+    size_t n_gone;                /* slots of it whose workers are gone */
+    char gone[512];               /* "rank-0 (worker trainer-0-5f1c9a07)", likewise */
     char reason[WEIR_NAME_BYTES]; /* of ABORTED */
 } weir_acquire_answer;
 /* Waits for such a version and leases it: OK, at most n_max shards are written. */

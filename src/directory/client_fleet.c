@@ -182,6 +182,7 @@ static void take_stragglers(const Weir__Directory__AwaitReplicasResponse *respon
         straggler->has_version = item->has_number;
         straggler->version = item->version_number;
         straggler->silent_ms = item->silent_ms;
+        straggler->ended_ms = item->ended_ms;
     }
 }
 
@@ -327,6 +328,42 @@ static weir_status take_lease(weir_directory_client *client,
     return status;
 }
 
+/* A whole name, as long as there is room. */
+static void add_name(char *text, size_t n_text, size_t *n_used, const char *name,
+                     const char *worker_id)
+{
+    char part[2 * WEIR_NAME_BYTES + 32];
+    bool has_worker = worker_id[0] != '\0';
+    snprintf(part, sizeof(part), "%s%.255s%s%.255s%s", *n_used != 0 ? ", " : "", name,
+             has_worker ? " (worker " : "", worker_id, has_worker ? ")" : "");
+    size_t n = strlen(part);
+    if (n >= n_text - *n_used)
+        return;
+    memcpy(text + *n_used, part, n + 1);
+    *n_used += n;
+}
+
+/* "rank-2, rank-3"; "rank-0 (worker W)". Both lists are in the order of the slots. */
+static void take_missing(const Weir__Directory__AcquireVersionResponse *response,
+                         weir_acquire_answer *out)
+{
+    size_t n_used = 0, n_used_gone = 0;
+    for (size_t i = 0; i < response->n_missing_slots; i++) {
+        const char *slot = response->missing_slots[i];
+        const Weir__Directory__GoneSlot *gone =
+            out->n_gone < response->n_gone_slots ? response->gone_slots[out->n_gone] : NULL;
+        if (gone != NULL && strcmp(gone->source_slot_id, slot) == 0) {
+            add_name(out->gone, sizeof(out->gone), &n_used_gone, slot, gone->worker_id);
+            out->n_gone++;
+        } else {
+            add_name(out->missing, sizeof(out->missing), &n_used, slot, "");
+            out->n_missing++;
+        }
+    }
+    weir_error_one_line(out->missing);
+    weir_error_one_line(out->gone);
+}
+
 static weir_status take_lack(const weir_directory_client *client,
                              const Weir__Directory__AcquireVersionResponse *response,
                              weir_acquire_answer *out)
@@ -334,9 +371,7 @@ static weir_status take_lack(const weir_directory_client *client,
     out->has_trainer = response->has_trainer;
     out->newest = response->newest;
     out->awaited_state = (weir_version_state)response->awaited_state;
-    out->n_missing = response->n_missing_slots;
-    join_names(response->missing_slots, response->n_missing_slots, out->missing,
-               sizeof(out->missing));
+    take_missing(response, out);
     cut(response->reason, out->reason, sizeof(out->reason));
     weir_status status = weir_client_copy(client, "awaited_id", response->awaited_id,
                                           out->awaited_uid, sizeof(out->awaited_uid));

@@ -124,6 +124,53 @@ static bool fill_lease(weir_directory_call *call, const weir_store_grant *grant,
     return lease->lease_id != NULL;
 }
 
+typedef struct gone_list {
+    weir_arena *arena;
+    Weir__Directory__GoneSlot **items;
+    size_t n;
+    bool has_failed;
+} gone_list;
+
+static bool take_gone(void *context, const weir_store_gap *gap)
+{
+    gone_list *list = context;
+    if (!gap->was_published)
+        return true;
+    Weir__Directory__GoneSlot *item = weir_arena_alloc(list->arena, sizeof(*item));
+    list->has_failed = item == NULL;
+    if (item == NULL)
+        return false;
+    weir__directory__gone_slot__init(item);
+    item->source_slot_id = (char *)gap->slot;
+    item->worker_id = (char *)gap->worker_id;
+    list->items[list->n++] = item;
+    return true;
+}
+
+static bool fill_lack(weir_directory_call *call, const weir_store_grant *grant,
+                      acquire_response *response)
+{
+    gone_list list = { .arena = call->arena };
+    response->has_trainer = grant->has_trainer;
+    response->newest = grant->newest;
+    if (grant->awaited == NULL)
+        return true;
+    response->awaited_id = (char *)grant->awaited->uid;
+    response->awaited_state = (Weir__Directory__VersionState)grant->awaited->state;
+    response->reason = (char *)grant->awaited->reason;
+    response->missing_slots = (char **)grant->missing;
+    response->n_missing_slots = grant->n_missing;
+    if (grant->n_missing == 0)
+        return true;
+    list.items = weir_arena_zeroed(call->arena, grant->n_missing, sizeof(*list.items));
+    if (list.items == NULL)
+        return false;
+    weir_store_each_gap(call->core->store, grant->awaited->uid, call->now_ms, take_gone, &list);
+    response->gone_slots = list.items;
+    response->n_gone_slots = list.n;
+    return !list.has_failed;
+}
+
 /* With its lease, or what there is instead. */
 static weir_rpc_code answer_acquire(weir_directory_call *call, const weir_store_grant *grant)
 {
@@ -136,15 +183,8 @@ static weir_rpc_code answer_acquire(weir_directory_call *call, const weir_store_
             return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
         return WEIR_RPC_OK;
     }
-    response->has_trainer = grant->has_trainer;
-    response->newest = grant->newest;
-    if (grant->awaited != NULL) {
-        response->awaited_id = (char *)grant->awaited->uid;
-        response->awaited_state = (Weir__Directory__VersionState)grant->awaited->state;
-        response->reason = (char *)grant->awaited->reason;
-    }
-    response->missing_slots = (char **)grant->missing;
-    response->n_missing_slots = grant->n_missing;
+    if (!fill_lack(call, grant, response))
+        return weir_directory_core_refuse(WEIR_ERR_NO_MEMORY, call->text);
     return WEIR_RPC_OK;
 }
 

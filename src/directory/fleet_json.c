@@ -44,6 +44,7 @@ typedef struct fleet_writer {
     const char *model, *run; /* of the records before, and how many of their run */
     uint64_t refit;
     size_t n_of_run;
+    const weir_store_version *version; /* that is being written */
 } fleet_writer;
 
 static const char *text_of(const char *text)
@@ -117,16 +118,19 @@ static void write_directory(fleet_writer *writer)
 
 /* ---- who is there ----------------------------------------------------------------------------*/
 
-static const char *status_name(weir_store_source_status status)
+static const char *status_name(const fleet_writer *writer, const weir_store_source *source)
 {
     static const char *const names[] = { "UNKNOWN", "INITIALIZING", "READY", "STALE" };
-    return (unsigned)status < 4 ? names[status] : "UNKNOWN";
+    if (weir_store_is_source_gone(source, writer->now_ms))
+        return "GONE";
+    return (unsigned)source->status < 4 ? names[source->status] : "UNKNOWN";
 }
 
-static bool is_alike(const weir_store_source *a, const weir_store_source *b)
+static bool is_alike(const fleet_writer *writer, const weir_store_source *a,
+                     const weir_store_source *b)
 {
-    return a->step == b->step && a->status == b->status && a->has_step == b->has_step &&
-           strcmp(text_of(a->role), text_of(b->role)) == 0 &&
+    return a->step == b->step && status_name(writer, a) == status_name(writer, b) &&
+           a->has_step == b->has_step && strcmp(text_of(a->role), text_of(b->role)) == 0 &&
            strcmp(text_of(a->run), text_of(b->run)) == 0 && strcmp(a->model, b->model) == 0;
 }
 
@@ -134,7 +138,7 @@ static bool group_source(void *context, const weir_store_source *source)
 {
     fleet_writer *writer = context;
     size_t i = 0;
-    while (i < writer->n_groups && !is_alike(writer->groups[i].first, source))
+    while (i < writer->n_groups && !is_alike(writer, writer->groups[i].first, source))
         i++;
     if (i == MOST_GROUPS) {
         writer->n_left_out++;
@@ -152,7 +156,7 @@ static void write_source_kind(fleet_writer *writer, const weir_store_source *sou
     weir_json_string(json, "model", source->model);
     weir_json_string(json, "run", text_of(source->run));
     weir_json_string(json, "role", text_of(source->role));
-    weir_json_string(json, "status", status_name(source->status));
+    weir_json_string(json, "status", status_name(writer, source));
     if (source->has_step)
         weir_json_number(json, "version", source->step);
 }
@@ -210,41 +214,79 @@ static bool write_worker(void *context, const weir_store_worker *worker)
 
 /* ---- versions --------------------------------------------------------------------------------*/
 
+static const weir_progress_entry *said_by(const fleet_writer *writer, const char *worker_id)
+{
+    const weir_store_version *version = writer->version;
+    const weir_progress_entry *entry = weir_progress_find(&writer->core->progress, worker_id);
+    bool is_of_this = entry != NULL && version->has_number && entry->number == version->number &&
+                      strcmp(entry->model, version->model) == 0;
+    return is_of_this ? entry : NULL;
+}
+
 static bool write_lease(void *context, const char *worker_id, uint64_t expires_ms)
 {
     fleet_writer *writer = context;
+    weir_json_text *json = &writer->json;
+    weir_store_lease lease = { .expires_ms = expires_ms };
     if (writer->n_left_out++ >= MOST_LEASES) /* here: all that were seen */
         return false;
+    weir_store_get_lease(writer->core->store, writer->version->uid, worker_id, writer->now_ms,
+                         &lease);
+    const weir_progress_entry *said = said_by(writer, worker_id);
+    weir_json_open(json, NULL);
+    weir_json_string(json, "worker_id", worker_id);
+    weir_json_number(json, "begun_ms", lease.begun_ms);
+    weir_json_number(json, "expires_ms", expires_ms);
+    weir_json_string(json, "stop", said != NULL ? said->stop : "");
+    weir_json_number(json, "said_ms", said != NULL ? said->at_ms : 0);
+    weir_json_close(json);
+    return true;
+}
+
+static bool write_gap(void *context, const weir_store_gap *gap)
+{
+    fleet_writer *writer = context;
+    if (writer->n_left_out++ >= MOST_MISSING)
+        return false;
+    weir_json_string(&writer->json, NULL, gap->slot);
+    return true;
+}
+
+static bool write_gone(void *context, const weir_store_gap *gap)
+{
+    fleet_writer *writer = context;
+    if (!gap->was_published)
+        return true;
+    if (writer->n_left_out++ >= MOST_MISSING)
+        return false;
     weir_json_open(&writer->json, NULL);
-    weir_json_string(&writer->json, "worker_id", worker_id);
-    weir_json_number(&writer->json, "expires_ms", expires_ms);
+    weir_json_string(&writer->json, "slot", gap->slot);
+    weir_json_string(&writer->json, "worker_id", gap->worker_id);
     weir_json_close(&writer->json);
     return true;
 }
 
-static bool is_covered(const weir_store_shard *first, const char *slot)
-{
-    for (; first != NULL; first = first->next) {
-        if (strcmp(first->slot, slot) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* The first slots of a version that is STAGING which nobody has published. */
+/* The first slots that no live worker has, and those of them that had been published. */
 static void write_missing(fleet_writer *writer, const weir_store_version *version)
 {
-    const weir_store_shard *shards = NULL;
-    weir_store_list_shards(writer->core->store, version->uid, &shards);
+    const weir_store *store = writer->core->store;
     weir_json_open_list(&writer->json, "missing");
-    for (size_t i = 0, n = 0; i < version->n_slots && i < 4 * MOST_MISSING && n < MOST_MISSING;
-         i++) {
-        if (is_covered(shards, version->slots[i]))
-            continue;
-        weir_json_string(&writer->json, NULL, version->slots[i]);
-        n++;
-    }
+    writer->n_left_out = 0;
+    weir_store_each_gap(store, version->uid, writer->now_ms, write_gap, writer);
     weir_json_close_list(&writer->json);
+    weir_json_open_list(&writer->json, "gone");
+    writer->n_left_out = 0;
+    weir_store_each_gap(store, version->uid, writer->now_ms, write_gone, writer);
+    weir_json_close_list(&writer->json);
+}
+
+/* Slots that somebody has: of one that is over, that somebody has published. */
+static size_t count_covered(const fleet_writer *writer, const weir_store_version *version)
+{
+    if (version->state != WEIR_STORE_STAGING && version->state != WEIR_STORE_READY)
+        return version->n_covered;
+    return version->n_slots -
+           weir_store_each_gap(writer->core->store, version->uid, writer->now_ms, NULL, NULL);
 }
 
 static void write_version_members(fleet_writer *writer, const weir_store_version *version,
@@ -261,8 +303,10 @@ static void write_version_members(fleet_writer *writer, const weir_store_version
     weir_json_string(json, "state", (unsigned)version->state < 5 ? states[version->state] : "");
     weir_json_string(json, "reason", text_of(version->reason));
     weir_json_number(json, "slots", version->n_slots);
-    weir_json_number(json, "covered", version->n_covered);
+    weir_json_number(json, "covered", count_covered(writer, version));
     weir_json_bool(json, "taken_back", weir_store_is_taken_back(writer->core->store, version->uid));
+    weir_json_bool(json, "unreadable",
+                   weir_store_is_unreadable(writer->core->store, version->uid, writer->now_ms));
     weir_json_number(json, "created_ms", version->created_at_ms);
     weir_json_number(json, "ready_ms", version->ready_at_ms);
     weir_json_string(json, "trace_id", text_of(version->trace_id));
@@ -285,7 +329,8 @@ static bool write_version(void *context, const weir_store_version *version, size
     size_t n_left_out = writer->n_left_out;
     weir_json_open(&writer->json, NULL);
     write_version_members(writer, version, n_leases);
-    if (version->state == WEIR_STORE_STAGING)
+    writer->version = version;
+    if (version->state == WEIR_STORE_STAGING || version->state == WEIR_STORE_READY)
         write_missing(writer, version);
     weir_json_open_list(&writer->json, "leases");
     writer->n_left_out = 0;

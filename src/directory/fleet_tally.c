@@ -75,6 +75,24 @@ static bool count_version(void *context, const weir_store_version *version, size
     if (!row->has_ready || version->number > row->newest_ready)
         row->newest_ready = version->number;
     row->has_ready = true;
+    bool is_newer = !row->has_readable || version->number > row->newest_readable;
+    if (is_newer && !weir_store_is_unreadable(tally->store, version->uid, tally->now_ms)) {
+        row->has_readable = true;
+        row->newest_readable = version->number;
+    }
+    return true;
+}
+
+/* Only once it is known which is the newest that can be read. */
+static bool count_unreadable(void *context, const weir_store_version *version, size_t n_leases)
+{
+    weir_fleet_tally *tally = context;
+    (void)n_leases;
+    if (version->state != WEIR_STORE_READY || !version->has_number)
+        return true;
+    weir_run_tally *row = run_of(tally, version->model, version->run != NULL ? version->run : "");
+    row->unreadable += (!row->has_readable || version->number > row->newest_readable) &&
+                       weir_store_is_unreadable(tally->store, version->uid, tally->now_ms);
     return true;
 }
 
@@ -89,7 +107,12 @@ static bool count_worker(void *context, const weir_store_worker *worker)
 static bool count_source(void *context, const weir_store_source *source)
 {
     weir_fleet_tally *tally = context;
-    model_of(tally, source->model)->sources[(unsigned)source->status < 4 ? source->status : 0]++;
+    weir_model_tally *model = model_of(tally, source->model);
+    if (weir_store_is_source_gone(source, tally->now_ms)) {
+        model->gone++;
+        return true;
+    }
+    model->sources[(unsigned)source->status < 4 ? source->status : 0]++;
     bool is_replica = source->role != NULL && strcmp(source->role, "inference_replica") == 0;
     if (!is_replica || source->status != WEIR_STORE_SOURCE_READY || !source->has_step)
         return true;
@@ -106,8 +129,10 @@ weir_status weir_fleet_tally_make(const weir_store *store, uint64_t now_ms, weir
     weir_fleet_tally *tally = weir_arena_zeroed(arena, 1, sizeof(*tally));
     if (tally == NULL)
         return WEIR_ERR_NO_MEMORY;
+    tally->store = store;
     tally->now_ms = now_ms;
     weir_store_each_version(store, NULL, count_version, tally);
+    weir_store_each_version(store, NULL, count_unreadable, tally);
     weir_store_each_worker(store, NULL, count_worker, tally);
     weir_store_each_source(store, NULL, count_source, tally);
     *out = tally;

@@ -19,13 +19,17 @@ typedef struct weir_run_tally {
     uint64_t newest_ready;  /* version number */
     uint64_t lowest_held;   /* of replica workers that are READY */
     uint64_t shards, slots; /* of versions that are STAGING: there, and wanted */
+    bool has_readable;
+    uint64_t newest_readable; /* version number */
+    uint64_t unreadable;      /* READY, but nobody can read them, nor a later one */
 } weir_run_tally;
 
 typedef struct weir_model_tally {
     const char *model;
     uint64_t leases;
     uint64_t workers[3]; /* by weir_store_role */
-    uint64_t sources[4]; /* by weir_store_source_status */
+    uint64_t sources[4]; /* by weir_store_source_status, but for */
+    uint64_t gone;       /* READY of workers whose registration is over */
 } weir_model_tally;
 
 /* The last row of each, if there are more than WEIR_TALLY_MOST, is of all others. */
@@ -34,6 +38,7 @@ typedef struct weir_fleet_tally {
     size_t n_runs;
     weir_model_tally models[WEIR_TALLY_MOST + 1];
     size_t n_models;
+    const weir_store *store;
     uint64_t now_ms;
     unsigned char run_places[512], model_places[512]; /* hash tables of 1 + row */
 } weir_fleet_tally;

@@ -148,6 +148,18 @@ bool weir_store_can_retire(const weir_store *store, const char *version_uid, con
                            const char *worker_id, uint64_t now_ms);
 /* READY, but its trainers have taken back a slot: only replicas have it. */
 bool weir_store_is_taken_back(const weir_store *store, const char *version_uid);
+/* A slot of which no live worker has a shard. */
+typedef struct weir_store_gap {
+    const char *slot;
+    bool was_published;    /* but who did is gone, or has taken it back */
+    const char *worker_id; /* that did so last; "": nobody, or it is forgotten */
+} weir_store_gap;
+/* Calls `visit` (NULL: nobody) for them in the order of the slots, until it returns false; returns
+ * how many there are. */
+size_t weir_store_each_gap(const weir_store *store, const char *version_uid, uint64_t now_ms,
+                           bool (*visit)(void *context, const weir_store_gap *gap), void *context);
+/* READY, but it has gaps, and no live replica can be read from. */
+bool weir_store_is_unreadable(const weir_store *store, const char *version_uid, uint64_t now_ms);
 /* NULL in *out_first: there is none yet. */
 weir_status weir_store_list_shards(weir_store *store, const char *version_uid,
                                    const weir_store_shard **out_first);
@@ -162,7 +174,7 @@ weir_status weir_store_delete_shard(weir_store *store, const char *version_uid, 
 
 typedef struct weir_store_lease {
     char lease_id[9]; /* the first eight hex digits of SHA-256(version NUL worker) */
-    uint64_t expires_ms;
+    uint64_t begun_ms, expires_ms;
 } weir_store_lease;
 
 /* Registers or renews. ttl_s beyond a day is cut to one. A new one needs a shard of every slot that
@@ -173,6 +185,9 @@ weir_status weir_store_register_lease(weir_store *store, const char *version_uid
 weir_status weir_store_delete_lease(weir_store *store, const char *version_uid,
                                     const char *lease_id, const char *worker_id, uint64_t now_ms,
                                     bool *out_deleted);
+/* False when the worker does not read the version at this time. */
+bool weir_store_get_lease(const weir_store *store, const char *version_uid, const char *worker_id,
+                          uint64_t now_ms, weir_store_lease *out);
 /* Calls `visit` for who reads the version at this time, until it returns false. */
 void weir_store_each_lease(const weir_store *store, const char *version_uid, uint64_t now_ms,
                            bool (*visit)(void *context, const char *worker_id, uint64_t expires_ms),
@@ -235,16 +250,19 @@ weir_status weir_store_acquire(weir_store *store, const weir_store_wish *wish, b
  * after they said so, and not started anew since. */
 size_t weir_store_count_holders(const weir_store *store, const char *version_uid, uint64_t now_ms);
 
-/* A live generator of the version's model, and of its run as far as it has said one, that is not
- * among them and has not refused the version. */
+/* A generator of the version's model, and of its run as far as it has said one, that is not among
+ * them and has not refused the version: alive, or one whose registration ended since the version
+ * was made. Of those that are gone the last 64 of all models are remembered, and none from before a
+ * store was loaded. */
 typedef struct weir_store_straggler {
     const char *worker_id;
     uint32_t rank;
     bool reads, has_number; /* it has a lease; it holds `number` */
     uint64_t number;
+    uint64_t ended_at_ms; /* its registration did; 0: it is alive */
 } weir_store_straggler;
 
-/* Who reads it first; until `visit` returns false. */
+/* Who reads it first, then who is gone, the latest first; until `visit` returns false. */
 void weir_store_each_straggler(const weir_store *store, const char *version_uid, uint64_t now_ms,
                                bool (*visit)(void *context, const weir_store_straggler *straggler),
                                void *context);
@@ -291,6 +309,9 @@ weir_status weir_store_check_source_room(const weir_store *store, const weir_sto
 weir_status weir_store_update_source(weir_store *store, const char *source_id,
                                      const char *worker_id, weir_store_source_status status,
                                      uint64_t now_ms);
+/* READY by its own word, but the registration of the worker that said so is over. An entry of a
+ * worker that never was registered is not. */
+bool weir_store_is_source_gone(const weir_store_source *source, uint64_t now_ms);
 /* NULL when there is none. */
 const weir_store_source *weir_store_get_source(const weir_store *store, const char *source_id,
                                                const char *worker_id);

@@ -289,6 +289,8 @@ static weir_status grant(weir_store *store, store_version *version, const weir_s
                                               weir_store_ttl_end(wish->ttl_s, now_ms), &lease);
     if (status != WEIR_OK)
         return status;
+    if (own == NULL)
+        lease->view.begun_ms = now_ms;
     store->events.n_leases += own == NULL;
     store->events.n_renewed += own != NULL;
     version->touched_ms = now_ms;

@@ -111,7 +111,8 @@ static bool has_refused(const weir_store *store, const store_version *version,
     return word != NULL && word->view.status != WEIR_OK;
 }
 
-/* What its entries say of it. False: that it is of another run. */
+/* What its entries say of it. False: that it is of another run, or has gone in order, or that
+ * another has come for it. */
 static bool describe(const weir_store *store, const store_version *version,
                      weir_store_straggler *straggler)
 {
@@ -128,6 +129,8 @@ static bool describe(const weir_store *store, const store_version *version,
             is_of_other = true;
             continue;
         }
+        if (straggler->ended_at_ms != 0 && (view->has_left || source->is_superseded))
+            return false;
         is_of_this = true;
         straggler->rank = view->rank;
         if (view->status == WEIR_STORE_SOURCE_READY && view->has_step &&
@@ -139,16 +142,68 @@ static bool describe(const weir_store *store, const store_version *version,
     return is_of_this || !is_of_other;
 }
 
-static bool is_awaited(const weir_store *store, const store_version *version,
-                       const store_worker *worker, uint64_t now_ms, weir_store_straggler *out)
+/* Of a worker that is there, or of one that is gone. */
+static bool is_awaited(const weir_store *store, const store_version *version, const char *worker_id,
+                       uint64_t ended_at_ms, weir_store_straggler *out)
 {
-    *out = (weir_store_straggler){ .worker_id = worker->worker_id };
-    if (worker->role != WEIR_STORE_GENERATOR || !is_alive(worker, now_ms) ||
+    *out = (weir_store_straggler){ .worker_id = worker_id, .ended_at_ms = ended_at_ms };
+    return (ended_at_ms == 0 || ended_at_ms >= version->view.created_at_ms) &&
+           describe(store, version, out) && !has_refused(store, version, worker_id);
+}
+
+static bool is_record_awaited(const weir_store *store, const store_version *version,
+                              const store_worker *worker, uint64_t now_ms,
+                              weir_store_straggler *out)
+{
+    bool is_over = worker->expires_ms <= now_ms;
+    if (worker->role != WEIR_STORE_GENERATOR || worker->is_superseded ||
         entry_that_holds(store, worker->worker_id, version, now_ms) != NULL ||
-        !describe(store, version, out) || has_refused(store, version, worker->worker_id))
+        !is_awaited(store, version, worker->worker_id, is_over ? worker->expires_ms : 0, out))
         return false;
     const store_lease *lease = weir_store_find_lease(store, version, worker->worker_id);
-    out->reads = lease != NULL && lease->view.expires_ms > now_ms;
+    out->reads = !is_over && lease != NULL && lease->view.expires_ms > now_ms;
+    return true;
+}
+
+typedef enum straggler_kind { READS, IS_GONE, IS_IDLE, N_KINDS } straggler_kind;
+
+static straggler_kind kind_of(const weir_store_straggler *straggler)
+{
+    return straggler->ended_at_ms != 0 ? IS_GONE : straggler->reads ? READS : IS_IDLE;
+}
+
+/* Those of whom there is a record. False: `visit` wants no more. */
+static bool visit_records(const weir_store *store, const store_version *version,
+                          straggler_kind kind, uint64_t now_ms,
+                          bool (*visit)(void *context, const weir_store_straggler *straggler),
+                          void *context)
+{
+    const store_link *head = &version->model->workers;
+    for (const store_link *link = head->next; link != head; link = link->next) {
+        const store_worker *worker = WEIR_STORE_OF(store_worker, of_model, link);
+        weir_store_straggler straggler;
+        if (is_record_awaited(store, version, worker, now_ms, &straggler) &&
+            kind_of(&straggler) == kind && !visit(context, &straggler))
+            return false;
+    }
+    return true;
+}
+
+static bool visit_gone(const weir_store *store, const store_version *version, uint64_t now_ms,
+                       bool (*visit)(void *context, const weir_store_straggler *straggler),
+                       void *context)
+{
+    size_t n = store->n_gone < WEIR_STORE_MAX_GONE ? store->n_gone : WEIR_STORE_MAX_GONE;
+    for (size_t i = 1; i <= n; i++) {
+        const store_gone_worker *gone = &store->gone[(store->n_gone - i) % WEIR_STORE_MAX_GONE];
+        weir_store_straggler straggler;
+        if (strcmp(gone->model, version->model->name) == 0 &&
+            weir_store_worker_record(store, gone->worker_id) == NULL &&
+            entry_that_holds(store, gone->worker_id, version, now_ms) == NULL &&
+            is_awaited(store, version, gone->worker_id, gone->ended_at_ms, &straggler) &&
+            !visit(context, &straggler))
+            return false;
+    }
     return true;
 }
 
@@ -157,14 +212,10 @@ void weir_store_each_straggler(const weir_store *store, const char *version_uid,
                                void *context)
 {
     const store_version *version = weir_store_version_record(store, version_uid);
-    for (int reads = 1; version != NULL && reads >= 0; reads--) {
-        const store_link *head = &version->model->workers;
-        for (const store_link *link = head->next; link != head; link = link->next) {
-            const store_worker *worker = WEIR_STORE_OF(store_worker, of_model, link);
-            weir_store_straggler straggler;
-            if (is_awaited(store, version, worker, now_ms, &straggler) &&
-                straggler.reads == (reads != 0) && !visit(context, &straggler))
-                return;
-        }
+    bool goes_on = version != NULL;
+    for (straggler_kind kind = READS; goes_on && kind < N_KINDS; kind++) {
+        goes_on = visit_records(store, version, kind, now_ms, visit, context);
+        if (goes_on && kind == IS_GONE)
+            goes_on = visit_gone(store, version, now_ms, visit, context);
     }
 }

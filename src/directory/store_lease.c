@@ -220,6 +220,8 @@ weir_status weir_store_register_lease(weir_store *store, const char *version_uid
                                       weir_store_ttl_end(ttl_s, now_ms), &lease);
     if (status != WEIR_OK)
         return status;
+    if (!is_live)
+        lease->view.begun_ms = now_ms;
     store->events.n_leases += !is_live;
     store->events.n_renewed += is_live;
     weir_store_sweep_leases(store, now_ms);
@@ -248,6 +250,18 @@ weir_status weir_store_delete_lease(weir_store *store, const char *version_uid,
     }
     *out_deleted = is_it;
     return WEIR_OK;
+}
+
+bool weir_store_get_lease(const weir_store *store, const char *version_uid, const char *worker_id,
+                          uint64_t now_ms, weir_store_lease *out)
+{
+    const store_version *version = weir_store_version_record(store, version_uid);
+    const store_lease *lease =
+        version != NULL ? weir_store_find_lease(store, version, worker_id) : NULL;
+    if (lease == NULL || lease->view.expires_ms <= now_ms)
+        return false;
+    *out = lease->view;
+    return true;
 }
 
 void weir_store_each_lease(const weir_store *store, const char *version_uid, uint64_t now_ms,

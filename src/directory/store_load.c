@@ -183,8 +183,11 @@ static weir_status load_lease(weir_store *store, store_version *version,
         weir_store_find_lease(store, version, message->worker_id) != NULL)
         return refuse("a lease that cannot be, of", message->worker_id);
     store_lease *lease = NULL;
-    return weir_store_put_lease(store, version, message->worker_id, peer, message->expires_ms,
-                                &lease);
+    status =
+        weir_store_put_lease(store, version, message->worker_id, peer, message->expires_ms, &lease);
+    if (status == WEIR_OK)
+        lease->view.begun_ms = message->begun_ms;
+    return status;
 }
 
 static weir_status check_version(const weir_store *store, const Weir__Store__Version *message,

@@ -34,6 +34,7 @@
 #define WEIR_STORE_MAX_HISTORIES 64u /* of one run */
 #define WEIR_STORE_MAX_WORDS 131072u
 #define WEIR_STORE_MAX_SPANS 64u /* of one word */
+#define WEIR_STORE_MAX_GONE 64u
 #define WEIR_STORE_UID_BYTES 9u
 #define WEIR_STORE_TRACE_BYTES 33u
 #define WEIR_STORE_FORMAT 1u /* of snapshots */
@@ -162,6 +163,12 @@ typedef struct store_word {
     size_t block_bytes;
 } store_word;
 
+/* A generator whose record was dropped. */
+typedef struct store_gone_worker {
+    char worker_id[WEIR_STORE_MAX_NAME + 1], model[WEIR_STORE_MAX_NAME + 1];
+    uint64_t ended_at_ms;
+} store_gone_worker;
+
 struct weir_store {
     weir_store_options options;
     weir_rpc_heap heap;
@@ -175,8 +182,8 @@ struct weir_store {
     store_link all_models, all_workers, all_versions, all_sources;
     size_t n_workers, n_versions, n_shards, n_leases, n_sources, n_words;
     weir_store_events events;
-    void (*hear)(void *context, const weir_store_notice *notice); /* NULL: nobody */
-    void *hear_context;
+    store_gone_worker gone[WEIR_STORE_MAX_GONE]; /* for people: in no snapshot */
+    size_t n_gone;                               /* ever: the place of the next is n % most */
     const weir_store_shard
         *chosen[WEIR_STORE_MAX_SLOTS]; /* of the last grant that avoids workers */
 };

@@ -177,6 +177,7 @@ static bool fill_leases(const store_version *version, weir_arena *arena, Weir__S
         weir__store__lease__init(message);
         message->worker_id = (char *)lease->worker_id;
         message->expires_ms = lease->view.expires_ms;
+        message->begun_ms = lease->view.begun_ms;
         message->peer = (char *)(lease->peer != NULL ? lease->peer->worker_id : "");
     }
     return true;

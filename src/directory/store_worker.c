@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* store_worker.c - workers: who is registered, until when, and which of two is the one that was
  * started last. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -265,9 +266,26 @@ void weir_store_each_worker(const weir_store *store, const char *model,
 
 /* ---- sweeping and dropping -------------------------------------------------------------------*/
 
+/* Who waits for replicas is told of those that went meanwhile. */
+static void remember_gone(weir_store *store, const store_worker *worker)
+{
+    store_gone_worker *gone = NULL;
+    for (size_t i = 0; i < store->n_gone && i < WEIR_STORE_MAX_GONE && gone == NULL; i++) {
+        if (strcmp(store->gone[i].worker_id, worker->worker_id) == 0)
+            gone = &store->gone[i];
+    }
+    if (gone == NULL)
+        gone = &store->gone[store->n_gone++ % WEIR_STORE_MAX_GONE];
+    snprintf(gone->worker_id, sizeof(gone->worker_id), "%s", worker->worker_id);
+    snprintf(gone->model, sizeof(gone->model), "%s", worker->model->name);
+    gone->ended_at_ms = worker->expires_ms;
+}
+
 static void drop_worker(weir_store *store, store_worker *worker)
 {
     store_model *model = worker->model;
+    if (worker->role == WEIR_STORE_GENERATOR && !worker->is_superseded)
+        remember_gone(store, worker);
     weir_store_note_change(store, model);
     take_from_lists(worker);
     point_sources(store, worker->worker_id, NULL);

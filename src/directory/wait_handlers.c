@@ -125,6 +125,9 @@ static bool take_straggler(void *context, const weir_store_straggler *straggler)
     item->reads = straggler->reads;
     item->has_number = straggler->has_number;
     item->version_number = straggler->number;
+    if (straggler->ended_at_ms != 0)
+        item->ended_ms = ms_since(straggler->ended_at_ms, call->now_ms);
+    item->ended_ms += straggler->ended_at_ms != 0 && item->ended_ms == 0;
     if (version->ready_at_ms != 0)
         item->silent_ms = ms_since(version->ready_at_ms, call->now_ms);
     const weir_progress_entry *entry =

@@ -54,6 +54,16 @@ static void put_versions(weir_metrics_text *out, const weir_fleet_tally *tally)
     }
 }
 
+static void put_unreadable(weir_metrics_text *out, const weir_fleet_tally *tally)
+{
+    weir_metrics_family(out, "weir_unreadable_versions", "gauge",
+                        "Versions that are READY, but nobody can read them, nor a later one.");
+    for (size_t i = 0; i < tally->n_runs; i++) {
+        const weir_run_tally *run = &tally->runs[i];
+        weir_metrics_count(out, "", LABELS("model", run->model, "run", run->run), run->unreadable);
+    }
+}
+
 static void put_models(weir_metrics_text *out, const weir_fleet_tally *tally)
 {
     static const char *const roles[] = { "unknown", "trainer", "replica" };
@@ -77,6 +87,8 @@ static void put_models(weir_metrics_text *out, const weir_fleet_tally *tally)
             weir_metrics_count(out, "",
                                LABELS("model", tally->models[i].model, "status", statuses[status]),
                                tally->models[i].sources[status]);
+        weir_metrics_count(out, "", LABELS("model", tally->models[i].model, "status", "gone"),
+                           tally->models[i].gone);
     }
 }
 
@@ -303,6 +315,7 @@ weir_status weir_web_metrics(const weir_directory_core *core, const weir_http_co
         return status;
     weir_metrics_begin(out, arena);
     put_versions(out, tally);
+    put_unreadable(out, tally);
     put_models(out, tally);
     put_refits(out, &core->counts);
     put_calls(out, core);

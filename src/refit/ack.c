@@ -256,21 +256,29 @@ static void add_refusals(line *to, const weir_refusal *refusals, size_t n)
     }
 }
 
-/* "; replica-b-0: in transfer from rank-1, silent for 4.2 s, holds 6" */
+/* "; replica-b-0: in transfer from rank-1, silent for 4.2 s, holds 6", "; replica-c-0: its
+ * registration ended 2.0 s ago, held 6" */
 static void describe_straggler(const weir_await_straggler *straggler, char *out, size_t n_out)
 {
-    char place[160], holds[48] = "";
+    char place[224], ended[64] = "", holds[48] = "";
+    bool is_gone = straggler->ended_ms != 0;
     bool has_from = straggler->stop[0] != '\0' && straggler->from[0] != '\0';
     if (straggler->stop[0] != '\0')
         snprintf(place, sizeof(place), "in %.32s%s%.100s, silent for %.1f s", straggler->stop,
                  has_from ? " from " : "", straggler->from, straggler->silent_ms / 1e3);
+    else if (is_gone)
+        place[0] = '\0';
     else if (straggler->reads)
         snprintf(place, sizeof(place), "reads it, silent for %.1f s", straggler->silent_ms / 1e3);
     else
         snprintf(place, sizeof(place), "has not asked for it");
+    if (is_gone)
+        snprintf(ended, sizeof(ended), "%sits registration ended %.1f s ago",
+                 place[0] != '\0' ? ", " : "", straggler->ended_ms / 1e3);
     if (straggler->has_version)
-        snprintf(holds, sizeof(holds), ", holds %" PRIu64, straggler->version);
-    snprintf(out, n_out, "; %.100s: %s%s", straggler->worker_id, place, holds);
+        snprintf(holds, sizeof(holds), ", %s %" PRIu64, is_gone ? "held" : "holds",
+                 straggler->version);
+    snprintf(out, n_out, "; %.100s: %s%s%s", straggler->worker_id, place, ended, holds);
 }
 
 static void add_stragglers(line *to, const weir_await_answer *answer)

@@ -77,11 +77,18 @@ static weir_status still_waiting(const weir_replica *replica, const weir_lack *l
                          "know it",
                          waited_s, wish, replica->worker.model, lack->awaited,
                          weir_directory_client_address(replica->worker.client));
+    bool has_gone = lack->gone != NULL && lack->gone[0] != '\0';
+    if (has_gone && lack->missing[0] == '\0')
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s waiting for version %" PRIu64
+                         " of %s: of %u trainer ranks these published it, but are gone: %s",
+                         waited_s, lack->awaited, replica->worker.model, lack->n_slots, lack->gone);
     return weir_fail(WEIR_ERR_TIMED_OUT,
                      "timed out after %.1f s waiting for version %" PRIu64
-                     " of %s: of %u trainer ranks these have not published it: %s",
+                     " of %s: of %u trainer ranks these have not published it: %s%s%s",
                      waited_s, lack->awaited, replica->worker.model, lack->n_slots,
-                     lack->missing[0] != '\0' ? lack->missing : "(the directory does not say)");
+                     lack->missing[0] != '\0' ? lack->missing : "(the directory does not say)",
+                     has_gone ? "; published, but gone: " : "", has_gone ? lack->gone : "");
 }
 
 weir_status weir_acquire_timed_out(const weir_replica *replica, const weir_lack *lack)
@@ -96,6 +103,12 @@ weir_status weir_acquire_timed_out(const weir_replica *replica, const weir_lack 
                          waited_s, wish, replica->worker.model, lack->awaited, lack->reason);
     if (lack->waits)
         return still_waiting(replica, lack, wish);
+    if (lack->over)
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s waiting for version %s of %s: version %" PRIu64
+                         " is over: its trainer has ended or taken it back, and no replica holds "
+                         "it",
+                         waited_s, wish, replica->worker.model, lack->awaited);
     if (lack->wish == WEIR_LATEST && replica->missed_uid[0] != '\0')
         return weir_fail(WEIR_ERR_TIMED_OUT,
                          "timed out after %.1f s waiting for the version after %" PRIu64
@@ -205,14 +218,16 @@ static weir_lack describe(acquisition *a)
     weir_lack lack = { .wish = a->wish,
                        .aborted = answer->awaited_state == WEIR_VERSION_ABORTED,
                        .waits = is_awaited(a),
+                       .over = answer->awaited_state == WEIR_VERSION_RELEASING,
                        .awaited = answer->newest,
-                       .n_slots = (uint32_t)answer->n_missing,
+                       .n_slots = (uint32_t)(answer->n_missing + answer->n_gone),
                        .missing = answer->missing,
+                       .gone = answer->gone,
                        .reason = answer->reason,
                        .has_trainer = answer->has_trainer,
                        .newest = answer->newest };
     weir_version_record record;
-    if ((lack.waits || lack.aborted) &&
+    if ((lack.waits || lack.aborted || lack.over) &&
         weir_directory_get_version(a->replica->worker.client, answer->awaited_uid, &record) ==
             WEIR_OK) {
         lack.awaited = record.number;

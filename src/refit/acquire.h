@@ -38,11 +38,12 @@ weir_status weir_acquire_slots(weir_replica *replica, uint32_t n_slots);
 /* What is said at the end of both waits. */
 typedef struct weir_lack {
     uint64_t wish;
-    bool aborted, waits, forgotten; /* the newest that would do is; is STAGING; is not known */
+    bool aborted, waits, over, forgotten; /* the newest that would do is; may be READY yet; is
+                                             RELEASING; is not known */
     uint64_t awaited;
     uint32_t n_slots;
-    const char *missing, *reason; /* of these */
-    bool has_trainer;             /* else: what there was instead */
+    const char *missing, *gone, *reason; /* of these; NULL: is not known */
+    bool has_trainer;                    /* else: what there was instead */
     uint64_t newest;
 } weir_lack;
 /* Sets what trainers say of themselves that the directory has no record of. */

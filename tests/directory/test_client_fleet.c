@@ -252,6 +252,9 @@ static void test_what_there_is_instead_is_said(void **state)
     weir_acquire_answer answer;
     char *missing[] = { (char *)"rank-2", (char *)"rank-3" };
     char reason[600];
+    FILL(Weir__Directory__GoneSlot, weir__directory__gone_slot__init, gone);
+    Weir__Directory__GoneSlot *all_gone[] = { &gone };
+    gone.source_slot_id = (char *)"rank-3", gone.worker_id = (char *)"trainer-3";
     FILL(Weir__Directory__AcquireVersionResponse, weir__directory__acquire_version_response__init,
          response);
     memset(reason, 'r', sizeof(reason) - 1);
@@ -263,11 +266,16 @@ static void test_what_there_is_instead_is_said(void **state)
     response.awaited_state = WEIR__DIRECTORY__VERSION_STATE__VERSION_STATE_ABORTED;
     response.missing_slots = missing;
     response.n_missing_slots = 2;
+    response.gone_slots = all_gone;
+    response.n_gone_slots = 1;
     response.reason = reason;
     f->answer = &response.base;
     assert_int_equal(acquire(f, 10, &answer), WEIR_IN_PROGRESS);
     assert_true(answer.has_trainer && answer.newest == 8);
-    assert_string_equal(answer.missing, "rank-2, rank-3");
+    assert_int_equal(answer.n_missing, 1);
+    assert_string_equal(answer.missing, "rank-2");
+    assert_int_equal(answer.n_gone, 1);
+    assert_string_equal(answer.gone, "rank-3 (worker trainer-3)");
     assert_int_equal(answer.awaited_state, WEIR_VERSION_ABORTED);
     assert_int_equal(strlen(answer.reason), WEIR_NAME_BYTES - 1); /* as much as there is room for */
     assert_null(strchr(answer.reason, '\n'));
@@ -362,7 +370,7 @@ static void test_who_is_waited_for_is_named_as_far_as_there_is_room(void **state
          response);
     reads.worker_id = (char *)"r", reads.reads = true, reads.stop = (char *)"transfer";
     reads.slowest_from = (char *)"rank-1", reads.silent_ms = 4200;
-    reads.has_number = true, reads.version_number = 6;
+    reads.has_number = true, reads.version_number = 6, reads.ended_ms = 2000;
     response.stragglers = all;
     response.n_stragglers = 6;
     f->answer = &response.base;
@@ -377,6 +385,7 @@ static void test_who_is_waited_for_is_named_as_far_as_there_is_room(void **state
     assert_string_equal(first->stop, "transfer");
     assert_string_equal(first->from, "rank-1");
     assert_int_equal(first->silent_ms, 4200);
+    assert_int_equal(first->ended_ms, 2000);
     assert_false(answer.stragglers[3].reads);
 }
 

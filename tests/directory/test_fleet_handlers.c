@@ -200,6 +200,7 @@ static void test_a_wish_ends_naming_what_is_missing(void **state)
                      WEIR__DIRECTORY__VERSION_STATE__VERSION_STATE_STAGING);
     assert_int_equal(response->n_missing_slots, 1);
     assert_string_equal(response->missing_slots[0], "a");
+    assert_int_equal(response->n_gone_slots, 0);
     /* The same at the bound of a wait, which comes before the caller's deadline. */
     request.timeout_ms = 60000;
     assert_int_equal(call_within(f, &request.base, 200), WEIR_RPC_LATER);
@@ -259,6 +260,9 @@ static void test_a_dead_trainer_is_missing_and_a_wait_sees_it_come_back(void **s
     assert_false(response->found);
     assert_int_equal(response->n_missing_slots, 1);
     assert_string_equal(response->missing_slots[0], "a");
+    assert_int_equal(response->n_gone_slots, 1); /* it was published, but its worker is gone */
+    assert_string_equal(response->gone_slots[0]->source_slot_id, "a");
+    assert_string_equal(response->gone_slots[0]->worker_id, "trainer-0");
     request.timeout_ms = 60000;
     assert_int_equal(call(f, &request.base), WEIR_RPC_LATER);
     uint64_t ticket = f->ticket;

@@ -170,6 +170,22 @@ static bool note(void *context, const weir_store_straggler *straggler)
     used = strlen(text);
     if (straggler->reads)
         snprintf(text + used, 256 - used, " reads");
+    used = strlen(text);
+    if (straggler->ended_at_ms != 0)
+        snprintf(text + used, 256 - used, " ended at %u", (unsigned)(straggler->ended_at_ms - NOW));
+    return true;
+}
+
+static bool note_first(void *context, const weir_store_straggler *straggler)
+{
+    note(context, straggler);
+    return false;
+}
+
+static bool count_all(void *context, const weir_store_straggler *straggler)
+{
+    (void)straggler;
+    ++*(size_t *)context;
     return true;
 }
 
@@ -202,9 +218,48 @@ static void test_live_generators_that_neither_hold_nor_refused_are_waited_for(vo
                                    .status = WEIR_ERR_LAYOUT };
     assert_int_equal(weir_store_put_word(*state, "model", &word, NOW), WEIR_OK);
     weir_store_each_straggler(*state, version->uid, NOW + 2000, note, text);
-    assert_string_equal(text, "reads rank 0 reads, idle rank 0, behind rank 3 holds 4");
+    assert_string_equal(text, "reads rank 0 reads, gone rank 0 ended at 1000, idle rank 0, "
+                              "behind rank 3 holds 4");
     weir_store_each_straggler(*state, "00000000", NOW, note, text);
     assert_int_equal(count(*state, version, NOW + 2000), 1);
+}
+
+static void test_who_went_since_the_version_was_made_is_remembered(void **state)
+{
+    static const char *const names[] = { "died", "left", "back", "engine-00000001" };
+    const weir_store_version *old = make(*state, 4), *version;
+    char text[256] = "";
+    add_worker_for(*state, "earlier", WEIR_STORE_GENERATOR, 1, NOW);
+    for (int i = 0; i < 4; i++) {
+        add_worker_for(*state, names[i], WEIR_STORE_GENERATOR, 5, NOW);
+        hold(*state, names[i], old);
+    }
+    version = make_at(*state, "run", 5, NOW + 3000);
+    leave(*state, "left");
+    weir_store_sweep(*state, NOW + 6000);
+    assert_int_equal(weir_store_count(*state).n_workers, 0);
+    add_worker_for(*state, "back", WEIR_STORE_GENERATOR, 60, NOW + 6000);
+    add_worker_for(*state, "engine-00000002", WEIR_STORE_GENERATOR, 60, NOW + 6000);
+    hold(*state, "engine-00000002", version); /* in the place of the one that died */
+    weir_store_each_straggler(*state, version->uid, NOW + 7000, note, text);
+    assert_string_equal(text, "died rank 3 holds 4 ended at 5000, back rank 3 holds 4");
+}
+
+static void test_of_those_that_went_the_last_64_are_remembered_each_once(void **state)
+{
+    const weir_store_version *version = make(*state, 5);
+    char name[32], text[256] = "";
+    for (int i = 0; i < 200; i++) {
+        uint64_t now_ms = NOW + (uint64_t)i * 2000;
+        snprintf(name, sizeof(name), "w-%d", i % 100);
+        add_worker_for(*state, name, WEIR_STORE_GENERATOR, 1, now_ms);
+        weir_store_sweep(*state, now_ms + 1000);
+    }
+    size_t n = 0;
+    weir_store_each_straggler(*state, version->uid, NOW + 400000, count_all, &n);
+    assert_int_equal(n, 64);
+    weir_store_each_straggler(*state, version->uid, NOW + 400000, note_first, text);
+    assert_string_equal(text, "w-99 rank 0 ended at 399000");
 }
 
 int main(void)
@@ -218,6 +273,8 @@ int main(void)
         CASE(test_who_was_started_anew_does_not_count_twice),
         CASE(test_holders_of_an_earlier_attempt_do_not_count),
         CASE(test_live_generators_that_neither_hold_nor_refused_are_waited_for),
+        CASE(test_who_went_since_the_version_was_made_is_remembered),
+        CASE(test_of_those_that_went_the_last_64_are_remembered_each_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -284,6 +284,9 @@ static void test_a_replica_that_crashed_ends_no_wait_and_one_that_left_does(void
     let_time_pass(f, 91000);
     response = answered(f, &trainer.base);
     assert_int_equal(response->n_holding, 1);
+    assert_int_equal(response->n_stragglers, 1); /* the one that crashed */
+    assert_string_equal(response->stragglers[0]->worker_id, "replica-1");
+    assert_int_equal(response->stragglers[0]->ended_ms, 1000);
     register_worker(f, "replica-1", 2); /* it was cut off alone */
     hold(f, "replica-1", uid, 5);
     response = answered(f, &trainer.base);

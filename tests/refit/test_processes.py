@@ -120,8 +120,9 @@ class WhenATrainerDies(FlowCase):
         trainers[1].signal(signal.SIGKILL)
         trainers[1].wait()
         late = self.replica("late", "--version", "1", "--timeout", "5")
-        self.expect_failed(late, "these have not published it: rank-1; what was tried last: trainer "
-                           "rank 1 (worker trainer-1-", "Connection refused")
+        self.expect_failed(late, "these published it, but are gone: rank-1 (worker trainer-1-",
+                           "; what was tried last: trainer rank 1 (worker trainer-1-",
+                           "Connection refused")
         self.assertEqual(late.wait()[0], 1)
 
     def test_a_peer_that_holds_the_version_ends_the_wait(self):

@@ -220,6 +220,12 @@ static weir_cli_text age_text(int64_t age_ms)
     return text;
 }
 
+/* What a replica holds is in its manifest alone, which is read when a filter asks for it. */
+static bool is_unknown(const weir_candidate *source)
+{
+    return source->n_tensors == 0 && source->targets[0] == '\0';
+}
+
 static void print_table(const weir_discovery_list *list)
 {
     int worker = 6, targets = 7, host = 4;
@@ -233,12 +239,13 @@ static void print_table(const weir_discovery_list *list)
                "AGE", "TENSORS", worker, "WORKER", targets, "TARGETS", host, "HOST", "SOURCE");
     for (size_t i = 0; i < list->n_taken; i++) {
         const weir_candidate *source = &list->candidates[i];
-        printf("%-17s  %4s  %8s  %8s  %7" PRIu64 "  ", source->role,
+        printf("%-17s  %4s  %8s  %8s  %7s  ", source->role,
                number_text(source->has_rank, source->rank).text,
                number_text(source->has_version, source->version).text,
-               age_text(source->age_ms).text, source->n_tensors);
+               age_text(source->age_ms).text,
+               is_unknown(source) ? "?" : number_text(true, source->n_tensors).text);
         put_cell(source->worker_id, worker);
-        put_cell(source->targets, targets);
+        put_cell(is_unknown(source) ? "?" : source->targets, targets);
         put_cell(source->host, host);
         weir_cli_put_plain(source->source_id, MAX_CELL);
         putchar('\n');

@@ -13,6 +13,8 @@
 #define MOST_REFITS 4
 #define MOST_LANES 8
 #define MOST_REFUSALS 6
+#define MOST_GAPS 4
+#define SILENT_MS 2000 /* who reads for longer says so each second */
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -205,6 +207,65 @@ static void draw_flights(weir_top_frame *frame, const json_t *run)
         put_line(frame, DIM, "  and %zu more", n - MOST_WORKERS);
 }
 
+/* ---- readers who say nothing -----------------------------------------------------------------*/
+
+/* Of a reader that says how far it is, another line does. */
+static bool is_in_flight(const weir_top_frame *frame, const json_t *version, const json_t *lease)
+{
+    size_t i;
+    const json_t *flight;
+    json_array_foreach(json_object_get(frame->fleet, "in_flight"), i, flight)
+    {
+        if (strcmp(text_of(flight, "worker_id"), text_of(lease, "worker_id")) == 0 &&
+            strcmp(text_of(flight, "model"), text_of(version, "model")) == 0 &&
+            number_of(flight, "version") == number_of(version, "version"))
+            return true;
+    }
+    return false;
+}
+
+static void draw_reader(weir_top_frame *frame, const json_t *version, const json_t *lease)
+{
+    char name[64];
+    uint64_t said_ms = number_of(lease, "said_ms"), begun_ms = number_of(lease, "begun_ms");
+    name_of(text_of(lease, "worker_id"), name);
+    if (said_ms != 0)
+        put_line(frame, RED, "  %-24.24s %8" PRIu64 "  in %s when it spoke last, %s ago", name,
+                 number_of(version, "version"), text_of(lease, "stop"),
+                 age_text(frame, said_ms).text);
+    else
+        put_line(frame, RED, "  %-24.24s %8" PRIu64 "  reads for %s, has said nothing", name,
+                 number_of(version, "version"), age_text(frame, begun_ms).text);
+}
+
+static bool is_silent(const weir_top_frame *frame, const json_t *version, const json_t *lease)
+{
+    uint64_t begun_ms = number_of(lease, "begun_ms"), now_ms = number_of(frame->fleet, "now_ms");
+    return begun_ms + SILENT_MS < now_ms && !is_in_flight(frame, version, lease);
+}
+
+static void draw_silent(weir_top_frame *frame, const json_t *run)
+{
+    size_t i, k, n = 0;
+    const json_t *version, *lease;
+    json_array_foreach(json_object_get(frame->fleet, "versions"), i, version)
+    {
+        if (!is_of_run(version, run))
+            continue;
+        json_array_foreach(json_object_get(version, "leases"), k, lease)
+        {
+            if (!is_silent(frame, version, lease))
+                continue;
+            if (n++ == 0)
+                put_line(frame, DIM, "  %-24s %8s", "SILENT READER", "VERSION");
+            if (n <= MOST_WORKERS)
+                draw_reader(frame, version, lease);
+        }
+    }
+    if (n > MOST_WORKERS)
+        put_line(frame, DIM, "  and %zu more", n - MOST_WORKERS);
+}
+
 /* ---- the last refits -------------------------------------------------------------------------*/
 
 static bool is_stop(const char *name)
@@ -308,6 +369,42 @@ static void draw_versions(weir_top_frame *frame, const json_t *run)
         put_line(frame, PLAIN, "  versions:%s", line);
 }
 
+/* "rank-0 (trainer-0)" */
+static void list_gaps(const json_t *version, char *line, size_t n_line)
+{
+    size_t i, n = 0;
+    const json_t *gap;
+    const json_t *gaps = json_object_get(version, "gone");
+    char name[64];
+    line[0] = '\0';
+    json_array_foreach(gaps, i, gap)
+    {
+        if (i < MOST_GAPS)
+            n += (size_t)snprintf(line + n, n_line - n, "%s%.64s (%s)", i != 0 ? ", " : "",
+                                  text_of(gap, "slot"), name_of(text_of(gap, "worker_id"), name));
+    }
+    if (i > MOST_GAPS)
+        snprintf(line + n, n_line - n, " and %zu more", i - MOST_GAPS);
+}
+
+static void draw_unreadable(weir_top_frame *frame, const json_t *run)
+{
+    char line[LINE_BYTES];
+    size_t i;
+    const json_t *version;
+    json_array_foreach(json_object_get(frame->fleet, "versions"), i, version)
+    {
+        if (!is_of_run(version, run) || !json_is_true(json_object_get(version, "unreadable")))
+            continue;
+        list_gaps(version, line, sizeof(line));
+        put_line(frame, RED,
+                 "  version %" PRIu64 ": nobody can read it: %" PRIu64 " of %" PRIu64
+                 " shards are there, no replica holds it; gone: %s",
+                 number_of(version, "version"), number_of(version, "covered"),
+                 number_of(version, "slots"), line);
+    }
+}
+
 /* ---- the frame -------------------------------------------------------------------------------*/
 
 static void draw_run(weir_top_frame *frame, const json_t *run)
@@ -316,7 +413,9 @@ static void draw_run(weir_top_frame *frame, const json_t *run)
     put_line(frame, BOLD, "%s%s%s", text_of(run, "model"),
              text_of(run, "run")[0] != '\0' ? ", run " : "", text_of(run, "run"));
     draw_versions(frame, run);
+    draw_unreadable(frame, run);
     draw_flights(frame, run);
+    draw_silent(frame, run);
     draw_workers(frame, run, true);
     draw_workers(frame, run, false);
     draw_refits(frame, run);

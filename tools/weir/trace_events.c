@@ -245,8 +245,9 @@ static void add_words(trace *t)
 
 static json_t *args_of_version(const json_t *version)
 {
-    static const char *const keys[] = { "uid",     "attempt", "state",    "reason",  "slots",
-                                        "covered", "missing", "trace_id", "n_leases" };
+    static const char *const keys[] = { "uid",        "attempt",  "state",   "reason",
+                                        "slots",      "covered",  "missing", "gone",
+                                        "unreadable", "trace_id", "n_leases" };
     json_t *args = json_object();
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         json_t *value = json_object_get(version, keys[i]);
@@ -293,6 +294,46 @@ static void add_in_flight(trace *t, const json_t *fleet, const json_t *refit)
     }
 }
 
+static bool has_said(const json_t *fleet, const json_t *version, const json_t *lease)
+{
+    const json_t *entry;
+    size_t i;
+    json_array_foreach(json_object_get(fleet, "in_flight"), i, entry)
+    {
+        if (weir_trace_number(entry, "version") == weir_trace_number(version, "version") &&
+            strcmp(weir_trace_text(entry, "model"), weir_trace_text(version, "model")) == 0 &&
+            strcmp(weir_trace_text(entry, "worker_id"), weir_trace_text(lease, "worker_id")) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A row each, from its lease until now. */
+static void add_silent(trace *t, const json_t *fleet, const json_t *version, size_t *n_rows)
+{
+    const json_t *lease;
+    size_t i;
+    json_array_foreach(json_object_get(version, "leases"), i, lease)
+    {
+        json_int_t said_ms = weir_trace_number(lease, "said_ms");
+        interval when = { weir_trace_number(lease, "begun_ms") * 1000,
+                          weir_trace_number(fleet, "now_ms") * 1000 };
+        place at = { DIRECTORY_PROCESS, 2 + *n_rows };
+        char name[320];
+        if (when.begun_us == 0 || has_said(fleet, version, lease))
+            continue;
+        ++*n_rows;
+        snprintf(name, sizeof(name), "reader %s", weir_trace_text(lease, "worker_id"));
+        add_name(t, "thread_name", at, name);
+        snprintf(name, sizeof(name),
+                 said_ms != 0 ? "reads it, silent since %s" : "reads it, silent",
+                 weir_trace_text(lease, "stop"));
+        add_span(t, at, name, when,
+                 json_pack("{s:s, s:I}", "reader", weir_trace_text(lease, "worker_id"), "said_ms",
+                           said_ms));
+    }
+}
+
 static bool is_of(const json_t *version, const json_t *refit)
 {
     return weir_trace_number(version, "version") == weir_trace_number(refit, "version") &&
@@ -307,15 +348,17 @@ json_t *weir_trace_make(const json_t *fleet, const json_t *refit)
                 .version = weir_trace_number(refit, "version") };
     const json_t *versions = json_object_get(fleet, "versions");
     const json_t *version, *first = NULL;
-    size_t i;
+    size_t i, n_rows = 0;
     json_array_foreach(versions, i, version) first =
         first == NULL && is_of(version, refit) ? version : first;
     find_zero(&t, first);
     add_name(&t, "process_name", (place){ DIRECTORY_PROCESS, 1 }, "directory");
     json_array_foreach(versions, i, version)
     {
-        if (is_of(version, refit))
-            add_version(&t, version, weir_trace_number(fleet, "now_ms"));
+        if (!is_of(version, refit))
+            continue;
+        add_version(&t, version, weir_trace_number(fleet, "now_ms"));
+        add_silent(&t, fleet, version, &n_rows);
     }
     add_in_flight(&t, fleet, refit);
     add_words(&t);

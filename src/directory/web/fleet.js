@@ -8,6 +8,7 @@ const STOPS = ['source', 'stage', 'slot', 'publish', 'discover', 'transfer', 'in
   'postprocess', 'ack'];
 const MANY = 16;            // workers beyond this are counted, and listed on demand
 const LISTED = 200;
+const SILENT_MS = 2000;     // who reads for longer says so each second
 const TOKEN = 'weir-token';
 const bar = document.getElementById('bar');
 const page = document.getElementById('fleet');
@@ -212,7 +213,7 @@ function card(id, title, side, attributes, ...children) {
 function statusChip(worker) {
   if (worker.isSuperseded) return h('span', { class: 'chip' }, 'superseded');
   if (worker.isGone) return h('span', { class: 'chip bad' }, 'gone');
-  const kinds = { READY: 'good', INITIALIZING: 'cool', STALE: 'bad', WAITING: '' };
+  const kinds = { READY: 'good', INITIALIZING: 'cool', STALE: 'bad', GONE: 'bad', WAITING: '' };
   const kind = worker.status in kinds ? kinds[worker.status] : 'warn';
   return h('span', { class: 'chip ' + kind }, worker.status.toLowerCase());
 }
@@ -401,17 +402,23 @@ function versionsCard(run) {
     ? h('p', { class: 'none' }, 'None.')
     : h('table', {}, h('thead', {}, h('tr', {}, h('th', { class: 'num c-version' }, 'version'),
       h('th', { class: 'c-state' }, 'state'), h('th', {}, 'shards'), h('th', { class: 'num c-age' }, 'made'))),
-    h('tbody', {}, run.versions.slice(0, 8).map((v) => h('tr', {},
+    h('tbody', {}, run.versions.slice(0, 8).map((v) => h('tr', { 'data-version': String(v.version) },
       h('td', { class: 'num' }, v.version === undefined ? v.uid : String(v.version)),
-      h('td', {}, h('span', { class: 'chip ' + kinds[v.state] }, v.state.toLowerCase())),
-      h('td', { class: 'cut soft' }, v.covered + ' of ' + v.slots,
-        v.missing && v.missing.length > 0 ? ' · missing ' + v.missing.join(', ') : '',
+      h('td', {}, v.unreadable ? h('span', { class: 'chip bad', title: 'nobody can read it' }, 'unreadable')
+        : h('span', { class: 'chip ' + kinds[v.state] }, v.state.toLowerCase())),
+      h('td', { class: 'cut soft', title: (v.gone || []).map((g) => g.slot + ' of ' + g.worker_id).join(', ') },
+        v.covered + ' of ' + v.slots,
+        v.missing && v.missing.length > 0 && (v.unreadable || v.state === 'STAGING')
+          ? ' · missing ' + v.missing.join(', ') : '',
         v.attempt > 1 ? ' · attempt ' + v.attempt : ''),
       h('td', { class: 'num soft' }, age(v.created_ms)))))));
 }
 
 function leasesCard(run) {
-  const leases = run.versions.flatMap((v) => v.leases.map((l) => ({ ...l, version: v.version })));
+  const flies = (v, l) => run.flights.some((f) => f.worker_id === l.worker_id && f.version === v.version);
+  const leases = run.versions.flatMap((v) => v.leases.map((l) => ({ ...l, version: v.version,
+    isSilent: l.begun_ms + SILENT_MS < fleet.now_ms && !flies(v, l) })))
+    .sort((a, b) => b.isSilent - a.isSilent);
   const n = run.versions.reduce((sum, v) => sum + v.n_leases, 0);
   return card('leases', 'Leases', n > 0 ? whole.format(n) : '', {}, n === 0
     ? h('p', { class: 'none' }, 'Nobody is reading.')
@@ -419,7 +426,10 @@ function leasesCard(run) {
       h('th', {}, 'read by'), h('th', { class: 'num c-age' }, 'ends in'))),
     h('tbody', {}, leases.slice(0, 8).map((l) => h('tr', {},
       h('td', { class: 'num' }, String(l.version)),
-      h('td', { class: 'cut', title: l.worker_id }, nameOf(l.worker_id)),
+      h('td', { class: 'cut', title: l.worker_id }, nameOf(l.worker_id),
+        l.isSilent && h('span', { class: 'soft' }, l.said_ms ? ' · in ' + l.stop + ', silent for ' + age(l.said_ms)
+          : ' · reads for ' + age(l.begun_ms) + ', has said nothing'),
+        l.isSilent && h('span', { class: 'chip bad' }, 'silent')),
       h('td', { class: 'num soft' }, Math.max(0, Math.round((l.expires_ms - fleet.now_ms) / 1000)) + ' s'))))));
 }
 
