@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole run as processes: trainer ranks, an orchestrator, inference servers, one configuration."""
+"""A whole run as processes: trainer ranks, an orchestrator, inference servers, one
+configuration."""
 import json
 import os
 import socket
@@ -39,17 +40,17 @@ class BroadcastCase(flow_case.FlowCase):
         self.address = f"127.0.0.1:{self.port}"
         self.flow[1] = self.address
 
-    def write_config(self, urls, policy="abort", timeout=None, marker_dir=None, model="m", port=None):
+    def write_config(self, urls, policy="abort", timeout=None, marker_dir=None):
         path = os.path.join(self.folder, "run.yaml")
         markers = f"  marker_dir: {marker_dir}\n" if marker_dir else ""
         with open(path, "w", encoding="ascii") as file:
             file.write(f"""
-model: {{name: {model}}}
+model: {{name: m}}
 deployment: {{num_infer_gpus: {WORKERS * len(urls)}}}
 weight_broadcast:
   type: nccl
   transport: ucx
-  port: {port or self.port}
+  port: {self.port}
   timeout: {timeout or self.timeout}
   quantize_in_weight_transfer: {"true" if self.kernel_mode else "false"}
 {markers}inference:

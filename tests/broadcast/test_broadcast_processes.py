@@ -3,7 +3,6 @@
 import os
 import unittest
 
-import broadcast_case
 from broadcast_case import BroadcastCase, read_until
 
 VERSIONS = int(os.environ.get("WEIR_TEST_VERSIONS", "10"))
@@ -25,6 +24,22 @@ class WhenAllIsWell(BroadcastCase):
         for server in servers:
             self.expect_holds(server, VERSIONS)
         self.assertEqual(orchestrator.wait()[0], 0)
+
+
+    def test_marker_files_take_the_directory_s_place(self):
+        markers = os.path.join(self.folder, "broadcasts")
+        servers = self.servers()
+        config = self.write_config([server.url for server in servers], marker_dir=markers)
+        trainers = self.broadcasts(config)
+        orchestrator = self.orchestrate(config, "--steps", "2")
+        for version in (1, 2):
+            self.send(trainers, version)
+            self.expect_served(orchestrator, version)
+            for trainer in trainers:
+                read_until(trainer, "held", version=version)
+            for name in ("STABLE", "NCCL_READY"):
+                self.assertTrue(os.path.exists(f"{markers}/step_{version}/{name}"))
+        self.verify_servers(servers, 2)
 
 
 class InCheckpointMode(WhenAllIsWell):

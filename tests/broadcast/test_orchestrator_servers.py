@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An orchestrator and servers that misbehave: stand-ins of the HTTP calls, versions by marker files."""
+"""An orchestrator and servers that misbehave: stand-ins of the HTTP calls, versions by marker
+files."""
 import json
 import os
 import shutil
@@ -119,7 +120,8 @@ class OrchestratorCase(unittest.TestCase):
             file.write(f"""
 model: {{name: m}}
 deployment: {{num_infer_gpus: 8}}
-weight_broadcast: {{type: nccl, transport: ucx, timeout: {timeout}, marker_dir: {self.markers}}}
+weight_broadcast:
+  {{type: nccl, transport: ucx, timeout: {timeout}, marker_dir: {self.markers}}}
 inference: {{tp: 1}}
 orchestrator:
   servers: {json.dumps(urls or [server.url for server in self.servers])}
@@ -138,7 +140,7 @@ orchestrator:
         open(os.path.join(step, "STABLE"), "w", encoding="ascii").close()
 
     def one_step(self, policy="abort", **answers):
-        """Server 1 answers as told, once all have joined. The failed or served event, and how long."""
+        """Server 1 answers as told, once all have joined. How it ended, and after how long."""
         orchestrator = self.orchestrate("--steps", "1", policy=policy)
         read_until(orchestrator, "joined")
         self.servers[1].answers = {"/" + name: answer for name, answer in answers.items()}
@@ -248,7 +250,8 @@ class WhenOneServerFails(OrchestratorCase):
                  "POST /update_weights of version 7", "digest differs"),
                 ("weight_info", lambda _: garbled, "GET /weight_info", "says no version"),
                 ("weight_info", lambda _: (200, b"x" * 300000), "more than 262144 bytes"),
-                ("update_weights", lambda _: (200, {"version": 7}), "said OK, and holds version 6")):
+                ("update_weights", lambda _: (200, {"version": 7}),
+                 "said OK, and holds version 6")):
             with self.subTest(name, words=words):
                 self.setUp()
                 said, seconds = self.one_step(**{name: answer})
