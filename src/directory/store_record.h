@@ -184,6 +184,8 @@ struct weir_store {
     weir_store_events events;
     store_gone_worker gone[WEIR_STORE_MAX_GONE]; /* for people: in no snapshot */
     size_t n_gone;                               /* ever: the place of the next is n % most */
+    void (*hear)(void *context, const weir_store_notice *notice); /* NULL: nobody */
+    void *hear_context;
     const weir_store_shard
         *chosen[WEIR_STORE_MAX_SLOTS]; /* of the last grant that avoids workers */
 };
