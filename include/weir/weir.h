@@ -123,6 +123,8 @@ typedef struct weir_security {
     const char *token;             /* bearer token: sent with every call, asked of every caller */
     bool insecure;                 /* listens beyond loopback without TLS or without a token; else
                                       that is refused */
+    const char *token_file;        /* instead of `token`: read at open, and again when it is replaced, as
+                                      WEIR_TOKEN_FILE is; the token before stays good for two minutes */
 } weir_security;
 
 /* ---- directory -------------------------------------------------------------------------------*/

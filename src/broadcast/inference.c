@@ -26,7 +26,8 @@ static weir_status keep_texts(weir_inference *server)
                                    &options->transport, &options->transport_directory,
                                    &options->listen,    &security->certificate,
                                    &security->key,      &security->ca,
-                                   &security->token };
+                                   &security->token,
+                                   &security->token_file };
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         if (*texts[i] == NULL)
             continue;

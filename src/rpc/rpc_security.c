@@ -117,8 +117,14 @@ weir_status weir_security_resolve(const weir_security *given, weir_security_kept
         .token = given->token,
         .insecure = given->insecure || weir_env_unsigned(WEIR_ENV_INSECURE, 0) == 1,
     };
-    const char *token_file = weir_env_string(WEIR_ENV_TOKEN_FILE);
+    const char *token_file = either(given->token_file, WEIR_ENV_TOKEN_FILE);
     weir_status status = WEIR_OK;
+    if (unless_empty(given->token) != NULL && unless_empty(given->token_file) != NULL)
+        return weir_fail(WEIR_ERR_INVALID, "a token and a token_file are given: %s",
+                         given->token_file);
+    if (unless_empty(given->token_file) != NULL)
+        merged.token = NULL;
+    token_file = unless_empty(token_file);
     if (merged.token != NULL)
         status = weir_token_check(merged.token, "the token that was given");
     else if (token_file != NULL)

@@ -18,9 +18,9 @@ typedef struct weir_security_kept {
 } weir_security_kept;
 
 /* What is NULL in `given` (or all, when it is NULL) comes from the environment, the token from the
- * file that is named there; "" is nothing, whatever the environment says. ERR_INVALID for a
- * certificate without its key or a token that no header can carry; ERR_IO, ERR_NOT_FOUND naming the
- * file. Gives *out. */
+ * file that is named here or there; "" is nothing, whatever the environment says. ERR_INVALID for a
+ * certificate without its key, a token beside its file, or a
+ * token that no header can carry; ERR_IO, ERR_NOT_FOUND naming the file. Gives *out. */
 weir_status weir_security_resolve(const weir_security *given, weir_security_kept *out);
 /* `from` may be NULL. Gives *out. */
 weir_status weir_security_copy(const weir_rpc_security *from, weir_security_kept *out);

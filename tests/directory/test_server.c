@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -43,6 +44,59 @@ static void test_it_says_where_it_listens_and_how_it_is(void **state)
     weir_arena_close(&arena);
     weir_directory_close(directory);
     weir_directory_close(NULL);
+}
+
+static void put_token(const char *path, const char *token)
+{
+    char next[96];
+    snprintf(next, sizeof(next), "%s.next", path);
+    FILE *file = fopen(next, "w");
+    assert_non_null(file);
+    fputs(token, file);
+    fclose(file);
+    assert_int_equal(rename(next, path), 0);
+}
+
+static weir_status register_through(weir_directory_client *client)
+{
+    return weir_directory_register_worker(client, "w", WEIR_ROLE_TRAINER, "m", 9);
+}
+
+/* Of a directory and a trainer that were told of the file in code. */
+static void test_a_token_file_of_an_embedder_is_rotated_while_both_run(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/weir-server-XXXXXX", path[64];
+    weir_directory *directory;
+    weir_directory_client *stranger;
+    weir_trainer *trainer, *later;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof(path), "%s/token", folder);
+    put_token(path, "one");
+    weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
+    options.security.token_file = path;
+    assert_int_equal(weir_directory_open(&options, &directory), WEIR_OK);
+    weir_trainer_options worker = WEIR_TRAINER_OPTIONS_INIT;
+    worker.directory = weir_directory_address(directory);
+    worker.model = "m";
+    worker.security.token_file = path;
+    assert_int_equal(weir_trainer_open(&worker, &trainer), WEIR_OK);
+    put_token(path, "two");
+    assert_int_equal(weir_trainer_open(&worker, &later), WEIR_OK);
+    assert_int_equal(weir_directory_client_open(worker.directory, 5000, &stranger), WEIR_OK);
+    const weir_rpc_security ways[] = { { .token = NULL },
+                                       { .token = "other" },
+                                       { .token = "two" } };
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(weir_directory_client_secure(stranger, &ways[i]), WEIR_OK);
+        assert_int_equal(register_through(stranger) == WEIR_OK, i == 2);
+    }
+    weir_directory_client_close(stranger);
+    weir_trainer_close(later);
+    weir_trainer_close(trainer);
+    weir_directory_close(directory);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static void test_a_port_in_use_is_named(void **state)
@@ -410,6 +464,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_it_says_where_it_listens_and_how_it_is),
+        cmocka_unit_test(test_a_token_file_of_an_embedder_is_rotated_while_both_run),
         cmocka_unit_test(test_a_port_in_use_is_named),
         cmocka_unit_test(test_options_of_another_age),
         cmocka_unit_test(test_failed_allocations_leave_nothing_open),

@@ -282,10 +282,66 @@ static void test_links_show_and_take_what_the_files_have_by_now(void **state)
     weir_frame_listener_close(listener);
 }
 
+/* ---- the file that an embedder names ---------------------------------------------------------*/
+
+static bool accepts(weir_security_kept *kept, const char *token)
+{
+    return weir_security_accepts(kept, token, strlen(token));
+}
+
+static void test_the_file_that_is_given_is_read_again_too(void **state)
+{
+    (void)state;
+    path file = put("token", "one\n");
+    const weir_security given = { .token_file = file.text };
+    weir_security_kept server, client;
+    assert_int_equal(weir_security_resolve(&given, &server), WEIR_OK);
+    assert_int_equal(weir_security_resolve(&given, &client), WEIR_OK);
+    assert_true(accepts(&server, client.security.token));
+    replace("token", "two\n");
+    assert_true(accepts(&server, "two"));
+    assert_true(accepts(&server, "one")); /* for a while */
+    assert_false(accepts(&server, "three"));
+    assert_string_equal(weir_security_other_token(&client, "one"), "two");
+    weir_security_free(&client);
+    weir_security_free(&server);
+}
+
+static void test_the_file_that_is_given_counts_before_the_environments(void **state)
+{
+    (void)state;
+    path file = put("token", "given"), other = put("other", "environment");
+    const weir_security given = { .token_file = file.text }, nothing = { .token_file = "" };
+    weir_security_kept kept;
+    assert_int_equal(setenv("WEIR_TOKEN_FILE", other.text, 1), 0);
+    assert_int_equal(weir_security_resolve(&given, &kept), WEIR_OK);
+    assert_string_equal(kept.security.token, "given");
+    weir_security_free(&kept);
+    assert_int_equal(weir_security_resolve(&nothing, &kept), WEIR_OK);
+    assert_null(kept.security.token);
+    weir_security_free(&kept);
+    assert_int_equal(unsetenv("WEIR_TOKEN_FILE"), 0);
+}
+
+static void test_a_token_beside_its_file_is_refused(void **state)
+{
+    (void)state;
+    path file = put("token", "one");
+    const weir_security both = { .token = "one", .token_file = file.text };
+    const weir_security gone = { .token_file = "/nonexistent/token" };
+    weir_security_kept kept;
+    assert_int_equal(weir_security_resolve(&both, &kept), WEIR_ERR_INVALID);
+    assert_non_null(strstr(weir_last_error(), "a token and a token_file are given: "));
+    assert_int_equal(weir_security_resolve(&gone, &kept), WEIR_ERR_NOT_FOUND);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
+        CASE(test_the_file_that_is_given_is_read_again_too),
+        CASE(test_the_file_that_is_given_counts_before_the_environments),
+        CASE(test_a_token_beside_its_file_is_refused),
         CASE(test_a_file_that_is_replaced_is_read_again),
         CASE(test_a_link_that_points_elsewhere_is_seen),
         CASE(test_a_file_that_will_not_do_changes_nothing),
