@@ -239,6 +239,13 @@ typedef struct weir_stop_span {
 } weir_stop_span;
 #define WEIR_MAX_SPANS 16
 
+/* Who published each slot of a version last, and what, as hashes, 0: not known: what a directory
+ * that loses its records has to be told again. */
+typedef struct weir_slot_marks {
+    const uint64_t *workers, *contents; /* n each; of an answer, until the client's next call */
+    size_t n;                           /* 0: nothing is known */
+} weir_slot_marks;
+
 /* Of a trainer rank: the version is made or joined, its shard is in and its entry says so. */
 typedef struct weir_publish_request {
     const weir_shard_record *shard;   /* version_uid: that it had in a directory that has lost its
@@ -252,12 +259,15 @@ typedef struct weir_publish_request {
     const char *content;  /* names the bytes: of equal names equal ones. "": not said */
     const weir_stop_span *spans;
     size_t n_spans;
+    uint32_t attempt;      /* this and the next: with a version_uid alone */
+    weir_slot_marks marks; /* n is n_slots, or 0 */
 } weir_publish_request;
 typedef struct weir_publish_answer {
     weir_version_record version;
     uint32_t attempt; /* of this version number */
     char source_id[WEIR_ID_BYTES];
     char trace_id[WEIR_ID_BYTES]; /* of the first rank */
+    weir_slot_marks marks;
 } weir_publish_answer;
 weir_status weir_directory_publish_version_shard(weir_directory_client *client,
                                                  const weir_publish_request *request,
@@ -286,6 +296,7 @@ typedef struct weir_await_answer {
     weir_await_straggler stragglers[WEIR_MAX_STRAGGLERS];
     weir_version_state state;
     char reason[WEIR_NAME_BYTES]; /* of ABORTED */
+    weir_slot_marks marks;
 } weir_await_answer;
 /* Waits until n_replicas workers hold the version or a later one, or it is ABORTED: OK.
  * ERR_NOT_FOUND: the directory does not know the version. */

@@ -119,6 +119,9 @@ static weir_status take_publish_answer(weir_directory_client *client,
                                        weir_publish_answer *out)
 {
     weir_publish_answer answer = { .attempt = response->attempt };
+    if (response->n_slot_workers == response->n_slot_contents)
+        answer.marks = (weir_slot_marks){ response->slot_workers, response->slot_contents,
+                                          response->n_slot_workers };
     if (response->version == NULL)
         return weir_fail(WEIR_ERR_FORMAT, "directory %s: PublishVersionShard gave no version",
                          client->address);
@@ -163,6 +166,10 @@ weir_status weir_directory_publish_version_shard(weir_directory_client *client,
     request.content = (char *)wish->content;
     request.stops = stops;
     request.n_stops = fill_spans(wish->spans, wish->n_spans, messages, stops);
+    request.attempt = wish->attempt;
+    request.slot_workers = (uint64_t *)wish->marks.workers;
+    request.slot_contents = (uint64_t *)wish->marks.contents;
+    request.n_slot_workers = request.n_slot_contents = wish->marks.n;
     const ProtobufCMessage *answer;
     status = call_fleet(client, "PublishVersionShard", &request.base, &answer);
     return status != WEIR_OK ? status : take_publish_answer(client, (const void *)answer, out);
@@ -209,6 +216,9 @@ static weir_status take_await_answer(const weir_directory_client *client,
     *out = (weir_await_answer){ .n_holding = response->n_holding,
                                 .n_refusals = n,
                                 .state = (weir_version_state)response->state };
+    if (response->n_slot_workers == response->n_slot_contents)
+        out->marks = (weir_slot_marks){ response->slot_workers, response->slot_contents,
+                                        response->n_slot_workers };
     cut(response->reason, out->reason, sizeof(out->reason));
     take_stragglers(response, out);
     return WEIR_OK;

@@ -21,4 +21,9 @@ weir_rpc_code weir_retire_look(weir_directory_call *call);
 weir_rpc_code weir_retire(weir_directory_call *call);
 weir_directory_bound weir_retire_bound(const weir_directory_call *call);
 
+/* Who was in each slot of the version, and with what, for its ranks to keep: weir_store_recall(). In
+ * the call's arena. */
+weir_status weir_recall_slots(weir_directory_call *call, const weir_store_version *version,
+                              uint64_t **out_workers, uint64_t **out_contents);
+
 #endif

@@ -104,6 +104,11 @@ weir_rpc_code weir_publish_shard_check(weir_directory_call *call)
         !is_expected(request, shard->source_slot_id))
         return weir_directory_core_invalid(call,
                                            "source_slot_id is not required by the weight version");
+    size_t n_slots = request->n_expected_source_slots;
+    if ((request->n_slot_workers != 0 && request->n_slot_workers != n_slots) ||
+        (request->n_slot_contents != 0 && request->n_slot_contents != n_slots))
+        return weir_directory_core_invalid(call, "slot_workers or slot_contents are not as many as "
+                                                 "expected_source_slots");
     const char *const optional[] = { request->trace_id,      request->layout_signature,
                                      shard->manifest_digest, shard->manifest_endpoint,
                                      shard->transport,       request->content };
@@ -236,6 +241,9 @@ static weir_status put_shard(weir_directory_call *call, const publish_request *r
         .run = request->run,
         .trace_id = request->trace_id[0] != '\0' ? request->trace_id : call->trace_id,
         .layout_signature = request->layout_signature,
+        .attempt = request->attempt,
+        .slot_workers = request->n_slot_workers != 0 ? request->slot_workers : NULL,
+        .slot_contents = request->n_slot_contents != 0 ? request->slot_contents : NULL,
     };
     weir_store_shard shard;
     weir_shard_of_message(request->shard, &shard);
@@ -276,6 +284,18 @@ static weir_status put_trainer(weir_directory_call *call, const publish_request 
     return status;
 }
 
+weir_status weir_recall_slots(weir_directory_call *call, const weir_store_version *version,
+                              uint64_t **out_workers, uint64_t **out_contents)
+{
+    uint64_t *workers = weir_arena_zeroed(call->arena, version->n_slots, sizeof(*workers));
+    uint64_t *contents = weir_arena_zeroed(call->arena, version->n_slots, sizeof(*contents));
+    if (workers == NULL || contents == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    *out_workers = workers;
+    *out_contents = contents;
+    return weir_store_recall(call->core->store, version->uid, workers, contents);
+}
+
 static weir_rpc_code answer_published(weir_directory_call *call, const weir_store_version *version,
                                       const weir_store_source *source)
 {
@@ -288,6 +308,10 @@ static weir_rpc_code answer_published(weir_directory_call *call, const weir_stor
     response->attempt = version->attempt;
     response->mx_source_id = (char *)source->source_id;
     response->trace_id = (char *)version->trace_id;
+    /* The shard is in: what cannot be remembered of it is not. */
+    if (weir_recall_slots(call, version, &response->slot_workers, &response->slot_contents) ==
+        WEIR_OK)
+        response->n_slot_workers = response->n_slot_contents = version->n_slots;
     call->response = &response->base;
     return WEIR_RPC_OK;
 }

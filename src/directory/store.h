@@ -96,6 +96,8 @@ typedef struct weir_store_version {
     uint64_t created_at_ms, ready_at_ms; /* 0: never was */
     const char *reason;                  /* of ABORTED; else "" */
     size_t n_covered;                    /* slots that have a shard */
+    const uint64_t *slot_workers, *slot_contents; /* in requests with a uid: what weir_store_recall()
+                                                     gave before; NULL: not known */
 } weir_store_version;
 
 /* The same key and request again give the same version. `salt` makes its uid: random, or uids
@@ -131,10 +133,21 @@ weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *s
  * model, and the next one is made. An attempt with other slots whose publishers are all gone is
  * over likewise. A worker that was there before the ended attempt was begun is of the older state:
  * ERR_REFUSED. (Contents of which one is "" are not compared: ModelExpress lets several workers
- * offer a slot.) The version's run must be given. */
+ * offer a slot.) The version's run must be given.
+ *
+ * With a uid the shard is published again, after the directory has lost its records: the attempt is
+ * restored under that uid and number, and open ones of smaller numbers are ABORTED. ERR_REFUSED when
+ * there is one of that number or a greater one, unless all who are in it are the workers, or offer
+ * the contents, that this request knows: then it joins that. Into a restored attempt a shard without
+ * a uid goes only if its worker, or its content, is the one that is known there of its slot; any
+ * other ends it, because nobody can tell whether it is of the same state. */
 weir_status weir_store_publish_shard(weir_store *store, const weir_store_version *request,
                                      const weir_store_shard *shard, uint64_t salt, uint64_t now_ms,
                                      const weir_store_version **out);
+/* A hash for each slot of the version, 0: not known: of the worker that published it last, here or
+ * else in the newest version before that was READY; and of what it published here. */
+weir_status weir_store_recall(const weir_store *store, const char *uid, uint64_t *out_workers,
+                              uint64_t *out_contents);
 /* The worker's shard counts no more; nobody is given it. STAGING turns ABORTED by that; READY turns
  * RELEASING, unless a live replica can be read from and no later version of the run is READY: then
  * it stays so until one is, or no replica is left: all such have left in order, were started anew, or

@@ -215,14 +215,16 @@ static weir_status load_pasts(const weir_store *store, store_version *version,
 {
     version->begun_generation = message->begun_generation;
     version->closed_generation = message->closed_generation;
+    version->is_restored = message->is_restored;
+    version->is_split = message->is_split;
     bool is_past = message->begun_generation <= store->n_generations &&
                    message->closed_generation <= message->begun_generation &&
                    (message->n_pasts == 0 || message->n_pasts == version->view.n_slots);
     for (size_t i = 0; i < message->n_pasts && is_past; i++) {
         is_past = message->pasts[i]->generation <= store->n_generations &&
                   message->pasts[i]->generation >= version->pasts[i].generation;
-        version->pasts[i] =
-            (store_past){ message->pasts[i]->generation, message->pasts[i]->content };
+        version->pasts[i] = (store_past){ message->pasts[i]->generation, message->pasts[i]->content,
+                                          message->pasts[i]->worker };
     }
     return is_past ? WEIR_OK : refuse("a past that cannot be, of version", message->uid);
 }

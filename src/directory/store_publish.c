@@ -5,7 +5,11 @@
  * A version's bytes are of all its slots together, so an attempt takes ranks of one state of the
  * model alone. What the store knows of states is which worker was started when and what each calls
  * its bytes: a rank that was started anew and offers others ends the attempt, and the next one
- * takes nobody who was there before that attempt was begun. It does not look at the bytes. */
+ * takes nobody who was there before that attempt was begun. It does not look at the bytes.
+ *
+ * A store that has lost its records knows nothing of that; ranks that publish again what they had
+ * published bring back what they know (store_recall.c), and of others nothing is taken for granted.
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +23,8 @@ typedef struct publication {
     const weir_store_shard *shard;
     store_worker *worker;
     uint64_t content; /* its mark; 0: not said */
+    uint64_t mark;    /* the worker's */
+    bool is_again;    /* it was published in a directory that has lost its records */
     uint64_t now_ms;
 } publication;
 
@@ -58,6 +64,8 @@ static weir_status check_request(publication *p)
             weir_fail(WEIR_ERR_INVALID, "source_slot_id is not required by the weight version");
     if (status == WEIR_OK)
         status = weir_store_mark_content(p->shard->content, &p->content);
+    if (status == WEIR_OK)
+        status = weir_store_mark_content(p->shard->worker_id, &p->mark);
     if (status != WEIR_OK)
         return status;
     p->worker = weir_store_find_worker(p->store, p->shard->worker_id, p->now_ms);
@@ -106,6 +114,13 @@ static bool has_other_content(const publication *p, const store_version *version
     return content != 0 && p->content != 0 && content != p->content;
 }
 
+/* Nobody knows whether it goes with what the attempt had before the directory lost its records. */
+static bool is_unknown_to(const publication *p, const store_version *version)
+{
+    store_past past = past_of(p, version), own = { 0, p->content, p->mark };
+    return version->is_restored && !p->is_again && !weir_store_is_of_past(&past, &own);
+}
+
 /* It has been published, and all who did are gone, and were started before. */
 static bool is_left(const publication *p, const store_version *version)
 {
@@ -137,7 +152,7 @@ static bool is_of_other_state(const publication *p, const store_version *version
 {
     store_past past = past_of(p, version);
     uint64_t own = p->worker->generation;
-    return past.generation < own && version->begun_generation < own &&
+    return !version->is_restored && past.generation < own && version->begun_generation < own &&
            (has_other_content(p, version) ||
             !weir_store_is_same_request(&version->view, p->request));
 }
@@ -171,6 +186,18 @@ static bool is_mixed_by(const publication *p, const store_version *version)
     return false;
 }
 
+/* It was of an attempt that was ended for that: what it has goes with that one. */
+static bool is_of_split(const publication *p)
+{
+    for (store_version *version = next_attempt(p, NULL); version != NULL;
+         version = next_attempt(p, version)) {
+        if (version->is_split && past_of(p, version).worker == p->mark &&
+            !has_taken_back(p, version))
+            return true;
+    }
+    return false;
+}
+
 static weir_status refuse_older(const publication *p)
 {
     return weir_fail(WEIR_ERR_REFUSED,
@@ -191,7 +218,9 @@ static weir_status judge(const publication *p, const store_version *version, boo
 {
     uint64_t generation = past_of(p, version).generation, own = p->worker->generation;
     bool is_anew = (generation != 0 && generation < own) || has_taken_back(p, version);
-    *out_over = false;
+    *out_over = is_unknown_to(p, version);
+    if (*out_over)
+        return WEIR_OK;
     if (!weir_store_is_same_request(&version->view, p->request)) {
         *out_over = is_anew || is_left(p, version);
         return *out_over ? WEIR_OK
@@ -206,7 +235,7 @@ static weir_status judge(const publication *p, const store_version *version, boo
                        : weir_fail(WEIR_ERR_EXISTS, "worker and source_slot_id already published "
                                                     "different metadata");
     }
-    if (own <= version->closed_generation)
+    if (own <= version->closed_generation || is_of_split(p))
         return refuse_outsider(p);
     *out_over = is_mixed_by(p, version);
     return WEIR_OK;
@@ -232,6 +261,53 @@ static weir_status choose_attempt(const publication *p, store_version **out,
     return WEIR_OK;
 }
 
+/* ---- what was published before the records were lost -----------------------------------------*/
+
+static weir_status refuse_again(const publication *p, const store_version *version)
+{
+    bool is_aborted = version->view.state == WEIR_STORE_ABORTED;
+    return weir_fail(WEIR_ERR_REFUSED,
+                     "the directory was restarted, and version %" PRIu64 " went on as attempt "
+                     "%" PRIu32 " without what worker %.64s had published%s%.255s",
+                     p->request->number, version->view.attempt, p->shard->worker_id,
+                     is_aborted ? ", which was aborted: " : "",
+                     is_aborted ? version->view.reason : "");
+}
+
+/* All who are in it are of the start that this rank knows. */
+static bool goes_with(const publication *p, const store_version *version)
+{
+    for (size_t i = 0; i < version->view.n_slots; i++) {
+        store_past said = weir_store_past_in(p->request, i);
+        if (version->pasts[i].generation != 0 && !weir_store_is_of_past(&said, &version->pasts[i]))
+            return false;
+    }
+    return true;
+}
+
+/* The attempt that it was in, or one that others of its start have begun meanwhile; NULL: it is to
+ * be restored. */
+static weir_status choose_again(const publication *p, store_version **out, store_version **out_last)
+{
+    bool is_over = false;
+    store_version *last = NULL, *version = next_attempt(p, NULL);
+    for (; version != NULL && strcmp(version->uid, p->request->uid) != 0;
+         version = next_attempt(p, version))
+        last = version;
+    bool is_known = version != NULL;
+    version = is_known ? version : last;
+    *out = NULL;
+    *out_last = last;
+    if (!is_known && (last == NULL || last->view.attempt < p->request->attempt))
+        return WEIR_OK;
+    if (!is_open(version) || !weir_store_is_same_request(&version->view, p->request) ||
+        (!is_known && (version->view.attempt != p->request->attempt || !goes_with(p, version))))
+        return refuse_again(p, version);
+    weir_status status = judge(p, version, &is_over);
+    *out = version;
+    return status == WEIR_OK && is_over ? refuse_again(p, version) : status;
+}
+
 /* ---- the end of an attempt -------------------------------------------------------------------*/
 
 static const char *publisher_of(const publication *p, const store_version *version)
@@ -247,7 +323,20 @@ static void say_why(const publication *p, const store_version *version,
 {
     const char *slot = p->shard->slot, *worker = p->shard->worker_id;
     size_t n_slots = version->view.n_slots;
-    if (has_taken_back(p, version))
+    if (p->is_again)
+        snprintf(text, WEIR_STORE_MAX_TEXT + 1,
+                 "the directory was restarted, and ranks go on with attempt %" PRIu32,
+                 p->request->attempt);
+    else if (is_unknown_to(p, version) && past_of(p, version).worker == p->mark)
+        snprintf(text, WEIR_STORE_MAX_TEXT + 1,
+                 "the directory was restarted, and %s, %s, offers other weights than before", slot,
+                 worker);
+    else if (is_unknown_to(p, version))
+        snprintf(text, WEIR_STORE_MAX_TEXT + 1,
+                 "the directory was restarted, and %s was started anew as %s: whether its weights "
+                 "are those of the others is not known",
+                 slot, worker);
+    else if (has_taken_back(p, version))
         snprintf(text, WEIR_STORE_MAX_TEXT + 1, "%s took it back, and offers other weights", slot);
     else if (weir_store_is_same_request(&version->view, p->request))
         snprintf(text, WEIR_STORE_MAX_TEXT + 1,
@@ -268,6 +357,7 @@ static void abort_attempt(const publication *p, store_version *version)
 {
     char reason[WEIR_STORE_MAX_TEXT + 1];
     say_why(p, version, reason);
+    version->is_split = is_unknown_to(p, version);
     weir_store_set_reason(p->store, version, reason);
     weir_store_end_version(p->store, version, WEIR_STORE_ABORTED, p->now_ms);
 }
@@ -296,13 +386,14 @@ static weir_status publish_anew(const publication *p, const store_version *last,
     weir_store *store = p->store;
     store_model *model = p->worker->model;
     store_version *version = NULL, *over = NULL;
-    uint64_t closed = closed_before(p, NULL);
-    if (p->worker->generation <= closed)
+    uint64_t closed = p->is_again ? 0 : closed_before(p, NULL);
+    if (!p->is_again && (p->worker->generation <= closed || is_of_split(p)))
         return refuse_outsider(p);
     uint64_t n_uids = store->n_uids, revision = store->revision, of_model = model->revision;
     const weir_store_events events = store->events;
     weir_store_version wanted = *p->request;
-    wanted.attempt = last != NULL ? last->view.attempt + 1 : 1;
+    if (!p->is_again)
+        wanted.attempt = last != NULL ? last->view.attempt + 1 : 1;
     weir_status status = weir_store_begin_attempt(store, &wanted, salt, p->now_ms, &version, &over);
     if (status != WEIR_OK)
         return status;
@@ -316,11 +407,19 @@ static weir_status publish_anew(const publication *p, const store_version *last,
         store->events = events;
         return status;
     }
+    if (p->is_again)
+        weir_store_restore_pasts(version, p->request);
     abort_earlier(p, version);
     if (over != NULL)
         weir_store_drop_version(store, over);
     *out = version;
     return WEIR_OK;
+}
+
+/* One that the directory has not lost needs no telling. */
+static bool is_known_by_uid(const publication *p, const store_version *version)
+{
+    return strcmp(version->uid, p->request->uid) == 0;
 }
 
 static weir_status publish_into(const publication *p, store_version *version)
@@ -331,6 +430,8 @@ static weir_status publish_into(const publication *p, store_version *version)
         return status;
     if (closed > version->closed_generation)
         version->closed_generation = closed;
+    if (p->is_again && (version->is_restored || !is_known_by_uid(p, version)))
+        weir_store_restore_pasts(version, p->request);
     if (weir_store_adopt(version, p->request))
         weir_store_note_change(p->store, version->model);
     abort_earlier(p, version);
@@ -343,7 +444,10 @@ weir_status weir_store_publish_shard(weir_store *store, const weir_store_version
 {
     weir_store_version wanted = *request;
     weir_store_shard offered = *shard;
-    publication p = { store, &wanted, &offered, NULL, 0, now_ms };
+    publication p = { .store = store, .request = &wanted, .shard = &offered, .now_ms = now_ms };
+    wanted.uid = weir_store_text(request->uid);
+    p.is_again = wanted.uid[0] != '\0';
+    wanted.attempt = request->attempt != 0 ? request->attempt : 1;
     wanted.idempotency_key = offered.version_uid = "-"; /* of neither anything is read */
     offered.manifest_digest = weir_store_text(shard->manifest_digest);
     offered.manifest_endpoint = weir_store_text(shard->manifest_endpoint);
@@ -353,7 +457,7 @@ weir_status weir_store_publish_shard(weir_store *store, const weir_store_version
     if (status != WEIR_OK)
         return status;
     store_version *version = NULL, *last = NULL;
-    status = choose_attempt(&p, &version, &last);
+    status = p.is_again ? choose_again(&p, &version, &last) : choose_attempt(&p, &version, &last);
     if (status != WEIR_OK)
         return status;
     status = version != NULL ? publish_into(&p, version) : publish_anew(&p, last, salt, &version);

@@ -108,6 +108,8 @@ typedef struct store_coverage {
 typedef struct store_past {
     uint64_t generation; /* the greatest of its publishers; 0: there was none */
     uint64_t content;    /* a mark of it; 0: nobody has said */
+    uint64_t worker;     /* likewise of who published last. In a version that is_restored, both are
+                            what its ranks knew, until somebody has published there */
 } store_past;
 
 typedef struct store_version {
@@ -125,6 +127,8 @@ typedef struct store_version {
     store_past *pasts;          /* parallel */
     uint64_t begun_generation;  /* of the newest worker that there was */
     uint64_t closed_generation; /* workers up to this one are not of the start that publishes it */
+    bool is_restored; /* from what its ranks knew, after the directory had lost its records */
+    bool is_split;    /* ended by a rank of which nobody knew whether it was of the same start */
     uint16_t *slot_table;
     size_t n_slot_table; /* a power of two; entries are slot + 1, 0: none */
     store_coverage coverage;
@@ -281,6 +285,12 @@ weir_status weir_store_put_shard(weir_store *store, store_version *version, stor
 weir_status weir_store_check_shard(const weir_store_shard *shard);
 /* Tells contents apart, on every directory alike; 0 of "". */
 weir_status weir_store_mark_content(const char *content, uint64_t *out);
+/* What a request knows of a slot, of the worker and the content. */
+store_past weir_store_past_in(const weir_store_version *request, size_t slot);
+/* Takes over what nobody has told of it before. */
+void weir_store_restore_pasts(store_version *version, const weir_store_version *request);
+/* The same content; where one of them has none, the same worker. */
+bool weir_store_is_of_past(const store_past *past, const store_past *offered);
 store_shard *weir_store_find_shard(const weir_store *store, const store_version *version,
                                    size_t slot, const char *worker_id);
 void weir_store_drop_shard(weir_store *store, store_shard *shard);

@@ -192,6 +192,7 @@ static bool fill_pasts(const store_version *version, weir_arena *arena, Weir__St
         weir__store__past__init(out->pasts[out->n_pasts]);
         out->pasts[out->n_pasts]->generation = version->pasts[out->n_pasts].generation;
         out->pasts[out->n_pasts]->content = version->pasts[out->n_pasts].content;
+        out->pasts[out->n_pasts]->worker = version->pasts[out->n_pasts].worker;
     }
     return true;
 }
@@ -220,6 +221,8 @@ static bool fill_version(const store_version *version, weir_arena *arena, Weir__
     out->touched_ms = version->touched_ms;
     out->begun_generation = version->begun_generation;
     out->closed_generation = version->closed_generation;
+    out->is_restored = version->is_restored;
+    out->is_split = version->is_split;
     return fill_shards(version, arena, out) && fill_leases(version, arena, out) &&
            fill_pasts(version, arena, out);
 }

@@ -62,13 +62,15 @@ weir_status weir_store_mark_content(const char *content, uint64_t *out)
 }
 
 /* Who publishes here later is compared with it, when the shard is long gone. */
-static void remember(store_shard *shard, uint64_t content)
+static void remember(store_shard *shard, uint64_t content, uint64_t worker)
 {
     store_past *past = &shard->version->pasts[shard->slot];
     if (shard->generation > past->generation)
         past->generation = shard->generation;
     if (content != 0)
         past->content = content;
+    if (worker != 0 && (past->worker == 0 || !shard->version->is_restored))
+        past->worker = worker;
 }
 
 static void put_in_lists(weir_store *store, store_shard *shard)
@@ -93,8 +95,10 @@ weir_status weir_store_add_shard(weir_store *store, store_version *version, stor
     if (version->n_shards == WEIR_STORE_MAX_SHARDS)
         return weir_fail(WEIR_ERR_NO_MEMORY, "weight version %s has %u shards already",
                          version->uid, WEIR_STORE_MAX_SHARDS);
-    uint64_t content = 0;
+    uint64_t content = 0, mark = 0;
     weir_status status = weir_store_mark_content(shard->content, &content);
+    if (status == WEIR_OK)
+        status = weir_store_mark_content(worker->worker_id, &mark);
     if (status != WEIR_OK)
         return status;
     store_shard *added = weir_store_alloc(store, shard_bytes(shard));
@@ -114,7 +118,7 @@ weir_status weir_store_add_shard(weir_store *store, store_version *version, stor
     added->worker = worker;
     added->slot = slot;
     added->generation = generation;
-    remember(added, content);
+    remember(added, content, mark);
     put_in_lists(store, added);
     return WEIR_OK;
 }
@@ -182,7 +186,7 @@ static void renew_shard(weir_store *store, store_shard *shard)
         return;
     shard->generation = shard->worker->generation;
     shard->is_withdrawn = false;
-    remember(shard, 0);
+    remember(shard, 0, 0);
     shard->version->coverage.until_ms = 0;
     weir_store_note_change(store, shard->version->model);
 }
@@ -237,7 +241,16 @@ static weir_status put_shard(weir_store *store, store_version *version,
     size_t slot = weir_store_find_slot(version, shard->slot);
     if (slot == version->view.n_slots)
         return weir_fail(WEIR_ERR_INVALID, "source_slot_id is not required by the weight version");
-    return weir_store_put_shard(store, version, worker, slot, shard, now_ms);
+    store_past own = { .worker = 0 };
+    status = weir_store_mark_content(shard->worker_id, &own.worker);
+    if (status == WEIR_OK && version->is_restored &&
+        !weir_store_is_of_past(&version->pasts[slot], &own))
+        return weir_fail(WEIR_ERR_REFUSED,
+                         "the directory was restarted, and worker %.64s is not known to be of "
+                         "weight version %s",
+                         worker->worker_id, version->uid);
+    return status == WEIR_OK ? weir_store_put_shard(store, version, worker, slot, shard, now_ms)
+                             : status;
 }
 
 weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *shard,

@@ -358,6 +358,7 @@ weir_status weir_store_add_version(weir_store *store, const weir_store_version *
     version->view.ready_at_ms = 0;
     version->view.reason = "";
     version->view.n_covered = 0;
+    version->view.slot_workers = version->view.slot_contents = NULL;
     version->begun_generation = store->n_generations;
     weir_store_adopt(version, request);
     put_in_lists(store, version, run);

@@ -168,8 +168,12 @@ static weir_rpc_code answer_await(weir_directory_call *call, const weir_store_ve
     weir_status status = fill_words(call, version, response);
     if (status == WEIR_OK && is_over)
         status = fill_stragglers(call, version, response);
+    if (status == WEIR_OK)
+        status =
+            weir_recall_slots(call, version, &response->slot_workers, &response->slot_contents);
     if (status != WEIR_OK)
         return weir_directory_core_refuse(status, call->text);
+    response->n_slot_workers = response->n_slot_contents = version->n_slots;
     response->n_holding = n_holding;
     response->state = (Weir__Directory__VersionState)version->state;
     response->reason = (char *)version->reason;

@@ -210,6 +210,16 @@ static weir_status timed_out(const weir_trainer *trainer, const wait *w, const c
         w->bound_ms / 1e3, w->n_holding, w->n_wanted, w->version, trainer->worker.model, others);
 }
 
+/* The directory has lost the version, and went on without what this rank had published. */
+static weir_status check_refused(weir_trainer *trainer, uint64_t version)
+{
+    char why[WEIR_NAME_BYTES];
+    if (!weir_keeper_is_refused(trainer->worker.keeper, uid_of(trainer, version), why))
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_ABORTED, "version %" PRIu64 " of %s was aborted: %s", version,
+                     trainer->worker.model, why);
+}
+
 /* By looking at all entries, again and again. */
 static weir_status count_until_all(weir_trainer *trainer, wait *w)
 {
@@ -223,6 +233,10 @@ static weir_status count_until_all(weir_trainer *trainer, wait *w)
         weir_status status = count_acks(trainer, w);
         if (status == WEIR_OK && w->n_holding >= w->n_wanted)
             return WEIR_OK;
+        if (status == WEIR_OK)
+            status = check_refused(trainer, w->version);
+        if (status == WEIR_ERR_ABORTED)
+            return status;
         if (status == WEIR_OK && weir_deadline_passed(retry->deadline))
             return timed_out(trainer, w, "");
         status = status == WEIR_OK ? weir_worker_pause(&trainer->worker, &patience)
@@ -340,8 +354,12 @@ static weir_status ask_until_all(weir_trainer *trainer, wait *w)
         weir_status status = weir_directory_await_replicas(
             trainer->worker.client, trainer->worker.model, uid, w->n_wanted,
             weir_deadline_left_ms(w->retry.deadline), refusals, MAX_REFUSALS, &answer);
+        if (status == WEIR_ERR_NOT_FOUND)
+            weir_keeper_forgotten(trainer->worker.keeper);
         if (status == WEIR_ERR_NOT_FOUND || status == WEIR_ERR_UNSUPPORTED)
             return WEIR_IN_PROGRESS;
+        if (status >= WEIR_OK)
+            weir_keeper_remember(trainer->worker.keeper, uid, &answer.marks);
         if (status >= WEIR_OK)
             status = look_at_answer(trainer, w, refusals, &answer, asked_s);
         else

@@ -44,6 +44,9 @@ typedef struct publication {
     size_t n_slots;
     char trace_id[WEIR_ID_BYTES];
     char content[WEIR_NAME_BYTES];
+    uint32_t attempt;
+    bool has_marks;
+    char refusal[WEIR_NAME_BYTES]; /* why the directory does not take it again; "": it may */
 } publication;
 
 struct weir_keeper {
@@ -68,6 +71,8 @@ struct weir_keeper {
     weir_acknowledgement held;
     char held_id[WEIR_ID_BYTES]; /* the entry's */
     publication published[MAX_PUBLICATIONS];
+    uint64_t *marks; /* of each of them, workers then contents of n_slots; last those to be sent */
+    size_t n_slots;
     char published_id[WEIR_ID_BYTES]; /* the entry's that came with them */
     bool is_forgotten;
     flight flight;
@@ -155,14 +160,73 @@ void weir_keeper_hurry(weir_keeper *keeper)
 
 /* ---- what a directory has lost ---------------------------------------------------------------*/
 
-static void set_uid(weir_keeper *keeper, const publication *of, const char *uid)
+/* The lock is held. NULL: there is none. */
+static publication *find_publication(weir_keeper *keeper, const char *own_uid)
+{
+    for (size_t i = 0; i < MAX_PUBLICATIONS; i++) {
+        if (strcmp(keeper->published[i].own_uid, own_uid) == 0)
+            return &keeper->published[i];
+    }
+    return NULL;
+}
+
+/* The lock is held. What is known already stays where nothing is said. */
+static void add_marks(weir_keeper *keeper, publication *one, const weir_slot_marks *marks)
+{
+    const size_t n = keeper->n_slots;
+    if (keeper->marks == NULL || one->n_slots != n || marks->n != n)
+        return;
+    uint64_t *workers = keeper->marks + (size_t)(one - keeper->published) * 2 * n;
+    if (!one->has_marks)
+        memset(workers, 0, 2 * n * sizeof(*workers));
+    one->has_marks = true;
+    for (size_t i = 0; i < n; i++) {
+        if (marks->workers[i] != 0)
+            workers[i] = marks->workers[i];
+        if (marks->contents[i] != 0)
+            workers[n + i] = marks->contents[i];
+    }
+}
+
+/* A copy: others may learn more while it is sent. */
+static weir_slot_marks marks_to_send(weir_keeper *keeper, const publication *of)
+{
+    weir_slot_marks marks = { .n = 0 };
+    pthread_mutex_lock(&keeper->lock);
+    const publication *one = find_publication(keeper, of->own_uid);
+    const size_t n = keeper->n_slots;
+    if (one != NULL && one->has_marks) {
+        uint64_t *copy = keeper->marks + MAX_PUBLICATIONS * 2 * n;
+        memcpy(copy, keeper->marks + (size_t)(one - keeper->published) * 2 * n,
+               2 * n * sizeof(*copy));
+        marks = (weir_slot_marks){ copy, copy + n, n };
+    }
+    pthread_mutex_unlock(&keeper->lock);
+    return marks;
+}
+
+static void take_answer(weir_keeper *keeper, const publication *of,
+                        const weir_publish_answer *answer)
 {
     pthread_mutex_lock(&keeper->lock);
-    for (size_t i = 0; i < MAX_PUBLICATIONS; i++) {
-        publication *one = &keeper->published[i];
-        if (strcmp(one->own_uid, of->own_uid) == 0)
-            snprintf(one->uid, sizeof(one->uid), "%s", uid);
+    publication *one = find_publication(keeper, of->own_uid);
+    if (one != NULL) {
+        memcpy(one->uid, answer->version.uid, sizeof(one->uid));
+        one->attempt = answer->attempt;
+        one->refusal[0] = '\0';
+        add_marks(keeper, one, &answer->marks);
     }
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+/* For who waits for it. */
+static void take_refusal(weir_keeper *keeper, const publication *of)
+{
+    pthread_mutex_lock(&keeper->lock);
+    publication *one = find_publication(keeper, of->own_uid);
+    if (one != NULL)
+        snprintf(one->refusal, sizeof(one->refusal), "%.*s", (int)sizeof(one->refusal) - 1,
+                 weir_last_error());
     pthread_mutex_unlock(&keeper->lock);
 }
 
@@ -179,11 +243,13 @@ static weir_status publish_again(weir_keeper *keeper, const renewal *todo, const
                                            .slots = lost->slots,
                                            .n_slots = lost->n_slots,
                                            .trace_id = lost->trace_id,
-                                           .content = lost->content };
+                                           .content = lost->content,
+                                           .attempt = lost->attempt,
+                                           .marks = marks_to_send(keeper, lost) };
     weir_status status = weir_directory_publish_version_shard(keeper->client, &request, &answer);
     if (status != WEIR_OK)
         return status;
-    set_uid(keeper, lost, answer.version.uid);
+    take_answer(keeper, lost, &answer);
     weir_log(WEIR_LOG_INFO, "the directory knows version %" PRIu64 " of %s again", lost->version,
              keeper->model);
     return WEIR_OK;
@@ -218,9 +284,11 @@ static bool restore_published(weir_keeper *keeper, const renewal *todo)
         status = publish_again(keeper, todo, &todo->published[i]);
         if (is_lost(status))
             return renewed(keeper, status, "published versions");
-        if (status != WEIR_OK)
-            weir_log(WEIR_LOG_WARN, "version %" PRIu64 " cannot be published again: %s",
-                     todo->published[i].version, weir_last_error());
+        if (status == WEIR_OK)
+            continue;
+        take_refusal(keeper, &todo->published[i]);
+        weir_log(WEIR_LOG_WARN, "version %" PRIu64 " cannot be published again: %s",
+                 todo->published[i].version, weir_last_error());
     }
     pthread_mutex_lock(&keeper->lock);
     keeper->is_forgotten = false;
@@ -534,6 +602,7 @@ void weir_keeper_close(weir_keeper *keeper)
     pthread_cond_destroy(&keeper->rest);
     pthread_cond_destroy(&keeper->wake);
     weir_directory_client_close(keeper->client);
+    weir_free(keeper->marks);
     weir_free(keeper);
 }
 
@@ -581,14 +650,14 @@ void weir_keeper_held(weir_keeper *keeper, const weir_acknowledgement *word, con
 
 /* ---- what was published ----------------------------------------------------------------------*/
 
-/* The lock is held. NULL: there is none. */
-static publication *find_publication(weir_keeper *keeper, const char *own_uid)
+/* The lock is held. Once: a trainer's ranks stay as many as they are. Without memory for it nothing
+ * is remembered. */
+static void have_marks(weir_keeper *keeper, size_t n_slots)
 {
-    for (size_t i = 0; i < MAX_PUBLICATIONS; i++) {
-        if (strcmp(keeper->published[i].own_uid, own_uid) == 0)
-            return &keeper->published[i];
-    }
-    return NULL;
+    if (keeper->marks != NULL || n_slots == 0)
+        return;
+    keeper->marks = weir_alloc_zeroed((MAX_PUBLICATIONS + 1) * 2 * n_slots, sizeof(uint64_t));
+    keeper->n_slots = n_slots;
 }
 
 void weir_keeper_published(weir_keeper *keeper, const weir_publish_request *request,
@@ -604,13 +673,36 @@ void weir_keeper_published(weir_keeper *keeper, const weir_publish_request *requ
         *one = (publication){ .version = request->source->version,
                               .shard = *request->shard,
                               .slots = request->slots,
-                              .n_slots = request->n_slots };
+                              .n_slots = request->n_slots,
+                              .attempt = answer->attempt };
         snprintf(one->own_uid, sizeof(one->own_uid), "%s", uid);
         snprintf(one->uid, sizeof(one->uid), "%s", uid);
         snprintf(one->trace_id, sizeof(one->trace_id), "%s", request->trace_id);
         snprintf(one->content, sizeof(one->content), "%s", request->content);
+        have_marks(keeper, request->n_slots);
+        add_marks(keeper, one, &answer->marks);
     }
     pthread_mutex_unlock(&keeper->lock);
+}
+
+void weir_keeper_remember(weir_keeper *keeper, const char *uid, const weir_slot_marks *marks)
+{
+    pthread_mutex_lock(&keeper->lock);
+    publication *one = uid[0] != '\0' ? find_publication(keeper, uid) : NULL;
+    if (one != NULL)
+        add_marks(keeper, one, marks);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+bool weir_keeper_is_refused(weir_keeper *keeper, const char *uid, char out_why[WEIR_NAME_BYTES])
+{
+    pthread_mutex_lock(&keeper->lock);
+    const publication *one = uid[0] != '\0' ? find_publication(keeper, uid) : NULL;
+    bool is_refused = one != NULL && one->refusal[0] != '\0';
+    if (is_refused)
+        memcpy(out_why, one->refusal, sizeof(one->refusal));
+    pthread_mutex_unlock(&keeper->lock);
+    return is_refused;
 }
 
 void weir_keeper_forgotten(weir_keeper *keeper)

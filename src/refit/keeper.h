@@ -59,6 +59,10 @@ void weir_keeper_held(weir_keeper *keeper, const weir_acknowledgement *word, con
  */
 void weir_keeper_published(weir_keeper *keeper, const weir_publish_request *request,
                            const weir_publish_answer *answer);
+/* What the directory says later of a version that was published. */
+void weir_keeper_remember(weir_keeper *keeper, const char *uid, const weir_slot_marks *marks);
+/* A directory that had lost the version does not take it again: why. */
+bool weir_keeper_is_refused(weir_keeper *keeper, const char *uid, char out_why[WEIR_NAME_BYTES]);
 /* The directory did not know the worker's entry: it has lost the rest too. */
 void weir_keeper_forgotten(weir_keeper *keeper);
 /* Ends that, once no renewal is under way. out_uid: the version's by now, which is another one

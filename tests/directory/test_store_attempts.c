@@ -4,7 +4,10 @@
  * whoever comes back when and with what.
  *
  * What must hold is checked from the test's own record of what was published, not from what the
- * store remembers. Dead processes go on speaking here: a message may be late. */
+ * store remembers. Dead processes go on speaking here: a message may be late.
+ *
+ * And with a store that loses its records in the midst of it: ranks that live publish again what
+ * they had published, or one of them has died as well. */
 #include "directory/store_fixture.h"
 #include "directory/store_index.h"
 #include "snapshot.pb-c.h"
@@ -26,6 +29,9 @@ typedef enum kind {
     PUBLISH,
     ABORT,
     RETIRE,
+    LOSE,   /* the records, and this rank's worker; REPLICA: no rank's */
+    REJOIN, /* a worker that was there before is registered in the other store */
+    AGAIN,  /* and publishes again what it had published */
 } kind;
 
 typedef struct event {
@@ -41,12 +47,22 @@ typedef struct record {
     bool is_in[N_TRAINERS + 3];
 } record;
 
+/* What a worker remembers of what it published last. */
+typedef struct memory {
+    char uid[9];
+    uint32_t attempt; /* 0: nothing */
+    uint64_t workers[N_SLOTS], contents[N_SLOTS];
+} memory;
+
 typedef struct node {
     struct node *next;
     int n_started, started[N_TRAINERS + 3]; /* in which order; 0: not yet */
     int brings[N_TRAINERS + 3];             /* content */
     int n_attempts;
     record attempts[MAX_ATTEMPTS + 2]; /* from 1 */
+    bool is_lost, is_away[N_TRAINERS + 3], owes[N_TRAINERS + 3], had[N_TRAINERS + 3];
+    record lost[MAX_ATTEMPTS + 2]; /* what was in the records that were lost */
+    memory memories[N_TRAINERS + 3];
     unsigned char *bytes;
     size_t n_bytes;
 } node;
@@ -70,7 +86,7 @@ static void take_down(node *at, int worker, const weir_store_version *version)
     record *attempt = &at->attempts[n];
     size_t slot = slot_of(worker);
     if (n > at->n_attempts) {
-        assert_int_equal(n, at->n_attempts + 1);
+        assert_true(n == at->n_attempts + 1 || at->is_lost);
         at->n_attempts = n;
         attempt->n_started = at->n_started;
         memcpy(attempt->uid, version->uid, sizeof(attempt->uid));
@@ -98,19 +114,31 @@ static weir_status enter(weir_store *store, int worker)
     return weir_store_publish_source(store, &source, NOW);
 }
 
-static weir_status publish(weir_store *store, node *at, int worker)
+static weir_status publish(weir_store *store, node *at, int worker, const memory *again)
 {
     const weir_store_version *version = NULL;
     weir_store_version request = version_request(NULL);
     request.run = "run";
+    if (again != NULL) {
+        request.uid = again->uid;
+        request.attempt = again->attempt;
+        request.slot_workers = again->workers;
+        request.slot_contents = again->contents;
+    }
     const weir_store_shard shard = { .slot = slots_ab[slot_of(worker)],
                                      .worker_id = names[worker],
                                      .content = contents[at->brings[worker]] };
-    weir_status status = weir_store_publish_shard(store, &request, &shard, 7, NOW, &version);
+    weir_status status =
+        weir_store_publish_shard(store, &request, &shard, at->is_lost ? 8 : 7, NOW, &version);
     assert_true(status == WEIR_OK || status == WEIR_ERR_REFUSED || status == WEIR_ERR_EXISTS);
     if (status != WEIR_OK)
         return status;
     take_down(at, worker, version);
+    memory *known = &at->memories[worker];
+    known->attempt = version->attempt;
+    memcpy(known->uid, version->uid, sizeof(known->uid));
+    assert_int_equal(weir_store_recall(store, known->uid, known->workers, known->contents),
+                     WEIR_OK);
     return enter(store, worker); /* which makes it the one that was started last as its rank */
 }
 
@@ -124,6 +152,38 @@ static weir_status retire(weir_store *store, const node *at, int worker)
                                    names[worker], NOW, &is_read);
 }
 
+static weir_status rejoin(weir_store *store, node *at, int worker)
+{
+    const int since = at->started[worker], n = at->n_started;
+    weir_status status = start(store, at, worker, at->brings[worker]);
+    at->started[worker] = since;
+    at->n_started = n;
+    at->is_away[worker] = false;
+    return status;
+}
+
+/* Of each rank the worker that was started last lives on, but for the one that dies too. */
+static void lose(weir_store **store, node *at, int dead)
+{
+    const weir_store_options options = { 0 };
+    weir_store_close(*store);
+    assert_int_equal(weir_store_open(&options, store), WEIR_OK);
+    at->is_lost = true;
+    memcpy(at->lost, at->attempts, sizeof(at->lost));
+    memset(at->attempts, 0, sizeof(at->attempts));
+    at->n_attempts = 0;
+    for (int w = A0; w < N_TRAINERS; w++) {
+        bool is_last = w == A1 || w == B1 || at->started[w + 1] == 0;
+        bool lives =
+            at->started[w] != 0 && is_last && (dead == REPLICA || slot_of(w) != slot_of(dead));
+        at->is_away[w] = at->started[w] != 0;
+        at->owes[w] = at->had[w] = lives && at->memories[w].attempt != 0;
+        if (at->started[w] != 0 && !lives)
+            at->brings[w] = -1;
+    }
+    assert_int_equal(rejoin(*store, at, REPLICA), WEIR_OK);
+}
+
 static weir_status apply(weir_store *store, node *at, event e)
 {
     const weir_store_version *version;
@@ -132,11 +192,20 @@ static weir_status apply(weir_store *store, node *at, event e)
     case START:
         return start(store, at, e.worker, e.content);
     case PUBLISH:
-        return publish(store, at, e.worker);
+        return publish(store, at, e.worker, NULL);
     case ABORT:
         return weir_store_abort_version(store, uid, names[A0], "why", NOW, &version);
     case RETIRE:
         return retire(store, at, e.worker);
+    case REJOIN:
+        return rejoin(store, at, e.worker);
+    case AGAIN: {
+        const memory again = at->memories[e.worker];
+        at->owes[e.worker] = false;
+        return publish(store, at, e.worker, &again);
+    }
+    case LOSE:
+        break;
     }
     return WEIR_OK;
 }
@@ -145,6 +214,19 @@ static weir_status apply(weir_store *store, node *at, event e)
 static bool can_happen(const node *at, event e)
 {
     bool is_second = e.worker == A1 || e.worker == B1;
+    bool is_dead = at->brings[e.worker] < 0;
+    if (e.what == LOSE)
+        return !at->is_lost && at->n_attempts != 0;
+    if (e.what == REJOIN)
+        return at->is_lost && at->is_away[e.worker] && !is_dead;
+    if (e.what == AGAIN)
+        return at->owes[e.worker] && !at->is_away[e.worker];
+    if (e.what == PUBLISH && at->had[e.worker])
+        return false; /* its keeper does */
+    if (at->is_away[e.worker] && e.what != START)
+        return false;
+    if (at->is_lost && e.what == START && is_second && at->brings[e.worker - 1] >= 0)
+        return false; /* no rank has two that live */
     if (e.what == START)
         return at->started[e.worker] == 0 && (!is_second || at->started[e.worker - 1] != 0);
     if (e.what == ABORT || e.what == RETIRE)
@@ -184,6 +266,21 @@ static void look_at_states(const record *before, const record *attempt)
     }
 }
 
+/* Beside what a rank brought over goes only who was in it with that, or offers the same. */
+static void look_at_what_was_lost(const node *at, const record *attempt)
+{
+    for (int w = A0; w < N_TRAINERS && at->is_lost; w++) {
+        const record *before = NULL;
+        for (int n = 1; n <= MAX_ATTEMPTS; n++)
+            before = at->lost[n].is_in[w] && attempt->is_in[w] ? &at->lost[n] : before;
+        for (int other = A0; before != NULL && other < N_TRAINERS; other++) {
+            size_t slot = slot_of(other);
+            if (attempt->is_in[other] && !before->is_in[other])
+                assert_int_equal(before->content[slot], at->brings[other]);
+        }
+    }
+}
+
 /* What a replica that holds attempt `held`, 0: none, would get: whole, READY, a later one, and of
  * each slot what was published there. */
 static bool look_at_grant(weir_store *store, const node *at, int held)
@@ -214,8 +311,12 @@ static bool look_at(weir_store *store, const node *at)
 {
     int n_open = 0;
     bool is_granted = false;
-    for (int n = 1; n <= at->n_attempts; n++)
+    for (int n = 1; n <= at->n_attempts; n++) {
+        if (at->attempts[n].uid[0] == '\0')
+            continue;
         look_at_attempt(store, at, n, &n_open);
+        look_at_what_was_lost(at, &at->attempts[n]);
+    }
     assert_true(n_open <= 1);
     for (int held = 0; held <= at->n_attempts; held++)
         is_granted |= look_at_grant(store, at, held);
@@ -226,7 +327,7 @@ static bool look_at(weir_store *store, const node *at)
  */
 static void look_at_newest(const node *at)
 {
-    for (int n = 1; n < at->n_attempts; n++)
+    for (int n = at->is_lost ? at->n_attempts : 1; n < at->n_attempts; n++)
         look_at_states(&at->attempts[n], &at->attempts[at->n_attempts]);
 }
 
@@ -247,11 +348,11 @@ static void look_ahead(const node *from)
     for (int w = FRESH_A; w <= FRESH_B; w++)
         assert_int_equal(start(store, &at, w, 1), WEIR_OK);
     for (int w = FRESH_A; w <= FRESH_B; w++)
-        assert_int_equal(publish(store, &at, w), WEIR_OK);
+        assert_int_equal(publish(store, &at, w, NULL), WEIR_OK);
     assert_int_equal(weir_store_get_version(store, at.attempts[at.n_attempts].uid, &version),
                      WEIR_OK);
     if (version->state != WEIR_STORE_READY) /* the second has ended what the first went on with */
-        assert_int_equal(publish(store, &at, FRESH_A), WEIR_OK);
+        assert_int_equal(publish(store, &at, FRESH_A, NULL), WEIR_OK);
     assert_int_equal(version->state, WEIR_STORE_READY);
     weir_store_close(store);
 }
@@ -263,6 +364,7 @@ static void look_ahead(const node *from)
 typedef struct explorer {
     bool sweeps;      /* after each event; else never */
     int max_attempts; /* that are tried */
+    bool loses;       /* the records, at some time */
     uint64_t *seen;
     size_t n_states, n_transitions, n_refused, n_granted, n_depth;
 } explorer;
@@ -292,8 +394,8 @@ static void sort(void *list, size_t n, int (*compare)(const void *, const void *
 }
 
 /* The bytes less what tells of the way, and nothing else depends on: counters, uids, reasons, and
- * in which order who came. */
-static uint64_t hash_state(const node *at)
+ * in which order who came; and, where no records are lost, who was the last in a slot. */
+static uint64_t hash_state(const node *at, bool loses)
 {
     Weir__Store__Snapshot *message = weir__store__snapshot__unpack(NULL, at->n_bytes, at->bytes);
     assert_non_null(message);
@@ -306,11 +408,19 @@ static uint64_t hash_state(const node *at)
         memset(version->uid, '0' + (int)version->attempt, strlen(version->uid));
         memset(version->reason, '\0', strlen(version->reason));
         sort(version->shards, version->n_shards, compare_shards);
+        for (size_t n = 0; n < version->n_pasts && !loses; n++)
+            version->pasts[n]->worker = 0;
     }
     sort(message->sources, message->n_sources, compare_sources);
     sort(message->workers, message->n_workers, compare_workers);
-    for (int n = 0; n <= MAX_ATTEMPTS + 1; n++)
+    for (int n = 0; n <= MAX_ATTEMPTS + 1; n++) {
         memset(own.attempts[n].uid, 0, sizeof(own.attempts[n].uid));
+        memset(own.lost[n].uid, 0, sizeof(own.lost[n].uid));
+    }
+    for (int w = 0; w < N_TRAINERS + 3; w++)
+        memset(own.memories[w].uid, 0, sizeof(own.memories[w].uid));
+    if (!loses)
+        memset(own.memories, 0, sizeof(own.memories));
     own.next = NULL;
     own.bytes = NULL;
     own.n_bytes = 0;
@@ -341,6 +451,13 @@ static const event events[] = {
     { PUBLISH, A0, 0 }, { PUBLISH, A1, 0 }, { PUBLISH, B0, 0 }, { PUBLISH, B1, 0 },
     { ABORT, A0, 0 },   { RETIRE, A0, 0 },
 };
+static const event lossy_events[] = {
+    { START, A1, 1 },   { START, A1, 2 },   { START, B1, 1 },     { START, B1, 2 },
+    { PUBLISH, A0, 0 }, { PUBLISH, A1, 0 }, { PUBLISH, B0, 0 },   { PUBLISH, B1, 0 },
+    { LOSE, A0, 0 },    { LOSE, B0, 0 },    { LOSE, REPLICA, 0 }, { REJOIN, A0, 0 },
+    { REJOIN, A1, 0 },  { REJOIN, B0, 0 },  { REJOIN, B1, 0 },    { AGAIN, A0, 0 },
+    { AGAIN, A1, 0 },   { AGAIN, B0, 0 },   { AGAIN, B1, 0 },
+};
 
 static void save_into(const weir_store *store, node *out)
 {
@@ -362,6 +479,8 @@ static node *step(explorer *self, const node *from, event e)
     memcpy(to, from, sizeof(*to));
     to->next = NULL;
     weir_status status = apply(store, to, e);
+    if (e.what == LOSE)
+        lose(&store, to, e.worker);
     if (self->sweeps)
         weir_store_sweep(store, NOW);
     save_into(store, to);
@@ -375,7 +494,7 @@ static node *step(explorer *self, const node *from, event e)
         assert_int_equal(to->n_bytes, from->n_bytes);
         assert_memory_equal(to->bytes, from->bytes, to->n_bytes);
     }
-    if (to->n_attempts > self->max_attempts || is_seen(self->seen, hash_state(to))) {
+    if (to->n_attempts > self->max_attempts || is_seen(self->seen, hash_state(to, self->loses))) {
         drop(to);
         return NULL;
     }
@@ -393,13 +512,16 @@ static node *step(explorer *self, const node *from, event e)
 /* All that follows from this state, until nothing is new. */
 static void explore(explorer *self, node *level)
 {
+    const event *all = self->loses ? lossy_events : events;
+    const size_t n_all = self->loses ? sizeof(lossy_events) / sizeof(lossy_events[0])
+                                     : sizeof(events) / sizeof(events[0]);
     while (level != NULL && self->n_transitions < MAX_TRANSITIONS) {
         node *next = NULL;
         self->n_depth++;
 
         for (node *at = level, *after; at != NULL; at = after) {
-            for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
-                node *to = can_happen(at, events[i]) ? step(self, at, events[i]) : NULL;
+            for (size_t i = 0; i < n_all; i++) {
+                node *to = can_happen(at, all[i]) ? step(self, at, all[i]) : NULL;
                 if (to == NULL)
                     continue;
                 to->next = next;
@@ -464,11 +586,19 @@ static void test_nor_one_that_follows_what_a_rank_has_ended(void **state)
     explore_from(&self, steps, sizeof(steps) / sizeof(steps[0]));
 }
 
+static void test_nor_one_of_which_the_records_were_lost(void **state)
+{
+    explorer self = { .sweeps = false, .max_attempts = 2, .loses = true };
+    (void)state;
+    explore_from(&self, NULL, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_version_is_of_two_states),
         cmocka_unit_test(test_nor_one_that_follows_what_a_rank_has_ended),
+        cmocka_unit_test(test_nor_one_of_which_the_records_were_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

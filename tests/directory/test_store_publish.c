@@ -4,6 +4,7 @@
 #include "directory/store_fixture.h"
 
 static const char *const slots_abc[] = { "a", "b", "c" };
+static uint64_t salt = 7;
 
 static int set_up(void **state)
 {
@@ -35,7 +36,7 @@ static weir_status try_publish(weir_store *store, const weir_store_version *requ
                                      .manifest_endpoint = "127.0.0.1:1",
                                      .transport = "ucx",
                                      .content = content };
-    return weir_store_publish_shard(store, request, &shard, 7, now_ms, out);
+    return weir_store_publish_shard(store, request, &shard, salt, now_ms, out);
 }
 
 static const weir_store_version *publish(weir_store *store, const char *slot, const char *worker,
@@ -329,6 +330,175 @@ static void test_of_a_held_version_that_is_not_known_any_other_is_news(void **st
     assert_string_equal(uid_given(*state, "01234567", NOW), version->uid);
 }
 
+/* ---- when the records are lost ---------------------------------------------------------------*/
+
+/* What a rank remembers of the version that it published. */
+typedef struct memory {
+    char uid[9];
+    uint32_t attempt;
+    uint64_t workers[2], contents[2];
+} memory;
+
+static memory recall(weir_store *store, const weir_store_version *version)
+{
+    memory known = { .attempt = version->attempt };
+    memcpy(known.uid, version->uid, sizeof(known.uid));
+    assert_int_equal(weir_store_recall(store, version->uid, known.workers, known.contents),
+                     WEIR_OK);
+    return known;
+}
+
+static void lose(void **state)
+{
+    close_store(state);
+    assert_int_equal(open_store(state), 0);
+    salt++; /* it gives other uids */
+}
+
+static weir_status try_again(weir_store *store, const memory *known, const char *slot,
+                             const char *worker, const char *content,
+                             const weir_store_version **out)
+{
+    weir_store_version request = request_of(slots_ab, 2);
+    request.uid = known->uid;
+    request.attempt = known->attempt;
+    request.slot_workers = known->workers;
+    request.slot_contents = known->contents;
+    start_anew(store, worker);
+    return try_publish(store, &request, slot, worker, content, NOW, out);
+}
+
+static const weir_store_version *publish_again(weir_store *store, const memory *known,
+                                               const char *slot, const char *worker,
+                                               const char *content)
+{
+    const weir_store_version *version = NULL;
+    assert_int_equal(try_again(store, known, slot, worker, content, &version), WEIR_OK);
+    return version;
+}
+
+static void test_who_was_where_is_told_of_this_version_or_the_one_before(void **state)
+{
+    memory before = recall(*state, publish_both(*state));
+    assert_true(before.workers[0] != 0 && before.workers[1] != 0 && before.contents[1] != 0);
+    weir_store_version request = request_of(slots_ab, 2);
+    const weir_store_version *version = NULL;
+    request.number = 2;
+    assert_int_equal(try_publish(*state, &request, "a", "t0", "a of 2", NOW, &version), WEIR_OK);
+    memory known = recall(*state, version);
+    assert_int_equal(known.workers[1], before.workers[1]);
+    assert_int_equal(known.contents[1], 0);
+    assert_true(known.contents[0] != 0 && known.contents[0] != before.contents[0]);
+}
+
+static void test_all_ranks_bring_a_lost_version_back_as_it_was(void **state)
+{
+    memory known = recall(*state, publish_both(*state));
+    known.attempt = 3; /* of those before nobody knows any more */
+    lose(state);
+    expect_attempt(publish_again(*state, &known, "b", "t1", "old b"), 3, WEIR_STORE_STAGING);
+    const weir_store_version *version = publish_again(*state, &known, "a", "t0", "old a");
+    expect_attempt(version, 3, WEIR_STORE_READY);
+    assert_string_equal(version->uid, known.uid);
+}
+
+static void test_a_lost_version_takes_nobody_of_whom_nothing_is_known(void **state)
+{
+    memory known = recall(*state, publish_both(*state));
+    for (int knows_more = 1; knows_more >= 0; knows_more--) {
+        lose(state);
+        if (!knows_more)
+            known.workers[1] = known.contents[1] = 0;
+        start_anew(*state, "t1-anew"); /* whichever of both is there first */
+        const weir_store_version *first = publish_again(*state, &known, "a", "t0", "old a");
+        expect_attempt(publish(*state, "b", "t1-anew", "new b"), 2, WEIR_STORE_STAGING);
+        expect_attempt(first, 1, WEIR_STORE_ABORTED);
+        assert_string_equal(first->reason,
+                            "the directory was restarted, and b was started anew as t1-anew: "
+                            "whether its weights are those of the others is not known");
+        const weir_store_version request = request_of(slots_ab, 2), *version = NULL;
+        expect_refusal(try_publish(*state, &request, "a", "t0", "old a", NOW, &version),
+                       WEIR_ERR_REFUSED,
+                       "version 1 was begun anew by ranks that were started after worker t0: start "
+                       "this rank anew too, or publish another number");
+        assert_int_equal(try_again(*state, &known, "a", "t0", "old a", &version), WEIR_ERR_REFUSED);
+        start_anew(*state, "t0-anew");
+        expect_attempt(publish(*state, "a", "t0-anew", "new a"), 2, WEIR_STORE_READY);
+    }
+}
+
+static void test_a_lost_version_takes_the_same_worker_or_the_same_content(void **state)
+{
+    memory known = recall(*state, publish_both(*state));
+    lose(state);
+    start_anew(*state, "t1-anew");
+    publish_again(*state, &known, "a", "t0", "old a");
+    const weir_store_version *version = publish(*state, "b", "t1-anew", "old b");
+    expect_attempt(version, 1, WEIR_STORE_READY);
+    lose(state);
+    known.contents[1] = 0; /* it had published the version before alone */
+    start_anew(*state, "t1");
+    publish_again(*state, &known, "a", "t0", "old a");
+    version = publish(*state, "b", "t1", "its first");
+    expect_attempt(version, 1, WEIR_STORE_READY);
+    assert_string_equal(version->uid, known.uid);
+}
+
+static void test_who_was_first_in_the_lost_records_keeps_a_lost_version_out(void **state)
+{
+    memory known = recall(*state, publish_both(*state));
+    const weir_store_version *version = NULL;
+    lose(state);
+    start_anew(*state, "t1-anew");
+    expect_attempt(publish(*state, "b", "t1-anew", "new b"), 1, WEIR_STORE_STAGING);
+    expect_refusal(try_again(*state, &known, "a", "t0", "old a", &version), WEIR_ERR_REFUSED,
+                   "the directory was restarted, and version 1 went on as attempt 1 without what "
+                   "worker t0 had published");
+    lose(state);
+    start_anew(*state, "t1"); /* but not one of the same start */
+    known.contents[1] = 0;
+    publish(*state, "b", "t1", "its first");
+    expect_attempt(publish_again(*state, &known, "a", "t0", "old a"), 1, WEIR_STORE_READY);
+}
+
+static void test_of_two_lost_attempts_the_later_one_goes_on(void **state)
+{
+    memory known = recall(*state, publish_both(*state)), later = known;
+    const weir_store_version *version = NULL;
+    memcpy(later.uid, "01234567", sizeof(later.uid));
+    later.attempt = 2;
+    lose(state);
+    const weir_store_version *first = publish_again(*state, &known, "a", "t0", "old a");
+    expect_attempt(publish_again(*state, &later, "b", "t1-anew", "new b"), 2, WEIR_STORE_STAGING);
+    expect_attempt(first, 1, WEIR_STORE_ABORTED);
+    assert_string_equal(first->reason,
+                        "the directory was restarted, and ranks go on with attempt 2");
+    assert_int_equal(try_again(*state, &known, "a", "t0", "old a", &version), WEIR_ERR_REFUSED);
+    memcpy(known.uid, "76543210", sizeof(known.uid)); /* nor one that is not known at all */
+    assert_int_equal(try_again(*state, &known, "a", "t0", "old a", &version), WEIR_ERR_REFUSED);
+}
+
+static void test_a_copy_of_the_store_knows_what_was_lost(void **state)
+{
+    unsigned char *bytes = NULL;
+    size_t n_bytes = 0;
+    weir_store *copy = NULL;
+    const weir_store_options options = { 0 };
+    memory known = recall(*state, publish_both(*state));
+    lose(state);
+    publish_again(*state, &known, "a", "t0", "old a");
+    assert_int_equal(weir_store_save(*state, &bytes, &n_bytes), WEIR_OK);
+    assert_int_equal(weir_store_load(&options, bytes, n_bytes, &copy), WEIR_OK);
+    weir_free(bytes);
+    memory copied = known;
+    assert_int_equal(weir_store_recall(copy, known.uid, copied.workers, copied.contents), WEIR_OK);
+    assert_memory_equal(copied.workers, known.workers, sizeof(known.workers));
+    assert_memory_equal(copied.contents, known.contents, sizeof(known.contents));
+    start_anew(copy, "t1-anew");
+    expect_attempt(publish(copy, "b", "t1-anew", "new b"), 2, WEIR_STORE_STAGING);
+    weir_store_close(copy);
+}
+
 /* ---- across directories ----------------------------------------------------------------------*/
 
 static void test_a_copy_of_the_store_knows_the_same_past(void **state)
@@ -374,6 +544,13 @@ int main(void)
         CASE(test_one_that_is_not_its_rank_any_more_ends_nothing),
         CASE(test_who_holds_an_attempt_is_given_a_later_one_alone),
         CASE(test_of_a_held_version_that_is_not_known_any_other_is_news),
+        CASE(test_who_was_where_is_told_of_this_version_or_the_one_before),
+        CASE(test_all_ranks_bring_a_lost_version_back_as_it_was),
+        CASE(test_a_lost_version_takes_nobody_of_whom_nothing_is_known),
+        CASE(test_a_lost_version_takes_the_same_worker_or_the_same_content),
+        CASE(test_who_was_first_in_the_lost_records_keeps_a_lost_version_out),
+        CASE(test_of_two_lost_attempts_the_later_one_goes_on),
+        CASE(test_a_copy_of_the_store_knows_what_was_lost),
         CASE(test_a_copy_of_the_store_knows_the_same_past),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
