@@ -23,7 +23,8 @@
 #define WEIR_ID_BYTES 64    /* uids, lease and source ids */
 #define WEIR_DIGEST_TEXT 80 /* "sha256:" and 64 hex digits */
 #define WEIR_MAX_RANKS 1024 /* expected slots of one version */
-#define WEIR_DIRECTORY_MESSAGE_BYTES ((size_t)16 << 20) /* of a request: a registry may have 4 MiB */
+#define WEIR_DIRECTORY_MESSAGE_BYTES \
+    ((size_t)16 << 20) /* of a request: a registry may have 4 MiB */
 
 typedef struct weir_directory_client weir_directory_client;
 /* timeout_ms bounds each call. Several directories of one fleet, "HOST:PORT,HOST:PORT": the one

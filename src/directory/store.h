@@ -150,10 +150,10 @@ weir_status weir_store_recall(const weir_store *store, const char *uid, uint64_t
                               uint64_t *out_contents);
 /* The worker's shard counts no more; nobody is given it. STAGING turns ABORTED by that; READY turns
  * RELEASING, unless a live replica can be read from and no later version of the run is READY: then
- * it stays so until one is, or no replica is left: all such have left in order, were started anew, or
- * are silent for abandon_after_ms. *out_is_read: somebody reads the trainers still, and the shard is
- * there until it is asked for again without readers; of a version that stays READY it is there as
- * long as that. OK when there is no such version or shard. */
+ * it stays so until one is, or no replica is left: all such have left in order, were started anew,
+ * or are silent for abandon_after_ms. *out_is_read: somebody reads the trainers still, and the
+ * shard is there until it is asked for again without readers; of a version that stays READY it is
+ * there as long as that. OK when there is no such version or shard. */
 weir_status weir_store_retire_shard(weir_store *store, const char *version_uid, const char *slot,
                                     const char *worker_id, uint64_t now_ms, bool *out_is_read);
 /* That would change something: the shard counts still, or can go. */
