@@ -195,11 +195,13 @@ typedef struct weir_source_ref {
     char source_id[WEIR_ID_BYTES];
     char worker_id[WEIR_NAME_BYTES];
     uint32_t rank;
-    uint64_t version; /* 0 when the server does not say */
+    bool has_version; /* the server says it; else the entry has to be asked for */
+    uint64_t version;
     int64_t updated_at_ms;
 } weir_source_ref;
 
-/* Sources of one model (and status, 0: any) whose version is at least min_version, newest first. */
+/* Sources of one model (and status, 0: any) whose version is at least min_version, or not said;
+ * newest first. */
 weir_status weir_directory_list_sources(weir_directory_client *client, const char *model,
                                         weir_source_status status, uint64_t min_version,
                                         weir_source_ref *refs, size_t n_max, size_t *out_n);

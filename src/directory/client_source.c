@@ -63,21 +63,22 @@ weir_status weir_directory_update_status(weir_directory_client *client, const ch
 
 /* ---- finding ---------------------------------------------------------------------------------*/
 
-static void ask_for_sources(ModelExpress__P2p__ListSourcesRequest *request, const char *model,
-                            weir_source_status status, uint64_t min_version, size_t n_max)
+/* A server of ModelExpress need not know the step of any: it would have nothing to answer. */
+static void ask_for_sources(const weir_directory_client *client, const weir_source_wish *wish,
+                            size_t n_max, ModelExpress__P2p__ListSourcesRequest *request)
 {
     request->_model_name_filter_case =
         MODEL_EXPRESS__P2P__LIST_SOURCES_REQUEST___MODEL_NAME_FILTER_MODEL_NAME_FILTER;
-    request->model_name_filter = (char *)model;
-    if (status != WEIR_SOURCE_UNKNOWN) {
+    request->model_name_filter = (char *)wish->model;
+    if (wish->status != WEIR_SOURCE_UNKNOWN) {
         request->_status_filter_case =
             MODEL_EXPRESS__P2P__LIST_SOURCES_REQUEST___STATUS_FILTER_STATUS_FILTER;
-        request->status_filter = (ModelExpress__P2p__SourceStatus)status;
+        request->status_filter = (ModelExpress__P2p__SourceStatus)wish->status;
     }
-    if (min_version != 0) {
+    if (wish->min_version != 0 && !client->is_plain) {
         request->_min_training_step_case =
             MODEL_EXPRESS__P2P__LIST_SOURCES_REQUEST___MIN_TRAINING_STEP_MIN_TRAINING_STEP;
-        request->min_training_step = min_version;
+        request->min_training_step = wish->min_version;
     }
     request->_limit_case = MODEL_EXPRESS__P2P__LIST_SOURCES_REQUEST___LIMIT_LIMIT;
     request->limit = n_max < UINT32_MAX ? (uint32_t)n_max : UINT32_MAX;
@@ -89,8 +90,9 @@ static weir_status take_ref(const weir_directory_client *client,
 {
     *out =
         (weir_source_ref){ .rank = instance->worker_rank, .updated_at_ms = instance->updated_at };
-    if (instance->_training_step_case ==
-        MODEL_EXPRESS__P2P__SOURCE_INSTANCE_REF___TRAINING_STEP_TRAINING_STEP)
+    out->has_version = instance->_training_step_case ==
+                       MODEL_EXPRESS__P2P__SOURCE_INSTANCE_REF___TRAINING_STEP_TRAINING_STEP;
+    if (out->has_version)
         out->version = instance->training_step;
     weir_status status =
         weir_client_copy(client, "SourceInstanceRef.mx_source_id", instance->mx_source_id,
@@ -106,7 +108,7 @@ static weir_status list(weir_directory_client *client, identity_message *identit
                         size_t *out_n)
 {
     ModelExpress__P2p__ListSourcesRequest request = MODEL_EXPRESS__P2P__LIST_SOURCES_REQUEST__INIT;
-    ask_for_sources(&request, wish->model, wish->status, wish->min_version, n_max);
+    ask_for_sources(client, wish, n_max, &request);
     request.identity = identity;
     const ProtobufCMessage *answer;
     weir_status result = call_p2p(client, "ListSources", &request.base, &answer);
@@ -121,7 +123,7 @@ static weir_status list(weir_directory_client *client, identity_message *identit
         result = take_ref(client, instance, &refs[n]);
         if (result != WEIR_OK)
             return result;
-        n += refs[n].version >= wish->min_version;
+        n += !refs[n].has_version || refs[n].version >= wish->min_version;
     }
     *out_n = n;
     return WEIR_OK;

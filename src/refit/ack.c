@@ -13,12 +13,14 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "refit/attempts.h"
 #include "refit/replica.h"
 #include "refit/window.h"
 
 #define MIN_REFS 512u
 #define MAX_REFUSALS 8u
 #define SHORT_ANSWER_S 0.05
+#define LOOK_FOR_END_MS 500u
 #define LINE_BYTES 800u /* of an error's line, for those that are named */
 
 /* One flat JSON object: bytes and the seconds of every stop so far. */
@@ -157,17 +159,18 @@ static const char *uid_of(const weir_trainer *trainer, uint64_t version)
 }
 
 /* A replica that has left since has acknowledged all the same; but entries of dead ones from before
- * this training may have higher numbers, so only this very version counts of it. */
+ * this training may have higher numbers, so only this very version counts of it. Nor is another
+ * attempt at the number this one: what a directory of ModelExpress has of uids stays as it is. */
 static bool is_ack(const weir_trainer *trainer, const weir_source_record *record, uint64_t version)
 {
-    if (strcmp(record->role, "inference_replica") != 0 ||
-        strcmp(record->run, trainer->worker.run) != 0)
-        return false;
-    if (record->status == WEIR_SOURCE_READY)
-        return record->version >= version;
     const char *uid = uid_of(trainer, version);
-    return record->status == WEIR_SOURCE_STALE && uid[0] != '\0' &&
-           strcmp(record->version_uid, uid) == 0;
+    bool is_it = uid[0] != '\0' && strcmp(record->version_uid, uid) == 0;
+    if (record->status == WEIR_SOURCE_STALE)
+        return is_it;
+    if (record->status != WEIR_SOURCE_READY)
+        return false;
+    bool by_uid = uid[0] != '\0' && weir_directory_is_plain(trainer->worker.client);
+    return record->version > version || (record->version == version && (is_it || !by_uid));
 }
 
 /* One wait for acknowledgements. */
@@ -178,28 +181,69 @@ typedef struct wait {
     weir_patience patience;
     weir_source_ref *refs; /* for counting, max_refs */
     size_t max_refs;
+    weir_deadline look_for_end_at;
 } wait;
+
+/* One entry of this run's replicas after another; *i goes on. IN_PROGRESS: there are no more. */
+static weir_status next_replica(const weir_trainer *trainer, const wait *w, size_t n, size_t *i,
+                                weir_source_record *out)
+{
+    weir_directory_client *client = trainer->worker.client;
+    while (*i < n) {
+        const weir_source_ref *ref = &w->refs[(*i)++];
+        weir_status status = weir_directory_get_source(client, ref->source_id, ref->worker_id, out);
+        if (status == WEIR_ERR_NOT_FOUND)
+            continue; /* gone since it was listed */
+        if (status != WEIR_OK)
+            return status;
+        if (strcmp(out->role, "inference_replica") == 0 &&
+            strcmp(out->run, trainer->worker.run) == 0)
+            return WEIR_OK;
+    }
+    return WEIR_IN_PROGRESS;
+}
 
 /* How many replicas of this run say that they hold the version or a later one, or said so of it. */
 static weir_status count_acks(weir_trainer *trainer, wait *w)
 {
-    weir_directory_client *client = trainer->worker.client;
-    size_t n = 0;
+    size_t n = 0, i = 0;
     unsigned n_holding = 0;
+    weir_source_record record;
     const weir_source_wish wish = { trainer->worker.model, trainer->worker.run, "inference_replica",
                                     WEIR_SOURCE_UNKNOWN, w->version };
-    weir_status status = weir_directory_list_role(client, &wish, w->refs, w->max_refs, &n);
-    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
-        weir_source_record record;
-        status =
-            weir_directory_get_source(client, w->refs[i].source_id, w->refs[i].worker_id, &record);
+    weir_status status =
+        weir_directory_list_role(trainer->worker.client, &wish, w->refs, w->max_refs, &n);
+    while (status == WEIR_OK) {
+        status = next_replica(trainer, w, n, &i, &record);
         n_holding += status == WEIR_OK && is_ack(trainer, &record, w->version);
-        if (status == WEIR_ERR_NOT_FOUND)
-            status = WEIR_OK; /* gone since it was listed */
     }
+    if (status != WEIR_IN_PROGRESS)
+        return status;
+    w->n_holding = n_holding;
+    return WEIR_OK;
+}
+
+/* Another rank may have ended the attempt, which such a directory has no state for. */
+static weir_status check_ended(weir_trainer *trainer, wait *w)
+{
+    weir_attempt_end end;
+    weir_version_record record;
+    const char *uid = uid_of(trainer, w->version);
+    if (uid[0] == '\0' || !weir_deadline_passed(w->look_for_end_at))
+        return WEIR_OK;
+    w->look_for_end_at = weir_deadline_in(LOOK_FOR_END_MS);
+    weir_status status = weir_directory_get_version(trainer->worker.client, uid, &record);
+    if (status == WEIR_ERR_NOT_FOUND || (status == WEIR_OK && record.state == WEIR_VERSION_READY))
+        return WEIR_OK;
+    const weir_end_wish wish = { uid, w->version, w->version, w->refs, w->max_refs };
     if (status == WEIR_OK)
-        w->n_holding = n_holding;
-    return status;
+        status = weir_attempt_find_end(&trainer->worker, &wish, &end);
+    if (status != WEIR_OK)
+        return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+    return weir_fail(WEIR_ERR_ABORTED,
+                     "version %" PRIu64 " of %s was aborted: %s; trainer rank %u has to publish "
+                     "again: a later version, or started anew with the weights that go with it",
+                     w->version, trainer->worker.model, end.reason, trainer->rank);
 }
 
 static weir_status timed_out(const weir_trainer *trainer, const wait *w, const char *others)
@@ -218,32 +262,6 @@ static weir_status check_refused(weir_trainer *trainer, uint64_t version)
         return WEIR_OK;
     return weir_fail(WEIR_ERR_ABORTED, "version %" PRIu64 " of %s was aborted: %s", version,
                      trainer->worker.model, why);
-}
-
-/* By looking at all entries, again and again. */
-static weir_status count_until_all(weir_trainer *trainer, wait *w)
-{
-    weir_retry *retry = &w->retry;
-    weir_arena_reset(&trainer->scratch);
-    w->max_refs = w->n_wanted < MIN_REFS / 2 ? MIN_REFS : 2 * (size_t)w->n_wanted;
-    w->refs = weir_arena_alloc(&trainer->scratch, w->max_refs * sizeof(*w->refs));
-    if (w->refs == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    for (weir_patience patience = { 0 };;) {
-        weir_status status = count_acks(trainer, w);
-        if (status == WEIR_OK && w->n_holding >= w->n_wanted)
-            return WEIR_OK;
-        if (status == WEIR_OK)
-            status = check_refused(trainer, w->version);
-        if (status == WEIR_ERR_ABORTED)
-            return status;
-        if (status == WEIR_OK && weir_deadline_passed(retry->deadline))
-            return timed_out(trainer, w, "");
-        status = status == WEIR_OK ? weir_worker_pause(&trainer->worker, &patience)
-                                   : weir_worker_retry(&trainer->worker, retry, status);
-        if (status != WEIR_OK)
-            return status;
-    }
 }
 
 /* A line's text that grows as far as there is room: whole parts alone. */
@@ -307,6 +325,65 @@ static void add_stragglers(line *to, const weir_await_answer *answer)
     if (answer->n_stragglers > n_named) {
         snprintf(part, sizeof(part), "; and %zu more", answer->n_stragglers - n_named);
         add_part(to, part);
+    }
+}
+
+/* Replicas that have an entry, and it is of another version: "; replica-b-0: holds 6". */
+static void add_absent(line *to, const weir_trainer *trainer, const wait *w)
+{
+    char part[LINE_BYTES];
+    size_t n = 0, i = 0, n_absent = 0;
+    weir_source_record record;
+    const weir_source_wish wish = { trainer->worker.model, trainer->worker.run, "inference_replica",
+                                    WEIR_SOURCE_READY, 0 };
+    if (weir_directory_list_role(trainer->worker.client, &wish, w->refs, w->max_refs, &n) !=
+        WEIR_OK)
+        return;
+    while (next_replica(trainer, w, n, &i, &record) == WEIR_OK) {
+        if (is_ack(trainer, &record, w->version) || ++n_absent > WEIR_MAX_STRAGGLERS)
+            continue;
+        snprintf(part, sizeof(part), "; %.100s: holds %" PRIu64 "%s", record.worker_id,
+                 record.version, record.version == w->version ? ", but another attempt at it" : "");
+        add_part(to, part);
+    }
+    if (n_absent > WEIR_MAX_STRAGGLERS) {
+        snprintf(part, sizeof(part), "; and %zu more", n_absent - WEIR_MAX_STRAGGLERS);
+        add_part(to, part);
+    }
+}
+
+static weir_status nobody_else(const weir_trainer *trainer, const wait *w)
+{
+    line others = { .used = 0 };
+    add_absent(&others, trainer, w);
+    return timed_out(trainer, w, others.text);
+}
+
+/* By looking at all entries, again and again. */
+static weir_status count_until_all(weir_trainer *trainer, wait *w)
+{
+    weir_retry *retry = &w->retry;
+    weir_arena_reset(&trainer->scratch);
+    w->max_refs = w->n_wanted < MIN_REFS / 2 ? MIN_REFS : 2 * (size_t)w->n_wanted;
+    w->refs = weir_arena_alloc(&trainer->scratch, w->max_refs * sizeof(*w->refs));
+    if (w->refs == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (weir_patience patience = { 0 };;) {
+        weir_status status = count_acks(trainer, w);
+        if (status == WEIR_OK && w->n_holding >= w->n_wanted)
+            return WEIR_OK;
+        if (status == WEIR_OK)
+            status = check_refused(trainer, w->version);
+        if (status == WEIR_OK)
+            status = check_ended(trainer, w);
+        if (status == WEIR_ERR_ABORTED)
+            return status;
+        if (status == WEIR_OK && weir_deadline_passed(retry->deadline))
+            return nobody_else(trainer, w);
+        status = status == WEIR_OK ? weir_worker_pause(&trainer->worker, &patience)
+                                   : weir_worker_retry(&trainer->worker, retry, status);
+        if (status != WEIR_OK)
+            return status;
     }
 }
 

@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "directory/sha256.h"
+#include "refit/publish_attempt.h"
 #include "refit/publish_registry.h"
 #include "refit/serve.h"
 #include "refit/window.h"
@@ -44,99 +45,7 @@ static void set_uid(weir_trainer *trainer, weir_slot *slot, const char *uid)
     pthread_mutex_unlock(&trainer->lock);
 }
 
-/* ---- step by step ----------------------------------------------------------------------------*/
-
-static weir_status create_attempt(weir_trainer *trainer, uint64_t version, unsigned attempt,
-                                  weir_version_record *record)
-{
-    char key[2 * WEIR_NAME_BYTES + 64];
-    const weir_worker *worker = &trainer->worker;
-    snprintf(key, sizeof(key), "weir/%s/%s/%" PRIu64 "/%u", worker->model, worker->run, version,
-             attempt);
-    weir_status status = weir_directory_create_version(worker->client, worker->model, version, key,
-                                                       (const char *const *)trainer->slot_names,
-                                                       trainer->n_ranks, record);
-    if (status == WEIR_ERR_EXISTS)
-        return other_ranks(trainer, version);
-    return status;
-}
-
-/* A version that was READY and released is over: a trainer that was started again publishes the
- * number anew, as the next attempt. All its ranks find the same one, because a version is released
- * only after all ranks were in. */
-static weir_status create_version(weir_trainer *trainer, weir_slot *slot)
-{
-    weir_version_record record;
-    unsigned attempt = 0;
-    do {
-        weir_status status = create_attempt(trainer, slot->version, ++attempt, &record);
-        if (status != WEIR_OK)
-            return status;
-    } while (record.state == WEIR_VERSION_RELEASING && attempt < MAX_ATTEMPTS);
-    if (record.state == WEIR_VERSION_RELEASING)
-        return weir_fail(WEIR_ERR_EXISTS,
-                         "version %" PRIu64 " of %s, run %s, was published and released %u times",
-                         slot->version, trainer->worker.model, trainer->worker.run, attempt);
-    set_uid(trainer, slot, record.uid);
-    return WEIR_OK;
-}
-
-static weir_shard_record describe_shard(const weir_trainer *trainer, const weir_slot *slot)
-{
-    weir_shard_record shard = { .n_tensors = trainer->source.n_shards,
-                                .n_bytes = trainer->source.n_bytes };
-    snprintf(shard.version_uid, sizeof(shard.version_uid), "%s", slot->uid);
-    snprintf(shard.slot, sizeof(shard.slot), "%s", trainer->slot_name);
-    snprintf(shard.worker_id, sizeof(shard.worker_id), "%s", trainer->worker.id);
-    snprintf(shard.manifest_digest, sizeof(shard.manifest_digest), "%s", slot->manifest_digest);
-    snprintf(shard.manifest_endpoint, sizeof(shard.manifest_endpoint), "%s",
-             weir_manifest_service_address(trainer->service));
-    snprintf(shard.transport, sizeof(shard.transport), "%s",
-             trainer->pushes ? weir_outlet_transport(trainer->push->outlet)
-                             : slot->region->transport->ops->name);
-    return shard;
-}
-
-static weir_source_record describe_entry(const weir_trainer *trainer, const weir_slot *slot)
-{
-    weir_source_record record = weir_worker_entry(&trainer->worker, slot->version, slot->uid,
-                                                  weir_manifest_service_address(trainer->service));
-    record.rank = trainer->rank;
-    record.n_ranks = trainer->n_ranks;
-    snprintf(record.layout_signature, sizeof(record.layout_signature), "%s",
-             trainer->source.signature);
-    return record;
-}
-
-/* Last, because replicas look here first: who finds the entry finds the shard too. */
-static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
-{
-    weir_source_record record = describe_entry(trainer, slot);
-    weir_keeper_pause(trainer->worker.keeper);
-    weir_publish_registry(trainer, &record);
-    weir_status status =
-        weir_directory_publish_source(trainer->worker.client, &record, trainer->source_id);
-    if (status == WEIR_OK)
-        weir_keeper_announce(trainer->worker.keeper, &record, false);
-    weir_keeper_resume(trainer->worker.keeper);
-    return status;
-}
-
-static weir_status publish_in_steps(weir_trainer *trainer, weir_slot *slot)
-{
-    weir_version_record record;
-    weir_status status = create_version(trainer, slot);
-    if (status == WEIR_OK && trainer->window != NULL)
-        weir_window_offer(trainer, slot);
-    weir_shard_record shard = describe_shard(trainer, slot);
-    if (status == WEIR_OK)
-        status = weir_directory_create_shard(trainer->worker.client, &shard, &record);
-    if (status == WEIR_OK)
-        slot->is_ready = record.state == WEIR_VERSION_READY;
-    return status == WEIR_OK ? announce(trainer, slot) : status;
-}
-
-/* ---- at once ---------------------------------------------------------------------------------*/
+/* ---- what is published -----------------------------------------------------------------------*/
 
 /* The digest of the digests, block by block. */
 static weir_status hash_digests(const weir_digest *digests, size_t n, char hash[WEIR_SHA256_HEX])
@@ -178,6 +87,120 @@ static weir_status name_content(const weir_trainer *trainer, const weir_slot *sl
         snprintf(content, WEIR_NAME_BYTES, "%s:%s", source->signature, hash);
     return status;
 }
+
+/* ---- step by step ----------------------------------------------------------------------------*/
+
+static weir_status create_attempt(weir_trainer *trainer, uint64_t version, unsigned attempt,
+                                  weir_version_record *record)
+{
+    char key[2 * WEIR_NAME_BYTES + 64];
+    const weir_worker *worker = &trainer->worker;
+    snprintf(key, sizeof(key), "weir/%s/%s/%" PRIu64 "/%u", worker->model, worker->run, version,
+             attempt);
+    weir_status status = weir_directory_create_version(worker->client, worker->model, version, key,
+                                                       (const char *const *)trainer->slot_names,
+                                                       trainer->n_ranks, record);
+    if (status == WEIR_ERR_EXISTS)
+        return other_ranks(trainer, version);
+    return status;
+}
+
+/* A version that was READY and released is over: a trainer that was started again publishes the
+ * number anew, as the next attempt. All its ranks find the same one, because a version is released
+ * only after all ranks were in, or by a rank that was started anew with other bytes, whose word of
+ * it the others find. */
+static weir_status create_version(weir_trainer *trainer, weir_slot *slot, weir_attempt *attempt)
+{
+    weir_version_record record;
+    for (attempt->number = 1; attempt->number <= MAX_ATTEMPTS; attempt->number++) {
+        weir_status status = create_attempt(trainer, slot->version, attempt->number, &record);
+        if (status == WEIR_OK)
+            status = record.state == WEIR_VERSION_RELEASING
+                         ? WEIR_IN_PROGRESS
+                         : weir_publish_look(trainer, &record, attempt);
+        if (status == WEIR_OK)
+            set_uid(trainer, slot, record.uid);
+        if (status != WEIR_IN_PROGRESS)
+            return status;
+    }
+    return weir_fail(WEIR_ERR_EXISTS,
+                     "version %" PRIu64 " of %s, run %s: all %u attempts at it are over",
+                     slot->version, trainer->worker.model, trainer->worker.run, MAX_ATTEMPTS);
+}
+
+static weir_shard_record describe_shard(const weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_shard_record shard = { .n_tensors = trainer->source.n_shards,
+                                .n_bytes = trainer->source.n_bytes };
+    snprintf(shard.version_uid, sizeof(shard.version_uid), "%s", slot->uid);
+    snprintf(shard.slot, sizeof(shard.slot), "%s", trainer->slot_name);
+    snprintf(shard.worker_id, sizeof(shard.worker_id), "%s", trainer->worker.id);
+    snprintf(shard.manifest_digest, sizeof(shard.manifest_digest), "%s", slot->manifest_digest);
+    snprintf(shard.manifest_endpoint, sizeof(shard.manifest_endpoint), "%s",
+             weir_manifest_service_address(trainer->service));
+    snprintf(shard.transport, sizeof(shard.transport), "%s",
+             trainer->pushes ? weir_outlet_transport(trainer->push->outlet)
+                             : slot->region->transport->ops->name);
+    return shard;
+}
+
+static weir_source_record describe_entry(const weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_source_record record = weir_worker_entry(&trainer->worker, slot->version, slot->uid,
+                                                  weir_manifest_service_address(trainer->service));
+    record.rank = trainer->rank;
+    record.n_ranks = trainer->n_ranks;
+    snprintf(record.layout_signature, sizeof(record.layout_signature), "%s",
+             trainer->source.signature);
+    return record;
+}
+
+/* Last, because replicas look here first: who finds the entry finds the shard too. */
+static weir_status announce(weir_trainer *trainer, const weir_slot *slot)
+{
+    weir_source_record record = describe_entry(trainer, slot);
+    weir_attempt_write(&trainer->attempt, record.note, sizeof(record.note));
+    weir_keeper_pause(trainer->worker.keeper);
+    weir_publish_registry(trainer, &record);
+    weir_status status =
+        weir_directory_publish_source(trainer->worker.client, &record, trainer->source_id);
+    if (status == WEIR_OK)
+        weir_keeper_announce(trainer->worker.keeper, &record, false);
+    weir_keeper_resume(trainer->worker.keeper);
+    return status;
+}
+
+/* What ended an attempt before stays said, also where this call has ended it and then failed. */
+static weir_status begin_attempt(weir_trainer *trainer, weir_slot *slot)
+{
+    char content[WEIR_NAME_BYTES], hash[WEIR_SHA256_HEX];
+    weir_attempt attempt = trainer->attempt;
+    weir_status status = name_content(trainer, slot, content);
+    if (status == WEIR_OK)
+        status = weir_sha256_hex(content, strlen(content), hash);
+    if (status != WEIR_OK)
+        return status;
+    snprintf(attempt.content, sizeof(attempt.content), "%.32s", hash);
+    status = create_version(trainer, slot, &attempt);
+    trainer->attempt = attempt;
+    return status;
+}
+
+static weir_status publish_in_steps(weir_trainer *trainer, weir_slot *slot)
+{
+    weir_version_record record;
+    weir_status status = begin_attempt(trainer, slot);
+    if (status == WEIR_OK && trainer->window != NULL)
+        weir_window_offer(trainer, slot);
+    weir_shard_record shard = describe_shard(trainer, slot);
+    if (status == WEIR_OK)
+        status = weir_directory_create_shard(trainer->worker.client, &shard, &record);
+    if (status == WEIR_OK)
+        slot->is_ready = record.state == WEIR_VERSION_READY;
+    return status == WEIR_OK ? announce(trainer, slot) : status;
+}
+
+/* ---- at once ---------------------------------------------------------------------------------*/
 
 /* The entry is sent whole when it has changed but for its version, or the directory has forgotten
  * it. */
@@ -328,7 +351,7 @@ static bool find_uid(weir_trainer *trainer, uint64_t version, char uid[WEIR_ID_B
         return false;
     for (size_t i = 0; i < n; i++) {
         weir_source_record record;
-        if (refs[i].version != version ||
+        if ((refs[i].has_version && refs[i].version != version) ||
             weir_directory_get_source(client, refs[i].source_id, refs[i].worker_id, &record) !=
                 WEIR_OK ||
             record.version != version || record.version_uid[0] == '\0')

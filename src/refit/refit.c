@@ -246,6 +246,7 @@ static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discov
 {
     replica->state = WEIR_REPLICA_HOLDING;
     replica->version = discovery->version;
+    replica->attempt = discovery->attempt;
     memcpy(replica->version_uid, discovery->uid, sizeof(replica->version_uid));
     snprintf(watch->report->read_from, sizeof(watch->report->read_from), "%s",
              discovery->peer.worker_id);

@@ -26,6 +26,7 @@
 typedef struct weir_discovery {
     uint64_t version;
     char uid[WEIR_ID_BYTES];
+    unsigned attempt; /* of that number; 0: not said */
     char lease_id[WEIR_ID_BYTES];
     size_t n_shards;       /* of it, in replica->shards; 0: its trainers are gone */
     weir_peer_record peer; /* a replica to read from instead; worker_id "": none */
@@ -148,6 +149,7 @@ struct weir_replica {
     weir_replica_state state;
     uint64_t version;
     char version_uid[WEIR_ID_BYTES];
+    unsigned attempt; /* of that version; 0: not said */
     pthread_mutex_t lock;              /* what follows, against the manifest service */
     char held_uid[WEIR_ID_BYTES];      /* "" while the live parameters are in motion */
     char published_uid[WEIR_ID_BYTES]; /* that the manifest was made for */

@@ -12,11 +12,13 @@
 
 #include "base/error.h"
 #include "refit/acquire.h"
+#include "refit/attempts.h"
 
 #define MAX_NEWS_LINKS 64u
 /* A restarted trainer sends no news to those who had joined the old one. */
 #define NEWS_WAIT_MS 50u
 #define LOOK_FOR_ABORT_MS 500u
+#define LOOK_FOR_ANEW_MS 500u
 
 typedef struct search {
     weir_replica *replica;
@@ -25,6 +27,7 @@ typedef struct search {
     uint64_t highest; /* that is looked for: falls when a newer one is not READY */
     bool found;       /* a trainer's entry of a version that is wanted */
     uint64_t version;
+    unsigned attempt;
     char uid[WEIR_ID_BYTES];
     bool waits;     /* the newest that is wanted is not READY: it is what follows */
     bool forgotten; /* the directory has no record of it */
@@ -33,13 +36,30 @@ typedef struct search {
     bool any_trainer; /* for the error: what there was instead */
     uint64_t newest;
     weir_version_record record;
-    weir_deadline look_for_abort_at;
+    weir_deadline look_for_abort_at, look_for_anew_at;
 } search;
 
 /* ---- entries ---------------------------------------------------------------------------------*/
 
+/* A trainer that was started anew may publish the number again that is held. */
+static bool is_made_anew(const weir_replica *replica, const weir_source_record *record,
+                         const weir_attempt *attempt)
+{
+    return replica->state == WEIR_REPLICA_HOLDING && record->version == replica->version &&
+           attempt->number > replica->attempt &&
+           strcmp(record->version_uid, replica->version_uid) != 0;
+}
+
+static bool is_later(const search *look, const weir_source_record *record,
+                     const weir_attempt *attempt)
+{
+    return !look->found || record->version > look->version ||
+           (record->version == look->version && attempt->number > look->attempt);
+}
+
 static weir_status look_at(search *look, const weir_source_ref *ref)
 {
+    weir_attempt attempt;
     weir_source_record record;
     weir_replica *replica = look->replica;
     weir_status status =
@@ -56,22 +76,38 @@ static weir_status look_at(search *look, const weir_source_ref *ref)
     if (!look->any_trainer || record.version > look->newest)
         look->newest = record.version;
     look->any_trainer = true;
+    weir_attempt_read(record.note, &attempt);
     bool wanted = look->wish == WEIR_LATEST
-                      ? record.version >= weir_acquire_lowest(replica, look->wish)
+                      ? record.version >= weir_acquire_lowest(replica, look->wish) ||
+                            is_made_anew(replica, &record, &attempt)
                       : record.version == look->wish;
-    if (!wanted || record.version > look->highest ||
-        (look->found && record.version <= look->version))
+    if (!wanted || record.version > look->highest || !is_later(look, &record, &attempt))
         return WEIR_OK;
     look->found = true;
     look->version = record.version;
+    look->attempt = attempt.number;
     memcpy(look->uid, record.version_uid, sizeof(look->uid));
     return WEIR_OK;
 }
 
-/* One look through the trainers' entries: sets found, version, uid. */
+/* Entries of older versions need not be asked for. Of the one that is held they are now and then:
+ * there may be another attempt at it. */
+static uint64_t lowest_looked_at(search *look)
+{
+    const weir_replica *replica = look->replica;
+    uint64_t lowest = weir_acquire_lowest(replica, look->wish);
+    if (look->wish != WEIR_LATEST || replica->state != WEIR_REPLICA_HOLDING ||
+        !weir_deadline_passed(look->look_for_anew_at))
+        return lowest;
+    look->look_for_anew_at = weir_deadline_in(LOOK_FOR_ANEW_MS);
+    return replica->version;
+}
+
+/* One look through the trainers' entries: sets found, version, attempt, uid. */
 static weir_status find_version(search *look)
 {
     weir_replica *replica = look->replica;
+    const uint64_t lowest = lowest_looked_at(look);
     size_t n = 0;
     look->found = look->any_trainer = false;
     const weir_source_wish wish = { replica->worker.model, replica->worker.run, "trainer",
@@ -79,7 +115,7 @@ static weir_status find_version(search *look)
     weir_status status =
         weir_directory_list_role(replica->worker.client, &wish, replica->refs, WEIR_MAX_REFS, &n);
     for (size_t i = 0; i < n && status == WEIR_OK; i++) {
-        bool too_old = replica->refs[i].version < weir_acquire_lowest(replica, look->wish);
+        bool too_old = replica->refs[i].has_version && replica->refs[i].version < lowest;
         if (!too_old || !look->any_trainer)
             status = look_at(look, &replica->refs[i]);
     }
@@ -137,56 +173,60 @@ static weir_lack describe(const search *look)
                         .newest = look->newest };
 }
 
+/* A rank that has failed says so in its entry, which is STALE when it has left. IN_PROGRESS: none
+ * has. */
+static weir_status find_abort(search *look, uint64_t lowest, uint64_t highest,
+                              weir_attempt_end *out)
+{
+    weir_replica *replica = look->replica;
+    const weir_end_wish wish = { look->awaited_uid, lowest, highest, replica->refs, WEIR_MAX_REFS };
+    weir_status status = weir_attempt_find_end(&replica->worker, &wish, out);
+    if (status == WEIR_OK && look->awaited_uid[0] != '\0')
+        out->version = look->awaited;
+    return status;
+}
+
 static weir_status time_out(search *look)
 {
+    weir_attempt_end end;
     char missing[512] = "";
-    if (look->waits && !look->forgotten)
+    weir_replica *replica = look->replica;
+    uint64_t lowest = weir_acquire_lowest(replica, look->wish);
+    weir_status status = find_abort(look, lowest, look->wish, &end);
+    if (status != WEIR_OK && look->waits && !look->forgotten)
         name_missing_slots(look, missing, sizeof(missing));
     weir_lack lack = describe(look);
     lack.missing = missing;
-    return weir_acquire_timed_out(look->replica, &lack);
-}
-
-/* A rank that has failed says so in its entry, which is STALE when it has left. IN_PROGRESS: none
- * has. */
-static weir_status find_abort(search *look)
-{
-    weir_replica *replica = look->replica;
-    size_t n = 0;
-    const weir_source_wish wish = { replica->worker.model, replica->worker.run, "trainer",
-                                    WEIR_SOURCE_UNKNOWN, look->awaited };
-    weir_status status =
-        weir_directory_list_role(replica->worker.client, &wish, replica->refs, WEIR_MAX_REFS, &n);
-    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
-        weir_source_record record;
-        status = weir_directory_get_source(replica->worker.client, replica->refs[i].source_id,
-                                           replica->refs[i].worker_id, &record);
-        if (status == WEIR_ERR_NOT_FOUND) {
-            status = WEIR_OK;
-            continue;
-        }
-        if (status != WEIR_OK || strcmp(record.version_uid, look->awaited_uid) != 0 ||
-            strncmp(record.note, WEIR_ABORTED_NOTE, strlen(WEIR_ABORTED_NOTE)) != 0)
-            continue;
-        weir_lack lack = describe(look);
-        lack.reason = record.note + strlen(WEIR_ABORTED_NOTE);
-        memcpy(replica->aborted_uid, look->awaited_uid, sizeof(replica->aborted_uid));
-        replica->aborted = look->awaited;
-        return weir_acquire_aborted(replica, &lack);
+    if (status == WEIR_OK) {
+        lack.aborted = true;
+        lack.awaited = end.version;
+        lack.reason = end.reason;
     }
-    return status == WEIR_OK ? WEIR_IN_PROGRESS : status;
+    return weir_acquire_timed_out(replica, &lack);
 }
 
-/* Now and then, once a version is awaited that is not known to be aborted: the entries of ranks
- * that have left are listed no more. */
+/* Now and then: the entries of ranks that have left are listed no more, and a version that was
+ * never seen may be over too when it is asked for by its number. Each ends one wait. */
 static weir_status check_abort(search *look)
 {
-    if (look->awaited_uid[0] == '\0' || look->forgotten ||
-        !weir_deadline_passed(look->look_for_abort_at) ||
-        strcmp(look->awaited_uid, look->replica->aborted_uid) == 0)
+    weir_attempt_end end;
+    weir_replica *replica = look->replica;
+    bool has_uid = look->awaited_uid[0] != '\0';
+    if (look->forgotten || (!has_uid && look->wish == WEIR_LATEST) ||
+        !weir_deadline_passed(look->look_for_abort_at))
         return WEIR_IN_PROGRESS;
     look->look_for_abort_at = weir_deadline_in(LOOK_FOR_ABORT_MS);
-    return find_abort(look);
+    weir_status status = find_abort(look, look->wish, look->wish, &end);
+    if (status != WEIR_OK)
+        return status;
+    if (strcmp(end.uid, replica->aborted_uid) == 0)
+        return WEIR_IN_PROGRESS;
+    weir_lack lack = describe(look);
+    lack.awaited = end.version;
+    lack.reason = end.reason;
+    memcpy(replica->aborted_uid, end.uid, sizeof(replica->aborted_uid));
+    replica->aborted = end.version;
+    return weir_acquire_aborted(replica, &lack);
 }
 
 /* ---- versions --------------------------------------------------------------------------------*/
@@ -231,7 +271,12 @@ static weir_status list_sources(weir_replica *replica, weir_discovery *discovery
         status = weir_fail(WEIR_ERR_UNSUPPORTED, "version %" PRIu64 " has %zu shards in %u slots",
                            discovery->version, n, record.n_slots);
     discovery->n_shards = n;
-    return status == WEIR_OK ? weir_acquire_slots(replica, record.n_slots) : status;
+    if (status == WEIR_OK) /* before the next call takes the slots' names away */
+        status = weir_acquire_slots(replica, record.n_slots);
+    if (status == WEIR_OK && n > record.n_slots)
+        status = weir_attempt_check_shards(&replica->worker, discovery->uid, discovery->version,
+                                           replica->shards, n, replica->refs, WEIR_MAX_REFS);
+    return status;
 }
 
 /* A READY version under our lease. OK, IN_PROGRESS when there is none yet, or an error. */
@@ -251,6 +296,7 @@ static weir_status try_lease(search *look, weir_discovery *out)
     if (status != WEIR_OK)
         return status;
     out->version = look->version;
+    out->attempt = look->attempt;
     memcpy(out->uid, look->uid, sizeof(out->uid));
     weir_keeper_hold(replica->worker.keeper, out->uid);
     return list_sources(replica, out);

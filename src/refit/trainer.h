@@ -12,6 +12,7 @@
 #include "base/arena.h"
 #include "directory/service.h"
 #include "directory/sha256.h"
+#include "refit/attempts.h"
 #include "refit/manifest.h"
 #include "refit/settings.h"
 #include "refit/trace.h"
@@ -118,6 +119,7 @@ struct weir_trainer {
     bool has_published;
     uint64_t last_version;
     char announced[33]; /* the signature that the directory has of this rank's entry; "": none */
+    weir_attempt attempt; /* that was published last, where the directory knows of none */
     char given_trace[WEIR_TRACE_BYTES]; /* that all versions belong to; "": each to its own */
     pthread_mutex_t lock;     /* slots' uid and manifest, and this, against the manifest service: */
     const weir_slot *pending; /* being published: its uid is not known yet */

@@ -58,6 +58,10 @@ static void versions_are_followed_step_by_step(void **state)
     }
     assert_error(weir_trainer_wait(r->trainers[1], 4, 2, 100), WEIR_ERR_TIMED_OUT,
                  "1 of 2 replica workers hold version 4");
+    rig_publish(r, 5);
+    assert_error(weir_trainer_wait(r->trainers[1], 5, 1, 100), WEIR_ERR_TIMED_OUT,
+                 "0 of 1 replica workers hold version 5 of model; one");
+    assert_non_null(strstr(weir_last_error(), ": holds 4"));
     expect_plain(&replica->worker);
     expect_plain(&r->trainers[0]->worker);
     weir_replica_close(replica);
@@ -115,6 +119,56 @@ static void a_version_that_was_given_up_ends_the_wait_with_the_reason(void **sta
     rig_close(r);
 }
 
+/* As if rank 1 had been killed: nobody takes its shard back. */
+static weir_trainer *start_rank_1_anew(const rig *r)
+{
+    weir_trainer *anew = rig_open_trainer(r, 1, 2);
+    make_plain(&anew->worker);
+    anew->worker.timeout_ms = TIMEOUT_MS;
+    assert_ok(weir_trainer_register(anew, r->model.tensors, r->model.n));
+    return anew;
+}
+
+static void a_rank_with_other_bytes_begins_the_next_attempt(void **state)
+{
+    char first[WEIR_ID_BYTES];
+    rig *r = open_plain();
+    weir_replica *replica = open_plain_replica(r, "one");
+    (void)state;
+    rig_publish(r, 1);
+    assert_ok(weir_replica_install(replica, WEIR_LATEST, NULL));
+    memcpy(first, r->trainers[1]->slots[0].uid, sizeof(first));
+    rig_fill(&r->model, 2);
+    weir_trainer *anew = start_rank_1_anew(r);
+    assert_ok(weir_trainer_publish(anew, 1, NULL));
+    assert_int_equal(anew->attempt.number, 2);
+    assert_string_equal(anew->attempt.ended_uid, first);
+    assert_non_null(strstr(anew->attempt.reason, "with other weights than those of trainer-1-"));
+    assert_error(weir_trainer_wait(r->trainers[0], 1, 2, 0), WEIR_ERR_ABORTED,
+                 "version 1 of model was aborted: rank-1 was started anew as trainer-1-");
+    assert_error(weir_replica_install(replica, WEIR_LATEST, NULL), WEIR_ERR_TIMED_OUT,
+                 "these have not published it: rank-0");
+    assert_string_equal(replica->version_uid, first);
+    weir_replica_close(replica);
+    weir_trainer_close(anew);
+    rig_close(r);
+}
+
+static void a_rank_with_the_same_bytes_goes_on(void **state)
+{
+    rig *r = open_plain();
+    (void)state;
+    rig_publish(r, 1);
+    weir_trainer *anew = start_rank_1_anew(r);
+    assert_ok(weir_trainer_publish(anew, 1, NULL));
+    assert_int_equal(anew->attempt.number, 1);
+    assert_string_equal(anew->slots[0].uid, r->trainers[0]->slots[0].uid);
+    assert_string_equal(anew->attempt.content, r->trainers[1]->attempt.content);
+    assert_string_not_equal(anew->attempt.content, r->trainers[0]->attempt.content);
+    weir_trainer_close(anew);
+    rig_close(r);
+}
+
 static void a_slot_that_is_read_is_kept(void **state)
 {
     static const char *const slots[] = { "rank-0", "rank-1" };
@@ -144,6 +198,8 @@ int main(void)
         cmocka_unit_test(versions_are_followed_step_by_step),
         cmocka_unit_test(what_is_missing_is_named),
         cmocka_unit_test(a_version_that_was_given_up_ends_the_wait_with_the_reason),
+        cmocka_unit_test(a_rank_with_other_bytes_begins_the_next_attempt),
+        cmocka_unit_test(a_rank_with_the_same_bytes_goes_on),
         cmocka_unit_test(a_slot_that_is_read_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
