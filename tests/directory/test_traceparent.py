@@ -127,6 +127,11 @@ class Recorder(grpc.GenericRpcHandler):
                     expected_source_slots=request.expected_source_slots),
                 refit_pb2.CreateWeightVersionRequest.FromString,
                 refit_pb2.WeightVersion.SerializeToString)
+        if name == "ListWeightVersionShards":
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, context: refit_pb2.ListWeightVersionShardsResponse(),
+                refit_pb2.ListWeightVersionShardsRequest.FromString,
+                refit_pb2.ListWeightVersionShardsResponse.SerializeToString)
         return None
 
 

@@ -47,7 +47,8 @@ class MapEntry(C.Structure):
                 ("n_sources", C.c_size_t), ("n_experts", C.c_size_t), ("axis", C.c_uint32),
                 ("keep", C.c_bool), ("layer", C.c_int), ("shape", Shape),
                 ("first_parameter", C.c_size_t), ("cut", C.c_int), ("n_parts", C.c_size_t),
-                ("units", C.c_uint32 * 5), ("part_rows", C.c_uint64 * 5), ("tied", C.c_bool)]
+                ("units", C.c_uint32 * 5), ("part_rows", C.c_uint64 * 5), ("tied", C.c_bool),
+                ("bundle", C.c_size_t)]
 
 
 class MappingOptions(C.Structure):
