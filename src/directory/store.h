@@ -306,7 +306,8 @@ typedef struct weir_store_source {
     const char *version_uid; /* what it published or holds */
     const char *endpoint;    /* of its manifests */
     const char *host, *part; /* of replicas that can be read from: as in weir_store_wish */
-    uint64_t generation;     /* of its worker when it published; not read in requests */
+    uint64_t generation;     /* of its worker when it published, or when that registered first, if it
+                                was later; not read in requests */
     bool has_left;           /* STALE by its own word; not read in requests */
 } weir_store_source;
 

@@ -121,6 +121,22 @@ uint64_t weir_store_known_generation(const weir_store *store, const char *worker
     return generation;
 }
 
+/* Of a directory that has lost its records a worker may ask for other things first, and register
+ * when it is refused one: what it said of itself before is of the generation that it is given now.
+ */
+static void adopt_sources(weir_store *store, const store_worker *worker)
+{
+    store_node *node = weir_store_index_first(&store->sources_by_worker,
+                                              weir_store_worker_hash(store, worker->worker_id));
+    for (; node != NULL; node = weir_store_index_next(node)) {
+        store_source *source = WEIR_STORE_OF(store_source, by_worker, node);
+        if (source->view.generation == 0 && !source->is_superseded &&
+            source->record_of == worker->model &&
+            strcmp(source->view.worker_id, worker->worker_id) == 0)
+            source->view.generation = worker->generation;
+    }
+}
+
 static weir_status add_worker(weir_store *store, const char *worker_id, int role,
                               const char *model_name, store_worker **out)
 {
@@ -139,6 +155,7 @@ static weir_status add_worker(weir_store *store, const char *worker_id, int role
     }
     worker->generation = generation != 0 ? generation : ++store->n_generations;
     worker->is_superseded = is_superseded;
+    adopt_sources(store, worker);
     *out = worker;
     return WEIR_OK;
 }

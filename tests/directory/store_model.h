@@ -147,6 +147,8 @@ static inline outcome model_register(model *m, int w)
         int generation = generation_of(m, w);
         m->workers[w].is_superseded = generation != 0 && m->sources[w].is_superseded;
         m->workers[w].generation = generation != 0 ? generation : ++m->n_generations;
+        if (m->sources[w].is_there && !m->sources[w].is_superseded && m->sources[w].generation == 0)
+            m->sources[w].generation = m->workers[w].generation;
     }
     m->workers[w].is_known = true;
     m->workers[w].expires = m->now + WORKER_TTL;

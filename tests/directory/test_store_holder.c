@@ -77,6 +77,17 @@ static void test_this_version_or_a_later_one_of_its_run_counts(void **state)
     assert_int_equal(weir_store_count_holders(*state, "00000000", NOW), 0);
 }
 
+static void test_what_a_worker_says_before_it_registers_counts_from_then_on(void **state)
+{
+    const weir_store_version *version = make(*state, 5);
+    hold(*state, "a", version);
+    assert_int_equal(count(*state, version, NOW), 0);
+    add_worker(*state, "b", WEIR_STORE_GENERATOR);
+    assert_int_equal(count(*state, version, NOW), 0);
+    add_worker(*state, "a", WEIR_STORE_GENERATOR);
+    assert_int_equal(count(*state, version, NOW), 1);
+}
+
 static void test_a_crashed_replica_counts_as_long_as_its_registration(void **state)
 {
     const weir_store_version *version = make(*state, 5);
@@ -267,6 +278,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, open_store, close_store)
     const struct CMUnitTest tests[] = {
         CASE(test_this_version_or_a_later_one_of_its_run_counts),
+        CASE(test_what_a_worker_says_before_it_registers_counts_from_then_on),
         CASE(test_a_crashed_replica_counts_as_long_as_its_registration),
         CASE(test_who_left_in_order_counts_and_who_fell_silent_does_not),
         CASE(test_who_left_with_a_greater_number_of_before_does_not_count),
