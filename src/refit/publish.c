@@ -26,13 +26,15 @@
 
 #define MAX_ATTEMPTS 100u
 #define MAX_ABORT_REFS 16u
+#define OTHER_RANKS "has begun it with another number of ranks"
+#define OTHER_RANKS_MS 5000u
 #define HASHED_DIGESTS 256u /* at once */
 
 static weir_status other_ranks(const weir_trainer *trainer, uint64_t version)
 {
     return weir_fail(WEIR_ERR_EXISTS,
                      "version %" PRIu64 " of %s, run %s: this is trainer rank %u of %u, but "
-                     "another rank has begun it with another number of ranks",
+                     "another rank " OTHER_RANKS,
                      version, trainer->worker.model, trainer->worker.run, trainer->rank,
                      trainer->n_ranks);
 }
@@ -266,15 +268,28 @@ static weir_status publish_at_once(weir_trainer *trainer, weir_slot *slot)
     return status;
 }
 
+/* All ranks of a trainer that is started anew with another number of ranks come at about the same
+ * time, and the first of them whose number was there before ends what the old ones had begun. */
+static bool may_end_soon(weir_status status, weir_deadline until)
+{
+    return status == WEIR_ERR_EXISTS && !weir_deadline_passed(until) &&
+           strstr(weir_last_error(), OTHER_RANKS) != NULL;
+}
+
 static weir_status publish(weir_trainer *trainer, weir_slot *slot)
 {
     weir_worker *worker = &trainer->worker;
     weir_retry retry = { .deadline = weir_deadline_in(worker->timeout_ms) };
+    unsigned others_ms = worker->timeout_ms < OTHER_RANKS_MS ? worker->timeout_ms : OTHER_RANKS_MS;
+    weir_deadline others = weir_deadline_in(others_ms);
+    weir_patience patience = { 0 };
     for (;;) {
         weir_status status = publish_at_once(trainer, slot);
         if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(worker->client))
             status = publish_in_steps(trainer, slot);
-        if (status != WEIR_OK)
+        if (may_end_soon(status, others))
+            status = weir_worker_pause(worker, &patience);
+        else if (status != WEIR_OK)
             status = weir_worker_retry(worker, &retry, status);
         else
             return WEIR_OK;

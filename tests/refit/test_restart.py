@@ -62,6 +62,20 @@ class ARankThatIsStartedAnew(FlowCase):
         self.expect_installed(last, 1)
         self.expect_bytes_of("last", 2)
 
+    def test_all_with_another_number_of_ranks_publish_in_whatever_order_they_come(self):
+        for rank in self.ranks:
+            rank.signal(signal.SIGKILL)
+            rank.wait()
+        self.ranks = [self.trainer(rank, "--ranks", "3") for rank in range(3)]
+        for rank in (2, 0, 1):  # no rank 2 was there before
+            self.ranks[rank].send(self.checkpoint(2))
+            time.sleep(0.3)
+        for rank in self.ranks:
+            self.assertEqual(rank.line()["version"], 1)
+        self.assertEqual([state for state, _ in self.attempts()], ["ABORTED", "READY"])
+        self.expect_installed(self.follower, 1)
+        self.expect_bytes_of("follower", 2)
+
     def test_with_the_same_weights_goes_on_in_the_same_version(self):
         self.start_anew(0, 1)
         self.assertEqual(self.attempts(), [("READY", "")])
@@ -77,6 +91,7 @@ class ADirectoryThatLosesItsRecords(ARankThatIsStartedAnew):
     """With leases so short that ranks notice within a second."""
     test_with_other_weights_ends_the_attempt_and_the_next_one_needs_all_ranks = None
     test_with_the_same_weights_goes_on_in_the_same_version = None
+    test_all_with_another_number_of_ranks_publish_in_whatever_order_they_come = None
 
     def trainers(self, *more):
         return super().trainers("--lease", "3", *more)
