@@ -165,6 +165,13 @@ class SomebodyNeverComes(DrillCase):
         self.assertIn(self.address, error)
         self.assertIn("in use", error)
 
+    def test_a_line_that_is_too_long_is_no_source(self):
+        trainer = self.broadcast(self.write_config(["http://127.0.0.1:1"]), 0)
+        trainer.send("x" * 5000)
+        code, error = trainer.wait()
+        self.assertNotEqual(code, 0)
+        self.assertIn("a line of stdin has more than", error)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -335,12 +335,9 @@ static bool goes_on(const broadcast_job *job, int code)
 
 static int follow_stdin(broadcast_job *job)
 {
-    char line[4096];
+    char line[WEIR_SOURCE_LINE];
     int code = WEIR_EXIT_OK;
-    while (!weir_cli_stopped() && fgets(line, sizeof(line), stdin) != NULL) {
-        line[strcspn(line, "\n")] = '\0';
-        if (line[0] == '\0')
-            continue;
+    while (weir_publish_job_next_line(line, &code)) {
         code = broadcast_one(job, line);
         if (!goes_on(job, code))
             return code;

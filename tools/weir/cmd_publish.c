@@ -227,15 +227,9 @@ static bool goes_on(const publish_job *job, int code)
 
 static int follow_stdin(publish_job *job)
 {
-    char line[4096];
+    char line[WEIR_SOURCE_LINE];
     int code = WEIR_EXIT_OK;
-    while (!weir_cli_stopped() && fgets(line, sizeof(line), stdin) != NULL) {
-        size_t n = strcspn(line, "\n");
-        if (n == sizeof(line) - 1)
-            return weir_cli_error("a line of stdin has more than %zu characters", n - 1);
-        line[n] = '\0';
-        if (line[0] == '\0')
-            continue;
+    while (weir_publish_job_next_line(line, &code)) {
         code = publish_one(job, line);
         if (!goes_on(job, code))
             return code;

@@ -146,6 +146,21 @@ int weir_publish_job_take_source(weir_publish_job *job, const char *path)
     return code;
 }
 
+bool weir_publish_job_next_line(char line[WEIR_SOURCE_LINE], int *out_code)
+{
+    while (!weir_cli_stopped() && fgets(line, WEIR_SOURCE_LINE, stdin) != NULL) {
+        size_t n = strcspn(line, "\n");
+        if (n == WEIR_SOURCE_LINE - 1) {
+            *out_code = weir_cli_error("a line of stdin has more than %zu characters", n - 1);
+            return false;
+        }
+        line[n] = '\0';
+        if (n != 0)
+            return true;
+    }
+    return false;
+}
+
 int weir_publish_job_failed(void)
 {
     weir_flow_progress_end();

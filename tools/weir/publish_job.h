@@ -31,6 +31,10 @@ int weir_publish_job_take_mesh(const char *verb, const char *text, weir_publish_
 /* Opens a source, with the first one the trainer, and registers what this rank has of it; the one
  * before stays open until then. Returns an exit code after a message. */
 int weir_publish_job_take_source(weir_publish_job *job, const char *path);
+/* The next source that stdin names, without its end of line; empty lines are passed over. False:
+ * there is none, a signal came, or the line was too long, which *out_code and a message say. */
+#define WEIR_SOURCE_LINE 4096
+bool weir_publish_job_next_line(char line[WEIR_SOURCE_LINE], int *out_code);
 /* What a call on the trainer has failed with: WEIR_EXIT_OK when that was being told to stop, else
  * WEIR_EXIT_FAILED after a message. */
 int weir_publish_job_failed(void);
