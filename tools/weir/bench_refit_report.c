@@ -91,7 +91,7 @@ static bool is_shared(const weir_bench_run *run, size_t worker)
 /* ---- growth ----------------------------------------------------------------------------------*/
 
 typedef struct growth {
-    uint64_t heap_bytes, gpu_bytes, resident_bytes; /* from version 10 to the last */
+    uint64_t heap_bytes, gpu_bytes, resident_bytes; /* from one version to another */
 } growth;
 
 /* What the worker held at least in the versions from `first` on. */
@@ -130,15 +130,28 @@ static uint64_t more_heap(uint64_t before, uint64_t after)
     return grown < SMALLEST_CHUNK ? 0 : grown;
 }
 
+static growth growth_between(const weir_bench_run *run, size_t worker, uint64_t from, uint64_t to)
+{
+    growth before = held_from(run, worker, from), after = held_from(run, worker, to);
+    return (growth){ more_heap(before.heap_bytes, after.heap_bytes),
+                     more(before.gpu_bytes, after.gpu_bytes),
+                     more(before.resident_bytes, after.resident_bytes) };
+}
+
+/* What grows with the versions does so in both halves of them. What comes once, at whatever time a
+ * thread frees what another has taken and its cache keeps the chunk, comes in one half. */
 static growth growth_of(const weir_bench_run *run, size_t worker)
 {
     if (!is_long(run))
         return (growth){ 0, 0, 0 };
-    growth before = held_from(run, worker, GROWTH_FROM - 1);
-    growth after = held_from(run, worker, run->n_done - GROWTH_WINDOW);
-    return (growth){ more_heap(before.heap_bytes, after.heap_bytes),
-                     more(before.gpu_bytes, after.gpu_bytes),
-                     more(before.resident_bytes, after.resident_bytes) };
+    uint64_t first = GROWTH_FROM - 1, last = run->n_done - GROWTH_WINDOW;
+    growth early = growth_between(run, worker, first, (first + last) / 2);
+    growth late = growth_between(run, worker, (first + last) / 2, last);
+    growth grown = growth_between(run, worker, first, last);
+    return (growth){ early.heap_bytes > 0 && late.heap_bytes > 0 ? grown.heap_bytes : 0,
+                     early.gpu_bytes > 0 && late.gpu_bytes > 0 ? grown.gpu_bytes : 0,
+                     early.resident_bytes > 0 && late.resident_bytes > 0 ? grown.resident_bytes
+                                                                         : 0 };
 }
 
 uint64_t weir_bench_growth(const weir_bench_run *run)
