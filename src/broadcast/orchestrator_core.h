@@ -47,6 +47,9 @@ struct weir_orchestrator {
     unsigned timeout_ms, short_ms;
     weir_deadline deadline; /* of the way to the round's version */
     bool has_touched;
+    weir_round_phase phase; /* as it was seen last, since phase_ns */
+    size_t n_through;       /* servers that are through with it, and when the last one was */
+    uint64_t phase_ns, through_ns;
 };
 
 /* ---- orchestrator_watch.c --------------------------------------------------------------------*/

@@ -13,6 +13,7 @@
 #define REST_MS 200u /* before a server that failed is tried again */
 #define LOOK_MS 50u
 #define ANSWER_MS 1500u
+#define LEAST_GRACE_NS ((uint64_t)2000000000) /* for stragglers that may be dropped */
 
 /* ---- what is known ---------------------------------------------------------------------------*/
 
@@ -204,10 +205,64 @@ static void touch_ready(weir_orchestrator *orchestrator)
                  orchestrator->version, weir_last_error());
 }
 
+/* ---- stragglers ------------------------------------------------------------------------------*/
+
+/* How many servers are through with the round's phase, and whether a call to another one is out. */
+static size_t count_through(const weir_orchestrator *orchestrator, bool *out_waits)
+{
+    size_t n_through = 0;
+    *out_waits = false;
+    for (size_t i = 0; i < orchestrator->n_servers; i++) {
+        if (orchestrator->servers[i].asked != WEIR_ASK_NOTHING)
+            *out_waits = true;
+        else if (weir_round_takes_part(&orchestrator->round, i) &&
+                 weir_round_next(&orchestrator->round, i) == WEIR_ASK_NOTHING)
+            n_through++;
+    }
+    return n_through;
+}
+
+static void give_up_stragglers(weir_orchestrator *orchestrator, double waited_s)
+{
+    char cause[160];
+    const weir_server_answer answer = { .end = WEIR_CALL_LATE };
+    snprintf(cause, sizeof(cause), "no answer, and the others have been through for %.1f s",
+             waited_s);
+    for (size_t i = 0; i < orchestrator->n_servers; i++) {
+        weir_server_order order = orchestrator->servers[i].asked;
+        if (order == WEIR_ASK_NOTHING)
+            continue;
+        weir_server_calls_abandon(orchestrator->calls, i);
+        hear(orchestrator, i, order, &answer, cause);
+    }
+}
+
+/* Those that a run goes on without hold the others up no longer than these took themselves. */
+static void hurry(weir_orchestrator *orchestrator)
+{
+    const weir_round *round = &orchestrator->round;
+    bool waits;
+    size_t n_through = count_through(orchestrator, &waits);
+    uint64_t now_ns = weir_now_ns();
+    if (round->phase != orchestrator->phase || n_through != orchestrator->n_through)
+        orchestrator->through_ns = now_ns;
+    if (round->phase != orchestrator->phase)
+        orchestrator->phase_ns = now_ns;
+    orchestrator->phase = round->phase;
+    orchestrator->n_through = n_through;
+    if (round->policy != WEIR_RUN_DROP || round->joins_only || n_through == 0 || !waits)
+        return;
+    uint64_t took_ns = orchestrator->through_ns - orchestrator->phase_ns;
+    uint64_t waited_ns = now_ns - orchestrator->through_ns;
+    if (waited_ns > (took_ns > LEAST_GRACE_NS ? took_ns : LEAST_GRACE_NS))
+        give_up_stragglers(orchestrator, (double)waited_ns / 1e9);
+}
+
 void weir_orchestrator_drive(weir_orchestrator *orchestrator)
 {
     weir_round *round = &orchestrator->round;
     char cause[WEIR_ERROR_TEXT];
+    orchestrator->phase = WEIR_ROUND_OVER;
     while (!weir_round_is_over(round)) {
         weir_server_reply reply;
         begin_calls(orchestrator);
@@ -218,6 +273,7 @@ void weir_orchestrator_drive(weir_orchestrator *orchestrator)
                               sizeof(cause));
             hear(orchestrator, reply.server, order, &answer, cause);
         }
+        hurry(orchestrator);
         touch_ready(orchestrator);
         if (weir_deadline_passed(orchestrator->deadline) ||
             atomic_load(&orchestrator->is_cancelled))

@@ -262,6 +262,11 @@ weir_status weir_server_calls_begin(weir_server_calls *calls, size_t server, con
     return status;
 }
 
+void weir_server_calls_abandon(weir_server_calls *calls, size_t server)
+{
+    end_call(&calls->servers[server]);
+}
+
 /* ---- replies ---------------------------------------------------------------------------------*/
 
 static weir_call_end end_of_status(long http_status)

@@ -35,6 +35,9 @@ const char *weir_server_calls_address(const weir_server_calls *calls, size_t ser
 weir_status weir_server_calls_begin(weir_server_calls *calls, size_t server, const char *path,
                                     const char *body, unsigned timeout_ms);
 
+/* Gives up a call that is under way: no reply will come of it. */
+void weir_server_calls_abandon(weir_server_calls *calls, size_t server);
+
 typedef struct weir_server_reply {
     size_t server;
     weir_call_end end; /* OK, REFUSED, ABSENT, UNSENT, LOST, LATE; GARBLED: longer than the bound */

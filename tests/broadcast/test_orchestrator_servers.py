@@ -312,6 +312,25 @@ class WhenOneServerFails(OrchestratorCase):
         self.expect(8, False, 0, 1, 2)
         self.assertEqual(self.servers[1].paths().count("/init_broadcaster"), 2)
 
+    def test_drop_does_not_wait_for_one_that_is_frozen(self):
+        orchestrator = self.orchestrate("--steps", "2", policy="drop", timeout=60)
+        read_until(orchestrator, "joined")
+        thawed = threading.Event()
+        self.addCleanup(thawed.set)
+        self.servers[1].answers = dict.fromkeys(("/update_weights", "/weight_info"),
+                                                lambda _: thawed.wait(60) and None)
+        begun = time.monotonic()
+        self.announce(7)
+        said = read_until(orchestrator, "served")
+        self.assertEqual((said["updated"], said["dropped"]), (2, 1))
+        self.assertLess(time.monotonic() - begun, 10)
+        self.assertIn("the others have been through", said["servers"][1]["error"])
+        self.expect(7, False, 0, 2)
+        thawed.set()
+        self.announce(8)
+        said = read_until(orchestrator, "served")
+        self.assertEqual((said["updated"], said["dropped"]), (3, 0))
+
     def test_wait_tries_again_until_it_is_well(self):
         failures = [500, 500, 503]
         said, _ = self.one_step(
