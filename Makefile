@@ -3,11 +3,12 @@
 BUILD ?= build
 JOBS  ?= $(shell nproc)
 
-.PHONY: help setup configure cli build everything demo demo-real check gpu-check test soak bench clean format
+.PHONY: help setup configure cli build everything demo demo-real check gpu-check test soak bench wheel clean format
 help:
 	@echo "make demo       install what is missing, build, run the main job"
 	@echo "make check      the same, then all tests, sanitizers and fuzzers"
 	@echo "make build      $(BUILD)/bin/weir; where nvcc is, $(BUILD)/lib/libweir_cuda.so too"
+	@echo "make wheel      dist/weir-*.whl: Weir in Python, with every library that it needs inside"
 	@echo "make test       the tests of the plain build alone"
 	@echo "make soak       2,000 refits while workers, directories and Redis are killed; SOAK=OPTIONS"
 	@echo "make demo-real  the main job on a published model"
@@ -31,6 +32,9 @@ build: cli
 
 everything: configure
 	@ninja -C $(BUILD) -j $(JOBS)
+
+wheel: build
+	@scripts/wheel --whole $(BUILD) dist
 
 demo: cli
 	@$(BUILD)/bin/weir demo
@@ -65,4 +69,4 @@ format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-*
+	rm -rf $(BUILD) $(BUILD)-* dist

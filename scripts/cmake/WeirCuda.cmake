@@ -44,4 +44,3 @@ set_target_properties(weir_cuda PROPERTIES LINKER_LANGUAGE C)
 target_link_libraries(weir_cuda PRIVATE ${WEIR_CUDART_STATIC} ${CMAKE_DL_LIBS} rt Threads::Threads)
 target_link_options(weir_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined
                     -Wl,--version-script=${CMAKE_SOURCE_DIR}/src/device/cuda/exports.map)
-install(TARGETS weir_cuda LIBRARY DESTINATION lib)
