@@ -193,8 +193,9 @@ typedef struct weir_trainer_options {
     const char *family;        /* NULL: from the config's model_type */
     const char *layout;        /* NULL: the family's default */
     const char *conversion;    /* NULL or "auto": from the config's quantization_config */
-    const char *config;        /* the engine's config.json (path); NULL: none, nothing is checked
-                                  against it */
+    const char *config;        /* the engine's config.json: a path or, when its first character that is
+                                  no white space is '{', the text itself; NULL: none, nothing is
+                                  checked against it */
     const char *transport;     /* NULL: the first available */
     const char *transport_directory; /* for "file" */
     const char *listen;        /* host for the manifest service; NULL: 127.0.0.1, any port */
@@ -295,6 +296,9 @@ WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
 /* Makes a call on the trainer that is waiting, or the next one that would, end with ERR_CANCELLED.
  * From any thread or signal handler. */
 WEIR_API void weir_trainer_cancel(weir_trainer *trainer);
+/* Forgets a cancel that came too late for the call that it was for, so that the next one does not
+ * end by it. Between calls. */
+WEIR_API void weir_trainer_uncancel(weir_trainer *trainer);
 
 /* ---- replica worker --------------------------------------------------------------------------*/
 
@@ -332,7 +336,7 @@ typedef struct weir_replica_options {
                                   before; while that one is there, ERR_EXISTS. Of the workers of one
                                   run with one `worker` number each has another */
     const char *family, *layout, *conversion, *config; /* as for the trainer; config required for
-                                                          weir_replica_allocate() */
+                                                          weir_replica_allocate(), _bind() */
     const char *transport;     /* NULL: whatever the source offers */
     const char *transport_directory;
     const char *listen;        /* as for the trainer */
@@ -379,6 +383,15 @@ WEIR_API weir_status weir_replica_register(weir_replica *replica, const weir_ten
 /* Allocates every parameter that family, layout, conversion and config describe, the derived ones
  * included, and registers them: an engine's memory without the engine. */
 WEIR_API weir_status weir_replica_allocate(weir_replica *replica);
+/* Registers an engine's live parameters by name: which there must be, and their tags, follow from
+ * family, layout, conversion, config and mesh, as weir_replica_allocate() would allocate them, those
+ * that Weir derives included. `tensors` in any order, memory kept until close. Of tensors that the
+ * model has no parameter of, used[i] (parallel to them) says false, and they are left alone; `used`
+ * NULL: they are refused. ERR_LAYOUT names the first parameter that is missing (and says how many
+ * are), or whose dtype or shape is another, with both sides; ERR_INVALID a name that is given twice.
+ * Once, before the first install; after a failure it can be tried again. */
+WEIR_API weir_status weir_replica_bind(weir_replica *replica, const weir_tensor *tensors,
+                                       size_t n_tensors, bool *used);
 /* The live parameters, at the addresses that never change. */
 WEIR_API const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *out_n);
 
@@ -390,6 +403,7 @@ WEIR_API weir_status weir_replica_install(weir_replica *replica, uint64_t versio
                                           weir_report *report);
 /* As weir_trainer_cancel(): ends an install before the first live byte changes, or not at all. */
 WEIR_API void weir_replica_cancel(weir_replica *replica);
+WEIR_API void weir_replica_uncancel(weir_replica *replica); /* as weir_trainer_uncancel() */
 WEIR_API weir_replica_state weir_replica_get_state(const weir_replica *replica);
 WEIR_API uint64_t weir_replica_version(const weir_replica *replica); /* 0 when EMPTY or UNUSABLE */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* replica.c - opening and closing a replica worker, and the memory that it installs into.
+/* replica.c - opening, closing and cancelling a replica worker.
  *
- * What an install does is in refit.c; this file owns what lasts from one to the next.
+ * The memory that it installs into is in parameters.c, what an install does in refit.c.
  */
 #include "refit/replica.h"
 
@@ -12,12 +12,10 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "base/log.h"
 #include "base/options.h"
 #include "refit/acquire.h"
 #include "refit/engine_part.h"
 
-#define PARAMETER_ALIGNMENT 256u
 #define WINDOW_ALIGNMENT 256u
 #define DEFAULT_WINDOW_BYTES ((uint64_t)128 << 20)
 
@@ -158,34 +156,6 @@ static weir_status check_name(weir_replica *replica, const char *name)
     return status == WEIR_OK && has_died ? supersede(replica) : status;
 }
 
-/* Others read this replica one-sided from memory, and trainers that push write there; a transport
- * that writes files is none for that. */
-static void choose_serving(weir_replica *replica)
-{
-    const weir_transport_ops *ops;
-    const char *name = weir_work_memory(replica->work) == WEIR_MEMORY_CUDA ? "cuda_ipc" : NULL;
-    if (weir_transport_get(name, &ops) != WEIR_OK || !(ops->caps & WEIR_CAP_LIVENESS) ||
-        weir_worker_link(&replica->worker, ops->name, &replica->serving) != WEIR_OK) {
-        replica->serving = (weir_link){ NULL, NULL };
-        weir_log(WEIR_LOG_INFO, "replica %s cannot be read by others: no transport for it: %s",
-                 replica->worker.id, weir_last_error());
-    }
-}
-
-/* From now on the parameters lie there. */
-static weir_status settle_memory(weir_replica *replica, uint32_t memory, unsigned device)
-{
-    if (replica->work != NULL)
-        return WEIR_OK;
-    replica->worker.device = device;
-    weir_status status = weir_work_open(memory, device, replica->worker.pool, &replica->work);
-    if (status == WEIR_OK)
-        status = weir_task_open(replica->work, &replica->derive);
-    if (status == WEIR_OK)
-        choose_serving(replica);
-    return status;
-}
-
 weir_status weir_replica_open(const weir_replica_options *given, weir_replica **out)
 {
     weir_replica_options own;
@@ -251,260 +221,16 @@ void weir_replica_close(weir_replica *replica)
     weir_free(replica);
 }
 
-/* ---- live parameters -------------------------------------------------------------------------*/
-
-static weir_status reserve_parameters(weir_replica *replica, size_t n)
-{
-    if (replica->n_parameters != 0)
-        return weir_fail(WEIR_ERR_EXISTS, "replica %s has registered its parameters already",
-                         replica->worker.id);
-    if (n == 0)
-        return weir_fail(WEIR_ERR_INVALID, "no parameters to register");
-    replica->live = weir_arena_zeroed(&replica->arena, n, sizeof(*replica->live));
-    replica->wanted = weir_arena_zeroed(&replica->arena, n, sizeof(*replica->wanted));
-    replica->staging_offset = weir_arena_zeroed(&replica->arena, n, sizeof(uint64_t));
-    if (replica->live == NULL || replica->wanted == NULL || replica->staging_offset == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    return WEIR_OK;
-}
-
-static weir_status copy_parameter(weir_replica *replica, size_t i, const weir_tensor *tensor,
-                                  const weir_parameter *tag)
-{
-    const char *metadata = tag->compile_metadata != NULL ? tag->compile_metadata : "{}";
-    const char *target = tag->compile_target != NULL ? tag->compile_target : WEIR_TARGET_HF_RAW;
-    if (tensor->name == NULL || tensor->data == NULL)
-        return weir_fail(WEIR_ERR_INVALID, "parameter %zu has no %s", i,
-                         tensor->name == NULL ? "name" : "memory");
-    char *name = weir_arena_strdup(&replica->arena, tensor->name);
-    weir_parameter *wanted = &replica->wanted[i];
-    *wanted = *tag;
-    wanted->name = name;
-    wanted->dtype = tensor->dtype;
-    wanted->shape = tensor->shape;
-    wanted->compile_target = weir_arena_strdup(&replica->arena, target);
-    wanted->compile_metadata = weir_arena_strdup(&replica->arena, metadata);
-    if (name == NULL || wanted->compile_target == NULL || wanted->compile_metadata == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    replica->live[i] = *tensor;
-    replica->live[i].name = name;
-    uint64_t n_bytes;
-    return weir_tensor_bytes(tensor->dtype, &tensor->shape, &n_bytes);
-}
-
-weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tensors,
-                                  const weir_parameter *tags, size_t n_tensors)
-{
-    uint32_t memory = WEIR_MEMORY_HOST;
-    unsigned device = 0;
-    weir_status status = reserve_parameters(replica, n_tensors);
-    for (size_t i = 0; i < n_tensors && status == WEIR_OK; i++)
-        status = copy_parameter(replica, i, &tensors[i], &tags[i]);
-    if (status == WEIR_OK)
-        status = weir_work_locate_all(tensors, n_tensors, &memory, &device);
-    if (status == WEIR_OK)
-        status = settle_memory(replica, memory, device);
-    if (status != WEIR_OK)
-        return status;
-    replica->n_parameters = n_tensors;
-    status = weir_load_open(replica);
-    if (status == WEIR_OK)
-        status = weir_holding_open(replica);
-    if (status != WEIR_OK)
-        replica->n_parameters = 0;
-    return status;
-}
-
-static weir_status describe_engine(weir_replica *replica)
-{
-    if (replica->settings.config == NULL)
-        return weir_fail(WEIR_ERR_INVALID,
-                         "replica %s needs the engine's config.json to know its parameters",
-                         replica->worker.id);
-    const char *family = replica->settings.family;
-    size_t n_sources;
-    weir_status status = WEIR_OK;
-    if (family == NULL)
-        status = weir_family_of_config(replica->settings.config, &family);
-    if (status == WEIR_OK)
-        status = weir_family_sources(family, replica->settings.config, WEIR_NAMING_HF,
-                                     &replica->described, &n_sources);
-    if (status != WEIR_OK)
-        return status;
-    weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
-    options.family = family;
-    options.layout = replica->settings.layout;
-    options.conversion = replica->settings.conversion;
-    options.config = replica->settings.config;
-    return weir_mapping_open(&options, replica->described, n_sources, &replica->mapping);
-}
-
-/* One block for all parameters, from the transport that others will read it through when there is
- * one: it moves its own memory best. */
-static weir_status allocate_block(weir_replica *replica, uint64_t n_bytes, unsigned char **out)
-{
-    weir_status status;
-    replica->worker.counters.allocations++;
-    if (replica->serving.ops == NULL) {
-        status = weir_work_allocate(replica->work, n_bytes, &replica->owned);
-        replica->owned_bytes = n_bytes;
-        *out = replica->owned;
-        return status;
-    }
-    replica->worker.counters.registrations++;
-    replica->regions = weir_arena_zeroed(&replica->arena, 1, sizeof(*replica->regions));
-    if (replica->regions == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    status =
-        replica->serving.ops->allocate(replica->serving.transport, n_bytes, &replica->regions[0]);
-    if (status != WEIR_OK)
-        return status;
-    replica->n_regions = 1;
-    *out = replica->serving.ops->region_data(replica->regions[0]);
-    return WEIR_OK;
-}
-
-static weir_status aligned_bytes(const weir_parameter *parameter, uint64_t *out_n_bytes)
-{
-    uint64_t n_bytes = 0;
-    weir_status status = weir_tensor_bytes(parameter->dtype, &parameter->shape, &n_bytes);
-    *out_n_bytes = (n_bytes + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
-    return status;
-}
-
-static weir_status place_parameters(weir_replica *replica, const weir_parameter *parameters,
-                                    size_t n)
-{
-    uint64_t total_bytes = 0, n_bytes = 0;
-    unsigned char *block;
-    weir_status status = WEIR_OK;
-    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
-        status = aligned_bytes(&parameters[i], &n_bytes);
-        total_bytes += n_bytes;
-    }
-    if (status == WEIR_OK)
-        status = allocate_block(replica, total_bytes ? total_bytes : 1, &block);
-    if (status != WEIR_OK) {
-        weir_error_prefix("live parameters of %" PRIu64 " bytes", total_bytes);
-        return status;
-    }
-    for (size_t i = 0; i < n; i++) {
-        replica->live[i] =
-            (weir_tensor){ parameters[i].name, parameters[i].dtype, parameters[i].shape, block };
-        aligned_bytes(&parameters[i], &n_bytes);
-        block += n_bytes;
-    }
-    memcpy(replica->wanted, parameters, n * sizeof(*parameters));
-    return WEIR_OK;
-}
-
-/* All of the engine's parameters, or this worker's part of them. */
-static weir_status describe_part(weir_replica *replica, const weir_parameter **out, size_t *out_n)
-{
-    weir_engine_part part;
-    if (replica->mesh_text[0] == '\0') {
-        *out = weir_mapping_parameters(replica->mapping, out_n);
-        replica->derived = weir_mapping_derived(replica->mapping, &replica->n_derived);
-        return WEIR_OK;
-    }
-    weir_status status = weir_engine_part_of(replica->mapping, &replica->mesh, replica->mesh_worker,
-                                             &replica->arena, &part);
-    if (status != WEIR_OK)
-        return status;
-    *out = part.parameters;
-    *out_n = part.n_parameters;
-    replica->derived = part.derived;
-    replica->n_derived = part.n_derived;
-    replica->filled_bytes = part.filled_bytes;
-    return WEIR_OK;
-}
-
-static weir_status describe_parameters(weir_replica *replica, const weir_parameter **out,
-                                       size_t *out_n)
-{
-    weir_status status = replica->mapping == NULL ? describe_engine(replica) : WEIR_OK;
-    if (status == WEIR_OK)
-        status = describe_part(replica, out, out_n);
-    return status;
-}
-
-/* The first n are described and placed: the replica can be installed into, and be read. */
-static weir_status settle_parameters(weir_replica *replica, size_t n)
-{
-    replica->n_parameters = n;
-    weir_status status = weir_load_open(replica);
-    if (status == WEIR_OK)
-        status = weir_holding_open(replica);
-    if (status != WEIR_OK)
-        replica->n_parameters = 0;
-    return status;
-}
-
-weir_status weir_replica_allocate(weir_replica *replica)
-{
-    size_t n = 0;
-    const weir_parameter *parameters = NULL;
-    weir_status status = describe_parameters(replica, &parameters, &n);
-    if (status == WEIR_OK)
-        status = reserve_parameters(replica, n);
-    if (status == WEIR_OK)
-        status = settle_memory(replica, replica->asked_memory, replica->asked_device);
-    if (status == WEIR_OK)
-        status = place_parameters(replica, parameters, n);
-    return status == WEIR_OK ? settle_parameters(replica, n) : status;
-}
-
-/* The parameters that are described, at addresses that are given. */
-static weir_status place_there(weir_replica *replica, const weir_parameter *parameters,
-                               const weir_tensor *tensors, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        const weir_parameter *wanted = &parameters[i];
-        const weir_tensor *given = &tensors[i];
-        if (strcmp(given->name, wanted->name) != 0 || given->dtype != wanted->dtype ||
-            !weir_shape_equal(&given->shape, &wanted->shape))
-            return weir_fail(WEIR_ERR_LAYOUT,
-                             "parameter %zu is %s as config.json describes it, the memory is that "
-                             "of %s, or of another dtype or shape",
-                             i, wanted->name, given->name);
-        replica->live[i] = *given;
-        replica->live[i].name = wanted->name;
-    }
-    memcpy(replica->wanted, parameters, n * sizeof(*parameters));
-    return WEIR_OK;
-}
-
-weir_status weir_replica_adopt(weir_replica *replica, const weir_tensor *tensors, size_t n_tensors)
-{
-    size_t n = 0;
-    uint32_t memory = WEIR_MEMORY_HOST;
-    unsigned device = 0;
-    const weir_parameter *parameters = NULL;
-    weir_status status = describe_parameters(replica, &parameters, &n);
-    if (status == WEIR_OK && n != n_tensors)
-        status = weir_fail(WEIR_ERR_LAYOUT,
-                           "config.json describes %zu parameters, memory is given for %zu", n,
-                           n_tensors);
-    if (status == WEIR_OK)
-        status = reserve_parameters(replica, n);
-    if (status == WEIR_OK)
-        status = place_there(replica, parameters, tensors, n);
-    if (status == WEIR_OK)
-        status = weir_work_locate_all(tensors, n, &memory, &device);
-    if (status == WEIR_OK)
-        status = settle_memory(replica, memory, device);
-    return status == WEIR_OK ? settle_parameters(replica, n) : status;
-}
-
-const weir_tensor *weir_replica_parameters(const weir_replica *replica, size_t *out_n)
-{
-    *out_n = replica->n_parameters;
-    return replica->live;
-}
+/* ---- between and during calls ----------------------------------------------------------------*/
 
 void weir_replica_rebound(weir_replica *replica, unsigned timeout_ms)
 {
     replica->worker.timeout_ms = timeout_ms;
+    weir_replica_uncancel(replica);
+}
+
+void weir_replica_uncancel(weir_replica *replica)
+{
     atomic_store(&replica->worker.cancelled, false);
 }
 

@@ -2,12 +2,20 @@
 /* settings.c - copies of the strings that options point to. */
 #include "refit/settings.h"
 
+#include <string.h>
+
 #include "base/alloc.h"
 
 weir_status weir_settings_copy_text(char **out, const char *text)
 {
     *out = weir_strdup(text);
     return text != NULL && *out == NULL ? WEIR_ERR_NO_MEMORY : WEIR_OK;
+}
+
+weir_status weir_settings_config(const char *config, weir_config **out)
+{
+    const char *text = config + strspn(config, " \t\r\n");
+    return *text == '{' ? weir_config_parse(text, "config", out) : weir_config_open(config, out);
 }
 
 weir_status weir_settings_open(weir_settings *settings, const weir_settings_given *given)
@@ -20,7 +28,7 @@ weir_status weir_settings_open(weir_settings *settings, const weir_settings_give
     if (status == WEIR_OK)
         status = weir_settings_copy_text(&settings->transport, given->transport);
     if (status == WEIR_OK && given->config != NULL)
-        status = weir_config_open(given->config, &settings->config);
+        status = weir_settings_config(given->config, &settings->config);
     return status;
 }
 

@@ -361,3 +361,8 @@ void weir_trainer_cancel(weir_trainer *trainer)
 {
     weir_worker_cancel(&trainer->worker);
 }
+
+void weir_trainer_uncancel(weir_trainer *trainer)
+{
+    atomic_store(&trainer->worker.cancelled, false);
+}

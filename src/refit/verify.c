@@ -19,6 +19,7 @@
 #include "refit/engine_part.h"
 #include "refit/gather.h"
 #include "refit/remote.h"
+#include "refit/settings.h"
 
 #define MAX_REFS 512u
 
@@ -412,7 +413,7 @@ static weir_status open_mapping(verification *job)
     weir_mapping_options options = WEIR_MAPPING_OPTIONS_INIT;
     weir_status status = WEIR_OK;
     if (job->options->config != NULL)
-        status = weir_config_open(job->options->config, &job->config);
+        status = weir_settings_config(job->options->config, &job->config);
     if (status != WEIR_OK)
         return status;
     options.family = job->options->family;

@@ -98,7 +98,7 @@ static void memory_of_other_parameters_is_not_installed_into(void **state)
     replica = open_replica(r, NULL, 0);
     memory.tensors[3].shape.dim[0]++;
     assert_error(weir_replica_adopt(replica, memory.tensors, memory.n_tensors), WEIR_ERR_LAYOUT,
-                 "parameter 3 is ");
+                 " here, worker 0 of the engine");
     assert_error(weir_replica_install(replica, 1, NULL), WEIR_ERR_INVALID, "no parameters");
     weir_replica_close(replica);
     weir_inference_memory_close(&memory);
