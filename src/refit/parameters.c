@@ -429,7 +429,7 @@ static weir_status bind(weir_replica *replica, const weir_tensor *tensors, size_
 weir_status weir_replica_bind(weir_replica *replica, const weir_tensor *tensors, size_t n_tensors,
                               bool *used)
 {
-    pairing p = { NULL };
+    pairing p = { .sorted = NULL };
     if (tensors == NULL && n_tensors > 0)
         return weir_fail(WEIR_ERR_INVALID, "%zu parameters at NULL", n_tensors);
     weir_status status = bind(replica, tensors, n_tensors, used, &p);
