@@ -29,7 +29,7 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from typing import Any, Dict, List, Tuple, Type
+from typing import Any, List, Tuple, Type
 
 SIZE_MAX = ctypes.c_size_t(-1).value
 WEIR_LATEST = 2**64 - 1
@@ -42,32 +42,7 @@ WEIR_MESH_TEXT = 160
 WEIR_MESH_EXPLICIT = "explicit"
 WEIR_LAYOUT_CHECKPOINT = "checkpoint"
 
-# ---- enumerators -----------------------------------------------------------------------------
-
-DTYPES: Dict[str, Tuple[int, int]] = {  # name: (number, bits per element)
-    "BOOL": (1, 8),
-    "U8": (2, 8),
-    "I8": (3, 8),
-    "U16": (4, 16),
-    "I16": (5, 16),
-    "U32": (6, 32),
-    "I32": (7, 32),
-    "U64": (8, 64),
-    "I64": (9, 64),
-    "F16": (10, 16),
-    "BF16": (11, 16),
-    "F32": (12, 32),
-    "F64": (13, 64),
-    "C64": (14, 64),
-    "F8_E4M3": (15, 8),
-    "F8_E5M2": (16, 8),
-    "F8_E8M0": (17, 8),
-    "F8_E4M3FNUZ": (18, 8),
-    "F8_E5M2FNUZ": (19, 8),
-    "F6_E2M3": (20, 6),
-    "F6_E3M2": (21, 6),
-    "F4": (22, 4),
-}
+# ---- enumerators; statuses are in errors.py, dtypes in dtypes.py -----------------------------
 
 STOPS: Tuple[str, ...] = (  # their numbers are their places
     "source",

@@ -155,19 +155,13 @@ def _made_by_numpy(wanted: Wanted) -> Any:
 
 def _made_by_weir(wanted: Wanted, device: str) -> Tensor:
     n_bytes = dtypes.n_bytes_of(wanted.dtype, wanted.shape)
-    if device == "cpu":
-        memory: Any = bytearray(n_bytes)
-        held = tensor(memory)
-    else:
-        memory = held = _CudaMemory(int(device[len("cuda:") :]), n_bytes)
-    return Tensor(
-        wanted.suffix,
-        wanted.dtype,
-        wanted.shape,
-        held.address,
-        device=device,
-        owner=memory,
-        keep=held,
+    if device != "cpu":
+        owner = _CudaMemory(int(device[len("cuda:") :]), n_bytes)
+        return Tensor(
+            wanted.suffix, wanted.dtype, wanted.shape, owner.address, device=device, owner=owner
+        )
+    return tensor(
+        bytearray(n_bytes), name=wanted.suffix, dtype=wanted.dtype, shape=wanted.shape
     )
 
 

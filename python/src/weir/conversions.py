@@ -69,7 +69,7 @@ def formats() -> List[Format]:
         names = (ctypes.c_char_p * n_room)()
         n = library().weir_conversion_names(names, n_room)
         if n <= n_room:
-            return [_format_of(_row(names[i].decode())) for i in range(n)]
+            return [_format_of(_row((names[i] or b"").decode())) for i in range(n)]
         n_room = n
 
 
@@ -306,7 +306,7 @@ def _format_of(row: Any) -> Format:
 
 
 def _texts(pointers: Any) -> Tuple[str, ...]:
-    found = []
+    found: List[str] = []
     while pointers and pointers[len(found)] is not None:
         found.append(pointers[len(found)].decode())
     return tuple(found)

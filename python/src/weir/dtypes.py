@@ -11,7 +11,6 @@ import enum
 import sys
 from typing import Any, Dict, Optional, Tuple
 
-from weir import abi
 from weir.errors import CallError
 
 
@@ -64,7 +63,30 @@ class DType(enum.IntEnum):
         return found
 
 
-_BITS: Dict[DType, int] = {DType[name]: bits for name, (_, bits) in abi.DTYPES.items()}
+_BITS: Dict[DType, int] = {
+    DType.BOOL: 8,
+    DType.U8: 8,
+    DType.I8: 8,
+    DType.U16: 16,
+    DType.I16: 16,
+    DType.U32: 32,
+    DType.I32: 32,
+    DType.U64: 64,
+    DType.I64: 64,
+    DType.F16: 16,
+    DType.BF16: 16,
+    DType.F32: 32,
+    DType.F64: 64,
+    DType.C64: 64,
+    DType.F8_E4M3: 8,
+    DType.F8_E5M2: 8,
+    DType.F8_E8M0: 8,
+    DType.F8_E4M3FNUZ: 8,
+    DType.F8_E5M2FNUZ: 8,
+    DType.F6_E2M3: 6,
+    DType.F6_E3M2: 6,
+    DType.F4: 4,
+}
 
 _TORCH: Dict[str, DType] = {
     "bool": DType.BOOL,

@@ -86,9 +86,12 @@ class _Courier:
     """The thread that hands lines on, and its queue."""
 
     def __init__(self) -> None:
-        self._queue: "queue.SimpleQueue[Any]" = queue.SimpleQueue()  # put() is reentrant
-        self._thread: Optional[threading.Thread] = None
         self._function: Optional[LogFunction] = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._queue: "queue.SimpleQueue[Any]" = queue.SimpleQueue()  # its put() is reentrant
+        self._thread: Optional[threading.Thread] = None
 
     def put(self, line: Any) -> None:
         self._queue.put(line)
@@ -104,7 +107,7 @@ class _Courier:
         if thread is not None:
             self._queue.put(None)
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(10.0)  # a function may be stuck
 
     def flush(self, timeout: float) -> bool:
         thread = self._thread
@@ -117,7 +120,7 @@ class _Courier:
     def renew(self) -> None:
         """In the child of a fork: its parent's thread and the lines in the queue are not here."""
         function, had_thread = self._function, self._thread is not None
-        self.__init__()  # type: ignore[misc]
+        self._reset()
         if had_thread and function is not None:
             self.start(function)
 
@@ -133,7 +136,9 @@ class _Courier:
             try:
                 _hand_on(function, line)
             except Exception:
-                sys.unraisablehook(_Unraisable(*sys.exc_info(), "a Weir log line", function))
+                kind, error, frames = sys.exc_info()
+                about: Any = _Unraisable(kind, error, frames, "a logger of Weir's failed", function)
+                sys.unraisablehook(about)
 
 
 class _Unraisable(NamedTuple):

@@ -228,7 +228,7 @@ def _has_nonfinite(source: Tensor) -> bool:
     if source.dtype not in _EXPONENTS or source.n_bytes == 0:
         return False
     code, exponent = _EXPONENTS[source.dtype]
-    words = source.raw.cast(code)
+    words: Any = source.raw.cast(code)  # type: ignore[call-overload]
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         return bool(((numpy.asarray(words) & exponent) == exponent).any())

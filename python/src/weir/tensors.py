@@ -287,7 +287,7 @@ def _refuse_if_changed(known: Tensor) -> None:
     if told.strides is not None:
         expected = arrays.contiguous_strides(told.shape)
         refuse(label, f"strides {list(told.strides)}, contiguous would be {expected}")
-    seen = known._seen or (None, None)
+    seen: Tuple[Any, Any] = known._seen or ((), None)
     now = (known.owner.shape, known.owner.dtype)
     if now != seen:
         refuse(
