@@ -158,6 +158,14 @@ class Handle:
             raise CallError(f"{self._title} is closed")
         return pointer
 
+    def _busy(self, name: str) -> CallError:
+        running = self._running
+        return CallError(
+            f"{self._title}: {name}() while {running.name if running else name}() runs: a handle "
+            "makes one call at a time",
+            Status.ERR_BUSY,
+        )
+
     # ---- one call --------------------------------------------------------------------------------
 
     def _claim(self, call: Call[Any]) -> None:
@@ -165,11 +173,7 @@ class Handle:
         with self._lock:
             self._require_open()
             if self._running is not None:
-                raise CallError(
-                    f"{self._title}: {call.name}() while {self._running.name}() runs: a handle "
-                    "makes one call at a time",
-                    Status.ERR_BUSY,
-                )
+                raise self._busy(call.name)
             self._running = call
 
     def _withdraw(self, call: Call[Any]) -> bool:
@@ -306,8 +310,6 @@ class Handle:
         if self._pid != os.getpid():
             return
         with self._lock:
-            if self._pointer is None:
-                return
             call = self._running
             if call is not None and threading.get_ident() in (call.thread, call.waiter):
                 raise CallError(
@@ -319,16 +321,19 @@ class Handle:
                 self._cancel_call(call)
         if call is not None:
             call.ended.wait()
-        self._close_idle()
-
-    def _close_idle(self) -> None:
         with self._lock:
             pointer, self._pointer = self._pointer, None
+        try:
+            if pointer is not None:
+                self._close_idle(pointer)
+        finally:
+            self._release()
+
+    def _close_idle(self, pointer: int) -> None:
+        _open_handles.discard(self)
+        with self._lock:
             jobs, self._jobs = self._jobs, None
             thread, self._thread = self._thread, None
-        if pointer is None:
-            return
-        _open_handles.discard(self)
         try:
             if jobs is not None:
                 jobs.put(None)
@@ -336,7 +341,18 @@ class Handle:
                 thread.join()
         finally:
             self._close_pointer(pointer)
-            self._release()
+
+    def _replace(self, open_another: Callable[[], int]) -> None:
+        """Closes the C object and goes on with another one; without it when that fails."""
+        with self._lock:
+            old = self._require_open()
+            if self._running is not None:
+                raise self._busy("register")
+            self._pointer = None
+        self._close_idle(old)
+        self._opened(open_another())
+        if self._is_closing:  # meanwhile, by another thread
+            self.close()
 
     def __enter__(self: HandleT) -> HandleT:
         self._require_open()

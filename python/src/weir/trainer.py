@@ -25,6 +25,7 @@ _DELIVERIES = {
     "pull": abi.WEIR_DELIVERY_PULL,
     "push": abi.WEIR_DELIVERY_PUSH,
 }
+_EXPLICIT = abi.WEIR_MESH_EXPLICIT.encode()
 WIRES = {"kernel": abi.WEIR_WIRE_KERNEL, "checkpoint": abi.WEIR_WIRE_CHECKPOINT}
 
 
@@ -145,7 +146,7 @@ class Trainer(Handle):
         self._directory = directory if self._embedded is None else self._embedded.address
         options.directory = arguments.text("directory", self._directory)
         try:
-            self._open_as(self._place(is_sharded=mesh is not None))
+            self._opened(self._open_as(self._place(is_sharded=mesh is not None)))
         except BaseException:
             self._release()
             raise
@@ -157,14 +158,14 @@ class Trainer(Handle):
         rank, n_ranks, mesh = self._given
         ranks = shards.torch_ranks() if is_sharded else None
         if is_sharded and mesh is None:
-            mesh = abi.WEIR_MESH_EXPLICIT.encode()
+            mesh = _EXPLICIT
         if rank is None:
             rank = ranks[0] if ranks is not None else 0
-        if n_ranks is None:  # 0: what the mesh says
-            n_ranks = ranks[1] if ranks is not None else 0
+        if n_ranks is None:  # 0: as many as the mesh has
+            n_ranks = ranks[1] if ranks is not None else int(mesh == _EXPLICIT)
         return rank, n_ranks, mesh
 
-    def _open_as(self, place: Tuple[int, int, Optional[bytes]]) -> None:
+    def _open_as(self, place: Tuple[int, int, Optional[bytes]]) -> int:
         rank, n_ranks, mesh = place
         if n_ranks > 1 and self._embedded is not None:
             raise CallError(
@@ -176,20 +177,18 @@ class Trainer(Handle):
         check(library().weir_trainer_open(ctypes.byref(self._options), ctypes.byref(out)))
         assert out.value is not None
         self._opened_as = place
-        self._opened(out.value)
+        return out.value
 
-    def _reopen_for(self, weights: Sequence[Tuple[str, Any]]) -> None:
-        """Only the weights say whether this is a rank of many, and a handle is of one kind."""
-        place = self._place(any(shards.is_sharded(value) for _, value in weights))
-        if place == self._opened_as or (place[2] is None and self._registration is None):
+    def _become_rank(self, weights: Sequence[Tuple[str, Any]]) -> None:
+        """Only weights say whether this is a rank that has shards, and a handle is of one kind."""
+        if self._opened_as[2] is not None or not any(shards.is_sharded(w) for _, w in weights):
             return
         if self._registration is not None:
             raise CallError(
                 f"{self._title}: weights that are shards, after weights that were whole: close it "
                 "and open another"
             )
-        self._close_for_another()
-        self._open_as(place)
+        self._replace(lambda: self._open_as(self._place(is_sharded=True)))
 
     @property
     def directory(self) -> str:
@@ -219,7 +218,7 @@ class Trainer(Handle):
         if is_module(weights):
             shards.refuse_flat_parameters(weights)
         self._require_open()
-        self._reopen_for(named)
+        self._become_rank(named)
         registration = Registration(named, is_sharded=self._opened_as[2] is not None)
         self._run("register", lambda pointer: self._register(pointer, registration))
 
