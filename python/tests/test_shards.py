@@ -20,6 +20,7 @@ import torch.distributed as dist  # noqa: E402
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard  # noqa: E402
 from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
 
+import weir  # noqa: E402
 from weir import placements, shards  # noqa: E402
 from weir.errors import CallError, Status  # noqa: E402
 from weir.placements import Cut  # noqa: E402
@@ -129,7 +130,8 @@ def test_boxes_of_all_ranks_are_the_tensor(seed):
         try:
             found.append(shards_at(whole, split(whole, sizes, at, placed), sizes, at, placed))
         except CallError as error:
-            assert error.status == Status.ERR_UNSUPPORTED and "does not say which rows" in str(error)
+            assert error.status == Status.ERR_UNSUPPORTED
+            assert "does not say which rows" in str(error)
             refused += 1
     if refused:
         assert refused == len(list(coordinates(sizes))), "one rank refuses what another takes"
@@ -235,18 +237,15 @@ def refuse(status, text, shape, local, sizes, at, placed):
 
 
 def test_partial_sums_are_refused_with_the_way_out():
-    refuse(
-        Status.ERR_UNSUPPORTED, "reduce it first", (4, 4), torch.zeros(4, 4), (2,), (0,), [Partial()]
-    )
+    local = torch.zeros(4, 4)
+    refuse(Status.ERR_UNSUPPORTED, "reduce it first", (4, 4), local, (2,), (0,), [Partial()])
 
 
 def test_strided_columns_of_many_rows_are_refused_with_the_way_out():
     whole = torch.zeros(600, 8)
     placed = [_StridedShard(1, split_factor=2)]
     local = split(whole, (2,), (0,), placed)
-    refuse(
-        Status.ERR_UNSUPPORTED, "1200 boxes, at most 1024", (600, 8), local, (2,), (0,), placed
-    )
+    refuse(Status.ERR_UNSUPPORTED, "1200 boxes, at most 1024", (600, 8), local, (2,), (0,), placed)
 
 
 def test_an_unknown_placement_is_refused():
@@ -421,6 +420,17 @@ def test_flat_parameters_are_refused_with_the_way_out(fake_group):
     with pytest.raises(CallError, match="^0: .*fully_shard.*SHARDED_STATE_DICT") as caught:
         shards.refuse_flat_parameters(plain)
     assert caught.value.status == Status.ERR_UNSUPPORTED
+
+
+def test_a_trainer_refuses_flat_parameters_before_they_are_gathered(fake_group, monkeypatch):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    fake_group(0, 2)
+    flat = FullyShardedDataParallel(torch.nn.Linear(4, 4), device_id=torch.device("cpu"))
+    monkeypatch.setattr(flat, "state_dict", lambda *args, **kwargs: pytest.fail("gathered"))
+    with weir.Trainer("policy", family="qwen3", conversion="bf16_cast") as trainer:
+        with pytest.raises(CallError, match="FSDP1"):
+            trainer.register(flat)
 
 
 # ---- anything else -------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Registration:
         self._tensors: List[Tensor] = []
         self._dtensors = [value for _, value in named if shards.is_dtensor(value)]
         # Before the views are taken: a storage that is replaced meanwhile is seen as moved.
-        self._locals = _local_addresses(self._dtensors)
+        self._locals = shards.local_addresses(self._dtensors)
         for name, value in named:
             if is_sharded:
                 self._add_shards(name, value)
@@ -112,7 +112,7 @@ class Registration:
         ERR_LAYOUT or ERR_INVALID names a tensor that is not what it was. Below a microsecond per
         tensor when nothing has moved.
         """
-        if _local_addresses(self._dtensors) == self._locals:
+        if shards.local_addresses(self._dtensors) == self._locals:
             if addresses(self._tensors) == self._addresses:
                 return None
         again = Registration(self._named, is_sharded=self.is_sharded)
@@ -123,7 +123,3 @@ class Registration:
                     "it again"
                 )
         return again
-
-
-def _local_addresses(dtensors: List[Any]) -> List[int]:
-    return [dtensor._local_tensor.data_ptr() for dtensor in dtensors]

@@ -199,9 +199,9 @@ def _held_axes(name: str, dtensor: Any, local: Any, at: Sequence[int]) -> List[R
             )
         except placements.Ambiguous as problem:
             raise CallError(
-                f"{name}: {_layout(dtensor)} of shape {list(dtensor.shape)} does not say which rows "
-                f"of axis {axis} a rank holds, for tensor parallelism does not divide it: pad it "
-                "or replicate it over one of the mesh dimensions",
+                f"{name}: {_layout(dtensor)} of shape {list(dtensor.shape)} does not say which "
+                f"rows of axis {axis} a rank holds, for tensor parallelism does not divide it: pad "
+                "it or replicate it over one of the mesh dimensions",
                 Status.ERR_UNSUPPORTED,
             ) from problem
     return held

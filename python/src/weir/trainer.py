@@ -214,9 +214,9 @@ class Trainer(Handle):
         taken as it is, ERR_LAYOUT a weight that is missing, too many, or of another shape. With
         shards it waits, at most ``timeout``, until all ranks have registered.
         """
-        named = named_weights(weights)
         if is_module(weights):
-            shards.refuse_flat_parameters(weights)
+            shards.refuse_flat_parameters(weights)  # whose state_dict() would gather the model
+        named = named_weights(weights)
         self._require_open()
         self._become_rank(named)
         registration = Registration(named, is_sharded=self._opened_as[2] is not None)
