@@ -8,6 +8,7 @@ which import, are for callers that have been handed something of theirs.
 from __future__ import annotations
 
 import enum
+import functools
 import sys
 from typing import Any, Dict, Optional, Tuple
 
@@ -170,6 +171,7 @@ def of_torch(dtype: Any) -> Optional[DType]:
     return _TORCH.get(str(dtype)[len("torch.") :])
 
 
+@functools.lru_cache(maxsize=64)  # numpy makes a dtype's name anew each time
 def of_numpy(dtype: Any) -> Optional[DType]:
     """Of a numpy.dtype in native byte order; None when Weir has no such dtype."""
     if dtype.names is not None or dtype.subdtype is not None or not dtype.isnative:
