@@ -230,6 +230,8 @@ bool weir_directory_is_plain(const weir_directory_client *client);
 #define WEIR_DIRECTORY_SLICE_MS 20000u
 void weir_directory_client_heed(weir_directory_client *client, const atomic_bool *cancelled);
 void weir_directory_client_interrupt(weir_directory_client *client);
+/* Forgets interruptions that no call has heard. Between calls. */
+void weir_directory_client_uninterrupt(weir_directory_client *client);
 
 /* Requests made so far, of workers too. */
 uint64_t weir_directory_client_messages(const weir_directory_client *client);

@@ -38,6 +38,12 @@ void weir_directory_client_interrupt(weir_directory_client *client)
     weir_rpc_client_cancel(client->rpc);
 }
 
+void weir_directory_client_uninterrupt(weir_directory_client *client)
+{
+    atomic_store(&client->interrupted, false);
+    weir_rpc_client_uncancel(client->rpc);
+}
+
 static weir_status no_such_service(const weir_directory_client *client)
 {
     return weir_fail(WEIR_ERR_UNSUPPORTED, "directory %s has no weir.directory.DirectoryService",

@@ -231,7 +231,7 @@ void weir_replica_rebound(weir_replica *replica, unsigned timeout_ms)
 
 void weir_replica_uncancel(weir_replica *replica)
 {
-    atomic_store(&replica->worker.cancelled, false);
+    weir_worker_uncancel(&replica->worker);
 }
 
 void weir_replica_cancel(weir_replica *replica)

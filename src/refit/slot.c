@@ -301,7 +301,7 @@ void weir_slots_withdraw(weir_trainer *trainer)
     bool is_read[WEIR_MAX_SLOTS] = { false };
     if (!trainer->worker.is_registered)
         return;
-    atomic_store(&trainer->worker.cancelled, false); /* that was for the call before */
+    weir_worker_uncancel(&trainer->worker); /* that was for the call before */
     weir_worker_hurry(&trainer->worker);
     unsigned left_ms = weir_deadline_left_ms(trainer->worker.leave_by);
     weir_deadline deadline = weir_deadline_in(left_ms - left_ms / 10); /* the last words' time */

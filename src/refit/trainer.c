@@ -364,5 +364,5 @@ void weir_trainer_cancel(weir_trainer *trainer)
 
 void weir_trainer_uncancel(weir_trainer *trainer)
 {
-    atomic_store(&trainer->worker.cancelled, false);
+    weir_worker_uncancel(&trainer->worker);
 }

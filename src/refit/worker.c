@@ -226,6 +226,12 @@ void weir_worker_cancel(weir_worker *worker)
     weir_directory_client_interrupt(worker->client);
 }
 
+void weir_worker_uncancel(weir_worker *worker)
+{
+    atomic_store(&worker->cancelled, false);
+    weir_directory_client_uninterrupt(worker->client);
+}
+
 weir_status weir_worker_rest(weir_worker *worker, weir_retry *retry)
 {
     unsigned left_ms = weir_deadline_left_ms(retry->deadline);

@@ -98,6 +98,8 @@ weir_status weir_worker_check_cancelled(weir_worker *worker);
 
 /* Ends the wait that is under way, or the next one. From any thread or signal handler. */
 void weir_worker_cancel(weir_worker *worker);
+/* Forgets a cancel that no wait has heard. Between calls. */
+void weir_worker_uncancel(weir_worker *worker);
 
 /* Calls to a directory that goes away and comes back, knowing nothing of us: all of them can be
  * made again. */

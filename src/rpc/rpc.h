@@ -212,5 +212,7 @@ void weir_rpc_client_trace(weir_rpc_client *client, const weir_traceparent *trac
 /* From any thread: makes the call in flight end with ERR_CANCELLED; when none is, the next one, so
  * that a thread which is just about to call is not missed. */
 void weir_rpc_client_cancel(weir_rpc_client *client);
+/* Forgets a cancellation that no call has heard. Between calls. */
+void weir_rpc_client_uncancel(weir_rpc_client *client);
 
 #endif

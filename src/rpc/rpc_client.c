@@ -287,11 +287,16 @@ void weir_rpc_client_cancel(weir_rpc_client *client)
     (void)n; /* full means that a cancellation is pending already */
 }
 
-static weir_status cancelled(weir_rpc_client *client)
+void weir_rpc_client_uncancel(weir_rpc_client *client)
 {
     uint64_t count;
     ssize_t n = read(client->cancel_fd, &count, sizeof(count));
-    (void)n; /* used up: the next call may run */
+    (void)n; /* used up, or there was none: the next call may run */
+}
+
+static weir_status cancelled(weir_rpc_client *client)
+{
+    weir_rpc_client_uncancel(client);
     return weir_fail(WEIR_ERR_CANCELLED, "cancelled");
 }
 

@@ -325,6 +325,10 @@ static void test_a_call_in_flight_can_be_cancelled(void **state)
     pthread_join(thread, NULL);
     /* It is used up: the next call waits for its own deadline. */
     assert_int_equal(echo_call(client, "uid", 100, &arena, NULL), WEIR_ERR_TIMED_OUT);
+    weir_rpc_client_cancel(client);
+    weir_rpc_client_uncancel(client); /* so is one that was forgotten */
+    weir_rpc_client_uncancel(client);
+    assert_int_equal(echo_call(client, "uid", 100, &arena, NULL), WEIR_ERR_TIMED_OUT);
     weir_rpc_client_close(client);
     bad_peer_close(&peer);
 }
