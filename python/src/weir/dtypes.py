@@ -204,13 +204,13 @@ def is_raw(dtype: DType) -> bool:
 _RAW = frozenset(_UNSIGNED.values()) | frozenset(_SIGNED.values())
 
 
-def n_bytes_of(dtype: DType, shape: Tuple[int, ...]) -> int:
+def n_bytes_of(dtype: DType, shape: Tuple[int, ...], label: str = "the array") -> int:
     """Bytes of a contiguous tensor. Raises :class:`CallError` when they are no whole number."""
     n = dtype.bits
     for extent in shape:
         n *= extent
     if n % 8 != 0:
-        raise CallError(f"shape {list(shape)} of {dtype.name} is no whole number of bytes")
+        raise CallError(f"{label}: {dtype.name} {list(shape)} is no whole number of bytes")
     return n // 8
 
 

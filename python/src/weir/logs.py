@@ -183,8 +183,11 @@ def _to_logger(logger: logging.Logger) -> LogFunction:
     return _ToLogger(logger)
 
 
-def _number(text: str) -> Union[int, float]:
-    return float(text) if "." in text else int(text)
+def _number(text: str) -> Union[int, float, str]:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text
 
 
 def _receive(context: Any, level: int, line: bytes, fields: Any, n_fields: int) -> None:

@@ -61,7 +61,7 @@ class Tensor:
         self.dtype = dtype
         self.shape = tuple(int(extent) for extent in shape)
         self.address = address
-        self.n_bytes = dtypes.n_bytes_of(dtype, self.shape)
+        self.n_bytes = dtypes.n_bytes_of(dtype, self.shape, name or "the array")
         self.device = device
         self.read_only = read_only
         self.owner = owner
@@ -82,12 +82,15 @@ class Tensor:
         """Its bytes, flat: a view that keeps the owner alive. Raises for memory of a GPU."""
         if not self.is_host:
             refuse(self.name or "the tensor", f"is on {self.device}, raw bytes are of host memory")
+        view = self._window()
+        return view.toreadonly() if self.read_only else view
+
+    def _window(self) -> memoryview:
         if self.n_bytes == 0:
-            return memoryview(b"" if self.read_only else bytearray())
+            return memoryview(bytearray())
         window = _window_type(self.n_bytes).from_address(self.address)
         window.owner = self
-        view = memoryview(window).cast("B")
-        return view.toreadonly() if self.read_only else view
+        return memoryview(window).cast("B")
 
     def numpy(self) -> Any:
         """A numpy array over the same memory. F4 and F6, which numpy cannot hold, as bytes."""
@@ -100,7 +103,10 @@ class Tensor:
         return flat.view(dtype).reshape(self.shape)
 
     def torch(self) -> Any:
-        """A torch tensor over the same memory. F6, which torch cannot hold, as bytes."""
+        """A torch tensor over the same memory. F6, which torch cannot hold, as bytes.
+
+        torch knows no read-only memory: what must not be written must not be written through it.
+        """
         import torch
 
         dtype = dtypes.torch_dtype(self.dtype)
@@ -112,7 +118,7 @@ class Tensor:
         if self.n_bytes == 0:
             return torch.empty(shape, dtype=dtype, device=self.device)
         if self.is_host:
-            flat = torch.frombuffer(self.raw, dtype=torch.uint8)
+            flat = torch.frombuffer(self._window(), dtype=torch.uint8)
         else:
             flat = torch.as_tensor(_CudaBytes(self), device=self.device)
         return flat.view(dtype).reshape(shape)
@@ -155,6 +161,8 @@ def tensor(
         refuse(label, f"dtype {told.dtype_text} is none of Weir's")
     if writable and told.read_only:
         refuse(label, "is read-only, and Weir would write to it")
+    if told.address == 0 and 0 not in told.shape:
+        refuse(label, f"is {told.dtype.name} {list(told.shape)} at address 0")
     as_dtype, as_shape = _reinterpreted(label, told.dtype, told.shape, dtype, shape)
     return Tensor(
         name,
@@ -337,7 +345,8 @@ def _reinterpreted(
         refuse(label, f"{len(as_shape)} axes, Weir's tensors have at most {abi.WEIR_MAX_RANK}")
     if any(extent < 0 for extent in as_shape):
         refuse(label, f"shape {list(as_shape)} has a negative axis")
-    has, wants = dtypes.n_bytes_of(own, own_shape), dtypes.n_bytes_of(as_dtype, as_shape)
+    has = dtypes.n_bytes_of(own, own_shape, label)
+    wants = dtypes.n_bytes_of(as_dtype, as_shape, label)
     if has != wants:
         refuse(
             label,
