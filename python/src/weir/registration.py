@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from weir import abi, shards
 from weir.errors import CallError
-from weir.tensors import Tensor, addresses, shape_to_abi, tensor
+from weir.tensors import Addresses, Tensor, shape_to_abi, tensor
 
 Named = List[Tuple[str, Any]]
 
@@ -72,7 +72,8 @@ class Registration:
                 self._add_shards(name, value)
             else:
                 self._tensors.append(tensor(value, name=name))
-        self._addresses = [described.address for described in self._tensors]
+        self._book = Addresses(self._tensors)
+        self._addresses = list(self._book.now)
         self.n = len(self._tensors)
         self.array = self._shard_array() if is_sharded else self._tensor_array()
 
@@ -113,7 +114,8 @@ class Registration:
         tensor when nothing has moved.
         """
         if shards.local_addresses(self._dtensors) == self._locals:
-            if addresses(self._tensors) == self._addresses:
+            self._book.look()
+            if self._book.now == self._addresses:  # those that C has, whatever was seen meanwhile
                 return None
         again = Registration(self._named, is_sharded=self.is_sharded)
         for before, after in zip(self._tensors, again._tensors):
