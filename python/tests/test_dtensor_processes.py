@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pathlib
+import re
+import subprocess
 import sys
 import time
 
@@ -207,3 +210,26 @@ def test_ranks_that_do_not_agree_are_told_so_on_every_rank(
             continue
         assert kind == "refused", value
         assert value[1] == error and text in value[2]
+
+
+# ---- the example ---------------------------------------------------------------------------------
+
+
+def test_the_fsdp_example_trains_what_its_engine_computes(checkout):
+    command = [sys.executable, "fsdp_publish.py", "--ranks", "2", "--steps", "12"]
+    paths = os.pathsep.join([str(pathlib.Path(weir.__file__).parents[1]), *filter(None, sys.path)])
+    done = subprocess.run(
+        command,
+        cwd=checkout / "examples" / "python",
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    held = re.findall(r"^rank \d holds rows (\d+) to (\d+) of lm_head$", done.stdout, re.M)
+    assert sorted(held, key=lambda rows: int(rows[0])) == [("0", "32"), ("32", "64")]
+    losses = re.findall(r"^version (\d+): the engine's loss is ([\d.]+)$", done.stdout, re.M)
+    assert [int(version) for version, _ in losses] == list(range(1, 13))
+    assert float(losses[-1][1]) < 0.9 * float(losses[0][1]), "it has learned something"
