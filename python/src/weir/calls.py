@@ -107,6 +107,50 @@ def _serve(calls: "queue.SimpleQueue[Optional[Tuple[Handle, Call[Any]]]]") -> No
         del job, handle, call
 
 
+class _Opening:
+    """A C object on its way: who is interrupted meanwhile, leaves it to be closed once it is there."""
+
+    def __init__(self, open_one: Callable[[], int], close_pointer: Callable[[int], None]) -> None:
+        self._open_one = open_one
+        self._close_pointer = close_pointer
+        self._pointer: Optional[int] = None
+        self._error: Optional[BaseException] = None
+        self._is_abandoned = False
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def _run(self) -> None:
+        try:
+            self._pointer = self._open_one()
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._ended.set()
+            is_abandoned = self._is_abandoned
+        if is_abandoned and self._pointer is not None:
+            self._close_pointer(self._pointer)
+
+    def wait(self) -> int:
+        try:
+            threading.Thread(target=self._run, name="weir opens", daemon=True).start()
+            self._ended.wait()
+        except BaseException:
+            with self._lock:
+                self._is_abandoned = True
+                has_ended = self._ended.is_set()
+            if has_ended and self._pointer is not None:
+                self._close_pointer(self._pointer)
+            raise
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        assert self._pointer is not None
+        return self._pointer
+
+
 class Handle:
     """A C object that blocking calls are made on; see the module. Subclasses open and close it."""
 
@@ -139,7 +183,13 @@ class Handle:
 
     # ---- opening ---------------------------------------------------------------------------------
 
-    def _opened(self, pointer: int) -> None:
+    def _open(self, open_one: Callable[[], int]) -> None:
+        """Goes on with the C object that open_one() opens, which may wait for the directory."""
+        if threading.current_thread() is threading.main_thread():
+            opening = _Opening(open_one, self._close_pointer)
+            pointer = opening.wait()
+        else:
+            pointer = open_one()
         with self._lock:
             self._pointer = pointer
         _open_handles.add(self)
@@ -233,12 +283,22 @@ class Handle:
             interrupt = error
         while not call.is_done:
             try:
+                interrupt = self._wait_out(call, interrupt)
+            except BaseException as error:  # a second one, before the first was seen to
+                interrupt = error
+        return _outcome(call, interrupt)
+
+    def _wait_out(
+        self, call: Call[Any], interrupt: Optional[BaseException]
+    ) -> Optional[BaseException]:
+        while not call.is_done:
+            try:
                 if interrupt is not None:
                     self._cancel_call(call)
                 self._attend(call)
             except BaseException as error:
                 interrupt = error
-        return _outcome(call, interrupt)
+        return interrupt
 
     @staticmethod
     def _attend(call: Call[Any]) -> None:
@@ -350,7 +410,7 @@ class Handle:
                 raise self._busy("register")
             self._pointer = None
         self._close_idle(old)
-        self._opened(open_another())
+        self._open(open_another)
         if self._is_closing:  # meanwhile, by another thread
             self.close()
 

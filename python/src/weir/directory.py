@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional
+from typing import Optional
 
 from weir import abi, arguments
 from weir.calls import Handle
@@ -59,12 +59,17 @@ class Directory(Handle):
         )
         if security is not None:
             options.security = security.to_abi()
+        self._options = options
+        self._open(self._open_directory)
+        self._title = f"directory {self._address}"
+
+    def _open_directory(self) -> int:
         out = ctypes.c_void_p()
-        check(library().weir_directory_open(ctypes.byref(options), ctypes.byref(out)))
-        self._opened(_pointer_of(out))
+        check(library().weir_directory_open(ctypes.byref(self._options), ctypes.byref(out)))
         self._address: str = library().weir_directory_address(out).decode()
         self._http_address: str = library().weir_directory_http_address(out).decode()
-        self._title = f"directory {self._address}"
+        assert out.value is not None
+        return out.value
 
     @property
     def address(self) -> str:
@@ -82,7 +87,3 @@ class Directory(Handle):
     def _close_pointer(self, pointer: int) -> None:
         library().weir_directory_close(pointer)
 
-
-def _pointer_of(out: ctypes.c_void_p) -> int:
-    address: Any = out.value
-    return int(address)

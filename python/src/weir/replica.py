@@ -139,10 +139,13 @@ class Replica(Handle):
         if security is not None:
             options.security = security.to_abi()
         self._options = options
+        self._open(self._open_replica)
+
+    def _open_replica(self) -> int:
         out = ctypes.c_void_p()
-        check(library().weir_replica_open(ctypes.byref(options), ctypes.byref(out)))
+        check(library().weir_replica_open(ctypes.byref(self._options), ctypes.byref(out)))
         assert out.value is not None
-        self._opened(out.value)
+        return out.value
 
     # ---- live parameters -------------------------------------------------------------------------
 

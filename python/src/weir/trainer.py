@@ -146,7 +146,7 @@ class Trainer(Handle):
         self._directory = directory if self._embedded is None else self._embedded.address
         options.directory = arguments.text("directory", self._directory)
         try:
-            self._opened(self._open_as(self._place(is_sharded=mesh is not None)))
+            self._open(lambda: self._open_as(self._place(is_sharded=mesh is not None)))
         except BaseException:
             self._release()
             raise
