@@ -9,8 +9,7 @@ import pytest
 import tiny_model as tiny
 
 import weir
-from weir import Status
-from weir.replica import ReplicaState
+from weir import ReplicaState, Status
 
 QKV = "model.layers.1.self_attn.qkv_proj.weight"
 NORM = "model.norm.weight"

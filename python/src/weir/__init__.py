@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from weir.python_conversions import register_conversion as register_conversion
     from weir.python_conversions import register_default_rule as register_default_rule
     from weir.replica import Replica as Replica
+    from weir.replica import ReplicaState as ReplicaState
     from weir.report import Report as Report
     from weir.security import Security as Security
     from weir.shards import Shard as Shard
@@ -54,6 +55,7 @@ _MODULE_OF = {
     "Output": "conversions",
     "PeerError": "errors",
     "Replica": "replica",
+    "ReplicaState": "replica",
     "Report": "report",
     "Security": "security",
     "Shard": "shards",

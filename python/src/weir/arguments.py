@@ -75,7 +75,7 @@ def version(value: Any) -> int:
     return whole("version", value, abi.WEIR_LATEST - 1)
 
 
-def choice(name: str, value: Any, choices: Mapping[Optional[str], int]) -> int:
+def choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
     """The number of a word."""
     if value not in choices:
         known = ", ".join(repr(word) for word in choices)

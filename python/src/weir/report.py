@@ -39,7 +39,7 @@ class Report:
             seconds=dict(zip(abi.STOPS, report.seconds)),
             total_seconds=report.total_seconds,
             counters={
-                name: getattr(report.counters, name) for name, _ in abi.weir_counters._fields_
+                field[0]: getattr(report.counters, field[0]) for field in abi.weir_counters._fields_
             },
             read_from=report.read_from.decode("utf-8", "replace"),
         )
