@@ -129,7 +129,13 @@ def test_dtypes(code: int, bits: int, lanes: int, expected: str, shape: Tuple[in
 @pytest.mark.parametrize("device,expected", [((1, 0), "cpu"), ((3, 0), "cpu"), ((2, 5), "cuda:5"),
                                              ((13, 1), "cuda:1")])
 def test_devices(device: Tuple[int, int], expected: str) -> None:
-    assert weir.tensor(Producer(device=device)).device == expected
+    producer = Producer(device=device)
+    got = weir.tensor(producer)
+    assert got.device == expected
+    is_gpu = expected != "cpu"  # whose producer orders its work before the default stream
+    assert got.stream == (1 if is_gpu else None)
+    assert producer.asked[-1].get("stream") == (1 if is_gpu else None)
+    assert ("stream" in producer.asked[-1]) == is_gpu
 
 
 def test_read_only_memory() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from typing import List, Type
 
 import pytest
@@ -86,3 +88,28 @@ def test_a_cause_is_kept_and_an_interrupt_goes_through() -> None:
     assert caught.value.__cause__ is why
     with pytest.raises(KeyboardInterrupt):
         errors.check(weir.Status.ERR_NOT_FOUND, cause=KeyboardInterrupt())
+
+
+def test_an_error_keeps_its_callers_memory_no_longer_than_itself() -> None:
+    class Owned(bytearray):
+        pass
+
+    def refused() -> "weakref.ref[Owned]":
+        memory = Owned(8)
+        alive = weakref.ref(memory)
+        try:
+            weir.convert("fp32_cast", weir.tensor(memory, dtype="F32", shape=(2,)), axis=5,
+                         names="w", out={"weight": b""})
+        except weir.CallError:
+            pass
+        try:
+            weir.convert("fp8_128x128", weir.tensor(memory, dtype="F32", shape=(2,)))
+        except weir.CallError:
+            pass
+        return alive
+
+    gc.disable()
+    try:
+        assert refused()() is None
+    finally:
+        gc.enable()

@@ -162,8 +162,9 @@ def _of_dlpack(label: str, array: Any) -> Described:
         if strides is not None:
             refuse(label, f"strides {strides} of packed pairs are not contiguous")
         shape = _unpacked(label, shape)
+    stream = dlpack.DEFAULT_STREAM if device != "cpu" else None
     return Described(
-        loan.address, dtype, text, shape, strides, device, loan.read_only, loan
+        loan.address, dtype, text, shape, strides, device, loan.read_only, loan, stream
     )
 
 

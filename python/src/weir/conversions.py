@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from weir import abi, conversion_outputs, pools
+from weir import abi, conversion_outputs, dlpack, pools
 from weir.arrays import refuse
 from weir.conversion_outputs import Ready, Wanted
 from weir.dtypes import DType
@@ -269,7 +269,8 @@ def _convert_there(
     device: int,
     stream: Optional[int],
 ) -> None:
-    for written_in in {source.stream for source in taken} - {None, stream}:
+    read_in = stream or dlpack.DEFAULT_STREAM
+    for written_in in {source.stream for source in taken} - {None, read_in}:
         check(library().weir_cuda_stream_wait(device, written_in))
     with pools.Batch(device) as batch:
         check(library().weir_cuda_batch_start(batch.handle, ctypes.byref(args), 1, stream))

@@ -13,9 +13,10 @@ from ctypes import c_uint32, c_uint64, c_void_p
 from typing import Any, Dict, List, Optional, Tuple
 
 from weir import dtypes
-from weir.errors import CallError, Status
+from weir.errors import CallError
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+DEFAULT_STREAM = 1  # the legacy one: 0 is none of DLPack's streams
 
 _READ_ONLY = 1
 _IS_COPIED = 2
@@ -125,23 +126,26 @@ def dtype_of(loan: Loan) -> Tuple[Optional[dtypes.DType], int, str]:
 
 def _ask(label: str, producer: Any) -> Any:
     # Producers older than a keyword do not know it. A copy would be trained past, so none is asked
-    # for; without a stream, they order what they have queued before the default stream.
+    # for. A GPU's producer is told to order what it has queued before the default stream.
+    kind, _ = producer.__dlpack_device__()
+    stream = {"stream": DEFAULT_STREAM} if kind in (CUDA, CUDA_MANAGED) else {}
     wishes: List[Dict[str, Any]] = [
-        {"max_version": (1, 1), "copy": False},
-        {"max_version": (1, 1)},
-        {},
+        {"max_version": (1, 1), "copy": False, **stream},
+        {"max_version": (1, 1), **stream},
+        stream,
     ]
     for wish in wishes:
         try:
             return producer.__dlpack__(**wish)
         except TypeError as error:
-            refusal: BaseException = error
+            if wish is wishes[-1]:
+                raise _refused(label, producer, error) from error
         except (BufferError, ValueError, RuntimeError, NotImplementedError) as error:
-            refusal = error
-            break
-    raise CallError(
-        f"{label}: {_kind(producer)} gives no DLPack tensor: {refusal}", Status.ERR_INVALID
-    ) from refusal
+            raise _refused(label, producer, error) from error
+
+
+def _refused(label: str, producer: Any, why: BaseException) -> CallError:
+    return CallError(f"{label}: {_kind(producer)} gives no DLPack tensor: {why}")
 
 
 def _take_versioned(label: str, capsule: Any) -> Loan:

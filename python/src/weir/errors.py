@@ -142,6 +142,9 @@ def check(status: int, *, cause: Optional[BaseException] = None) -> int:
         written_in_python = sys.modules.get("weir.python_conversions")
         if written_in_python is not None:
             cause = written_in_python.failure_named_in(error.message)
-    if cause is not None and not isinstance(cause, Exception):
-        raise cause  # KeyboardInterrupt is no failure of the call's
-    raise error from cause
+    try:
+        if cause is not None and not isinstance(cause, Exception):
+            raise cause  # KeyboardInterrupt is no failure of the call's
+        raise error from cause
+    finally:
+        del error, cause  # else this frame and its own traceback keep each other, and all callers'
