@@ -20,6 +20,8 @@ from weir import abi, python_conversions
 numpy = pytest.importorskip("numpy")
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
+import tiny_model  # noqa: E402  (it needs numpy)
+
 INT8 = [("weight", "I8"), ("weight_scale", "F32", 1, 0)]
 
 
@@ -297,3 +299,37 @@ def test_a_rule_may_name_what_is_not_there() -> None:
     weir.register_default_rule(lambda q: q.get("quant_method") == "gone", "nothing_such")
     with pytest.raises(weir.CallError, match="unknown conversion 'nothing_such'; registered: "):
         select(quant_method="gone")
+
+
+# ---- in a refit ------------------------------------------------------------------------------
+
+def byte_swap(source: weir.Tensor, outputs: Dict[str, weir.Tensor]) -> None:
+    outputs["weight"].numpy()[:] = source.numpy().view(numpy.uint16).byteswap()
+
+
+def test_a_refit_converts_by_it() -> None:
+    register("byte_swap", byte_swap, outputs=[("weight", "U16")], ranks=(1, 3), border=(1, 0))
+    trainer, weights = tiny_model.open_trainer(conversion="byte_swap")
+    with trainer, tiny_model.open_replica(trainer.directory, conversion="byte_swap") as replica:
+        trainer.publish(1)
+        replica.install(1)
+        name = "model.layers.1.self_attn.o_proj.weight"
+        assert bytes(replica.parameters[name].raw) == weights[name].byteswap().tobytes()
+
+
+def test_what_it_raises_fails_publish_and_the_next_one_is_good() -> None:
+    broken: List[str] = ["too early"]
+
+    def fail_first(source: weir.Tensor, outputs: Dict[str, weir.Tensor]) -> None:
+        if broken:
+            raise Mine(broken[0])
+        byte_swap(source, outputs)
+
+    register("fail_first", fail_first, outputs=[("weight", "U16")], ranks=(1, 3), border=(1, 0))
+    trainer, _ = tiny_model.open_trainer(conversion="fail_first")
+    with trainer:
+        with pytest.raises(weir.CallError, match="conversion 'fail_first': its kernel failed") as got:
+            trainer.publish(1)
+        assert isinstance(got.value.__cause__, Mine) and str(got.value.__cause__) == "too early"
+        broken.clear()
+        assert trainer.publish(2).version == 2
