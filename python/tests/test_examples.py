@@ -17,6 +17,8 @@ import pytest
 
 import weir
 
+pytest.importorskip("torch")
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "python"
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
                "PYTHONPATH": str(Path(weir.__file__).resolve().parents[1])}

@@ -48,6 +48,15 @@ def test_the_library_is_inside_once_and_found_without_variables(tmp_path: pathli
     assert names in (["libweir.so"], ["libweir.so", "libweir_cuda.so"]), names
 
 
+def test_what_needs_a_gpu_is_found_beside_it(tmp_path: pathlib.Path) -> None:
+    if not (PACKAGE / "lib" / "libweir_cuda.so").exists():
+        pytest.skip("the wheel was built without nvcc")
+    code = ("import ctypes, weir.library; n = ctypes.c_uint(); "
+            "weir.library.library().weir_cuda_devices(ctypes.byref(n)); "
+            "print([line for line in open('/proc/self/maps') if 'libweir_cuda' in line][0])")
+    assert run_bare(code, tmp_path).endswith(str(PACKAGE / "lib" / "libweir_cuda.so"))
+
+
 def test_the_library_converts_without_variables(tmp_path: pathlib.Path) -> None:
     code = ("import weir; out = weir.convert('bf16_cast', "
             "weir.tensor(bytearray(64), dtype='F32', shape=(4, 4))); "
