@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in the memory of a parameter, and whether Weir may write there.
+
+vLLM rearranges weights once they are loaded, each layer for the kernel that will read it. Shapes do
+not tell: [w3; w1] as FlashInfer wants it has the shape of [w1; w3]. So a parameter is taken only when
+its layer's method and kernel are known to keep what a conversion of Weir's writes, and its dtype,
+shape and strides are those of that layout. All else is refused, with what was seen.
+
+The tables name classes of vLLM, because those are what decides: test_vllm_interface.py compares
+them with the installed package. Nothing is imported from it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional, Tuple
+
+from .placement import Refused
+
+PLAIN, BLOCK, CHANNEL = "plain", "block", "channel"
+
+# What a quantised layer's weights are, in the words of docs/formats.md.
+CONVERSIONS = {BLOCK: "fp8_128x128", CHANNEL: "cutlass_fp8_e4m3_per_channel"}
+
+# Methods that keep weights as they were loaded.
+PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"})
+
+# Kernels of linear layers that read e4m3 (N, K) and fp32 scales (N / 128, K / 128) as loaded.
+BLOCK_KERNELS = frozenset({
+    "BlockWiseTorchFP8ScaledMMLinearKernel",
+    "CutlassFp8BlockScaledMMKernel",
+    "TritonFp8BlockScaledMMKernel",
+})
+# The same, as long as scales are not made powers of two first.
+DEEP_GEMM_KERNELS = frozenset({
+    "DeepGemmFp8BlockScaledMMKernel",
+    "FlashInferFp8DeepGEMMDynamicBlockScaledKernel",
+})
+# Kernels that read e4m3 (K, N) with K contiguous, which is (N, K) transposed, and a scale per row.
+CHANNEL_KERNELS = frozenset({
+    "ChannelWiseTorchFP8ScaledMMLinearKernel",
+    "CutlassFP8ScaledMMLinearKernel",
+    "RowWiseTorchFP8ScaledMMLinearKernel",
+})
+# Backends of experts that read (E, 2m, d), w1 before w3, and (E, d, m), as loaded.
+EXPERT_BACKENDS = frozenset({
+    "TRITON", "BATCHED_TRITON", "VLLM_CUTLASS", "BATCHED_VLLM_CUTLASS",
+})
+DEEP_GEMM_BACKENDS = frozenset({"DEEPGEMM", "BATCHED_DEEPGEMM"})
+
+# Why a backend is refused, where there is more to say than that it is not known.
+REASONS = {
+    "FLASHINFER_CUTLASS": "it keeps w3 before w1 (choose the Triton or CUTLASS experts)",
+    "FLASHINFER_TRTLLM": "it shuffles rows and keeps w3 before w1 (choose the Triton or CUTLASS experts)",
+    "MARLIN": "it repacks weights into tiles of its own",
+    "AITER": "it shuffles weights",
+}
+
+_FLOATS = ("torch.bfloat16", "torch.float16", "torch.float32")
+_E4M3, _F32 = "torch.float8_e4m3fn", "torch.float32"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer keeps its weights. `transposed`: matrices are (K, N), with K contiguous."""
+
+    kind: str
+    transposed: bool = False
+
+
+def _type(thing: object) -> str:
+    return type(thing).__name__
+
+
+def _name(backend: object) -> str:
+    return str(getattr(backend, "name", backend)).upper()
+
+
+def _e8m0(*owners: object) -> bool:
+    """Whether DeepGEMM was told to make scales powers of two, by its user or by vLLM as a whole."""
+    for owner in owners:
+        told = getattr(owner, "use_deep_gemm_e8m0", None)
+        if told is not None:
+            return bool(told)
+    try:
+        from vllm.utils.deep_gemm import is_deep_gemm_e8m0_used
+    except ImportError:
+        return False
+    return bool(is_deep_gemm_e8m0_used())
+
+
+def _refuse_e8m0(what: str, *owners: object) -> None:
+    if _e8m0(*owners):
+        raise Refused("%s makes scales powers of two and packs them (UE8M0); fp8_128x128 writes "
+                      "fp32 scales (VLLM_USE_DEEP_GEMM_E8M0=0 keeps those)" % what)
+
+
+def _block_linear(method: object) -> Layout:
+    kernel = getattr(method, "fp8_linear", None)
+    if kernel is None:
+        return _block_linear_before_kernels(method)
+    name = _type(kernel)
+    if name in DEEP_GEMM_KERNELS:
+        _refuse_e8m0(name, kernel, getattr(kernel, "fallback", None))
+        return Layout(BLOCK)
+    if name in BLOCK_KERNELS:
+        return Layout(BLOCK)
+    raise Refused("kernel %s: known are %s"
+                  % (name, ", ".join(sorted(BLOCK_KERNELS | DEEP_GEMM_KERNELS))))
+
+
+def _block_linear_before_kernels(method: object) -> Layout:
+    """vLLM before it had a class per kernel: one operator that chooses."""
+    operator = getattr(method, "w8a8_block_fp8_linear", None)
+    if operator is None or getattr(method, "use_marlin", False):
+        raise Refused("%s does not say which kernel reads it" % _type(method))
+    if getattr(operator, "is_deep_gemm_supported", True):
+        _refuse_e8m0(_type(operator), operator)
+    return Layout(BLOCK)
+
+
+def _channel_linear(method: object) -> Layout:
+    kernel = getattr(method, "fp8_linear", None)
+    name = _type(kernel)
+    if name in CHANNEL_KERNELS or name == "Fp8LinearOp":
+        return Layout(CHANNEL, transposed=True)
+    raise Refused("kernel %s: known are %s" % (name, ", ".join(sorted(CHANNEL_KERNELS))))
+
+
+def _compressed_linear(module: Any) -> Layout:
+    scheme = getattr(module, "scheme", None)
+    if _type(scheme) != "CompressedTensorsW8A8Fp8":
+        raise Refused("scheme %s: known is CompressedTensorsW8A8Fp8" % _type(scheme))
+    strategy = _name(getattr(scheme.strategy, "value", scheme.strategy))
+    if strategy == "BLOCK":
+        return _block_linear(scheme)
+    if strategy == "CHANNEL":
+        return _channel_linear(scheme)
+    raise Refused("compressed-tensors strategy %s: known are channel and block" % strategy.lower())
+
+
+def _expert_backend(method: object, attribute: str) -> str:
+    backend = getattr(method, attribute, None)
+    if backend is None:
+        raise Refused("%s does not say which backend reads it (%s)" % (_type(method), attribute))
+    name = _name(backend)
+    if name in EXPERT_BACKENDS:
+        return name
+    if name in DEEP_GEMM_BACKENDS:
+        _refuse_e8m0("backend " + name, method)
+        return name
+    known = ", ".join(sorted(EXPERT_BACKENDS | DEEP_GEMM_BACKENDS))
+    raise Refused("backend %s: %s" % (name, REASONS.get(name, "known are " + known)))
+
+
+def _fp8_experts(method: object) -> Layout:
+    _expert_backend(method, "fp8_backend")
+    if getattr(method, "block_quant", False):
+        return Layout(BLOCK)
+    strategy = getattr(getattr(method, "weight_quant", None), "strategy", None)
+    if _name(getattr(strategy, "value", strategy)) == "CHANNEL":
+        return Layout(CHANNEL)
+    raise Refused("one scale per expert or tensor: no conversion of Weir's writes that")
+
+
+def _block_size(*owners: object) -> Optional[Tuple[int, ...]]:
+    for owner in owners:
+        size = getattr(owner, "weight_block_size", None)
+        if size is not None:
+            return tuple(int(n) for n in size)
+    return None
+
+
+def layout_of(module: Any) -> Layout:
+    """How this module keeps its weights.
+
+    Raises Refused, saying what was seen and what is known (not which module: the caller knows).
+    """
+    method = getattr(module, "quant_method", None)
+    name = _type(method)
+    if method is None or name in PLAIN_METHODS:
+        return Layout(PLAIN)
+    if name == "UnquantizedFusedMoEMethod":
+        _expert_backend(method, "unquantized_backend")
+        return Layout(PLAIN)
+    if name == "CompressedTensorsLinearMethod":
+        layout = _compressed_linear(module)
+    elif name == "Fp8LinearMethod" and getattr(method, "block_quant", False):
+        layout = _block_linear(method)
+    elif name == "Fp8LinearMethod":
+        raise Refused("one scale per tensor: no conversion of Weir's writes that")
+    elif name in ("Fp8MoEMethod", "CompressedTensorsW8A8Fp8MoEMethod"):
+        layout = _fp8_experts(method)
+    else:
+        raise Refused("method %s is not known" % name)
+    size = _block_size(module, method, getattr(module, "scheme", None))
+    if layout.kind == BLOCK and size != (128, 128):
+        raise Refused("blocks of %s: fp8_128x128 has (128, 128)" % (size,))
+    return layout
+
+
+# ---- one parameter of a layer --------------------------------------------------------------------
+
+
+def _seen(tensor: Any) -> str:
+    return "%s %s, strides %s" % (str(tensor.dtype).replace("torch.", ""), list(tensor.shape),
+                                  list(tensor.stride()))
+
+
+def _contiguous(tensor: Any, what: str) -> Any:
+    if not tensor.is_contiguous():
+        raise Refused("%s: expected %s without gaps" % (_seen(tensor), what))
+    return tensor
+
+
+def _codes(tensor: Any, layout: Layout) -> Any:
+    if str(tensor.dtype) != _E4M3:
+        raise Refused("%s: expected float8_e4m3fn" % _seen(tensor))
+    if not layout.transposed or tensor.dim() != 2:
+        return _contiguous(tensor, "rows")
+    if not tensor.t().is_contiguous():
+        raise Refused("%s: expected (K, N) with K contiguous" % _seen(tensor))
+    return tensor.t()
+
+
+def _scales(tensor: Any, layout: Layout) -> Any:
+    if str(tensor.dtype) != _F32:
+        raise Refused("%s: expected float32 scales" % _seen(tensor))
+    _contiguous(tensor, "scales")
+    per_row = layout.kind == CHANNEL and tensor.dim() > 1 and tensor.shape[-1] == 1
+    return tensor.view(tensor.shape[:-1]) if per_row else tensor
+
+
+def without_padding(module: Any, attribute: str, tensor: Any) -> Any:
+    """Of a vocabulary, the rows that the model has: vLLM pads them to a multiple of 64, and has
+    padding last where one worker holds all of them. A view; other parameters as they are."""
+    n_rows = getattr(module, "org_vocab_size", None)
+    if attribute != "weight" or n_rows is None or not 0 < int(n_rows) < tensor.shape[0]:
+        return tensor
+    return tensor[:int(n_rows)]
+
+
+def view_of(attribute: str, tensor: Any, layout: Layout) -> Tuple[str, Any]:
+    """The attribute's name at Weir's, and the contiguous view of the parameter's own memory that
+    Weir writes. Raises Refused, saying what was seen and what was expected."""
+    if layout.kind == PLAIN or not attribute.endswith(("weight", "weight_scale", "weight_scale_inv")):
+        if str(tensor.dtype) not in _FLOATS:
+            raise Refused("%s: expected bfloat16, float16 or float32" % _seen(tensor))
+        return attribute, _contiguous(tensor, "rows")
+    if attribute.endswith("weight"):
+        return attribute, _codes(tensor, layout)
+    scale = "weight_scale_inv" if layout.kind == BLOCK else "weight_scale"
+    return attribute.split("weight_scale")[0] + scale, _scales(tensor, layout)
