@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every conversion must give, computed in numpy and ml_dtypes from docs/formats.md alone: slow,
-whole tensors at once, no line in common with the library. A source is a list of arrays that are fused
-along their rows; arrays are BF16, F16 or F32."""
+"""What every conversion must give, computed in numpy and ml_dtypes from docs/formats.md alone:
+slow, whole tensors at once, no line in common with the library. A source is a list of arrays that
+are fused along their rows; arrays are BF16, F16 or F32."""
+
 from __future__ import annotations
 
-from typing import Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import ml_dtypes
 import numpy
+import pytest
+
+import weir
 
 ONE_448TH = numpy.float32(1 / 448)
 LEAST_SCALE = numpy.float32(1e-12)
@@ -74,3 +78,39 @@ RECIPES: Dict[str, Callable[..., Outputs]] = {
     "fp8_128x128": fp8_128x128,
     "cutlass_fp8_e4m3_per_channel": per_channel,
 }
+
+
+# ---- what the tests of conversions share ------------------------------------------------------
+
+DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": numpy.float16, "F32": numpy.float32}
+EDGES = [0.0, -0.0, 1e-30, -3e-12, 448.0, 1.75, 2.0**-14, -65504.0]
+
+
+def random(shape: Tuple[int, ...], dtype: str, seed: int = 0) -> Any:
+    """Weights of many magnitudes, finite in `dtype`, among them what rounding stumbles over."""
+    source = numpy.random.default_rng(seed)
+    spread = numpy.exp2(source.integers(-20, 4, shape).astype(numpy.float32))
+    x = source.standard_normal(shape, dtype=numpy.float32) * spread
+    if x.size >= 8 * len(EDGES):
+        x.flat[:: x.size // len(EDGES)][: len(EDGES)] = EDGES
+    return x.astype(DTYPES[dtype])
+
+
+def bytes_of(array: Any) -> bytes:
+    """The bytes of an output of any kind."""
+    if isinstance(array, weir.Tensor):
+        return array.raw.tobytes()
+    return weir.tensor(array).raw.tobytes()
+
+
+def assert_same(got: Dict[str, Any], expected: Dict[str, Any]) -> None:
+    assert list(got) == list(expected)
+    for suffix, array in expected.items():
+        assert tuple(got[suffix].shape) == array.shape, suffix
+        mine, theirs = bytes_of(got[suffix]), numpy.ascontiguousarray(array).tobytes()
+        if mine != theirs:
+            a, b = (numpy.frombuffer(text, f"u{array.itemsize}") for text in (mine, theirs))
+            at = int(numpy.argmax(a != b))
+            pytest.fail(
+                f"{suffix}: {int((a != b).sum())} differ, [{at}] is {a[at]:#x}, not {b[at]:#x}"
+            )

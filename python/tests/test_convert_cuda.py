@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path that weir.convert() takes for memory of a GPU, where there is none: the library's calls on
-GPUs are replaced by others that use host memory, and say what they were asked. That the bytes of real
-GPUs are right is shown by tests/gpu."""
+"""The path that weir.convert() takes for memory of a GPU, where there is none: the library's calls
+on GPUs are replaced by others that use host memory, and say what they were asked. That the bytes of
+real GPUs are right is shown by tests/gpu."""
+
 from __future__ import annotations
 
 import ctypes
@@ -69,8 +70,13 @@ class OnGpu:
             n_bytes *= extent
         self.memory = bytearray(n_bytes)
         self._at = ctypes.addressof((ctypes.c_char * n_bytes).from_buffer(self.memory))
-        self.__cuda_array_interface__ = {"shape": shape, "typestr": typestr, "version": 3,
-                                         "data": (self._at, False), "stream": stream}
+        self.__cuda_array_interface__ = {
+            "shape": shape,
+            "typestr": typestr,
+            "version": 3,
+            "data": (self._at, False),
+            "stream": stream,
+        }
 
 
 @pytest.fixture
@@ -97,7 +103,7 @@ def test_outputs_lie_beside_the_sources_and_are_freed(gpu: HostGpu) -> None:
     assert {t.device for t in got.values()} == {f"cuda:{DEVICE}"}
     for suffix, array in expected.items():
         block = gpu.memory[got[suffix].address]
-        assert block.raw[:got[suffix].n_bytes] == array.raw.tobytes()
+        assert block.raw[: got[suffix].n_bytes] == array.raw.tobytes()
         assert (got[suffix].dtype, got[suffix].shape) == (array.dtype, array.shape)
     assert ("start", 0xBA7C1, 1, 77) in gpu.calls
     del got, block
@@ -115,11 +121,21 @@ def test_given_outputs_are_filled_and_batches_are_used_again(gpu: HostGpu) -> No
         weir.convert("fp32_cast", [x, memoryview(bytearray(128)).cast("f", (4, 8))])
 
 
-@pytest.mark.parametrize("written_in,read_in,waits", [
-    (None, None, False), (None, 77, False), (1, None, False), (1, 77, True), (77, 77, False),
-    (88, 77, True), (88, None, True)])
+@pytest.mark.parametrize(
+    "written_in,read_in,waits",
+    [
+        (None, None, False),
+        (None, 77, False),
+        (1, None, False),
+        (1, 77, True),
+        (77, 77, False),
+        (88, 77, True),
+        (88, None, True),
+    ],
+)
 def test_a_source_that_is_written_in_another_stream_is_waited_for(
-        gpu: HostGpu, written_in: Any, read_in: Any, waits: bool) -> None:
+    gpu: HostGpu, written_in: Any, read_in: Any, waits: bool
+) -> None:
     weir.convert("fp32_cast", source(4, 8, stream=written_in), stream=read_in)
     expected = [("stream_wait", DEVICE, written_in)] if waits else []
     assert gpu.calls[:-1] == expected and gpu.calls[-1][0] == "start"

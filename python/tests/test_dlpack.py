@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""weir.tensor() over DLPack: producers written here in ctypes, which count their deleter's calls, and
-numpy's and torch's own."""
+"""weir.tensor() over DLPack: producers written here in ctypes, which count their deleter's calls,
+and numpy's and torch's own."""
+
 from __future__ import annotations
 
 import ctypes
@@ -21,11 +22,22 @@ api.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 class Producer:
     """Memory with __dlpack__: what it says is what its keyword arguments say."""
 
-    def __init__(self, *, shape: Tuple[int, ...] = (2, 3), strides: Optional[List[int]] = None,
-                 code: int = 2, bits: int = 32, lanes: int = 1, device: Tuple[int, int] = (1, 0),
-                 version: Optional[Tuple[int, int]] = (1, 1), flags: int = 0, offset: int = 0,
-                 data: Optional[int] = None, deletes: bool = True, knows: Tuple[str, ...] = (
-                     "stream", "max_version", "dl_device", "copy")) -> None:
+    def __init__(
+        self,
+        *,
+        shape: Tuple[int, ...] = (2, 3),
+        strides: Optional[List[int]] = None,
+        code: int = 2,
+        bits: int = 32,
+        lanes: int = 1,
+        device: Tuple[int, int] = (1, 0),
+        version: Optional[Tuple[int, int]] = (1, 1),
+        flags: int = 0,
+        offset: int = 0,
+        data: Optional[int] = None,
+        deletes: bool = True,
+        knows: Tuple[str, ...] = ("stream", "max_version", "dl_device", "copy"),
+    ) -> None:
         self.memory = (ctypes.c_float * 24)(*range(24))
         self.n_deleted = 0
         self.asked: List[Dict[str, Any]] = []
@@ -116,18 +128,28 @@ def test_offsets_strides_and_axes() -> None:
     assert weir.tensor(Producer(shape=(0, 3), strides=[1, 7], data=0)).n_bytes == 0
 
 
-@pytest.mark.parametrize("code,bits,lanes,expected,shape", [
-    (4, 16, 1, "BF16", (2, 3)), (10, 8, 1, "F8_E4M3", (2, 3)), (12, 8, 1, "F8_E5M2", (2, 3)),
-    (14, 8, 1, "F8_E8M0", (2, 3)), (6, 8, 1, "BOOL", (2, 3)), (5, 64, 1, "C64", (2, 3)),
-    (1, 16, 1, "U16", (2, 3)), (0, 64, 1, "I64", (2, 3)), (17, 4, 2, "F4", (2, 6)),
-])
+@pytest.mark.parametrize(
+    "code,bits,lanes,expected,shape",
+    [
+        (4, 16, 1, "BF16", (2, 3)),
+        (10, 8, 1, "F8_E4M3", (2, 3)),
+        (12, 8, 1, "F8_E5M2", (2, 3)),
+        (14, 8, 1, "F8_E8M0", (2, 3)),
+        (6, 8, 1, "BOOL", (2, 3)),
+        (5, 64, 1, "C64", (2, 3)),
+        (1, 16, 1, "U16", (2, 3)),
+        (0, 64, 1, "I64", (2, 3)),
+        (17, 4, 2, "F4", (2, 6)),
+    ],
+)
 def test_dtypes(code: int, bits: int, lanes: int, expected: str, shape: Tuple[int, ...]) -> None:
     got = weir.tensor(Producer(code=code, bits=bits, lanes=lanes))
     assert (got.dtype.name, got.shape) == (expected, shape)
 
 
-@pytest.mark.parametrize("device,expected", [((1, 0), "cpu"), ((3, 0), "cpu"), ((2, 5), "cuda:5"),
-                                             ((13, 1), "cuda:1")])
+@pytest.mark.parametrize(
+    "device,expected", [((1, 0), "cpu"), ((3, 0), "cpu"), ((2, 5), "cuda:5"), ((13, 1), "cuda:1")]
+)
 def test_devices(device: Tuple[int, int], expected: str) -> None:
     producer = Producer(device=device)
     got = weir.tensor(producer)
@@ -148,20 +170,23 @@ def test_read_only_memory() -> None:
     assert producer.n_deleted == 1
 
 
-@pytest.mark.parametrize("told,text", [
-    ({"strides": [1, 2]}, "strides [1, 2], contiguous would be [3, 1]"),
-    ({"strides": [0, 1]}, "strides [0, 1], contiguous would be [3, 1]"),
-    ({"strides": [-3, 1]}, "strides [-3, 1], contiguous would be [3, 1]"),
-    ({"shape": (1,) * 9}, "9 axes, Weir's tensors have at most 8"),
-    ({"code": 2, "bits": 128}, "DLPack's (code 2, 128 bits, 1 lanes) is none of Weir's"),
-    ({"lanes": 4}, "DLPack's (code 2, 32 bits, 4 lanes) is none of Weir's"),
-    ({"code": 17, "bits": 4, "lanes": 2, "shape": ()}, "need at least one axis"),
-    ({"code": 17, "bits": 4, "shape": (3,)}, "is no whole number of bytes"),
-    ({"code": 17, "bits": 4, "flags": 4}, "4-bit elements in a byte each, Weir's are packed"),
-    ({"flags": 2}, "gave a copy"),
-    ({"device": (8, 0)}, "is on DLPack's device type 8, Weir takes CPU (1) and CUDA (2)"),
-    ({"data": 0}, "is F32 [2, 3] at address 0"),
-])
+@pytest.mark.parametrize(
+    "told,text",
+    [
+        ({"strides": [1, 2]}, "strides [1, 2], contiguous would be [3, 1]"),
+        ({"strides": [0, 1]}, "strides [0, 1], contiguous would be [3, 1]"),
+        ({"strides": [-3, 1]}, "strides [-3, 1], contiguous would be [3, 1]"),
+        ({"shape": (1,) * 9}, "9 axes, Weir's tensors have at most 8"),
+        ({"code": 2, "bits": 128}, "DLPack's (code 2, 128 bits, 1 lanes) is none of Weir's"),
+        ({"lanes": 4}, "DLPack's (code 2, 32 bits, 4 lanes) is none of Weir's"),
+        ({"code": 17, "bits": 4, "lanes": 2, "shape": ()}, "need at least one axis"),
+        ({"code": 17, "bits": 4, "shape": (3,)}, "is no whole number of bytes"),
+        ({"code": 17, "bits": 4, "flags": 4}, "4-bit elements in a byte each, Weir's are packed"),
+        ({"flags": 2}, "gave a copy"),
+        ({"device": (8, 0)}, "is on DLPack's device type 8, Weir takes CPU (1) and CUDA (2)"),
+        ({"data": 0}, "is F32 [2, 3] at address 0"),
+    ],
+)
 def test_what_is_refused_is_given_back(told: Dict[str, Any], text: str) -> None:
     producer = Producer(**told)
     with pytest.raises(weir.CallError) as caught:

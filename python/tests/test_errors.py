@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One class per group of statuses, carrying the C line, through pickle, copy and threads."""
+
 from __future__ import annotations
 
 import copy
@@ -15,8 +16,12 @@ import weir
 from weir import errors
 from weir.library import library
 
-GROUPS = [(-1, -19, weir.CallError), (-20, -39, weir.PeerError), (-40, -59, weir.VersionError),
-          (-60, -79, weir.ContextError)]
+GROUPS = [
+    (-1, -19, weir.CallError),
+    (-20, -39, weir.PeerError),
+    (-40, -59, weir.VersionError),
+    (-60, -79, weir.ContextError),
+]
 RAISED = [status for status in weir.Status if status < 0]
 
 
@@ -39,13 +44,15 @@ def test_a_time_out_is_pythons_too() -> None:
 @pytest.mark.parametrize("number", [-19, -39, -59, -79, -99])
 def test_a_status_of_a_newer_library_is_raised_as_its_group(number: int) -> None:
     error = errors.error_of(number, "new")
-    group = next((kind for first, last, kind in GROUPS if last <= number <= first),
-                 weir.ContextError)
+    group = next(
+        (kind for first, last, kind in GROUPS if last <= number <= first), weir.ContextError
+    )
     assert type(error) is group and error.status == number
 
 
-@pytest.mark.parametrize("kind", [weir.CallError, weir.PeerError, weir.TimedOut, weir.VersionError,
-                                  weir.ContextError])
+@pytest.mark.parametrize(
+    "kind", [weir.CallError, weir.PeerError, weir.TimedOut, weir.VersionError, weir.ContextError]
+)
 def test_an_error_survives_pickle_and_copy(kind: Type[weir.WeirError]) -> None:
     error = kind("é: expected [1, 2], got [3]")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
@@ -77,7 +84,9 @@ def test_check_raises_this_threads_line() -> None:
     for thread in threads:
         thread.join(10)
     assert sorted(line.split(";")[0] for line in lines) == [
-        "unknown conversion 'one'", "unknown conversion 'two'"]
+        "unknown conversion 'one'",
+        "unknown conversion 'two'",
+    ]
 
 
 def test_a_cause_is_kept_and_an_interrupt_goes_through() -> None:
@@ -98,8 +107,13 @@ def test_an_error_keeps_its_callers_memory_no_longer_than_itself() -> None:
         memory = Owned(8)
         alive = weakref.ref(memory)
         try:
-            weir.convert("fp32_cast", weir.tensor(memory, dtype="F32", shape=(2,)), axis=5,
-                         names="w", out={"weight": b""})
+            weir.convert(
+                "fp32_cast",
+                weir.tensor(memory, dtype="F32", shape=(2,)),
+                axis=5,
+                names="w",
+                out={"weight": b""},
+            )
         except weir.CallError:
             pass
         try:

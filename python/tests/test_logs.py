@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines of the library in Python: their fields, their order, their threads, and that nothing that
-goes wrong in a logger reaches C. A program that ends while Weir logs must end."""
+"""Log lines of the library in Python: their fields, their order, their threads, and that nothing
+that goes wrong in a logger reaches C. A program that ends while Weir logs must end."""
+
 from __future__ import annotations
 
 import ctypes
@@ -87,17 +88,30 @@ def test_levels_are_loggings(c_level: int, expected: int, lines: List[Any]) -> N
     assert logs.flush() and [level for level, _, _ in lines] == [expected]
 
 
-@pytest.mark.parametrize("level,expected", [
-    (logging.DEBUG, 4), (1, 4), ("INFO", 3), ("info", 3), (logging.WARNING, 2), (35, 2),
-    ("ERROR", 1), (logging.CRITICAL, 1)])
+@pytest.mark.parametrize(
+    "level,expected",
+    [
+        (logging.DEBUG, 4),
+        (1, 4),
+        ("INFO", 3),
+        ("info", 3),
+        (logging.WARNING, 2),
+        (35, 2),
+        ("ERROR", 1),
+        (logging.CRITICAL, 1),
+    ],
+)
 def test_a_level_of_logging_is_one_of_the_librarys(level: Any, expected: int) -> None:
     assert logs._c_level(level) == expected
 
 
-@pytest.mark.parametrize("logger,level,text", [
-    (5, logging.INFO, "takes a logging.Logger, a function or None, got 5"),
-    (print, "LOUD", "log level 'LOUD' is none of logging's"),
-])
+@pytest.mark.parametrize(
+    "logger,level,text",
+    [
+        (5, logging.INFO, "takes a logging.Logger, a function or None, got 5"),
+        (print, "LOUD", "log level 'LOUD' is none of logging's"),
+    ],
+)
 def test_what_is_no_logger_or_level_is_refused(logger: Any, level: Any, text: str) -> None:
     with pytest.raises(weir.CallError) as caught:
         weir.set_logger(logger, level)
@@ -168,8 +182,9 @@ def test_a_logger_may_call_weir_and_be_slow(lines: List[Any]) -> None:
 
 
 def test_threads_log_at_once(lines: List[Any]) -> None:
-    threads = [threading.Thread(target=lambda: [say("x", version=i) for i in range(200)])
-               for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: [say("x", version=i) for i in range(200)]) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -178,20 +193,23 @@ def test_threads_log_at_once(lines: List[Any]) -> None:
 
 
 def test_a_program_that_ends_while_weir_logs_ends() -> None:
-    code = ("import ctypes, weir, threading\n"
-            "from weir import abi, logs\n"
-            "from weir.library import library\n"
-            "weir.set_logger(lambda *a: None, 'DEBUG')\n"
-            "def run():\n"
-            "    options = abi.weir_directory_options(ctypes.sizeof(abi.weir_directory_options))\n"
-            "    while True:\n"
-            "        handle = ctypes.c_void_p()\n"
-            "        library().weir_directory_open(ctypes.byref(options), ctypes.byref(handle))\n"
-            "        library().weir_directory_close(handle)\n"
-            "threading.Thread(target=run, daemon=True).start()\n"
-            "import time; time.sleep(0.2); print('done')\n")
-    done = subprocess.run([sys.executable, "-c", code], timeout=30, text=True, capture_output=True,
-                          check=False)
+    code = (
+        "import ctypes, weir, threading\n"
+        "from weir import abi, logs\n"
+        "from weir.library import library\n"
+        "weir.set_logger(lambda *a: None, 'DEBUG')\n"
+        "def run():\n"
+        "    options = abi.weir_directory_options(ctypes.sizeof(abi.weir_directory_options))\n"
+        "    while True:\n"
+        "        handle = ctypes.c_void_p()\n"
+        "        library().weir_directory_open(ctypes.byref(options), ctypes.byref(handle))\n"
+        "        library().weir_directory_close(handle)\n"
+        "threading.Thread(target=run, daemon=True).start()\n"
+        "import time; time.sleep(0.2); print('done')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=30, text=True, capture_output=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversions and rules written in Python: what they are given, what they fill, and what becomes of
 what they raise, whichever thread they were called in."""
+
 from __future__ import annotations
 
 import ctypes
@@ -104,32 +105,54 @@ def test_packed_outputs() -> None:
 
 
 def test_it_is_listed_as_slow_and_says_so_when_first_used(caplog: pytest.LogCaptureFixture) -> None:
-    register("slow", int8_rows, summary="int8 per row", compile_metadata={"b": 1, "a": [2]},
-             sources=["BF16", weir.DType.F32], border=(4, 0), ranks=(2, 2))
+    register(
+        "slow",
+        int8_rows,
+        summary="int8 per row",
+        compile_metadata={"b": 1, "a": [2]},
+        sources=["BF16", weir.DType.F32],
+        border=(4, 0),
+        ranks=(2, 2),
+    )
     told = {f.name: f for f in weir.formats()}["slow"]
     assert told.summary == "int8 per row (Python: slow)"
     assert (told.compile_target, told.compile_metadata) == ("tests", {"b": 1, "a": [2]})
     assert set(told.sources) == {weir.DType.BF16, weir.DType.F32}
     assert (told.border, told.ranks) == ((4, 0), (2, 2))
-    assert told.outputs == (weir.Output("weight", weir.DType.I8),
-                            weir.Output("weight_scale", weir.DType.F32, 1, 0))
+    assert told.outputs == (
+        weir.Output("weight", weir.DType.I8),
+        weir.Output("weight_scale", weir.DType.F32, 1, 0),
+    )
     with caplog.at_level(logging.WARNING, "weir"):
         for _ in range(3):
             weir.convert("slow", random(4, 4))
-    assert [r.getMessage() for r in caplog.records] == ["conversion 'slow' is written in Python: slow"]
+    assert [r.getMessage() for r in caplog.records] == [
+        "conversion 'slow' is written in Python: slow"
+    ]
 
 
-@pytest.mark.parametrize("arguments,status,text", [
-    ({"name": "fp8_128x128"}, weir.Status.ERR_EXISTS, "conversion 'fp8_128x128' is already registered"),
-    ({"outputs": []}, weir.Status.ERR_INVALID, "n_outputs must be 1 to 4"),
-    ({"outputs": [("a", "U8")] * 5}, weir.Status.ERR_INVALID, "5 outputs, 4 at most"),
-    ({"outputs": [("a", "U9")]}, weir.Status.ERR_INVALID, "dtype 'U9' is none of Weir's"),
-    ({"outputs": [("a", "U8", 3, 3)], "border": (4, 4)}, weir.Status.ERR_INVALID, "splits the cells"),
-    ({"compile_target": ""}, weir.Status.ERR_INVALID, "no compile target"),
-    ({"compile_metadata": {"a": object()}}, weir.Status.ERR_INVALID, "metadata is no JSON"),
-    ({"sources": []}, weir.Status.ERR_INVALID, "no source dtype"),
-    ({"name": ""}, weir.Status.ERR_INVALID, "no name"),
-])
+@pytest.mark.parametrize(
+    "arguments,status,text",
+    [
+        (
+            {"name": "fp8_128x128"},
+            weir.Status.ERR_EXISTS,
+            "conversion 'fp8_128x128' is already registered",
+        ),
+        ({"outputs": []}, weir.Status.ERR_INVALID, "n_outputs must be 1 to 4"),
+        ({"outputs": [("a", "U8")] * 5}, weir.Status.ERR_INVALID, "5 outputs, 4 at most"),
+        ({"outputs": [("a", "U9")]}, weir.Status.ERR_INVALID, "dtype 'U9' is none of Weir's"),
+        (
+            {"outputs": [("a", "U8", 3, 3)], "border": (4, 4)},
+            weir.Status.ERR_INVALID,
+            "splits the cells",
+        ),
+        ({"compile_target": ""}, weir.Status.ERR_INVALID, "no compile target"),
+        ({"compile_metadata": {"a": object()}}, weir.Status.ERR_INVALID, "metadata is no JSON"),
+        ({"sources": []}, weir.Status.ERR_INVALID, "no source dtype"),
+        ({"name": ""}, weir.Status.ERR_INVALID, "no name"),
+    ],
+)
 def test_a_bad_registration_is_refused(arguments: Any, status: weir.Status, text: str) -> None:
     given = {"name": "bad", "outputs": INT8, "compile_target": "tests", **arguments}
     with pytest.raises(weir.CallError) as caught:
@@ -139,6 +162,7 @@ def test_a_bad_registration_is_refused(arguments: Any, status: weir.Status, text
 
 
 # ---- what goes wrong -------------------------------------------------------------------------
+
 
 class Mine(Exception):
     pass
@@ -267,6 +291,7 @@ def test_tiles_are_let_go() -> None:
 
 # ---- rules -----------------------------------------------------------------------------------
 
+
 def select(**quantization: Any) -> str:
     return weir.select_conversion({"quantization_config": quantization})
 
@@ -281,7 +306,9 @@ def test_rules_match_in_their_order() -> None:
     weir.register_default_rule(mine, "fp8_128x128")
     asked = {"quant_method": "mine", "bits": 8, "skip": ["lm_head", "é"], "deep": {"a": None}}
     assert select(**asked) == "fp8_128x128" and given[-1] == asked
-    weir.register_default_rule(lambda q: q["quant_method"] == "mine", "fp32_cast", insert_first=True)
+    weir.register_default_rule(
+        lambda q: q["quant_method"] == "mine", "fp32_cast", insert_first=True
+    )
     assert select(**asked) == "fp32_cast"
     assert select(quant_method="fp8", weight_block_size=[128, 128]) == "fp8_128x128"
 
@@ -302,6 +329,7 @@ def test_a_rule_may_name_what_is_not_there() -> None:
 
 
 # ---- in a refit ------------------------------------------------------------------------------
+
 
 def byte_swap(source: weir.Tensor, outputs: Dict[str, weir.Tensor]) -> None:
     outputs["weight"].numpy()[:] = source.numpy().view(numpy.uint16).byteswap()
@@ -328,7 +356,9 @@ def test_what_it_raises_fails_publish_and_the_next_one_is_good() -> None:
     register("fail_first", fail_first, outputs=[("weight", "U16")], ranks=(1, 3), border=(1, 0))
     trainer, _ = tiny_model.open_trainer(conversion="fail_first")
     with trainer:
-        with pytest.raises(weir.CallError, match="conversion 'fail_first': its kernel failed") as got:
+        with pytest.raises(
+            weir.CallError, match="conversion 'fail_first': its kernel failed"
+        ) as got:
             trainer.publish(1)
         assert isinstance(got.value.__cause__, Mine) and str(got.value.__cause__) == "too early"
         broken.clear()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """weir.Security as the C struct has it."""
+
 from __future__ import annotations
 
 import pathlib
@@ -10,8 +11,14 @@ import weir
 
 
 def test_fields_reach_the_struct_and_stay_alive() -> None:
-    told = weir.Security(certificate=pathlib.Path("/c.pem"), key="/k.pem", ca="system",
-                         token="secret", insecure=True, token_file="/t").to_abi()
+    told = weir.Security(
+        certificate=pathlib.Path("/c.pem"),
+        key="/k.pem",
+        ca="system",
+        token="secret",
+        insecure=True,
+        token_file="/t",
+    ).to_abi()
     assert (told.certificate, told.key, told.ca) == (b"/c.pem", b"/k.pem", b"system")
     assert (told.token, told.insecure, told.token_file) == (b"secret", True, b"/t")
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How arrays of every kind become weir.Tensors over the same memory, and which are refused."""
+
 from __future__ import annotations
 
 import array
@@ -28,8 +29,13 @@ class Interface:
     """Something with __cuda_array_interface__."""
 
     def __init__(self, **told: Any) -> None:
-        self.__cuda_array_interface__ = {"shape": (2, 3), "typestr": "<f4", "data": (4096, False),
-                                         "version": 3, **told}
+        self.__cuda_array_interface__ = {
+            "shape": (2, 3),
+            "typestr": "<f4",
+            "data": (4096, False),
+            "version": 3,
+            **told,
+        }
 
 
 @pytest.fixture
@@ -40,11 +46,27 @@ def some_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- taken -----------------------------------------------------------------------------------
 
-NUMPY = {"bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16",
-         "uint32": "U32", "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16",
-         "float32": "F32", "float64": "F64", "complex64": "C64", "bfloat16": "BF16",
-         "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
-         "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ"}
+NUMPY = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+    "complex64": "C64",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}
 
 
 @pytest.mark.parametrize("name", NUMPY)
@@ -102,16 +124,19 @@ def test_torch_views_that_are_contiguous() -> None:
     assert weir.tensor(torch.zeros(0, 7).t()).shape == (7, 0)
 
 
-@pytest.mark.parametrize("source,dtype,shape", [
-    (bytearray(6), "U8", (6,)),
-    (b"abc", "U8", (3,)),
-    (memoryview(bytearray(24)).cast("f", (2, 3)), "F32", (2, 3)),
-    (memoryview(bytearray(8)).cast("B", (2, 4)), "U8", (2, 4)),
-    (memoryview(bytearray(8)).cast("d", ()), "F64", ()),
-    (array.array("h", [1, 2, 3]), "I16", (3,)),
-    (array.array("Q", [1]), "U64", (1,)),
-    (array.array("f"), "F32", (0,)),
-])
+@pytest.mark.parametrize(
+    "source,dtype,shape",
+    [
+        (bytearray(6), "U8", (6,)),
+        (b"abc", "U8", (3,)),
+        (memoryview(bytearray(24)).cast("f", (2, 3)), "F32", (2, 3)),
+        (memoryview(bytearray(8)).cast("B", (2, 4)), "U8", (2, 4)),
+        (memoryview(bytearray(8)).cast("d", ()), "F64", ()),
+        (array.array("h", [1, 2, 3]), "I16", (3,)),
+        (array.array("Q", [1]), "U64", (1,)),
+        (array.array("f"), "F32", (0,)),
+    ],
+)
 def test_the_buffer_protocol(source: Any, dtype: str, shape: Tuple[int, ...]) -> None:
     got = weir.tensor(source)
     assert (got.dtype.name, got.shape) == (dtype, shape)
@@ -138,13 +163,16 @@ def test_scalars_and_empty_tensors() -> None:
         assert empty.numpy().shape == shape
 
 
-@pytest.mark.parametrize("told,stream", [
-    ({}, None),
-    ({"strides": (12, 4)}, None),
-    ({"strides": None, "stream": None}, None),
-    ({"stream": 1}, 1),
-    ({"stream": 0x7F00, "version": 2}, 0x7F00),
-])
+@pytest.mark.parametrize(
+    "told,stream",
+    [
+        ({}, None),
+        ({"strides": (12, 4)}, None),
+        ({"strides": None, "stream": None}, None),
+        ({"stream": 1}, 1),
+        ({"stream": 0x7F00, "version": 2}, 0x7F00),
+    ],
+)
 def test_the_cuda_array_interface(told: Any, stream: Optional[int], some_gpu: None) -> None:
     got = weir.tensor(Interface(**told))
     assert (got.dtype.name, got.shape, got.address) == ("F32", (2, 3), 4096)
@@ -217,6 +245,7 @@ def test_describing_leaks_nothing() -> None:
 
 # ---- refused ---------------------------------------------------------------------------------
 
+
 def frozen(source: Any) -> Any:
     source.setflags(write=False)
     return source
@@ -227,21 +256,39 @@ class WithoutMemory:
 
 
 REFUSED: List[Tuple[str, Callable[[], Any], str]] = [
-    ("transposed", lambda: numpy.zeros((128, 256), "f4").T, "strides [1, 256], contiguous would be [128, 1]"),
+    (
+        "transposed",
+        lambda: numpy.zeros((128, 256), "f4").T,
+        "strides [1, 256], contiguous would be [128, 1]",
+    ),
     ("every second", lambda: numpy.zeros(8, "f4")[::2], "strides [2], contiguous would be [1]"),
     ("backwards", lambda: numpy.zeros(8, "f4")[::-1], "strides [-1], contiguous would be [1]"),
-    ("broadcast", lambda: numpy.broadcast_to(numpy.zeros(4, "f4"), (3, 4)),
-     "strides [0, 1], contiguous would be [4, 1]"),
-    ("a column", lambda: memoryview(bytearray(16)).cast("f")[::2], "strides [2], contiguous would be [1]"),
+    (
+        "broadcast",
+        lambda: numpy.broadcast_to(numpy.zeros(4, "f4"), (3, 4)),
+        "strides [0, 1], contiguous would be [4, 1]",
+    ),
+    (
+        "a column",
+        lambda: memoryview(bytearray(16)).cast("f")[::2],
+        "strides [2], contiguous would be [1]",
+    ),
     ("a field", lambda: numpy.zeros(3, "f4, u1")["f0"], "strides [5] in bytes, elements are of 4"),
     ("byte order", lambda: numpy.zeros(3, ">f4"), "dtype >f4 is not in this machine's byte order"),
-    ("format's byte order", lambda: memoryview(numpy.zeros(3, ">f4")),
-     "dtype the buffer format '>f' is none of Weir's"),
+    (
+        "format's byte order",
+        lambda: memoryview(numpy.zeros(3, ">f4")),
+        "dtype the buffer format '>f' is none of Weir's",
+    ),
     ("objects", lambda: numpy.zeros(3, object), "dtype numpy's object is none of Weir's"),
     ("complex128", lambda: numpy.zeros(3, "c16"), "dtype numpy's complex128 is none of Weir's"),
     ("records", lambda: numpy.zeros(3, "f4, u1"), "is none of Weir's"),
     ("dates", lambda: numpy.zeros(3, "M8[s]"), "dtype numpy's datetime64[s] is none of Weir's"),
-    ("unpacked float4", lambda: numpy.zeros(3, ml_dtypes.float4_e2m1fn), "float4_e2m1fn is none of"),
+    (
+        "unpacked float4",
+        lambda: numpy.zeros(3, ml_dtypes.float4_e2m1fn),
+        "float4_e2m1fn is none of",
+    ),
     ("masked", lambda: numpy.ma.zeros(3), "is a masked array, Weir takes plain ones"),
     ("nine axes", lambda: numpy.zeros((1,) * 9), "9 axes, Weir's tensors have at most 8"),
     ("a number", lambda: 5, "builtins.int is no array: torch tensors, __dlpack__"),
@@ -249,9 +296,16 @@ REFUSED: List[Tuple[str, Callable[[], Any], str]] = [
     ("None", lambda: None, "builtins.NoneType is no array"),
     ("something", WithoutMemory, "WithoutMemory is no array"),
     ("interface's mask", lambda: Interface(mask=1), "is masked, Weir takes plain arrays"),
-    ("interface's strides", lambda: Interface(strides=(4, 8)),
-     "strides [1, 2], contiguous would be [3, 1]"),
-    ("interface's byte order", lambda: Interface(typestr=">f4"), "dtype >f4 is not in this machine's"),
+    (
+        "interface's strides",
+        lambda: Interface(strides=(4, 8)),
+        "strides [1, 2], contiguous would be [3, 1]",
+    ),
+    (
+        "interface's byte order",
+        lambda: Interface(typestr=">f4"),
+        "dtype >f4 is not in this machine's",
+    ),
     ("interface's dtype", lambda: Interface(typestr="<f3"), "dtype <f3 is none of Weir's"),
     ("interface's stream", lambda: Interface(stream=0), "its stream is 0, which"),
     ("interface's address", lambda: Interface(data=(0, False)), "is F32 [2, 3] at address 0"),
@@ -259,8 +313,9 @@ REFUSED: List[Tuple[str, Callable[[], Any], str]] = [
 
 
 @pytest.mark.parametrize("make,text", [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_what_is_no_plain_memory_is_refused_by_name(make: Callable[[], Any], text: str,
-                                                    some_gpu: None) -> None:
+def test_what_is_no_plain_memory_is_refused_by_name(
+    make: Callable[[], Any], text: str, some_gpu: None
+) -> None:
     with pytest.raises(weir.CallError) as caught:
         weir.tensor(make(), name="model.up_proj.weight")
     assert str(caught.value).startswith("model.up_proj.weight: ") and text in str(caught.value)
@@ -283,32 +338,53 @@ class Wrapper:
                 return torch.Tensor._make_wrapper_subclass(kind, (2, 2), dtype=torch.float32)
 
             @classmethod
-            def __torch_dispatch__(kind, function: Any, types: Any, args: Any = (),
-                                   kwargs: Any = None) -> Any:
+            def __torch_dispatch__(
+                kind, function: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
                 raise NotImplementedError(str(function))
 
         return Wrapped()
 
 
 TORCH_REFUSED: List[Tuple[str, Callable[[], Any], str]] = [
-    ("transposed", lambda: torch.zeros(128, 256).t(), "strides [1, 256], contiguous would be [128, 1]"),
+    (
+        "transposed",
+        lambda: torch.zeros(128, 256).t(),
+        "strides [1, 256], contiguous would be [128, 1]",
+    ),
     ("expanded", lambda: torch.zeros(4).expand(3, 4), "strides [0, 1], contiguous would be [4, 1]"),
-    ("channels last", lambda: torch.zeros(1, 2, 3, 4).to(memory_format=torch.channels_last),
-     "contiguous would be [24, 12, 4, 1]"),
-    ("sparse", lambda: torch.zeros(2, 2).to_sparse(), "layout torch.sparse_coo, Weir takes torch.strided"),
+    (
+        "channels last",
+        lambda: torch.zeros(1, 2, 3, 4).to(memory_format=torch.channels_last),
+        "contiguous would be [24, 12, 4, 1]",
+    ),
+    (
+        "sparse",
+        lambda: torch.zeros(2, 2).to_sparse(),
+        "layout torch.sparse_coo, Weir takes torch.strided",
+    ),
     ("meta", lambda: torch.zeros(2, device="meta"), "is a meta tensor, which has no memory"),
     ("fake", fake_tensor, "is a fake tensor, which has no memory"),
     ("conjugate", lambda: torch.zeros(2, dtype=torch.complex64).conj(), "its conjugate bit is set"),
-    ("negative", lambda: torch.zeros(2, dtype=torch.complex64).conj().imag, "its negative bit is set"),
-    ("complex128", lambda: torch.zeros(2, dtype=torch.complex128), "torch.complex128 is none of Weir's"),
+    (
+        "negative",
+        lambda: torch.zeros(2, dtype=torch.complex64).conj().imag,
+        "its negative bit is set",
+    ),
+    (
+        "complex128",
+        lambda: torch.zeros(2, dtype=torch.complex128),
+        "torch.complex128 is none of Weir's",
+    ),
     ("nine axes", lambda: torch.zeros((1,) * 9), "9 axes, Weir's tensors have at most 8"),
     ("a wrapper", Wrapper, "has no memory of its own"),
 ]
 
 
 @needs_torch
-@pytest.mark.parametrize("make,text", [r[1:] for r in TORCH_REFUSED],
-                         ids=[r[0] for r in TORCH_REFUSED])
+@pytest.mark.parametrize(
+    "make,text", [r[1:] for r in TORCH_REFUSED], ids=[r[0] for r in TORCH_REFUSED]
+)
 def test_what_torch_has_no_plain_memory_of_is_refused(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(weir.CallError) as caught:
         weir.tensor(make(), name="w")
@@ -326,24 +402,30 @@ def test_a_quantized_tensor_is_refused() -> None:
         weir.tensor(quantized)
 
 
-@pytest.mark.parametrize("make", [lambda: b"1234", lambda: frozen(numpy.zeros(3, "f4")),
-                                  lambda: Interface(data=(4096, True))])
-def test_read_only_memory_is_refused_where_it_is_written(make: Callable[[], Any],
-                                                         some_gpu: None) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [lambda: b"1234", lambda: frozen(numpy.zeros(3, "f4")), lambda: Interface(data=(4096, True))],
+)
+def test_read_only_memory_is_refused_where_it_is_written(
+    make: Callable[[], Any], some_gpu: None
+) -> None:
     assert weir.tensor(make()).read_only
     with pytest.raises(weir.CallError, match="w: is read-only, and Weir would write to it"):
         weir.tensor(make(), name="w", writable=True)
 
 
-@pytest.mark.parametrize("arguments,text", [
-    ({"dtype": "BF15"}, "dtype 'BF15' is none of Weir's: BOOL, U8"),
-    ({"dtype": "F16"}, "elements of 8 bits read as F16 (16 bits) need a shape"),
-    ({"dtype": "F32", "shape": (2, 2)}, "F32 [2, 2] takes 16 bytes, U8 [8] has 8"),
-    ({"shape": (3,)}, "U8 [3] takes 3 bytes, U8 [8] has 8"),
-    ({"shape": (-1, 2)}, "shape [-1, 2] has a negative axis"),
-    ({"dtype": "F4", "shape": (3, 5)}, "w: F4 [3, 5] is no whole number of bytes"),
-    ({"shape": (1,) * 8 + (8,)}, "9 axes"),
-])
+@pytest.mark.parametrize(
+    "arguments,text",
+    [
+        ({"dtype": "BF15"}, "dtype 'BF15' is none of Weir's: BOOL, U8"),
+        ({"dtype": "F16"}, "elements of 8 bits read as F16 (16 bits) need a shape"),
+        ({"dtype": "F32", "shape": (2, 2)}, "F32 [2, 2] takes 16 bytes, U8 [8] has 8"),
+        ({"shape": (3,)}, "U8 [3] takes 3 bytes, U8 [8] has 8"),
+        ({"shape": (-1, 2)}, "shape [-1, 2] has a negative axis"),
+        ({"dtype": "F4", "shape": (3, 5)}, "w: F4 [3, 5] is no whole number of bytes"),
+        ({"shape": (1,) * 8 + (8,)}, "9 axes"),
+    ],
+)
 def test_another_dtype_or_shape_must_fit(arguments: Any, text: str) -> None:
     with pytest.raises(weir.CallError) as caught:
         weir.tensor(bytearray(8), name="w", **arguments)
@@ -357,12 +439,14 @@ def test_floats_are_read_as_nothing_else() -> None:
 
 # ---- addresses -------------------------------------------------------------------------------
 
+
 @needs_torch
 def test_replaced_storages_are_found_again() -> None:
     weights = [torch.nn.Parameter(torch.zeros(4, 6)) for _ in range(3)]
     held = bytearray(4)
-    book = tensors.Addresses([weir.tensor(w, name=f"w{i}") for i, w in enumerate(weights)]
-                             + [weir.tensor(held)])
+    book = tensors.Addresses(
+        [weir.tensor(w, name=f"w{i}") for i, w in enumerate(weights)] + [weir.tensor(held)]
+    )
     first = list(book.now)
     assert first[:3] == [w.data_ptr() for w in weights] and not book.look()
     weights[1].data = torch.ones(4, 6)
@@ -372,13 +456,29 @@ def test_replaced_storages_are_found_again() -> None:
 
 
 @needs_torch
-@pytest.mark.parametrize("make,kind,text", [
-    (lambda: torch.zeros(6, 4).t(), weir.CallError, "w: strides [1, 4], contiguous would be [6, 1]"),
-    (lambda: torch.zeros(6, 4), weir.VersionError, "w: is [6, 4] of torch.float32 now, was [4, 6] of"),
-    (lambda: torch.zeros(4, 6).double(), weir.VersionError, "torch.float64 now, was [4, 6] of torch.float32"),
-])
-def test_a_storage_that_does_not_fit_any_more_is_refused(make: Callable[[], Any], kind: Any,
-                                                         text: str) -> None:
+@pytest.mark.parametrize(
+    "make,kind,text",
+    [
+        (
+            lambda: torch.zeros(6, 4).t(),
+            weir.CallError,
+            "w: strides [1, 4], contiguous would be [6, 1]",
+        ),
+        (
+            lambda: torch.zeros(6, 4),
+            weir.VersionError,
+            "w: is [6, 4] of torch.float32 now, was [4, 6] of",
+        ),
+        (
+            lambda: torch.zeros(4, 6).double(),
+            weir.VersionError,
+            "torch.float64 now, was [4, 6] of torch.float32",
+        ),
+    ],
+)
+def test_a_storage_that_does_not_fit_any_more_is_refused(
+    make: Callable[[], Any], kind: Any, text: str
+) -> None:
     weight = torch.nn.Parameter(torch.zeros(4, 6))
     book = tensors.Addresses([weir.tensor(weight, name="w")])
     before = list(book.now)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weir moves freshly trained weights into running inference engines, in the bytes their kernels read.
+"""Weir moves freshly trained weights into running inference engines, in their kernels' format.
 
-Everything a user needs is here by name; the modules are imported when a name of theirs is first used.
-Neither numpy nor torch is imported before something of theirs is handed in. ``docs/python.md`` tells
-what there is, ``include/weir/weir.h`` what holds of threads, waits and errors.
+Everything a user needs is here by name; the modules are imported when a name of theirs is first
+used. Neither numpy nor torch is imported before something of theirs is handed in.
+``docs/python.md`` tells what there is, ``include/weir/weir.h`` what holds of threads, waits and
+errors.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """What an object says of its memory: one reader for each kind of array that Weir takes.
 
 Kinds are told by what they are or have, in the order of ``describe()``; torch and numpy are not
-imported for it. Readers refuse what has no plain memory, by name; what shape, dtype and strides mean
-is judged in ``weir.tensors``.
+imported for it. Readers refuse what has no plain memory, by name; what shape, dtype and strides
+mean is judged in ``weir.tensors``.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def _of_torch(label: str, tensor: Any) -> Described:
 def _refuse_without_memory(label: str, tensor: Any) -> None:
     kinds = {kind.__name__ for kind in type(tensor).__mro__}
     if "DTensor" in kinds:
-        refuse(label, "is a DTensor, here plain memory is asked for: weir.shards_of() gives its parts")
+        refuse(
+            label, "is a DTensor, here plain memory is asked for: weir.shards_of() gives its parts"
+        )
     if "FakeTensor" in kinds or tensor.device.type == "meta":
         refuse(label, f"is a {'meta' if tensor.is_meta else 'fake'} tensor, which has no memory")
     if str(tensor.layout) != "torch.strided":

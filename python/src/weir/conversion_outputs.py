@@ -160,9 +160,7 @@ def _made_by_weir(wanted: Wanted, device: str) -> Tensor:
         return Tensor(
             wanted.suffix, wanted.dtype, wanted.shape, owner.address, device=device, owner=owner
         )
-    return tensor(
-        bytearray(n_bytes), name=wanted.suffix, dtype=wanted.dtype, shape=wanted.shape
-    )
+    return tensor(bytearray(n_bytes), name=wanted.suffix, dtype=wanted.dtype, shape=wanted.shape)
 
 
 class _CudaMemory:

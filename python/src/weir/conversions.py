@@ -27,8 +27,8 @@ from weir.tensors import Tensor, shape_of_abi, tensor
 class Output:
     """One buffer that a conversion fills, named by ``suffix``.
 
-    An element stands for ``cell_rows`` x ``cell_cols`` elements of the source, ragged cells counted;
-    ``cell_cols`` 0: for a whole row, and the last axis is dropped.
+    An element stands for ``cell_rows`` x ``cell_cols`` elements of the source, ragged cells
+    counted; ``cell_cols`` 0: for a whole row, and the last axis is dropped.
     """
 
     suffix: str
@@ -131,11 +131,12 @@ def convert(
 
     ``sources``: one array, or a list that is fused along ``axis`` first and quantised then: (rows,
     cols) along 0, stacked experts (E, rows, cols) along 1. With ``n_experts`` E the list has E *
-    n matrices, expert by expert, and the destination is (E, rows, cols). Dtypes BF16, F16, F32, also
-    mixed. All in host memory or all on one GPU.
+    n matrices, expert by expert, and the destination is (E, rows, cols). Dtypes BF16, F16, F32,
+    also mixed. All in host memory or all on one GPU.
 
     The outputs are of the first source's kind: torch tensors, numpy arrays, else
-    :class:`weir.Tensor`. ``out`` gives some or all of them by suffix; integers of the width will do.
+    :class:`weir.Tensor`. ``out`` gives some or all of them by suffix; integers of the width will
+    do.
 
     ``names`` are what errors call the sources. ``round_masters``: F32 is rounded to bf16 first.
     ``propagate``: NaN and Inf are converted, not refused. ``reference``: the portable C kernel.
@@ -218,9 +219,7 @@ def _wanted(row: Any, args: abi.weir_convert_args) -> List[Wanted]:
     for i in range(row.contents.n_outputs):
         output = row.contents.outputs[i]
         check(
-            library().weir_conversion_output_shape(
-                row, i, ctypes.byref(fused), ctypes.byref(shape)
-            )
+            library().weir_conversion_output_shape(row, i, ctypes.byref(fused), ctypes.byref(shape))
         )
         wanted.append(Wanted(output.suffix.decode(), DType(output.dtype), shape_of_abi(shape)))
     return wanted

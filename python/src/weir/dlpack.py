@@ -160,9 +160,7 @@ def _take_versioned(label: str, capsule: Any) -> Loan:
     if flags & _IS_COPIED:
         raise CallError(f"{label}: __dlpack__() gave a copy, which nothing would change any more")
     if flags & _SUB_BYTE_PADDED and loan.dtype[1] < 8:
-        raise CallError(
-            f"{label}: {loan.dtype[1]}-bit elements in a byte each, Weir's are packed"
-        )
+        raise CallError(f"{label}: {loan.dtype[1]}-bit elements in a byte each, Weir's are packed")
     return loan
 
 

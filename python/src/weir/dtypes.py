@@ -247,7 +247,7 @@ def torch_dtype(dtype: DType) -> Any:
 
 
 def byte_shape(dtype: DType, shape: Tuple[int, ...]) -> Tuple[int, ...]:
-    """The shape of the same memory as bytes: the last axis packed, or flat where rows share bytes."""
+    """The same memory as bytes: the last axis packed, or all flat where rows share bytes."""
     if not shape or shape[-1] * dtype.bits % 8 != 0:
         return (n_bytes_of(dtype, shape),)
     return (*shape[:-1], shape[-1] * dtype.bits // 8)

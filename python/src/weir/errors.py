@@ -13,7 +13,6 @@ import sys
 from typing import Any, Optional, Tuple, Type
 
 
-
 class Status(enum.IntEnum):
     """``weir_status``: the numbers are pinned."""
 

@@ -12,7 +12,7 @@ import os
 import threading
 from typing import Optional
 
-from weir import abi
+from weir.prototypes import PROTOTYPES
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,7 @@ _library: Optional[ctypes.CDLL] = None
 
 
 def library() -> ctypes.CDLL:
-    """The C library with the prototypes of :mod:`weir.abi`. Its calls release the GIL.
+    """The C library with the prototypes of :mod:`weir.prototypes`. Its calls release the GIL.
 
     Raises ImportError when there is none, or when it is of another version than this package.
     """
@@ -62,7 +62,7 @@ def _load(path: str) -> ctypes.CDLL:
     except OSError as error:
         raise ImportError(f"{path} cannot be loaded: {error}") from error
     _check_version(loaded, path)
-    for name, result, arguments in abi.PROTOTYPES:
+    for name, result, arguments in PROTOTYPES:
         function = getattr(loaded, name, None)
         if function is not None:  # else whoever calls it is told its name
             function.restype = result

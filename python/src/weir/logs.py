@@ -2,8 +2,8 @@
 """Brings the C library's log lines to Python's logging.
 
 Lines come from any thread of Weir's, under a lock of the library: they are put into a queue there,
-and a thread of this module hands them on. So a handler may be slow, may fail, and may call Weir. The
-library has one sink in a process: what is set here replaces what a C program set.
+and a thread of this module hands them on. So a handler may be slow, may fail, and may call Weir.
+The library has one sink in a process: what is set here replaces what a C program set.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def set_logger(
 ) -> None:
     """Sends the library's log lines up to ``level`` to ``logger``; None: nowhere, the default.
 
-    A :class:`logging.Logger` gets each line as a record whose attributes are what the line is about:
-    ``worker``, ``rank``, ``model``, ``run``, ``version``, ``trace_id``, ``stop``, ``peer``, and of
-    the line about a whole refit ``status``, ``bytes``, ``seconds``, ``waited_seconds``,
+    A :class:`logging.Logger` gets each line as a record whose attributes are what the line is
+    about: ``worker``, ``rank``, ``model``, ``run``, ``version``, ``trace_id``, ``stop``, ``peer``,
+    and of the line about a whole refit ``status``, ``bytes``, ``seconds``, ``waited_seconds``,
     ``gb_per_s``; those that are not known are left out. A function gets the same as arguments. An
     exception of either is shown by ``sys.unraisablehook`` and goes no further.
 

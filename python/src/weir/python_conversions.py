@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversions and selection rules written in Python: for trying one out, not for speed.
 
-The C library calls them as it calls its own kernels, from any of its threads, on any tile. Each tile
-is copied, converted under the GIL, and copied back: hundreds of times slower than a kernel. An
+The C library calls them as it calls its own kernels, from any of its threads, on any tile. Each
+tile is copied, converted under the GIL, and copied back: hundreds of times slower than a kernel. An
 exception ends the conversion with an error; what it was is kept here until that error is raised,
 which it becomes the cause of.
 """
@@ -52,8 +52,8 @@ def register_conversion(
     that block, ragged at the edges; 0 is a whole axis. Tiles come one after the other, from any
     thread. What is not finite is refused before ``fn`` sees it, unless the caller propagates.
 
-    ``outputs``: up to four :class:`weir.Output` or tuples ``(suffix, dtype, cell_rows, cell_cols)``.
-    ``ranks``: the least and the most axes of a source, 3 with leading experts.
+    ``outputs``: up to four :class:`weir.Output` or tuples ``(suffix, dtype, cell_rows,
+    cell_cols)``. ``ranks``: the least and the most axes of a source, 3 with leading experts.
 
     Raises :class:`weir.CallError`: ERR_EXISTS for a name that is taken, ERR_INVALID.
     """
@@ -135,8 +135,8 @@ def failure_at(first: int, end: int) -> Optional[BaseException]:
 def failure_named_in(line: str) -> Optional[BaseException]:
     """Takes what the conversion raised that an error line names: the last of it, or None.
 
-    For calls that do not know where they convert to, as ``publish()``. Where several of them fail in
-    one conversion at once, the exceptions are handed out in any order.
+    For calls that do not know where they convert to, as ``publish()``. Where several of them fail
+    in one conversion at once, the exceptions are handed out in any order.
     """
     named = _KERNEL_FAILED.search(line)
     if named is None:

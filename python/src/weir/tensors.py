@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A described piece of memory, and how any array becomes one without a copy.
 
-What is not contiguous is refused by name: a copy would be trained past. Nothing is imported that was
-not imported before. Which kinds of arrays there are stands in ``weir.arrays``.
+What is not contiguous is refused by name: a copy would be trained past. Nothing is imported that
+was not imported before. Which kinds of arrays there are stands in ``weir.arrays``.
 """
 
 from __future__ import annotations
