@@ -17,6 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.distributed as dist  # noqa: E402
+from placed_tensors import Placed, random_placement, split  # noqa: E402
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard  # noqa: E402
 from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
 
@@ -26,43 +27,6 @@ from weir.errors import CallError, Status  # noqa: E402
 from weir.placements import Cut  # noqa: E402
 
 NAME = "model.layers.0.mlp.up_proj.weight"
-
-
-class Mesh:
-    """What shards.py asks of a DeviceMesh."""
-
-    mesh_dim_names = None
-
-    def __init__(self, sizes, at):
-        self.sizes, self.at = sizes, at
-
-    def size(self, dim):
-        return self.sizes[dim]
-
-    def get_coordinate(self):
-        return self.at
-
-
-class Placed:
-    """What shards.py asks of a DTensor."""
-
-    def __init__(self, shape, local, sizes, at, placed):
-        self.shape = shape
-        self.local = local
-        self.device_mesh = Mesh(sizes, at)
-        self.placements = tuple(placed)
-
-    def to_local(self):
-        return self.local
-
-
-def split(tensor, sizes, at, placed):
-    """The local tensor as torch's placements split it, from left to right."""
-    for size, index, placement in zip(sizes, at, placed):
-        if not placement.is_replicate():
-            pieces, _ = placement._split_tensor(tensor, size, with_padding=False)
-            tensor = pieces[index]
-    return tensor.contiguous()
 
 
 def shards_at(whole, local, sizes, at, placed):
@@ -105,16 +69,6 @@ def test_chunks_are_those_of_torch():
 def test_an_empty_axis_has_no_ranges():
     assert placements.held_ranges(0, [Cut(4)], [1], 0) == ()
     assert placements.parts_of([(), ((0, 3),)], 1) == []
-
-
-def random_placement(generator, n_axes):
-    kind = generator.choice(("replicate", "shard", "shard", "strided"))
-    axis = generator.randrange(n_axes)
-    if kind == "replicate":
-        return Replicate()
-    if kind == "shard":
-        return Shard(axis)
-    return _StridedShard(axis, split_factor=generator.choice((2, 3)))
 
 
 @pytest.mark.parametrize("seed", range(150))
