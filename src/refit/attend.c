@@ -273,6 +273,8 @@ static weir_status wait_called(weir_attendance *a, size_t source, const weir_dis
             if (strcmp(message.round.version_uid, discovery->uid) != 0)
                 return weir_fail(WEIR_ERR_CORRUPT, "%s begins a round of another version",
                                  a->remote->who);
+            a->version = discovery->version;
+            snprintf(a->version_uid, sizeof(a->version_uid), "%s", discovery->uid);
             return take_call(a, &message.round);
         }
         if (status != WEIR_IN_PROGRESS)

@@ -40,9 +40,11 @@ typedef struct weir_attendance {
     weir_arena arena;        /* what is as long as the rank's shards */
     unsigned char **targets; /* where each shard lies among the live parameters, or in the loader */
     uint32_t *tensors;       /* which of the loader's each is; NULL without a loader */
-    uint64_t *received_bytes; /* of each shard */
-    weir_digest *digests;     /* of what was received and verified */
-    weir_arena scratch;       /* of one message */
+    uint64_t *received_bytes;        /* of each shard */
+    weir_digest *digests;            /* of what was received and verified */
+    weir_arena scratch;              /* of one message */
+    char version_uid[WEIR_ID_BYTES]; /* that every step must be of */
+    uint64_t version;
     uint64_t largest_step_bytes;
     uint32_t n_members;                                     /* of the round */
     uint32_t n_received, n_verified, n_passed, n_committed; /* steps */

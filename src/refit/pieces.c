@@ -405,16 +405,30 @@ static weir_status cut_entry(cutter *c, const grid *g, weir_step *step)
     return WEIR_OK;
 }
 
-static weir_status cut_all(cutter *c)
+static weir_status cut_layers(cutter *c, bool outside, weir_step *step)
 {
-    weir_step step = { 0 };
     for (size_t i = 0; i < c->source->n_owned; i++) {
+        const weir_owned_entry *owned = &c->source->owned[i];
+        if ((owned->entry->layer < 0) != outside)
+            continue;
         grid g;
-        grid_init(&g, c->source, &c->source->owned[i]);
-        weir_status status = cut_entry(c, &g, &step);
+        grid_init(&g, c->source, owned);
+        weir_status status = cut_entry(c, &g, step);
         if (status != WEIR_OK)
             return status;
     }
+    return WEIR_OK;
+}
+
+/* What is outside the layers first, as receivers of broadcasts know it. */
+static weir_status cut_all(cutter *c)
+{
+    weir_step step = { 0 };
+    weir_status status = cut_layers(c, true, &step);
+    if (status == WEIR_OK)
+        status = cut_layers(c, false, &step);
+    if (status != WEIR_OK)
+        return status;
     end_step(c, &step);
     return WEIR_OK;
 }

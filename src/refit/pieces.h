@@ -46,8 +46,8 @@ typedef struct weir_steps {
     size_t n_views;
 } weir_steps;
 
-/* Cuts so that no step packs to more than step_bytes (256-byte aligned parts), in the order of the
- * rank's shards, every shard's parts ascending and gapless. A piece that cannot be cut further may
+/* Cuts so that no step packs to more than step_bytes (256-byte aligned parts): what is outside the
+ * layers first, then in the order of the rank's shards, every shard's parts ascending and gapless. A piece that cannot be cut further may
  * be larger; it then is a step of its own. Everything lies in `arena`. */
 weir_status weir_steps_cut(const weir_source *source, bool keep_masters, uint64_t step_bytes,
                            weir_arena *arena, weir_steps *out);

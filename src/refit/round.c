@@ -157,6 +157,9 @@ weir_status weir_round_send_step(weir_frame_link *link, const weir_round_step *s
     }
     message.number = step->number;
     message.n_parts = step->n_parts;
+    message.version = step->version;
+    message.version_uid = (char *)step->version_uid;
+    message.n_steps = step->n_steps;
     return send_packed(link, WEIR_ROUND_STEP, &message.base, scratch, timeout_ms);
 }
 

@@ -40,7 +40,7 @@ typedef enum weir_round_type {
 } weir_round_type;
 const char *weir_round_type_name(uint16_t type); /* "Join"; "?" for another number */
 
-#define WEIR_ROUND_FORMAT 1u
+#define WEIR_ROUND_FORMAT 2u
 #define WEIR_ROUND_MAX_WINDOWS 16u
 #define WEIR_ROUND_TEXT_BYTES 512u /* of a text, NUL and all; longer ones are cut */
 #define WEIR_ROUND_UNPACK_BYTES ((size_t)256 << 20) /* what one message may unpack to */
@@ -94,9 +94,12 @@ typedef struct weir_round_part {
 } weir_round_part;
 
 typedef struct weir_round_step {
-    uint32_t number;
+    uint32_t number; /* below n_steps */
     const weir_round_part *parts;
     size_t n_parts;
+    uint64_t version;
+    const char *version_uid; /* of one attempt at the version, in one run */
+    uint32_t n_steps;        /* of the round */
 } weir_round_step;
 
 typedef struct weir_round_done {

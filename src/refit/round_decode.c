@@ -258,6 +258,9 @@ static weir_status read_step(const ProtobufCMessage *base, weir_arena *arena,
                              weir_round_message *out)
 {
     const Weir__Round__Step *message = (const Weir__Round__Step *)base;
+    if (message->number >= message->n_steps)
+        return weir_fail(WEIR_ERR_CORRUPT, "Step.number: %u of a round of %u steps",
+                         message->number, message->n_steps);
     weir_round_part *parts = weir_arena_zeroed(arena, message->n_parts, sizeof(*parts));
     if (parts == NULL)
         return WEIR_ERR_NO_MEMORY;
@@ -266,7 +269,12 @@ static weir_status read_step(const ProtobufCMessage *base, weir_arena *arena,
         if (status != WEIR_OK)
             return status;
     }
-    out->step = (weir_round_step){ message->number, parts, message->n_parts };
+    out->step = (weir_round_step){ .number = message->number,
+                                   .parts = parts,
+                                   .n_parts = message->n_parts,
+                                   .version = message->version,
+                                   .version_uid = message->version_uid,
+                                   .n_steps = message->n_steps };
     return WEIR_OK;
 }
 

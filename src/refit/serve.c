@@ -269,7 +269,10 @@ static weir_status tell_step(round *r, weir_member *member)
 {
     weir_push *push = r->push;
     const weir_step *step = &push->steps.steps[member->n_told];
-    weir_round_step message = { .number = member->n_told };
+    weir_round_step message = { .number = member->n_told,
+                                .version = r->version->version,
+                                .version_uid = r->version->uid,
+                                .n_steps = (uint32_t)push->steps.n_steps };
     weir_arena_reset(&push->scratch);
     weir_round_part *parts =
         weir_arena_alloc(&push->scratch, (step->n_pieces * WEIR_MAX_OUTPUTS + 1) * sizeof(*parts));

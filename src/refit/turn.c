@@ -131,18 +131,33 @@ static weir_status check_next(const weir_attendance *a, const weir_round_step *s
     return WEIR_OK;
 }
 
+/* A step is of this round and no other, whatever came before it on the link. */
+static weir_status check_header(const weir_attendance *a, const weir_round_step *step)
+{
+    if (step->version != a->version || strcmp(step->version_uid, a->version_uid) != 0)
+        return weir_fail(WEIR_ERR_CORRUPT,
+                         "%s: a step of version %" PRIu64 " (%.64s) came in a round of version "
+                         "%" PRIu64 " (%s)",
+                         a->remote->who, step->version, step->version_uid, a->version,
+                         a->version_uid);
+    if (step->number != a->n_received)
+        return weir_fail(WEIR_ERR_CORRUPT, "%s: step %u came, step %u is next", a->remote->who,
+                         step->number, a->n_received);
+    return WEIR_OK;
+}
+
 weir_status weir_turn_begin(weir_attendance *a, const weir_round_step *step)
 {
     weir_turn *turn = weir_turn_next(a);
     weir_work_range *ranges = NULL;
-    if (step->number != a->n_received)
-        return weir_fail(WEIR_ERR_CORRUPT, "%s: step %u came, step %u is next", a->remote->who,
-                         step->number, a->n_received);
+    weir_status status = check_header(a, step);
+    if (status != WEIR_OK)
+        return status;
     turn->step = *step;
     if (by_windows(a) && step->number >= a->n_committed + WEIR_REPLICA_WINDOWS)
         return weir_fail(WEIR_ERR_CORRUPT, "%s: step %u came before its window was free",
                          a->remote->who, step->number);
-    weir_status status = check_next(a, step);
+    status = check_next(a, step);
     if (status == WEIR_OK)
         status = take_parts(a, turn, &ranges);
     if (status != WEIR_OK) {

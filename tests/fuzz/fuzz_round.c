@@ -61,6 +61,7 @@ static void look_at_round(const weir_round_round *round, weir_arena *arena)
 
 static void look_at_step(const weir_round_step *step)
 {
+    must(step->number < step->n_steps && step->version_uid != NULL);
     for (size_t i = 0; i < step->n_parts; i++) {
         const weir_round_part *part = &step->parts[i];
         must(part->offset + part->n_bytes >= part->offset);

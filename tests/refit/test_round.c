@@ -211,11 +211,19 @@ static void a_step_comes_back_as_it_went(void **state)
         { 0, 0, 0, 0, { 0, 0 } },
         { UINT32_MAX, UINT64_MAX - 9, 9, UINT64_MAX - 9, { UINT64_MAX, 1 } },
     };
-    weir_round_step step = { 5, parts, 2 };
+    weir_round_step step = { .number = 5,
+                             .parts = parts,
+                             .n_parts = 2,
+                             .version = UINT64_MAX - 1,
+                             .version_uid = "uid-of-an-attempt",
+                             .n_steps = 7 };
     assert_int_equal(weir_round_send_step(f->near, &step, &f->scratch, TIMEOUT_MS), WEIR_OK);
     expect_message(f, WEIR_ROUND_STEP);
     assert_int_equal(f->got.step.number, 5);
     assert_int_equal(f->got.step.n_parts, 2);
+    assert_true(f->got.step.version == UINT64_MAX - 1);
+    assert_string_equal(f->got.step.version_uid, "uid-of-an-attempt");
+    assert_int_equal(f->got.step.n_steps, 7);
     for (size_t i = 0; i < 2; i++) {
         const weir_round_part *got = &f->got.step.parts[i];
         assert_int_equal(got->shard, parts[i].shard);
@@ -224,7 +232,7 @@ static void a_step_comes_back_as_it_went(void **state)
                     got->digest.product == parts[i].digest.product &&
                     got->digest.sum == parts[i].digest.sum);
     }
-    step = (weir_round_step){ 6, NULL, 0 };
+    step = (weir_round_step){ .number = 6, .version_uid = "", .n_steps = 7 };
     assert_int_equal(weir_round_send_step(f->near, &step, &f->scratch, TIMEOUT_MS), WEIR_OK);
     expect_message(f, WEIR_ROUND_STEP);
     assert_int_equal(f->got.step.n_parts, 0);
@@ -313,10 +321,10 @@ static void a_bad_join_is_refused(void **state)
     fixture *f = *state;
     Weir__Round__Join join = WEIR__ROUND__JOIN__INIT;
     expect_refused(f, WEIR_ROUND_JOIN, &join.base, WEIR_ERR_UNSUPPORTED,
-                   "Join.format is 0, this build speaks 1");
+                   "Join.format is 0, this build speaks 2");
+    join.format = 3;
+    expect_refused(f, WEIR_ROUND_JOIN, &join.base, WEIR_ERR_UNSUPPORTED, "Join.format is 3");
     join.format = 2;
-    expect_refused(f, WEIR_ROUND_JOIN, &join.base, WEIR_ERR_UNSUPPORTED, "Join.format is 2");
-    join.format = 1;
     expect_refused(f, WEIR_ROUND_JOIN, &join.base, WEIR_ERR_CORRUPT,
                    "Join.worker_id has 0 bytes, expected 1 to 255");
     join.worker_id = name_of(256);
@@ -411,12 +419,16 @@ static void a_bad_next_of_a_round_is_refused(void **state)
     assert_int_equal(decode(f, WEIR_ROUND_ROUND, &round.base), WEIR_OK);
 }
 
-static void a_part_that_overflows_is_refused(void **state)
+static void a_step_beyond_the_last_and_a_part_that_overflows_are_refused(void **state)
 {
     fixture *f = *state;
     Weir__Round__Part part = WEIR__ROUND__PART__INIT, *parts[] = { &part };
     Weir__Round__Step step = WEIR__ROUND__STEP__INIT;
     step.number = 8;
+    step.n_steps = 8;
+    expect_refused(f, WEIR_ROUND_STEP, &step.base, WEIR_ERR_CORRUPT,
+                   "Step.number: 8 of a round of 8 steps");
+    step.n_steps = 9;
     step.parts = parts;
     step.n_parts = 1;
     part.n_bytes = 2;
@@ -591,7 +603,7 @@ static size_t pack_example(weir_round_type type, unsigned char bytes[512])
     Weir__Round__Part part = WEIR__ROUND__PART__INIT, *parts[] = { &part, &part };
     Weir__Round__Step step = WEIR__ROUND__STEP__INIT;
     Weir__Round__Done done = WEIR__ROUND__DONE__INIT;
-    join.format = 1, join.worker_id = text("w"), join.model = text("m"), join.run = text("r");
+    join.format = 2, join.worker_id = text("w"), join.model = text("m"), join.run = text("r");
     ready.version = 300, ready.version_uid = text("u"), ready.staged = 1, ready.n_windows = 2;
     ready.window_bytes = 4096, ready.places = (ProtobufCBinaryData){ 3, key };
     round.version = 300, round.version_uid = text("u"), round.n_members = 2, round.position = 1;
@@ -602,6 +614,7 @@ static size_t pack_example(weir_round_type type, unsigned char bytes[512])
     part.shard = 1, part.offset = 300, part.n_bytes = 4, part.packed_offset = 5;
     part.digest_product = 6, part.digest_sum = 7;
     step.number = 1, step.parts = parts, step.n_parts = 2;
+    step.version = 300, step.version_uid = text("u"), step.n_steps = 2;
     done.version = 1, done.status = -1, done.text = text("t"), done.seconds = seconds;
     done.n_seconds = 2;
     switch ((int)type) {
@@ -677,7 +690,9 @@ static size_t pack_large_step(fixture *f, size_t n_parts)
     weir_round_part *parts = weir_arena_zeroed(&f->scratch, n_parts, sizeof(*parts));
     for (size_t i = 0; i < n_parts; i++)
         parts[i] = (weir_round_part){ (uint32_t)i, i << 20, 1u << 20, i << 20, { ~i, i << 40 } };
-    const weir_round_step step = { 1, parts, n_parts };
+    const weir_round_step step = {
+        .number = 1, .parts = parts, .n_parts = n_parts, .version_uid = "", .n_steps = 2
+    };
     weir_frame frame;
     assert_int_equal(weir_round_send_step(f->near, &step, &f->scratch, TIMEOUT_MS), WEIR_OK);
     assert_int_equal(weir_frame_receive(f->far, TIMEOUT_MS, &frame), WEIR_OK);
@@ -717,7 +732,9 @@ static void steps_again_and_again_allocate_nothing(void **state)
 {
     fixture *f = *state;
     weir_round_part parts[500] = { { .n_bytes = 1 } };
-    const weir_round_step step = { 1, parts, 500 };
+    const weir_round_step step = {
+        .number = 1, .parts = parts, .n_parts = 500, .version_uid = "uid", .n_steps = 2
+    };
     uint64_t n_allocations = 0;
     for (int i = 0; i < 20; i++) {
         weir_arena_reset(&f->scratch);
@@ -736,7 +753,11 @@ static void running_out_of_memory_is_said(void **state)
     const weir_round_places places = { "ucx", NULL, 0, &region, 1, NULL, NULL, 0 };
     weir_arena empty;
     weir_arena_init(&empty, 1);
-    const weir_round_step step = { 1, (const weir_round_part[1]){ { .n_bytes = 1 } }, 1 };
+    const weir_round_step step = { .number = 1,
+                                   .parts = (const weir_round_part[1]){ { .n_bytes = 1 } },
+                                   .n_parts = 1,
+                                   .version_uid = "",
+                                   .n_steps = 2 };
     const weir_round_done done = { .text = "t" };
     assert_int_equal(weir_round_send_step(f->near, &step, &empty, TIMEOUT_MS), WEIR_ERR_NO_MEMORY);
     assert_int_equal(weir_round_send_done(f->near, &done, &empty, TIMEOUT_MS), WEIR_ERR_NO_MEMORY);
@@ -774,7 +795,7 @@ int main(void)
         CASE(a_bad_ready_is_refused),
         CASE(a_bad_round_is_refused),
         CASE(a_bad_next_of_a_round_is_refused),
-        CASE(a_part_that_overflows_is_refused),
+        CASE(a_step_beyond_the_last_and_a_part_that_overflows_are_refused),
         CASE(bad_seconds_are_refused),
         CASE(bad_places_are_refused),
         CASE(lists_of_unequal_length_are_refused),
