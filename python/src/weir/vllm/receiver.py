@@ -50,8 +50,9 @@ class Receiver:
     """A worker that installs versions.
 
     `placement`: this worker's place in its engine; its mesh is what the trainer publishes for.
-    `find`: what finds the parameters, where the engine is not vLLM. Made by all workers of the engine at once. Raises Refused for an engine or a parameter that Weir
-    does not write into, weir.WeirError for what the replica or its directory refuses.
+    `find`: what finds the parameters, where the engine is not vLLM. Made by all workers of the
+    engine at once. Raises Refused for an engine or a parameter that Weir does not write into,
+    weir.WeirError for what the replica or its directory refuses.
     """
 
     def __init__(self, model: Any, settings: Settings, *, config: Any, placement: Placement,
