@@ -128,7 +128,7 @@ def _channel_linear(method: object) -> Layout:
 
 
 def _compressed_linear(module: Any) -> Layout:
-    scheme = getattr(module, "scheme", None)
+    scheme: Any = getattr(module, "scheme", None)
     if _type(scheme) != "CompressedTensorsW8A8Fp8":
         raise Refused("scheme %s: known is CompressedTensorsW8A8Fp8" % _type(scheme))
     strategy = _name(getattr(scheme.strategy, "value", scheme.strategy))
