@@ -82,6 +82,13 @@ def test_records_have_the_fields_as_attributes(logger: Any) -> None:
     assert "peer" not in told
 
 
+def test_a_record_has_the_time_and_thread_of_its_line(logger: Any) -> None:
+    own, records = logger
+    logs._ToLogger(own).emit(logs._Line(logging.INFO, "late", {}, 1000.25, 77))
+    record = records[0]
+    assert (record.created, record.msecs, record.thread) == (1000.25, 250, 77)
+
+
 @pytest.mark.parametrize("c_level,expected", list(logs._LEVEL_OF.items()))
 def test_levels_are_loggings(c_level: int, expected: int, lines: List[Any]) -> None:
     say("x", c_level)
