@@ -52,7 +52,8 @@ class Trainer(Handle):
     rank, n_ranks, mesh
                 which rank of how many, and how they shard the model ("fsdp=8,ep=4"). None: when a
                 weight is a ``DTensor`` (or a ``Shard``), torch.distributed's and "explicit": ranks
-                tell each other what each holds. Else 0 of 1
+                tell each other what each holds. Else 0 of 1. With several ranks ``directory`` is
+                required
     replica_mesh, expert_owners, replica_experts
                 engines that are parallel themselves, and where experts are: see weir.h; expert maps
                 as JSON or as lists
@@ -146,12 +147,20 @@ class Trainer(Handle):
         self._directory = directory if self._embedded is None else self._embedded.address
         options.directory = arguments.text("directory", self._directory)
         try:
-            self._open(lambda: self._open_as(self._place(is_sharded=mesh is not None)))
+            self._open(lambda: self._open_as(self._place(is_sharded=self._may_be_a_rank())))
         except BaseException:
             self._release()
             raise
 
     # ---- opening ---------------------------------------------------------------------------------
+
+    def _may_be_a_rank(self) -> bool:
+        """Before the weights are seen: whether to be one until they say otherwise, so that no rank
+        is another one's namesake in the directory for a moment."""
+        rank, _, mesh = self._given
+        ranks = shards.torch_ranks()
+        is_one_of_many = ranks is not None and ranks[1] > 1
+        return mesh is not None or (rank is None and is_one_of_many and self._embedded is None)
 
     def _place(self, is_sharded: bool) -> Tuple[int, int, Optional[bytes]]:
         """(rank, n_ranks, mesh): what was given, else torch.distributed's where weights are shards."""
@@ -179,16 +188,19 @@ class Trainer(Handle):
         self._opened_as = place
         return out.value
 
-    def _become_rank(self, weights: Sequence[Tuple[str, Any]]) -> None:
+    def _become(self, weights: Sequence[Tuple[str, Any]]) -> None:
         """Only weights say whether this is a rank that has shards, and a handle is of one kind."""
-        if self._opened_as[2] is not None or not any(shards.is_sharded(w) for _, w in weights):
+        was_sharded = self._registration is not None and self._registration.is_sharded
+        is_sharded = self._given[2] is not None or any(shards.is_sharded(w) for _, w in weights)
+        place = self._place(is_sharded or was_sharded)
+        if place == self._opened_as:
             return
         if self._registration is not None:
             raise CallError(
                 f"{self._title}: weights that are shards, after weights that were whole: close it "
                 "and open another"
             )
-        self._replace(lambda: self._open_as(self._place(is_sharded=True)))
+        self._replace(lambda: self._open_as(place))
 
     @property
     def directory(self) -> str:
@@ -218,7 +230,7 @@ class Trainer(Handle):
             shards.refuse_flat_parameters(weights)  # whose state_dict() would gather the model
         named = named_weights(weights)
         self._require_open()
-        self._become_rank(named)
+        self._become(named)
         registration = Registration(named, is_sharded=self._opened_as[2] is not None)
         self._run("register", lambda pointer: self._register(pointer, registration))
 
