@@ -31,7 +31,7 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(weight.bfloat16().float(), (0, -columns % BLOCK, 0, -rows % BLOCK))
     blocks = padded.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))
     largest = blocks.abs().amax((1, 3), keepdim=True)
-    scale = (largest * torch.tensor(1 / 448, device=weight.device)).clamp(min=1e-12)
+    scale = (largest * (1 / 448)).clamp(min=1e-12)
     codes = (blocks / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
     return codes.view(padded.shape)[:rows, :columns].contiguous(), scale[:, 0, :, 0].contiguous()
 
