@@ -293,6 +293,11 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
 WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
                                        unsigned n_replicas, unsigned timeout_ms);
 
+/* PUSH: how many replicas are ready for `version`, or hold it from an earlier call: so many
+ * weir_trainer_wait() would send to at once. Does not wait. ERR_NOT_FOUND when it cannot be pushed.
+ */
+WEIR_API weir_status weir_trainer_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n);
+
 /* Makes a call on the trainer that is waiting, or the next one that would, end with ERR_CANCELLED.
  * From any thread or signal handler. */
 WEIR_API void weir_trainer_cancel(weir_trainer *trainer);
@@ -401,6 +406,13 @@ WEIR_API const weir_tensor *weir_replica_parameters(const weir_replica *replica,
  * landed). report may be NULL. */
 WEIR_API weir_status weir_replica_install(weir_replica *replica, uint64_t version,
                                           weir_report *report);
+/* Brings back, at the same addresses, what was held before the last install: the version before, or
+ * what the engine came with (EMPTY). Its bytes are there until the next version begins to come, so
+ * this needs no trainer. Hooks and `agree` as in an install, with the version that comes back (0: what
+ * the engine came with); when one of them refuses, what was held stands. Allocates nothing. `report`
+ * (may be NULL): its version is what is held then. ERR_NOT_FOUND: nothing to go back to;
+ * ERR_UNSUPPORTED: of direct installs. */
+WEIR_API weir_status weir_replica_revert(weir_replica *replica, weir_report *report);
 /* As weir_trainer_cancel(): ends an install before the first live byte changes, or not at all. */
 WEIR_API void weir_replica_cancel(weir_replica *replica);
 WEIR_API void weir_replica_uncancel(weir_replica *replica); /* as weir_trainer_uncancel() */

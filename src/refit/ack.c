@@ -146,6 +146,30 @@ void weir_stop_refuse(weir_replica *replica, const weir_discovery *discovery, we
     weir_error_restore(&cause);
 }
 
+static void announce_alone(weir_replica *replica, const weir_source_record *record)
+{
+    weir_keeper *keeper = replica->worker.keeper;
+    weir_keeper_pause(keeper);
+    bool told = weir_directory_publish_source(replica->worker.client, record, replica->source_id) ==
+                WEIR_OK;
+    weir_keeper_announce(keeper, record, !told);
+    weir_keeper_resume(keeper);
+}
+
+void weir_stop_take_back(weir_replica *replica, uint64_t version, const char *uid)
+{
+    weir_discovery left = { .version = version };
+    snprintf(left.uid, sizeof(left.uid), "%s", uid);
+    weir_acknowledgement word = make_word(replica, &left);
+    word.source = entry_as_it_is(replica);
+    word.status = WEIR_ERR_ABORTED;
+    snprintf(word.text, sizeof(word.text), "it went back to what it held before");
+    if (weir_directory_is_plain(replica->worker.client))
+        announce_alone(replica, &word.source);
+    else
+        say(replica, &word);
+}
+
 /* ---- the trainer's end -----------------------------------------------------------------------*/
 
 /* "" when this rank does not publish it any more. */

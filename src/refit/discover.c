@@ -508,6 +508,7 @@ static weir_status find_version(weir_replica *replica, weir_search *search, weir
     weir_status status =
         weir_acquire_version(replica, search->version, search->retry.deadline, out);
     if (status == WEIR_OK) {
+        weir_way_back_forget(replica);
         weir_directory_client_bound(replica->worker.client, call_bound_ms(replica, search));
         return weir_discover_elsewhere(replica, out, prepare(replica, out));
     }

@@ -152,6 +152,18 @@ void weir_holding_close(weir_replica *replica)
 
 /* ---- a version -------------------------------------------------------------------------------*/
 
+static void describe_range(const weir_replica *replica, size_t i, weir_digest *digests,
+                           weir_work_range *out)
+{
+    weir_shape filled = weir_box_shape(&replica->held[i].box);
+    digests[i] = (weir_digest){ 0, 0 };
+    *out = (weir_work_range){ .name = replica->live[i].name,
+                              .data = replica->live[i].data,
+                              .dtype = replica->live[i].dtype,
+                              .digest = &digests[i] };
+    weir_digest_rows_of(out->dtype, &filled, &out->n_rows, &out->row_bytes);
+}
+
 static weir_status digest_unknown(weir_replica *replica, const bool *known, weir_digest *digests)
 {
     weir_work_range *ranges =
@@ -162,14 +174,7 @@ static weir_status digest_unknown(weir_replica *replica, const bool *known, weir
     for (size_t i = 0; i < replica->n_parameters; i++) {
         if (known[i])
             continue;
-        weir_work_range *range = &ranges[n++];
-        weir_shape filled = weir_box_shape(&replica->held[i].box);
-        range->name = replica->live[i].name;
-        range->data = replica->live[i].data;
-        range->dtype = replica->live[i].dtype;
-        range->digest = &digests[i];
-        digests[i] = (weir_digest){ 0, 0 };
-        weir_digest_rows_of(range->dtype, &filled, &range->n_rows, &range->row_bytes);
+        describe_range(replica, i, digests, &ranges[n++]);
     }
     weir_status status = weir_task_digest(replica->derive, WEIR_LANE_COMPUTE, ranges, n);
     if (status == WEIR_OK)
@@ -231,14 +236,34 @@ static weir_status digest_held(weir_replica *replica)
     return digest_unknown(replica, known, replica->held_digests);
 }
 
+static void note_digested(weir_replica *replica, weir_status status)
+{
+    replica->is_digested = status == WEIR_OK;
+    if (status != WEIR_OK)
+        weir_log(WEIR_LOG_WARN, "replica %s cannot be read by others: %s", replica->worker.id,
+                 weir_last_error());
+}
+
 void weir_holding_digest(weir_replica *replica)
+{
+    if (replica->serving.ops != NULL)
+        note_digested(replica, digest_held(replica));
+}
+
+/* One by one: a task that has digested a few has no room for all. */
+void weir_holding_digest_anew(weir_replica *replica)
 {
     if (replica->serving.ops == NULL)
         return;
-    replica->is_digested = digest_held(replica) == WEIR_OK;
-    if (!replica->is_digested)
-        weir_log(WEIR_LOG_WARN, "replica %s cannot be read by others: %s", replica->worker.id,
-                 weir_last_error());
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < replica->n_parameters && status == WEIR_OK; i++) {
+        weir_work_range range;
+        describe_range(replica, i, replica->held_digests, &range);
+        status = weir_task_digest(replica->derive, WEIR_LANE_COMPUTE, &range, 1);
+        if (status == WEIR_OK)
+            status = weir_task_wait(replica->derive, replica->worker.timeout_ms);
+    }
+    note_digested(replica, status);
 }
 
 static weir_status list_regions(weir_replica *replica, weir_arena *scratch,
@@ -304,7 +329,7 @@ static void set_held(weir_replica *replica, const char *uid)
     pthread_mutex_unlock(&replica->lock);
 }
 
-void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery)
+void weir_holding_publish(weir_replica *replica, const char *uid)
 {
     /* held_uid is "", so the service does not look at the manifest while it is written; and a
      * manifest that was not finished is none to come back to. */
@@ -317,8 +342,8 @@ void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery
                  weir_last_error());
         return;
     }
-    memcpy(replica->published_uid, discovery->uid, sizeof(replica->published_uid));
-    set_held(replica, discovery->uid);
+    snprintf(replica->published_uid, sizeof(replica->published_uid), "%s", uid);
+    set_held(replica, uid);
 }
 
 bool weir_holding_serves(const weir_replica *replica, const char *uid)

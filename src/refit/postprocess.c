@@ -67,9 +67,14 @@ weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version)
     if (status != WEIR_OK)
         return status;
     weir_holding_digest(replica);
+    return weir_engine_take(replica, version);
+}
+
+weir_status weir_engine_take(weir_replica *replica, uint64_t version)
+{
     if (replica->hooks.postprocess == NULL)
         return WEIR_OK;
-    status = replica->hooks.postprocess(replica->hooks.context, version);
+    weir_status status = replica->hooks.postprocess(replica->hooks.context, version);
     if (status != WEIR_OK)
         return weir_fail(status, "the engine's postprocess hook refused version %" PRIu64 ": %s",
                          version, weir_status_text(status));

@@ -82,13 +82,19 @@ weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t version, weir_r
 
 /* ---- replica: stops 5 to 9 -------------------------------------------------------------------*/
 
-/* The live parameters hold a mixture, and say so until a whole version is in. */
-static void mark_unusable(weir_replica *replica, uint64_t version)
+void weir_refit_mark_unusable(weir_replica *replica, const char *doing)
 {
     replica->state = WEIR_REPLICA_UNUSABLE;
-    weir_error_prefix("replica %s is unusable until a whole version is in: install of version "
-                      "%" PRIu64 " failed",
-                      replica->worker.id, version);
+    weir_way_back_forget(replica);
+    weir_error_prefix("replica %s is unusable until a whole version is in: %s failed",
+                      replica->worker.id, doing);
+}
+
+static void mark_unusable(weir_replica *replica, uint64_t version)
+{
+    char doing[64];
+    snprintf(doing, sizeof(doing), "install of version %" PRIu64, version);
+    weir_refit_mark_unusable(replica, doing);
 }
 
 /* Brings the old version back, derived parameters included. */
@@ -113,8 +119,7 @@ static void roll_back(weir_replica *replica, uint64_t failed_version)
     weir_live_end(replica);
 }
 
-/* What this worker and the others of its replica came to together. */
-static weir_status agree(weir_replica *replica, uint64_t version, weir_status mine)
+weir_status weir_refit_agree(weir_replica *replica, uint64_t version, weir_status mine)
 {
     weir_error_line cause;
     if (replica->agree == NULL)
@@ -172,11 +177,11 @@ static weir_status install_staged(weir_replica *replica, weir_stopwatch *watch,
 {
     bool landed, changed = false;
     weir_status status = fetch(replica, watch, discovery, &landed);
-    status = agree(replica, discovery->version, status);
+    status = weir_refit_agree(replica, discovery->version, status);
     if (status != WEIR_OK)
         return status;
     status = change_live(replica, watch, discovery->version, &changed);
-    status = agree(replica, discovery->version, status);
+    status = weir_refit_agree(replica, discovery->version, status);
     if (status != WEIR_OK && changed)
         roll_back(replica, discovery->version);
     return status;
@@ -198,13 +203,13 @@ static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
     bool landed = false;
     weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
     weir_status paused = weir_live_begin(replica);
-    weir_status status = agree(replica, discovery->version, paused);
+    weir_status status = weir_refit_agree(replica, discovery->version, paused);
     if (paused != WEIR_OK)
         return status;
     if (status == WEIR_OK) {
         status = land_directly(replica, watch, discovery, &landed);
         landed |= replica->agree != NULL; /* at others, if not here */
-        status = agree(replica, discovery->version, status);
+        status = weir_refit_agree(replica, discovery->version, status);
     }
     if (status == WEIR_OK)
         return WEIR_OK;
@@ -223,7 +228,7 @@ static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
 {
     bool paused, landed;
     bool was_unusable = replica->state == WEIR_REPLICA_UNUSABLE;
-    weir_status status = agree(replica, discovery->version, WEIR_OK);
+    weir_status status = weir_refit_agree(replica, discovery->version, WEIR_OK);
     if (status != WEIR_OK)
         return status;
     weir_stopwatch_enter(watch, WEIR_STOP_TRANSFER);
@@ -232,7 +237,7 @@ static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
         weir_stopwatch_enter(watch, WEIR_STOP_POSTPROCESS);
         status = weir_stop_postprocess(replica, discovery->version);
     }
-    status = agree(replica, discovery->version, status);
+    status = weir_refit_agree(replica, discovery->version, status);
     if (status == WEIR_OK || !paused)
         return status;
     if (replica->mode == WEIR_INSTALL_DIRECT && landed)
@@ -244,6 +249,7 @@ static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
 
 static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discovery *discovery)
 {
+    weir_way_back_keep(replica);
     replica->state = WEIR_REPLICA_HOLDING;
     replica->version = discovery->version;
     replica->attempt = discovery->attempt;
@@ -252,7 +258,7 @@ static void hold(weir_replica *replica, weir_stopwatch *watch, const weir_discov
              discovery->peer.worker_id);
     weir_live_end(replica);
     weir_stopwatch_enter(watch, WEIR_STOP_ACK);
-    weir_holding_publish(replica, discovery);
+    weir_holding_publish(replica, discovery->uid);
     weir_stop_ack(replica, discovery, watch->report);
 }
 
@@ -270,7 +276,7 @@ static weir_status try_install(weir_replica *replica, weir_stopwatch *watch, wei
     weir_stopwatch_enter(watch, WEIR_STOP_DISCOVER);
     weir_status status = weir_stop_discover(replica, search, &discovery);
     if (status != WEIR_OK)
-        return agree(replica, search->version, status);
+        return weir_refit_agree(replica, search->version, status);
     watch->report->version = discovery.version;
     watch->report->n_tensors = replica->n_parameters;
     watch->report->n_bytes = replica->schedule.n_bytes;

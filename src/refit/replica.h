@@ -83,6 +83,17 @@ typedef struct weir_schedule {
 /* Steps of a pushed version that may be on their way through a staged replica at once. */
 #define WEIR_REPLICA_WINDOWS 2u
 
+/* What was held before the last install, while its bytes are still beside the parameters. */
+typedef struct weir_way_back {
+    bool is_there;
+    bool of_peer; /* the schedule by which they changed places */
+    weir_replica_state state;
+    uint64_t version;
+    char version_uid[WEIR_ID_BYTES];
+    unsigned attempt;
+    weir_source_record told;
+} weir_way_back;
+
 struct weir_replica {
     weir_worker worker;
     weir_install_mode mode;
@@ -150,6 +161,7 @@ struct weir_replica {
     uint64_t version;
     char version_uid[WEIR_ID_BYTES];
     unsigned attempt; /* of that version; 0: not said */
+    weir_way_back back;
     pthread_mutex_t lock;              /* what follows, against the manifest service */
     char held_uid[WEIR_ID_BYTES];      /* "" while the live parameters are in motion */
     char published_uid[WEIR_ID_BYTES]; /* that the manifest was made for */
@@ -233,6 +245,19 @@ weir_status weir_stop_attend(weir_replica *replica, const weir_discovery *discov
  * why not. */
 void weir_attend_tell(weir_replica *replica, const weir_report *report, weir_status status);
 
+/* refit.c, for revert.c as well */
+/* What this worker and the others of its replica came to together. */
+weir_status weir_refit_agree(weir_replica *replica, uint64_t version, weir_status mine);
+/* The live parameters hold a mixture, and say so until a whole version is in. `doing`: what failed,
+ * "install of version 7". */
+void weir_refit_mark_unusable(weir_replica *replica, const char *doing);
+
+/* revert.c: the way back of a staged install. */
+/* A version is in: what was held before it lies beside the parameters. Before that is forgotten. */
+void weir_way_back_keep(weir_replica *replica);
+/* It will be written over, or the plan by which it lies there goes. */
+void weir_way_back_forget(weir_replica *replica);
+
 /* install.c */
 /* The live parameters are about to change: pauses the engine, stops handing out the manifest. */
 weir_status weir_live_begin(weir_replica *replica);
@@ -280,11 +305,15 @@ void weir_staging_close(weir_replica *replica);
 /* postprocess.c, stop 8: derived parameters, then the engine's hook. */
 weir_status weir_stop_postprocess(weir_replica *replica, uint64_t version);
 weir_status weir_derived_refresh(weir_replica *replica);
+/* The hook alone: what the engine says to what the parameters hold. */
+weir_status weir_engine_take(weir_replica *replica, uint64_t version);
 
 /* ack.c, stop 9: tells the directory what is held and how long each stop took. The install stands
  * whatever happens here: what could not be said now, the keeper repeats. */
 void weir_stop_ack(weir_replica *replica, const weir_discovery *discovery,
                    const weir_report *report);
+/* A version that was held is not any more, which is told as what holds now. */
+void weir_stop_take_back(weir_replica *replica, uint64_t version, const char *uid);
 /* Instead of it: says why the leased version is not held, which the calling thread's last error
  * does, and gives the lease back. */
 void weir_stop_refuse(weir_replica *replica, const weir_discovery *discovery, weir_status status);
@@ -305,8 +334,10 @@ weir_status weir_holding_open(weir_replica *replica);
 /* Digests what others will see of the version that has just been verified, before the engine
  * touches it. Failures are logged: then nobody can read it. */
 void weir_holding_digest(weir_replica *replica);
+/* The same of what lies in the parameters, wherever it came from. */
+void weir_holding_digest_anew(weir_replica *replica);
 /* Hands out a manifest of the version that is held. Failures are logged: then nobody can read. */
-void weir_holding_publish(weir_replica *replica, const weir_discovery *discovery);
+void weir_holding_publish(weir_replica *replica, const char *uid);
 /* The manifest of the version before is valid again. */
 void weir_holding_restore(weir_replica *replica);
 void weir_holding_withdraw(weir_replica *replica);

@@ -6,6 +6,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "device/host.h"
+#include "refit/landing.h"
 
 weir_status weir_undo_begin(weir_undo *undo, weir_work *work, uint64_t n_bytes)
 {
@@ -81,6 +83,40 @@ weir_status weir_undo_run(weir_undo *undo, unsigned timeout_ms)
         status = weir_task_copy(undo->task, WEIR_LANE_KEEP, &copy, 1);
         if (status == WEIR_OK)
             status = weir_task_wait(undo->task, timeout_ms);
+    }
+    return status;
+}
+
+/* Through the bounce buffer: memory of a GPU is not the processor's to swap. */
+static weir_status exchange_on_gpu(weir_undo *undo, unsigned char *live, unsigned char *kept,
+                                   uint64_t n_bytes, void *bounce, unsigned timeout_ms)
+{
+    weir_status status = WEIR_OK;
+    for (uint64_t at = 0, n; at < n_bytes && status == WEIR_OK; at += n) {
+        n = n_bytes - at < WEIR_BOUNCE_BYTES ? n_bytes - at : WEIR_BOUNCE_BYTES;
+        const weir_work_copy copies[] = { { bounce, live + at, n },
+                                          { live + at, kept + at, n },
+                                          { kept + at, bounce, n } };
+        status = weir_task_copy(undo->task, WEIR_LANE_KEEP, copies, 3);
+        if (status == WEIR_OK)
+            status = weir_task_wait(undo->task, timeout_ms);
+    }
+    return status;
+}
+
+weir_status weir_undo_exchange(weir_undo *undo, bool last_first, void *bounce, unsigned timeout_ms)
+{
+    weir_status status = WEIR_OK;
+    if (undo->is_broken)
+        return weir_fail(WEIR_ERR_INTERNAL, "the undo log does not hold all that was there");
+    bool on_gpu = weir_work_memory(undo->work) == WEIR_MEMORY_CUDA;
+    for (size_t i = 0; i < undo->n_entries && status == WEIR_OK; i++) {
+        const weir_undo_entry *entry = &undo->entries[last_first ? undo->n_entries - 1 - i : i];
+        unsigned char *kept = undo->kept + entry->kept_at;
+        if (on_gpu)
+            status = exchange_on_gpu(undo, entry->live, kept, entry->n_bytes, bounce, timeout_ms);
+        else
+            weir_host_swap(NULL, entry->live, kept, entry->n_bytes);
     }
     return status;
 }

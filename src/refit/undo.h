@@ -37,6 +37,10 @@ void weir_undo_break(weir_undo *undo);
 /* Brings everything noted back, the last first; bounded by timeout_ms. ERR_INTERNAL, and nothing is
  * written, when the log is broken. */
 weir_status weir_undo_run(weir_undo *undo, unsigned timeout_ms);
+/* Everything noted changes places with what lies at its address: the last first, or the first
+ * first, which undoes that. `bounce`: WEIR_BOUNCE_BYTES beside parameters on a GPU. ERR_INTERNAL as
+ * weir_undo_run(). */
+weir_status weir_undo_exchange(weir_undo *undo, bool last_first, void *bounce, unsigned timeout_ms);
 void weir_undo_close(weir_undo *undo);
 
 #endif

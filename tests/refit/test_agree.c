@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <pthread.h>
 
+#include "refit/replica.h"
 #include "refit_rig.h"
 
 #define WORKERS 2
@@ -19,6 +20,7 @@ typedef struct engine {
         unsigned n_votes, n_pauses, n_resumes;
         uint64_t version;         /* that it is to install */
         weir_status pause, after; /* what its hooks say */
+        bool reverts;
         weir_status result;
         char error[512];
     } members[WORKERS];
@@ -123,23 +125,30 @@ static void publish(engine *e, unsigned version)
 static void *install_one(void *context)
 {
     struct member *member = context;
-    member->result =
-        weir_replica_install(member->engine->workers[member->index], member->version, NULL);
+    weir_replica *worker = member->engine->workers[member->index];
+    member->result = member->reverts ? weir_replica_revert(worker, NULL)
+                                     : weir_replica_install(worker, member->version, NULL);
     snprintf(member->error, sizeof(member->error), "%s", weir_last_error());
     return NULL;
 }
 
-static void install(engine *e, uint64_t version)
+static void run(engine *e, uint64_t version, bool reverts)
 {
     pthread_t threads[WORKERS];
     for (int i = 0; i < WORKERS; i++) {
         struct member *member = &e->members[i];
         member->n_votes = member->n_pauses = member->n_resumes = 0;
         member->version = version;
+        member->reverts = reverts;
         assert_int_equal(pthread_create(&threads[i], NULL, install_one, member), 0);
     }
     for (int i = 0; i < WORKERS; i++)
         pthread_join(threads[i], NULL);
+}
+
+static void install(engine *e, uint64_t version)
+{
+    run(e, version, false);
 }
 
 static void expect_all_hold(const engine *e, uint64_t version)
@@ -285,6 +294,59 @@ static void direct_workers_go_on_when_one_did_not_pause(void **state)
     engine_close(e);
 }
 
+static void all_go_back_or_none(void **state)
+{
+    (void)state;
+    engine *e = engine_open(WEIR_INSTALL_STAGED);
+    unsigned char *before[WORKERS], *after[WORKERS];
+    uint64_t n_bytes;
+    publish(e, 1);
+    install(e, 1);
+    for (int i = 0; i < WORKERS; i++)
+        before[i] = snapshot(e, i, &n_bytes);
+    publish(e, 2);
+    install(e, 2);
+    for (int i = 0; i < WORKERS; i++)
+        after[i] = snapshot(e, i, &n_bytes);
+    e->members[1].after = WEIR_ERR_INTERNAL;
+    run(e, 1, true);
+    for (int i = 0; i < WORKERS; i++)
+        assert_int_equal(e->members[i].result, WEIR_ERR_INTERNAL);
+    expect_all_hold(e, 2);
+    expect_unchanged(e, after);
+    e->members[1].after = WEIR_OK;
+    run(e, 1, true);
+    for (int i = 0; i < WORKERS; i++) {
+        assert_int_equal(e->members[i].result, WEIR_OK);
+        assert_int_equal(e->members[i].n_votes, 2);
+        assert_int_equal(e->members[i].n_resumes, 1);
+    }
+    expect_all_hold(e, 1);
+    expect_unchanged(e, before);
+    for (int i = 0; i < WORKERS; i++) {
+        free(before[i]);
+        free(after[i]);
+    }
+    engine_close(e);
+}
+
+static void none_goes_back_when_one_has_nothing_to_go_back_to(void **state)
+{
+    (void)state;
+    engine *e = engine_open(WEIR_INSTALL_STAGED);
+    publish(e, 1);
+    install(e, 1);
+    weir_way_back_forget(e->workers[0]);
+    run(e, 0, true);
+    for (int i = 0; i < WORKERS; i++) {
+        assert_int_equal(e->members[i].result, WEIR_ERR_NOT_FOUND);
+        assert_int_equal(e->members[i].n_votes, 1);
+        assert_int_equal(e->members[i].n_pauses, 0);
+    }
+    expect_all_hold(e, 1);
+    engine_close(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -294,6 +356,8 @@ int main(void)
         cmocka_unit_test(nothing_changes_when_one_worker_finds_no_version),
         cmocka_unit_test(direct_workers_are_unusable_together),
         cmocka_unit_test(direct_workers_go_on_when_one_did_not_pause),
+        cmocka_unit_test(all_go_back_or_none),
+        cmocka_unit_test(none_goes_back_when_one_has_nothing_to_go_back_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,12 +85,33 @@ static void a_broken_log_writes_nothing_and_says_so(void **state)
     weir_undo_close(&undo);
 }
 
+static void what_changed_places_changes_back(void **state)
+{
+    weir_undo undo = { 0 };
+    char live[] = "0123456789";
+    (void)state;
+    assert_int_equal(weir_undo_begin(&undo, work, 8), WEIR_OK);
+    overwrite(&undo, live, "abcd");
+    overwrite(&undo, live + 2, "xyz");
+    for (int times = 0; times < 2; times++) {
+        assert_int_equal(weir_undo_exchange(&undo, true, NULL, TIMEOUT_MS), WEIR_OK);
+        assert_string_equal(live, "0123456789");
+        assert_int_equal(weir_undo_exchange(&undo, false, NULL, TIMEOUT_MS), WEIR_OK);
+        assert_string_equal(live, "abxyz56789");
+    }
+    weir_undo_break(&undo);
+    assert_int_equal(weir_undo_exchange(&undo, true, NULL, TIMEOUT_MS), WEIR_ERR_INTERNAL);
+    assert_string_equal(live, "abxyz56789");
+    weir_undo_close(&undo);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_written_over_comes_back),
         cmocka_unit_test(notes_whose_copies_were_not_made_bring_nothing_back),
         cmocka_unit_test(a_broken_log_writes_nothing_and_says_so),
+        cmocka_unit_test(what_changed_places_changes_back),
     };
     return cmocka_run_group_tests(tests, open_work, close_work);
 }
