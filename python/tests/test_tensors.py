@@ -331,7 +331,7 @@ def fake_tensor() -> Any:
 class Wrapper:
     """Makes a tensor subclass without memory of its own, as quantisation libraries have."""
 
-    def __new__(cls) -> Any:
+    def __new__(cls, name: str = "Wrapped") -> Any:
         class Wrapped(torch.Tensor):
             @staticmethod
             def __new__(kind: Any) -> Any:
@@ -343,6 +343,7 @@ class Wrapper:
             ) -> Any:
                 raise NotImplementedError(str(function))
 
+        Wrapped.__name__ = name
         return Wrapped()
 
 
@@ -378,6 +379,7 @@ TORCH_REFUSED: List[Tuple[str, Callable[[], Any], str]] = [
     ),
     ("nine axes", lambda: torch.zeros((1,) * 9), "9 axes, Weir's tensors have at most 8"),
     ("a wrapper", Wrapper, "has no memory of its own"),
+    ("a DTensor", lambda: Wrapper("DTensor"), "is a DTensor, here plain memory is asked for"),
 ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, NoReturn, Optional, Sequence, Set, Tuple
 
 from weir import dlpack, dtypes
 from weir.dtypes import DType
@@ -67,6 +67,11 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return all(n == 1 or s == e for n, s, e in zip(shape, strides, expected))
 
 
+def _kinds_of(array: Any) -> Set[str]:
+    """The names of its type and that one's bases: types are known without their modules."""
+    return {kind.__name__ for kind in type(array).__mro__}
+
+
 # ---- torch -----------------------------------------------------------------------------------
 
 
@@ -94,7 +99,7 @@ def _of_torch(label: str, tensor: Any) -> Described:
 
 
 def _refuse_without_memory(label: str, tensor: Any) -> None:
-    kinds = {kind.__name__ for kind in type(tensor).__mro__}
+    kinds = _kinds_of(tensor)
     if "DTensor" in kinds:
         refuse(
             label, "is a DTensor, here plain memory is asked for: weir.shards_of() gives its parts"
@@ -120,7 +125,7 @@ def _unpacked(label: str, shape: Tuple[int, ...]) -> Tuple[int, ...]:
 
 
 def _of_numpy(label: str, array: Any) -> Described:
-    if "MaskedArray" in {kind.__name__ for kind in type(array).__mro__}:
+    if "MaskedArray" in _kinds_of(array):
         refuse(label, "is a masked array, Weir takes plain ones")
     dtype = array.dtype
     if not dtype.isnative:
