@@ -139,6 +139,8 @@ def test_it_is_listed_as_slow_and_says_so_when_first_used(caplog: pytest.LogCapt
             weir.Status.ERR_EXISTS,
             "conversion 'fp8_128x128' is already registered",
         ),
+        ({"fn": "int8"}, weir.Status.ERR_INVALID, "conversion 'bad': 'int8' is no function"),
+        ({"outputs": [("a",)]}, weir.Status.ERR_INVALID, "output ('a',): "),
         ({"outputs": []}, weir.Status.ERR_INVALID, "n_outputs must be 1 to 4"),
         ({"outputs": [("a", "U8")] * 5}, weir.Status.ERR_INVALID, "5 outputs, 4 at most"),
         ({"outputs": [("a", "U9")]}, weir.Status.ERR_INVALID, "dtype 'U9' is none of Weir's"),
@@ -154,9 +156,9 @@ def test_it_is_listed_as_slow_and_says_so_when_first_used(caplog: pytest.LogCapt
     ],
 )
 def test_a_bad_registration_is_refused(arguments: Any, status: weir.Status, text: str) -> None:
-    given = {"name": "bad", "outputs": INT8, "compile_target": "tests", **arguments}
+    given = {"name": "bad", "fn": int8_rows, "outputs": INT8, "compile_target": "t", **arguments}
     with pytest.raises(weir.CallError) as caught:
-        weir.register_conversion(given.pop("name"), int8_rows, **given)
+        weir.register_conversion(given.pop("name"), given.pop("fn"), **given)
     assert caught.value.status is status and text in str(caught.value)
     assert "bad" not in [f.name for f in weir.formats()]
 
@@ -326,6 +328,11 @@ def test_a_rule_may_name_what_is_not_there() -> None:
     weir.register_default_rule(lambda q: q.get("quant_method") == "gone", "nothing_such")
     with pytest.raises(weir.CallError, match="unknown conversion 'nothing_such'; registered: "):
         select(quant_method="gone")
+
+
+def test_a_rule_that_is_no_function_is_refused() -> None:
+    with pytest.raises(weir.CallError, match="the rule for 'bf16_cast': True is no function"):
+        weir.register_default_rule(True, "bf16_cast")  # type: ignore[arg-type]
 
 
 # ---- in a refit ------------------------------------------------------------------------------

@@ -57,8 +57,9 @@ def register_conversion(
 
     Raises :class:`weir.CallError`: ERR_EXISTS for a name that is taken, ERR_INVALID.
     """
-    rows = [output if isinstance(output, Output) else Output(*output) for output in outputs]
-    rows = [Output(o.suffix, DType.of(o.dtype), o.cell_rows, o.cell_cols) for o in rows]
+    if not callable(fn):
+        raise CallError(f"conversion '{name}': {fn!r} is no function")
+    rows = [_output(name, output) for output in outputs]
     if len(rows) > abi.WEIR_MAX_OUTPUTS:
         raise CallError(f"conversion '{name}': {len(rows)} outputs, {abi.WEIR_MAX_OUTPUTS} at most")
     kernel = abi.weir_convert_fn(_Kernel(name, fn, rows))
@@ -92,6 +93,8 @@ def register_default_rule(
     ``matches(quantization_config)`` gets that part of a config.json as a dict; true selects the
     conversion. A rule that raises cannot read its config, so it does not match.
     """
+    if not callable(matches):
+        raise CallError(f"the rule for '{conversion}': {matches!r} is no function")
     rule = abi.weir_default_rule_fn(_Rule(matches, conversion))
     text = conversion.encode()
     check(library().weir_default_rule_register(rule, None, text, insert_first))
@@ -99,6 +102,14 @@ def register_default_rule(
 
 
 _kept: List[Any] = []
+
+
+def _output(name: str, given: Union[Output, Tuple[Any, ...]]) -> Output:
+    try:
+        output = given if isinstance(given, Output) else Output(*given)
+    except TypeError as error:
+        raise CallError(f"conversion '{name}': output {given!r}: {error}") from error
+    return Output(output.suffix, DType.of(output.dtype), output.cell_rows, output.cell_cols)
 
 
 def _json(name: str, metadata: Optional[Mapping[str, Any]]) -> bytes:
