@@ -65,8 +65,11 @@ typedef enum weir_run_type {
 
 /* What carries a broadcast. */
 typedef enum weir_run_transport {
-    WEIR_RUN_BY_NCCL = 0, /* GPUs */
-    WEIR_RUN_BY_UCX = 1,  /* the same protocol without GPUs */
+    WEIR_RUN_BY_NCCL = 0,     /* GPUs, from trainers that have the whole model to engines that take
+                                 whole tensors */
+    WEIR_RUN_BY_UCX = 1,      /* the same protocol without GPUs */
+    WEIR_RUN_BY_CUDA_IPC = 2, /* GPUs of one machine */
+    WEIR_RUN_BY_AUTO = 3,     /* the first of these that can, where the weights lie */
 } weir_run_transport;
 
 typedef enum weir_run_deployment {

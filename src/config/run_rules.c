@@ -295,16 +295,33 @@ static void check_infer_gpus(weir_run_config *config)
     const weir_run_settings *settings = &config->settings;
     uint64_t n_workers = n_workers_of(settings);
     if (settings->trainer.broadcast.type != WEIR_RUN_NCCL || !settings->inference.present ||
-        settings->trainer.broadcast.transport != WEIR_RUN_BY_NCCL || !is_written(config, path) ||
+        settings->trainer.broadcast.transport == WEIR_RUN_BY_UCX || !is_written(config, path) ||
         settings->deployment.type != WEIR_RUN_SINGLE_NODE ||
         settings->deployment.num_infer_gpus >= n_workers)
         return;
-    weir_run_complain(config, path,
+    weir_run_complain(
+        config, path,
+        weir_run_line(config, "is %u, but workers of %s are %llu, and each has a GPU of its own",
+                      settings->deployment.num_infer_gpus, servers_line(config),
+                      (unsigned long long)n_workers),
+        "raise it, or lower inference.tp, inference.dp or the number of servers");
+}
+
+/* What NCCL broadcasts is the same for all who receive it. */
+static void check_carried_parts(weir_run_config *config)
+{
+    const weir_run_settings *settings = &config->settings;
+    const weir_run_broadcast *broadcast = &settings->trainer.broadcast;
+    if (broadcast->type != WEIR_RUN_NCCL || broadcast->transport != WEIR_RUN_BY_NCCL ||
+        !broadcast->quantize_in_weight_transfer || !settings->inference.present ||
+        settings->inference.tp == 1)
+        return;
+    weir_run_complain(config, written_of(config, SHARED "transport", TRAINER "transport"),
                       weir_run_line(config,
-                                    "is %u, but workers of %s are %llu, and NCCL takes one per GPU",
-                                    settings->deployment.num_infer_gpus, servers_line(config),
-                                    (unsigned long long)n_workers),
-                      "raise it, or lower inference.tp, inference.dp or the number of servers");
+                                    "NCCL brings every worker the same bytes, and in kernel format "
+                                    "each worker of tp %u takes its own part",
+                                    settings->inference.tp),
+                      "leave it out, or set it to cuda_ipc (GPUs of one machine) or ucx");
 }
 
 /* ---- the table -------------------------------------------------------------------------------*/
@@ -339,6 +356,7 @@ static const run_rule rules[] = {
     { check_infer_gpus,
       { "deployment.type", "deployment.num_infer_gpus", "orchestrator.servers", "inference.tp",
         "inference.dp", TRAINER "transport" } },
+    { check_carried_parts, { TRAINER "transport", TRAINER FLAG, SHARED FLAG, "inference.tp" } },
 };
 
 static bool is_judged_already(weir_run_config *config, const run_rule *rule)

@@ -130,25 +130,43 @@ weir_status weir_delivery_follow(weir_trainer *trainer)
     return work != NULL ? weir_work_follow(work, trainer->stream) : WEIR_OK;
 }
 
-weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
-                                unsigned timeout_ms)
+/* OK: it is what this rank has published last, and can push. */
+static weir_status find_version(const weir_trainer *trainer, uint64_t version,
+                                weir_push_version *out)
 {
     for (unsigned i = 0; i < trainer->n_slots && trainer->push != NULL; i++) {
         const weir_slot *slot = &trainer->slots[i];
         if (slot->state != WEIR_SLOT_PUBLISHED || slot->version != version ||
             version != trainer->last_version)
             continue;
-        weir_push_version asked = { version, slot->uid, trainer->keep_masters };
-        weir_status status = weir_delivery_follow(trainer);
-        if (status == WEIR_OK)
-            status = weir_push_serve(trainer->push, &asked, n_replicas, timeout_ms);
-        if (status != WEIR_OK)
-            weir_error_prefix("trainer rank %u", trainer->rank);
-        return status;
+        *out = (weir_push_version){ version, slot->uid, trainer->keep_masters };
+        return WEIR_OK;
     }
     return weir_fail(WEIR_ERR_NOT_FOUND,
                      "version %" PRIu64 " cannot be pushed: trainer rank %u has published %s"
                      "%" PRIu64 " last",
                      version, trainer->rank, trainer->has_published ? "" : "nothing, ",
                      trainer->last_version);
+}
+
+weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
+                                unsigned timeout_ms)
+{
+    weir_push_version asked;
+    weir_status status = find_version(trainer, version, &asked);
+    if (status != WEIR_OK)
+        return status;
+    status = weir_delivery_follow(trainer);
+    if (status == WEIR_OK)
+        status = weir_push_serve(trainer->push, &asked, n_replicas, timeout_ms);
+    if (status != WEIR_OK)
+        weir_error_prefix("trainer rank %u", trainer->rank);
+    return status;
+}
+
+weir_status weir_trainer_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n)
+{
+    weir_push_version asked;
+    weir_status status = find_version(trainer, version, &asked);
+    return status == WEIR_OK ? weir_push_count_ready(trainer->push, &asked, out_n) : status;
 }

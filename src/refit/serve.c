@@ -475,3 +475,15 @@ weir_status weir_push_serve(weir_push *push, const weir_push_version *version, s
     weir_error_restore(&cause);
     return status;
 }
+
+weir_status weir_push_count_ready(weir_push *push, const weir_push_version *version,
+                                  unsigned *out_n)
+{
+    begin_count(push, version);
+    weir_status status = weir_members_hear(push, 0);
+    if (status != WEIR_OK)
+        return status;
+    weir_members_refuse_others(push, version);
+    *out_n = (unsigned)(push->n_served + count_ready(push).n_new);
+    return WEIR_OK;
+}

@@ -104,6 +104,9 @@ typedef struct weir_push_version {
  * any other error ended the round, and names the replica or the weight. */
 weir_status weir_push_serve(weir_push *push, const weir_push_version *version, size_t n_members,
                             unsigned timeout_ms);
+/* How many want the version by now, or hold it. */
+weir_status weir_push_count_ready(weir_push *push, const weir_push_version *version,
+                                  unsigned *out_n);
 /* Reads every weight once: ERR_NONFINITE names the first that is not finite. */
 weir_status weir_push_scan(weir_push *push, bool keep_masters);
 

@@ -32,6 +32,7 @@ def read_until(process, event, **wanted):
 
 class BroadcastCase(flow_case.FlowCase):
     kernel_mode = True
+    n_workers = WORKERS
     timeout = 20
 
     def setUp(self):
@@ -46,7 +47,7 @@ class BroadcastCase(flow_case.FlowCase):
         with open(path, "w", encoding="ascii") as file:
             file.write(f"""
 model: {{name: m}}
-deployment: {{num_infer_gpus: {WORKERS * len(urls)}}}
+deployment: {{num_infer_gpus: {self.n_workers * len(urls)}}}
 weight_broadcast:
   type: nccl
   transport: ucx
@@ -56,7 +57,7 @@ weight_broadcast:
 {markers}inference:
   model: {{path: {self.checkpoint(1)}}}
   conversion: fp8_128x128
-  tp: {WORKERS}
+  tp: {self.n_workers}
 trainer:
   model: {{impl: custom}}
   weight_broadcast: {{host: 127.0.0.1}}
@@ -68,7 +69,7 @@ orchestrator:
         return path
 
     def replica_server(self, rank, *more, http="127.0.0.1:0", model="m"):
-        process = self.start("replica", "--http", http, "--tp", str(WORKERS), "--model", model,
+        process = self.start("replica", "--http", http, "--tp", str(self.n_workers), "--model", model,
                              "--conversion", "fp8_128x128", "--config", self.config, "--json",
                              "--threads", "1", *more)
         return Server(process, rank)
@@ -102,12 +103,13 @@ orchestrator:
         self.assertEqual((said["version"], said["paused"]), (version, paused), said)
 
     def verify_servers(self, servers, version):
+        mesh = ("--replica-mesh", f"tp={self.n_workers}") if self.n_workers > 1 else ()
         for server in servers:
-            for worker in range(WORKERS):
+            for worker in range(self.n_workers):
                 result = subprocess.run(
                     [flow_case.WEIR, "verify", self.checkpoint(1 + (version - 1) % self.versions),
                      "--replica", f"server-{server.rank}-dp0", "--worker", str(worker),
-                     "--replica-mesh", f"tp={WORKERS}", "--config", self.config, *self.flow],
+                     *mesh, "--config", self.config, *self.flow],
                     capture_output=True, text=True, timeout=flow_case.WAIT_S, check=False)
                 self.assertEqual(result.returncode, 0, result.stderr)
                 said = json.loads(result.stdout)

@@ -226,7 +226,7 @@ static void a_world_of_another_size_is_refused(void **state)
            "server of tp 4, dp 1 are 4");
 }
 
-static void fewer_gpus_than_workers_are_refused_where_nccl_carries(void **state)
+static void fewer_gpus_than_workers_are_refused_but_of_ucx(void **state)
 {
     (void)state;
 #define FEW(transport)                                                                 \
@@ -234,8 +234,23 @@ static void fewer_gpus_than_workers_are_refused_where_nccl_carries(void **state)
       "deployment: {num_infer_gpus: 2}\n"
     EXPECT(FEW("nccl"),
            "4:30 deployment.num_infer_gpus: is 2, but workers of 1 server of tp 4, dp 1 "
-           "are 4, and NCCL takes one per GPU");
+           "are 4, and each has a GPU of its own");
     expect_none(FEW("ucx"));
+}
+
+static void parts_of_a_worker_are_not_carried_by_nccl(void **state)
+{
+    (void)state;
+#define CARRIED(transport, flag, tp)                                \
+    M CUSTOM "weight_broadcast: {type: nccl, transport: " transport \
+             ", quantize_in_weight_transfer: " flag "}\ninference: {tp: " tp "}\n"
+    EXPECT(CARRIED("nccl", "true", "4"),
+           "3:43 weight_broadcast.transport: NCCL brings every worker the same bytes, and in "
+           "kernel format each worker of tp 4 takes its own part");
+    expect_none(CARRIED("nccl", "true", "1"));
+    expect_none(CARRIED("nccl", "false", "4"));
+    expect_none(CARRIED("cuda_ipc", "true", "4"));
+    expect_none(CARRIED("auto", "true", "4"));
 }
 
 static void a_model_has_a_name(void **state)
@@ -286,7 +301,8 @@ int main(void)
         cmocka_unit_test(each_two_types_are_compared),
         cmocka_unit_test(parts_keep_to_the_shared_block),
         cmocka_unit_test(a_world_of_another_size_is_refused),
-        cmocka_unit_test(fewer_gpus_than_workers_are_refused_where_nccl_carries),
+        cmocka_unit_test(fewer_gpus_than_workers_are_refused_but_of_ucx),
+        cmocka_unit_test(parts_of_a_worker_are_not_carried_by_nccl),
         cmocka_unit_test(a_model_has_a_name),
         cmocka_unit_test(a_value_that_was_refused_is_not_judged_again),
     };

@@ -134,6 +134,8 @@ static void choices_are_in_the_order_of_their_enumerators(void **state)
                   { "weight_broadcast.type", "nccl", WEIR_RUN_NCCL },
                   { "weight_broadcast.transport", "nccl", WEIR_RUN_BY_NCCL },
                   { "weight_broadcast.transport", "ucx", WEIR_RUN_BY_UCX },
+                  { "weight_broadcast.transport", "cuda_ipc", WEIR_RUN_BY_CUDA_IPC },
+                  { "weight_broadcast.transport", "auto", WEIR_RUN_BY_AUTO },
                   { "deployment.type", "single_node", WEIR_RUN_SINGLE_NODE },
                   { "deployment.type", "multi_node", WEIR_RUN_MULTI_NODE },
                   { "trainer.model.impl", "hf", WEIR_RUN_IMPL_HF },

@@ -7,13 +7,12 @@
 #include <unistd.h>
 
 #include "broadcast_missing.h"
+#include "broadcast_wait.h"
 #include "publish_job.h"
 #include "weir/fleet.h"
 #include "weir/orchestrate.h"
 
 #define AGAIN_US 50000u
-#define SLICE_MS 500u
-#define LEAST_GRACE_S 2.0
 
 const char weir_usage_broadcast[] =
     "usage: weir broadcast CONFIG SRC... [--version N] [OPTION...]\n"
@@ -137,6 +136,30 @@ static void find_engine_config(broadcast_job *job)
         job->common.flow.config = job->engine_config;
 }
 
+/* What every server takes alike is pushed, to all at once: weights that this rank has whole, for
+ * engines of one worker or, in checkpoint format, of any. Else each worker reads its own part. */
+static bool is_for_all(const broadcast_job *job)
+{
+    const weir_run_settings *settings = job->settings;
+    return job->common.mesh == NULL &&
+           (!settings->trainer.broadcast.quantize_in_weight_transfer ||
+            !settings->inference.present || settings->inference.tp == 1);
+}
+
+static const char *transport_of(const broadcast_job *job)
+{
+    static const char *const names[] = {
+        [WEIR_RUN_BY_NCCL] = "nccl", [WEIR_RUN_BY_UCX] = "ucx", [WEIR_RUN_BY_CUDA_IPC] = "cuda_ipc"
+    };
+    const weir_transport_ops *nccl;
+    weir_run_transport transport = job->settings->trainer.broadcast.transport;
+    if (transport != WEIR_RUN_BY_AUTO)
+        return names[transport];
+    if (!job->common.device.cuda)
+        return "ucx";
+    return is_for_all(job) && weir_transport_get("nccl", &nccl) == WEIR_OK ? "nccl" : "cuda_ipc";
+}
+
 static void take_settings(broadcast_job *job)
 {
     const weir_run_settings *settings = job->settings;
@@ -151,10 +174,11 @@ static void take_settings(broadcast_job *job)
     flow->run = settings->run;
     flow->layout = settings->inference.layout;
     flow->conversion = settings->inference.conversion;
-    flow->replica_mesh = job->mesh;
+    flow->replica_mesh = is_for_all(job) ? NULL : job->mesh;
+    job->common.delivery = is_for_all(job) ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
     flow->wire = broadcast->quantize_in_weight_transfer ? WEIR_WIRE_KERNEL : WEIR_WIRE_CHECKPOINT;
     if (flow->transport == NULL)
-        flow->transport = broadcast->transport == WEIR_RUN_BY_UCX ? "ucx" : "nccl";
+        flow->transport = transport_of(job);
     if (flow->timeout_ms == 0)
         flow->timeout_ms = broadcast->timeout_s * 1000;
     find_engine_config(job);
@@ -212,6 +236,14 @@ static int begin(broadcast_job *job, const char *path)
                               "broadcast, type nccl is one",
                               path);
     take_settings(job);
+    if (!is_for_all(job) && strcmp(job->common.flow.transport, "nccl") == 0)
+        return weir_cli_error(
+            "%s: trainer.weight_broadcast.transport: NCCL brings every worker the "
+            "same bytes, and %s takes its own part: leave the transport out, or "
+            "say cuda_ipc or ucx",
+            path,
+            job->common.mesh != NULL ? "each worker reads from ranks of a mesh and"
+                                     : "each worker of tp above 1");
     return job->common.rank == 0 ? open_directory(job) : await_directory(job);
 }
 
@@ -251,41 +283,17 @@ static int say_missing(const broadcast_job *job)
                               : weir_cli_error("%s", line);
 }
 
-/* Those that a run goes on without are not waited for: once some hold the version, the others have
- * as long again as these took. */
-static weir_status await_most(const broadcast_job *job, uint32_t n_workers)
-{
-    char missing[768];
-    double begun = weir_cli_now(), changed = begun;
-    uint32_t n_before = n_workers;
-    for (;;) {
-        weir_status status =
-            weir_trainer_wait(job->common.trainer, job->version, n_workers, SLICE_MS);
-        double now = weir_cli_now();
-        if (status != WEIR_ERR_TIMED_OUT || now - begun > job->common.flow.timeout_ms / 1e3)
-            return status;
-        uint32_t n = weir_broadcast_missing(job->settings, job->address, job->version, missing,
-                                            sizeof(missing));
-        if (n != n_before)
-            changed = now;
-        n_before = n;
-        double grace_s = changed - begun > LEAST_GRACE_S ? changed - begun : LEAST_GRACE_S;
-        if (n < n_workers && now - changed > grace_s) {
-            weir_flow_progress_end();
-            weir_cli_note("version %llu: %s; the run goes on without",
-                          (unsigned long long)job->version, missing);
-            return WEIR_OK;
-        }
-    }
-}
-
 static int await_workers(const broadcast_job *job)
 {
-    uint32_t n_workers = job->settings->trainer.broadcast.inference_world_size;
-    bool drops = job->settings->orchestrator.server_policy == WEIR_RUN_DROP;
+    const weir_broadcast_wait wait = { .settings = job->settings,
+                                       .directory = job->address,
+                                       .trainer = job->common.trainer,
+                                       .version = job->version,
+                                       .timeout_ms = job->common.flow.timeout_ms,
+                                       .pushes = job->common.delivery == WEIR_DELIVERY_PUSH };
+    unsigned n_workers = 0;
     double begun = weir_cli_now();
-    weir_status status = drops ? await_most(job, n_workers)
-                               : weir_trainer_wait(job->common.trainer, job->version, n_workers, 0);
+    weir_status status = weir_broadcast_await(&wait, &n_workers);
     if (status != WEIR_OK)
         return say_missing(job);
     weir_flow_progress_end();

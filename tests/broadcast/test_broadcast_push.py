@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trainer rank that has the whole model and servers of one worker: versions are pushed to all at
+once, by the protocol that NCCL carries between GPUs."""
+import signal
+import unittest
+
+from broadcast_case import BroadcastCase, read_until
+
+VERSIONS = 4
+
+
+class OneWorkerEach(BroadcastCase):
+    n_workers = 1
+
+    def begin(self, *more, n_servers=2, **config):
+        servers = self.servers(n_servers)
+        path = self.write_config([server.url for server in servers], **config)
+        trainer = self.start("broadcast", path, "--follow", "--json", "--threads", "1", *more)
+        orchestrator = self.orchestrate(path, "--keep-going")
+        return servers, trainer, orchestrator
+
+    def serve(self, trainer, orchestrator, version, updated):
+        self.send([trainer], version)
+        said = self.expect_served(orchestrator, version)
+        self.assertEqual(said["updated"], updated, said)
+        held = read_until(trainer, "held", version=version)
+        self.assertEqual(held["workers"], updated, held)
+
+
+class Pushed(OneWorkerEach):
+    def test_versions_reach_every_server_byte_for_byte(self):
+        servers, trainer, orchestrator = self.begin()
+        for version in range(1, VERSIONS + 1):
+            self.serve(trainer, orchestrator, version, 2)
+            self.verify_servers(servers, version)
+
+    def test_one_that_was_killed_is_dropped_and_its_next_start_is_served(self):
+        servers, trainer, orchestrator = self.begin(policy="drop")
+        self.serve(trainer, orchestrator, 1, 2)
+        port = servers[1].url.rsplit(":", 1)[1]
+        servers[1].process.signal(signal.SIGKILL)
+        servers[1].process.wait()
+        self.serve(trainer, orchestrator, 2, 1)
+        self.verify_servers(servers[:1], 2)
+        servers[1] = self.replica_server(1, http="127.0.0.1:" + port)
+        self.serve(trainer, orchestrator, 3, 2)
+        self.verify_servers(servers, 3)
+
+    def test_one_that_dies_meanwhile_is_waited_for_and_served_with_the_others(self):
+        servers = [self.replica_server(0), self.replica_server(1, "--die-at", "transfer:2")]
+        path = self.write_config([server.url for server in servers], policy="wait")
+        trainer = self.start("broadcast", path, "--follow", "--json", "--threads", "1")
+        orchestrator = self.orchestrate(path)
+        self.serve(trainer, orchestrator, 1, 2)
+        self.send([trainer], 2)
+        servers[1].process.wait()
+        port = servers[1].url.rsplit(":", 1)[1]
+        servers[1] = self.replica_server(1, http="127.0.0.1:" + port)
+        self.expect_served(orchestrator, 2)
+        read_until(trainer, "held", version=2)
+        self.verify_servers(servers, 2)
+
+
+class PushedInCheckpointMode(OneWorkerEach):
+    kernel_mode = False
+
+    def test_versions_reach_every_server_byte_for_byte(self):
+        servers, trainer, orchestrator = self.begin()
+        for version in range(1, VERSIONS + 1):
+            self.serve(trainer, orchestrator, version, 2)
+        self.verify_servers(servers, VERSIONS)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
