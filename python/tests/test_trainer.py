@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -158,6 +159,25 @@ def test_a_weight_that_is_no_longer_what_it_was_is_named_and_nothing_is_publishe
         parameter.data = kept
         with tiny.open_replica(trainer.directory) as replica:
             expect_follows(trainer, 1, replica)
+
+
+@pytest.mark.parametrize("options", [{"delivery": "push"},
+                                     {"window_bytes": 4 << 20, "replica_mesh": ""}],
+                         ids=["push", "window"])
+def test_a_wait_that_sends_refuses_weights_that_were_replaced(torch_model, options):
+    with weir.Trainer("policy", config=tiny.CONFIG, timeout=tiny.TIMEOUT_S, **options) as trainer:
+        trainer.register(torch_model.module)
+        with tiny.open_replica(trainer.directory) as replica:
+            trainer.publish(1)
+            torch_model.replace(2)
+            with pytest.raises(weir.CallError, match="replaced between publish.* and wait"):
+                trainer.wait(1, n_replicas=1)
+            trainer.publish(2)
+            installing = threading.Thread(target=replica.install, args=(2,))
+            installing.start()
+            trainer.wait(2, n_replicas=1)
+            installing.join()
+            tiny.expect_holds(replica, 2)
 
 
 # ---- what is refused -------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class Registration:
         self._book = Addresses(self._tensors)
         self._addresses = list(self._book.now)
         self.n = len(self._tensors)
+        self.is_on_gpu = any(not described.is_host for described in self._tensors)
         self.array = self._shard_array() if is_sharded else self._tensor_array()
 
     def _add_shards(self, name: str, value: Any) -> None:
@@ -107,17 +108,23 @@ class Registration:
             entry.box.hi[: len(part.hi)] = part.hi
         return array
 
+    def has_moved(self) -> bool:
+        """Whether a tensor lies elsewhere than C was told. Raises as moved() does."""
+        if shards.local_addresses(self._dtensors) != self._locals:
+            return True
+        self._book.look()
+        return self._book.now != self._addresses
+
     def moved(self) -> "Optional[Registration]":
         """None when every tensor lies where it lay; else the same weights where they lie now.
 
         ERR_LAYOUT or ERR_INVALID names a tensor that is not what it was; then nothing has changed.
         Below a microsecond per tensor when nothing has moved.
         """
+        if not self.has_moved():
+            return None
         if shards.local_addresses(self._dtensors) != self._locals:
             return self._again()
-        self._book.look()
-        if self._book.now == self._addresses:  # those that C has, whatever was seen meanwhile
-            return None
         for i, address in enumerate(self._book.now):
             if address != self._addresses[i]:
                 entry = self.array[i].local if self.is_sharded else self.array[i]

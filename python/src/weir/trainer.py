@@ -294,9 +294,24 @@ class Trainer(Handle):
         timeout_ms = 0 if timeout is None else arguments.milliseconds("timeout", timeout)
 
         def work(pointer: int) -> None:
+            self._check_sendable()
             check(library().weir_trainer_wait(pointer, number, n, timeout_ms))
 
         return work
+
+    def _check_sendable(self) -> None:
+        """A wait that sends reads the memory that publish() was told of."""
+        registration, options = self._registration, self._options
+        if registration is None:
+            return
+        pushes = options.delivery == abi.WEIR_DELIVERY_PUSH or (
+            options.delivery == abi.WEIR_DELIVERY_DEFAULT and registration.is_on_gpu
+        )
+        if (pushes or options.window_bytes > 0) and registration.has_moved():
+            raise CallError(
+                f"{self._title}: weights were replaced between publish() and wait(), which sends "
+                "them: publish another version"
+            )
 
     # ---- closing ---------------------------------------------------------------------------------
 
