@@ -8,6 +8,7 @@
  *   POST /init_broadcaster   where the trainer is, which server this is, how many there are
  *   POST /pause, /resume     the engine's; /resume is refused unless one whole version is held
  *   POST /update_weights     installs a version on all workers, or on none
+ *   POST /revert             brings back, on all workers or none, what was held before the last update
  *   GET  /weight_info        what each worker holds; /health, /is_paused
  *
  * Threads    the server has its own: one for HTTP, one that conducts, one per worker. Its functions
@@ -77,7 +78,7 @@ typedef struct weir_inference_options {
     weir_progress_fn progress; /* of all workers, one at a time */
     void *progress_context;
     /* Said when something has been done, or has failed: "joined", "left", "paused", "updated",
-     * "resumed", "failed". Before the answer goes out, and while nothing else is done. NULL: nobody
+     * "resumed", "reverted", "failed". Before the answer goes out, and while nothing else is done. NULL: nobody
      * listens. */
     void (*said)(void *context, const char *event, const weir_inference_info *info);
     void *said_context;

@@ -256,7 +256,7 @@ void weir_inference_get_info(const weir_inference *server, weir_inference_info *
         (weir_inference *)(uintptr_t)server; /* the lock is no part of what is told */
     pthread_mutex_lock(&own->lock);
     *out = server->info;
-    out->updating = server->order.kind == WEIR_ORDER_UPDATE;
+    out->updating = weir_inference_is_changing(&server->order);
     pthread_mutex_unlock(&own->lock);
 }
 

@@ -82,6 +82,15 @@ void weir_inference_say_resumed(const weir_inference *server, weir_inference_ans
     end(&json, out);
 }
 
+void weir_inference_say_reverted(const weir_inference *server, weir_inference_answer *out)
+{
+    weir_json_text json;
+    begin(&json, out, 200);
+    put_held(server, &json);
+    weir_json_bool(&json, "paused", server->info.paused);
+    end(&json, out);
+}
+
 static void put_worker(const weir_inference *server, uint32_t i, weir_json_text *json)
 {
     const weir_inference_worker *worker = &server->workers[i];

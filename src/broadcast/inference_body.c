@@ -309,3 +309,19 @@ weir_status weir_update_wish_read(const char *body, size_t n_bytes, weir_update_
         *out = wish;
     return status;
 }
+
+/* ---- reverting -------------------------------------------------------------------------------*/
+
+weir_status weir_revert_wish_read(const char *body, size_t n_bytes, unsigned *out_timeout_ms)
+{
+    json_t *object;
+    unsigned timeout_ms = 0;
+    weir_status status = n_bytes > 0 ? read_object(body, n_bytes, &object) : WEIR_OK;
+    if (n_bytes > 0 && status == WEIR_OK) {
+        status = read_timeout(object, &timeout_ms);
+        json_decref(object);
+    }
+    if (status == WEIR_OK)
+        *out_timeout_ms = timeout_ms;
+    return status;
+}

@@ -44,4 +44,7 @@ typedef struct weir_update_wish {
 } weir_update_wish;
 weir_status weir_update_wish_read(const char *body, size_t n_bytes, weir_update_wish *out);
 
+/* Of POST /revert: `timeout` alone, which may be left out, and so may the body. 0: not said. */
+weir_status weir_revert_wish_read(const char *body, size_t n_bytes, unsigned *out_timeout_ms);
+
 #endif

@@ -40,9 +40,18 @@ typedef enum weir_inference_task {
     WEIR_TASK_NONE = 0,
     WEIR_TASK_JOIN,
     WEIR_TASK_INSTALL,
+    WEIR_TASK_REVERT,
     WEIR_TASK_LEAVE,
     WEIR_TASK_STOP, /* leaves, and ends the thread */
 } weir_inference_task;
+
+/* What a worker's parameters held before its last install. */
+typedef struct weir_inference_before {
+    bool is_there; /* else there is no way back */
+    bool has_version;
+    uint64_t version;
+    char version_uid[WEIR_ID_BYTES];
+} weir_inference_before;
 
 typedef struct weir_inference_worker {
     struct weir_inference *server;
@@ -61,6 +70,7 @@ typedef struct weir_inference_worker {
     bool has_version; /* else what the engine came with */
     uint64_t version; /* that its parameters hold */
     char version_uid[WEIR_ID_BYTES];
+    weir_inference_before before;
     weir_ballot ballot; /* its next one, in the round that it is in; its thread's */
     atomic_int stop;    /* weir_stop: where it is in it, for errors */
 } weir_inference_worker;
@@ -73,6 +83,7 @@ typedef enum weir_inference_kind {
     WEIR_ORDER_PAUSE,
     WEIR_ORDER_UPDATE,
     WEIR_ORDER_RESUME,
+    WEIR_ORDER_REVERT,
 } weir_inference_kind;
 
 /* What an orchestrator has asked for, until the conductor has done it. */
@@ -128,6 +139,7 @@ struct weir_inference {
     weir_inference_info info;
     weir_join_wish joined;          /* where info.joined */
     bool is_of_this_run;            /* the version that is held; else of one that was left */
+    bool was_of_this_run;           /* the same of the one before */
     weir_directory_client *looking; /* what the conductor waits in; NULL: nothing */
 };
 
@@ -156,6 +168,9 @@ void weir_inference_dispatch(weir_inference *server, weir_inference_task task,
 /* ---- inference_update.c ----------------------------------------------------------------------*/
 
 void weir_inference_update(weir_inference *server);
+void weir_inference_revert(weir_inference *server);
+/* A version is on its way in or out: what is held is about to change. */
+bool weir_inference_is_changing(const weir_inference_order *order);
 
 /* ---- inference_worker.c ----------------------------------------------------------------------*/
 
@@ -196,6 +211,7 @@ void weir_inference_say_joined(const weir_inference *server, weir_inference_answ
 void weir_inference_say_paused(const weir_inference *server, weir_inference_answer *out);
 void weir_inference_say_updated(const weir_inference *server, weir_inference_answer *out);
 void weir_inference_say_resumed(const weir_inference *server, weir_inference_answer *out);
+void weir_inference_say_reverted(const weir_inference *server, weir_inference_answer *out);
 void weir_inference_say_weights(const weir_inference *server, weir_inference_answer *out);
 void weir_inference_say_health(const weir_inference *server, weir_inference_answer *out);
 void weir_inference_say_is_paused(const weir_inference *server, weir_inference_answer *out);

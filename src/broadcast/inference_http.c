@@ -223,6 +223,15 @@ static bool resume_engine(weir_inference_http *http, const weir_http_request *re
     return order(http, request, &wanted, out);
 }
 
+static bool revert(weir_inference_http *http, const weir_http_request *request,
+                   weir_http_answer *out)
+{
+    weir_inference_order wanted = { .kind = WEIR_ORDER_REVERT };
+    if (weir_revert_wish_read(request->body, request->n_body_bytes, &wanted.timeout_ms) != WEIR_OK)
+        return refuse(http, 400, out);
+    return order(http, request, &wanted, out);
+}
+
 /* ---- looks -----------------------------------------------------------------------------------*/
 
 static bool look(weir_inference_http *http, weir_http_answer *out,
@@ -230,7 +239,7 @@ static bool look(weir_inference_http *http, weir_http_answer *out,
 {
     weir_inference *server = http->server;
     pthread_mutex_lock(&server->lock);
-    server->info.updating = server->order.kind == WEIR_ORDER_UPDATE;
+    server->info.updating = weir_inference_is_changing(&server->order);
     say(server, &http->answer);
     pthread_mutex_unlock(&server->lock);
     return give(http, out);
@@ -270,6 +279,7 @@ static const route routes[] = {
     { "/pause", WEIR_HTTP_POST, pause_engine },
     { "/update_weights", WEIR_HTTP_POST, update_weights },
     { "/resume", WEIR_HTTP_POST, resume_engine },
+    { "/revert", WEIR_HTTP_POST, revert },
     { "/weight_info", WEIR_HTTP_READS, weight_info },
     { "/health", WEIR_HTTP_READS, health },
     { "/is_paused", WEIR_HTTP_READS, is_paused },

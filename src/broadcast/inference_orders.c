@@ -19,10 +19,12 @@
 
 void weir_inference_doing(const weir_inference_order *order, char *text, size_t n_text)
 {
-    static const char *const names[] = { "nothing", "a trainer is being joined",
+    static const char *const names[] = { "nothing",
+                                         "a trainer is being joined",
                                          "the engine is being paused",
                                          "a version is being installed",
-                                         "the engine is being resumed" };
+                                         "the engine is being resumed",
+                                         "what was held before is being brought back" };
     if (order->kind == WEIR_ORDER_UPDATE && order->update.has_version)
         snprintf(text, n_text, "version %" PRIu64 " is being installed", order->update.version);
     else
@@ -296,7 +298,9 @@ static void resume_engine(weir_inference *server)
 
 static void obey(weir_inference *server)
 {
-    static const char *const events[] = { "", "joined", "paused", "updated", "resumed" };
+    static const char *const events[] = {
+        "", "joined", "paused", "updated", "resumed", "reverted"
+    };
     weir_inference_kind kind = server->order.kind;
     server->answer.status = 0;
     if (kind == WEIR_ORDER_JOIN)
@@ -305,6 +309,8 @@ static void obey(weir_inference *server)
         pause_engine(server);
     else if (kind == WEIR_ORDER_UPDATE)
         weir_inference_update(server);
+    else if (kind == WEIR_ORDER_REVERT)
+        weir_inference_revert(server);
     else
         resume_engine(server);
     settle(server, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* inference_update.c - one version on all workers of a server, or on none.
+/* inference_update.c - one version on all workers of a server, or on none; and the way back.
  *
- * Takes   an order: a version, or the newest; a bound.
+ * Takes   an order: a version, or the newest, or to go back; a bound.
  * Gives   HOLDING: every worker holds it. Or what was held before. Or, of direct installs that
  *         failed when bytes had landed, UNUSABLE: the engine then stays paused.
  */
@@ -87,12 +87,12 @@ static void cancel_all(weir_inference *server)
         weir_inference_worker_cancel(&server->workers[i]);
 }
 
-static void run_round(weir_inference *server)
+static void run_round(weir_inference *server, weir_inference_task task)
 {
     unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
     weir_inference_engine_begin(&server->engine, server->info.state != WEIR_INFERENCE_UNUSABLE);
     weir_vote_begin(server->vote, left_ms + WEIR_INFERENCE_GRACE_MS, longest_ms(server));
-    weir_inference_dispatch(server, WEIR_TASK_INSTALL, cancel_all, cancel_all);
+    weir_inference_dispatch(server, task, cancel_all, cancel_all);
 }
 
 /* The first whose failure was its own; NULL: all is well. */
@@ -148,12 +148,19 @@ static weir_inference_state state_of(const weir_inference *server)
     return first->has_version ? WEIR_INFERENCE_HOLDING : WEIR_INFERENCE_EMPTY;
 }
 
+/* With the lock. */
+static void settle_state(weir_inference *server)
+{
+    weir_inference_info *info = &server->info;
+    info->state = state_of(server);
+    info->version = info->state == WEIR_INFERENCE_HOLDING ? server->workers[0].version : 0;
+}
+
 static void settle(weir_inference *server, bool is_done, double seconds)
 {
     weir_inference_info *info = &server->info;
     pthread_mutex_lock(&server->lock);
-    info->state = state_of(server);
-    info->version = info->state == WEIR_INFERENCE_HOLDING ? server->workers[0].version : 0;
+    settle_state(server);
     info->n_updates += is_done;
     info->n_failed += !is_done;
     if (is_done) {
@@ -162,6 +169,7 @@ static void settle(weir_inference *server, bool is_done, double seconds)
             info->n_bytes += server->workers[i].report.n_bytes;
         info->seconds = seconds;
         info->error[0] = '\0';
+        server->was_of_this_run = server->is_of_this_run;
         server->is_of_this_run = true;
         weir_inference_say_updated(server, &server->answer);
     }
@@ -249,15 +257,85 @@ void weir_inference_update(weir_inference *server)
         say_the_same(server);
         return;
     }
-    run_round(server);
+    run_round(server, WEIR_TASK_INSTALL);
     const weir_inference_worker *culprit = find_culprit(server);
     if (culprit != NULL && !weir_inference_is_over(server) &&
         (was_meant_for_another(culprit) || have_found_different_ones(server))) {
-        run_round(server);
+        run_round(server, WEIR_TASK_INSTALL);
         culprit = find_culprit(server);
     }
     settle(server, culprit == NULL, (double)(weir_now_ns() - begun_ns) / 1e9);
     weir_inference_engine_end(&server->engine, server->info.state != WEIR_INFERENCE_UNUSABLE);
     if (culprit != NULL)
         fail(server, culprit);
+}
+
+/* ---- the way back ----------------------------------------------------------------------------*/
+
+bool weir_inference_is_changing(const weir_inference_order *order)
+{
+    return order->kind == WEIR_ORDER_UPDATE || order->kind == WEIR_ORDER_REVERT;
+}
+
+static bool has_way_back(const weir_inference *server)
+{
+    bool all = server->info.joined;
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        all &= server->workers[i].before.is_there;
+    return all;
+}
+
+static bool can_revert(weir_inference *server)
+{
+    if (server->options.install == WEIR_INSTALL_DIRECT)
+        weir_fail(WEIR_ERR_REFUSED, "versions land in the live parameters: there is nothing to go "
+                                    "back to");
+    else if (!has_way_back(server))
+        weir_fail(WEIR_ERR_REFUSED,
+                  "there is nothing to go back to: no update has succeeded since the trainer was "
+                  "joined or a version was taken back, or another version has begun to come");
+    else
+        return true;
+    weir_inference_fail(server, 409);
+    return false;
+}
+
+static void settle_reverted(weir_inference *server, bool is_done)
+{
+    pthread_mutex_lock(&server->lock);
+    settle_state(server);
+    bool may_run = server->info.state != WEIR_INFERENCE_UNUSABLE;
+    pthread_mutex_unlock(&server->lock);
+    weir_inference_engine_end(&server->engine, may_run);
+    bool is_paused = weir_inference_engine_is_paused(&server->engine);
+    pthread_mutex_lock(&server->lock);
+    server->info.paused = is_paused;
+    if (is_done) {
+        server->is_of_this_run = server->was_of_this_run;
+        weir_inference_say_reverted(server, &server->answer);
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void fail_to_revert(weir_inference *server, const weir_inference_worker *culprit)
+{
+    weir_status status = culprit->result;
+    bool is_late = status == WEIR_ERR_CANCELLED && weir_deadline_passed(server->order.deadline);
+    weir_fail(status, "%s, worker %u (rank %u): %s", server->joined.server, culprit->index,
+              server->joined.first_rank + culprit->index, culprit->error.text);
+    weir_inference_fail(server, status == WEIR_ERR_NOT_FOUND        ? 409
+                                : is_late                           ? 504
+                                : atomic_load(&server->is_stopping) ? 503
+                                                                    : 500);
+}
+
+void weir_inference_revert(weir_inference *server)
+{
+    if (!can_revert(server))
+        return;
+    run_round(server, WEIR_TASK_REVERT);
+    const weir_inference_worker *culprit = find_culprit(server);
+    settle_reverted(server, culprit == NULL);
+    if (culprit != NULL)
+        fail_to_revert(server, culprit);
 }

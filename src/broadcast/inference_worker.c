@@ -30,6 +30,8 @@ static weir_status take(void *context, uint64_t version)
 {
     const weir_inference_worker *worker = context;
     weir_inference *server = worker->server;
+    if (worker->task == WEIR_TASK_REVERT) /* of this server, whatever the replica has seen of it */
+        version = worker->before.has_version ? worker->before.version : 0;
     weir_status status =
         weir_vote_cast(server->vote, worker->index, WEIR_BALLOT_CHANGED, version, WEIR_OK);
     return status == WEIR_OK ? weir_inference_engine_take(&server->engine, version) : status;
@@ -62,6 +64,7 @@ static void set_replica(weir_inference_worker *worker, weir_replica *replica)
 {
     pthread_mutex_lock(&worker->server->lock);
     worker->replica = replica;
+    worker->before.is_there = false; /* a replica goes back where it has been itself */
     pthread_mutex_unlock(&worker->server->lock);
 }
 
@@ -136,26 +139,62 @@ static weir_status leave(weir_inference_worker *worker)
 
 /* ---- installing ------------------------------------------------------------------------------*/
 
+static void enter_round(weir_inference_worker *worker)
+{
+    const weir_inference *server = worker->server;
+    unsigned asked_ms = server->order.timeout_ms, usual_ms = server->options.timeout_ms;
+    worker->ballot = WEIR_BALLOT_LANDED;
+    weir_replica_rebound(worker->replica, asked_ms > usual_ms ? asked_ms : usual_ms);
+}
+
+static void keep_before(weir_inference_worker *worker)
+{
+    weir_inference_before *before = &worker->before;
+    before->is_there = !worker->is_unusable;
+    before->has_version = worker->has_version;
+    before->version = worker->version;
+    memcpy(before->version_uid, worker->version_uid, sizeof(before->version_uid));
+}
+
 static weir_status install(weir_inference_worker *worker)
 {
     weir_inference *server = worker->server;
-    const weir_inference_order *order = &server->order;
-    unsigned usual_ms = server->options.timeout_ms;
-    worker->ballot = WEIR_BALLOT_LANDED;
-    weir_replica_rebound(worker->replica,
-                         order->timeout_ms > usual_ms ? order->timeout_ms : usual_ms);
+    enter_round(worker);
     weir_status status =
-        weir_replica_install(worker->replica, order->update.version, &worker->report);
+        weir_replica_install(worker->replica, server->order.update.version, &worker->report);
     weir_vote_leave(server->vote, worker->index, status);
     pthread_mutex_lock(&server->lock);
     if (weir_replica_get_state(worker->replica) == WEIR_REPLICA_UNUSABLE) {
         worker->is_unusable = true;
     } else if (status == WEIR_OK) {
+        keep_before(worker);
         worker->is_unusable = false;
         worker->has_version = true;
         worker->version = weir_replica_version(worker->replica);
         memcpy(worker->version_uid, worker->replica->version_uid, sizeof(worker->version_uid));
     }
+    pthread_mutex_unlock(&server->lock);
+    return status;
+}
+
+static weir_status revert(weir_inference_worker *worker)
+{
+    weir_inference *server = worker->server;
+    const weir_inference_before *before = &worker->before;
+    enter_round(worker);
+    weir_status status = before->is_there
+                             ? weir_replica_revert(worker->replica, NULL)
+                             : weir_fail(WEIR_ERR_NOT_FOUND, "there is nothing to go back to");
+    weir_vote_leave(server->vote, worker->index, status);
+    pthread_mutex_lock(&server->lock);
+    if (weir_replica_get_state(worker->replica) == WEIR_REPLICA_UNUSABLE) {
+        worker->is_unusable = true;
+    } else if (status == WEIR_OK) {
+        worker->has_version = before->has_version;
+        worker->version = before->version;
+        memcpy(worker->version_uid, before->version_uid, sizeof(worker->version_uid));
+    }
+    worker->before.is_there &= status != WEIR_OK && status != WEIR_ERR_NOT_FOUND;
     pthread_mutex_unlock(&server->lock);
     return status;
 }
@@ -204,6 +243,8 @@ void *weir_inference_work(void *context)
             end_task(worker, join(worker));
         else if (task == WEIR_TASK_INSTALL)
             end_task(worker, install(worker));
+        else if (task == WEIR_TASK_REVERT)
+            end_task(worker, revert(worker));
         else
             end_task(worker, leave(worker));
     }

@@ -235,6 +235,7 @@ static void calls_are_answered_in_json_or_refused(void **state)
         { "GET", "/is_paused", 200 },
         { "POST", "/pause?mode=keep&clear_cache=false", 200 },
         { "POST", "/pause?mode=x", 400 },
+        { "GET", "/revert", 405 },
         { "POST", "/pause?clear_cache=perhaps", 400 },
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
@@ -242,6 +243,8 @@ static void calls_are_answered_in_json_or_refused(void **state)
     expect_error(b, "/init_broadcaster", "{}", 400, "'host' is missing");
     expect_error(b, "/update_weights", "[]", 400, "the body is a list");
     expect_error(b, "/update_weights", "{}", 409, "POST /init_broadcaster first");
+    expect_error(b, "/revert", "{\"timeout\": 0}", 400, "'timeout' is 0");
+    expect_error(b, "/revert", "", 409, "nothing to go back to");
     bench_close(b);
 }
 
@@ -652,6 +655,82 @@ static void failed_allocations_leave_nothing_open(void **state)
     bench_close(b);
 }
 
+/* ---- the way back ----------------------------------------------------------------------------*/
+
+static void revert(const bench *b, bool holds, uint64_t version)
+{
+    json_t *answer = ask(b, "POST", "/revert", "{\"timeout\": 3}", 200);
+    const json_t *held = json_object_get(answer, "version");
+    assert_int_equal(json_is_integer(held), holds);
+    assert_int_equal(json_integer_value(held), version);
+    json_decref(answer);
+}
+
+static void a_server_goes_back_by_itself(void **state)
+{
+    (void)state;
+    bench *b = bench_open(WEIR_INSTALL_STAGED);
+    join(b, "");
+    rig_publish(b->model, 1);
+    update(b, "{\"version\": 1}", 1);
+    revert(b, false, 0);
+    expect_held(b, "empty", 0, false);
+    expect_error(b, "/revert", "", 409, "nothing to go back to");
+    update(b, "{\"version\": 1}", 1);
+    rig_publish(b->model, 2);
+    post(b, "/pause", "", 200);
+    update(b, "{\"version\": 2}", 2);
+    revert(b, true, 1);
+    expect_held(b, "holding", 1, true); /* whoever paused it resumes it */
+    post(b, "/resume", "", 200);
+    rig_fill(&b->model->model, 1);
+    verify(b, "default", 1);
+    update(b, "{\"version\": 2}", 2); /* it is not held any more, so it is installed */
+    rig_fill(&b->model->model, 2);
+    verify(b, "default", 2);
+    bench_close(b);
+}
+
+static void an_engine_that_refuses_to_go_back_stays_where_it_is(void **state)
+{
+    (void)state;
+    bench *b = bench_open(WEIR_INSTALL_STAGED);
+    join(b, "");
+    rig_publish(b->model, 1);
+    update(b, "", 1);
+    rig_publish(b->model, 2);
+    update(b, "", 2);
+    b->engine.take = WEIR_ERR_BUSY;
+    expect_error(b, "/revert", "", 500, "refused version 1");
+    expect_held(b, "holding", 2, false);
+    verify(b, "default", 2);
+    b->engine.take = WEIR_OK;
+    revert(b, true, 1);
+    rig_fill(&b->model->model, 1);
+    verify(b, "default", 1);
+    bench_close(b);
+}
+
+static void whoever_joins_anew_or_installs_directly_has_no_way_back(void **state)
+{
+    (void)state;
+    bench *b = bench_open(WEIR_INSTALL_STAGED);
+    join(b, "");
+    rig_publish(b->model, 1);
+    update(b, "", 1);
+    join(b, ",\"session_id\":\"another\"");
+    expect_error(b, "/revert", "", 409, "nothing to go back to");
+    expect_held(b, "holding", 1, false);
+    bench_close(b);
+    b = bench_open(WEIR_INSTALL_DIRECT);
+    join(b, "");
+    rig_publish(b->model, 1);
+    post(b, "/pause", "", 200);
+    update(b, "", 1);
+    expect_error(b, "/revert", "", 409, "land in the live parameters");
+    bench_close(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -670,6 +749,9 @@ int main(void)
         cmocka_unit_test(a_client_that_goes_away_cancels_nothing),
         cmocka_unit_test(what_keeps_it_from_opening_is_named),
         cmocka_unit_test(failed_allocations_leave_nothing_open),
+        cmocka_unit_test(a_server_goes_back_by_itself),
+        cmocka_unit_test(an_engine_that_refuses_to_go_back_stays_where_it_is),
+        cmocka_unit_test(whoever_joins_anew_or_installs_directly_has_no_way_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
