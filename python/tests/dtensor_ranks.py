@@ -5,7 +5,11 @@ workers of an engine. A model of Qwen3's names and odd sizes, sharded in the way
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
+import runpy
+import sys
 import traceback
 
 import torch
@@ -310,3 +314,34 @@ def run_wrong_rank(rank, n_ranks, given):
     with weir.Trainer(**given["trainer"]) as trainer:
         trainer.register(weights)
     return None
+
+
+class Lines:
+    """A stdout whose lines go to a pipe."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.begun = ""
+
+    def write(self, text):
+        *lines, self.begun = (self.begun + text).split("\n")
+        for line in lines:
+            self.pipe.send(line)
+
+    def flush(self):
+        pass
+
+
+def run_example(pipe, rank, n_ranks, given):
+    """examples/python/fsdp_publish.py as torchrun starts it."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(n_ranks), LOCAL_RANK=str(rank))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(given["port"]))
+    sys.path.insert(0, given["folder"])
+    sys.argv = ["fsdp_publish.py", "--steps", str(given["steps"])]
+    with contextlib.redirect_stdout(Lines(pipe)):
+        try:
+            runpy.run_path(os.path.join(given["folder"], "fsdp_publish.py"), run_name="__main__")
+            print("done")
+        except BaseException:
+            print("failed", traceback.format_exc())

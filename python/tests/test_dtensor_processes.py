@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pathlib
 import re
-import subprocess
+import socket
 import sys
 import time
 
@@ -33,32 +32,35 @@ class Processes:
         self.running = []
 
     def start(self, work, *args):
+        """A process that reports what work(*args) comes to."""
+        return self.start_reporting(ranks.report_to, work, *args)
+
+    def start_reporting(self, work, *args):
+        """A process that runs work(pipe, *args); our end of the pipe."""
         ours, theirs = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=ranks.report_to, args=(theirs, work, *args))
+        process = self.context.Process(target=work, args=(theirs, *args))
         process.start()
         theirs.close()
         self.running.append((process, ours))
-        return process, ours
+        return ours
 
     def start_all(self, work, n, given):
         return [self.start(work, i, n, given) for i in range(n)]
 
-    def outcome(self, started):
-        process, pipe = started
+    def outcome(self, pipe):
         if not pipe.poll(2 * TIMEOUT_S):
-            return "failed", f"nothing from process {process.pid}"
-        outcome = pipe.recv()
-        process.join(TIMEOUT_S)
-        return outcome
+            return "failed", "a process that reports nothing"
+        return pipe.recv()
 
-    def results(self, started):
-        outcomes = [self.outcome(one) for one in started]
+    def results(self, pipes):
+        outcomes = [self.outcome(pipe) for pipe in pipes]
         for kind, value in outcomes:
             assert kind == "done", value
         return [value for _, value in outcomes]
 
     def close(self):
         for process, pipe in self.running:
+            process.join(1)
             if process.is_alive():
                 process.terminate()
                 process.join(TIMEOUT_S)
@@ -215,21 +217,43 @@ def test_ranks_that_do_not_agree_are_told_so_on_every_rank(
 # ---- the example ---------------------------------------------------------------------------------
 
 
-def test_the_fsdp_example_trains_what_its_engine_computes(checkout):
-    command = [sys.executable, "fsdp_publish.py", "--ranks", "2", "--steps", "12"]
-    paths = os.pathsep.join([str(pathlib.Path(weir.__file__).parents[1]), *filter(None, sys.path)])
-    done = subprocess.run(
-        command,
-        cwd=checkout / "examples" / "python",
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    held = re.findall(r"^rank \d holds rows (\d+) to (\d+) of lm_head$", done.stdout, re.M)
-    assert sorted(held, key=lambda rows: int(rows[0])) == [("0", "32"), ("32", "64")]
-    losses = re.findall(r"^version (\d+): the engine's loss is ([\d.]+)$", done.stdout, re.M)
-    assert [int(version) for version, _ in losses] == list(range(1, 13))
-    assert float(losses[-1][1]) < 0.9 * float(losses[0][1]), "it has learned something"
+def free_port():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def lines_until(pipe, pattern):
+    """The lines of an example's rank, up to one that matches."""
+    lines = []
+    while pipe.poll(TIMEOUT_S):
+        lines.append(pipe.recv())
+        if re.search(pattern, lines[-1]):
+            return lines
+    raise AssertionError(f"no line matches {pattern!r}: {lines}")
+
+
+def test_the_fsdp_example_trains_what_its_engine_holds(checkout, processes, monkeypatch):
+    folder, n_steps = checkout / "examples" / "python", 8
+    monkeypatch.syspath_prepend(folder)
+    from tiny_engine import engine_logits, engine_parameters
+    from tiny_lm import CONFIG, batch
+
+    given = {"folder": str(folder), "port": free_port(), "steps": n_steps}
+    pipes = [processes.start_reporting(ranks.run_example, rank, 3, given) for rank in range(3)]
+    address = lines_until(pipes[0], "^directory ")[-1].split()[1]
+    parameters = engine_parameters("cpu")
+    prompts = batch(8, 32, seed=0)
+    losses = []
+    with weir.Replica("counter", directory=address, config=CONFIG, timeout=TIMEOUT_S) as replica:
+        replica.register(parameters)
+        for report in replica.watch():
+            logits = engine_logits(parameters, prompts[:, :-1]).flatten(0, 1)
+            losses.append(torch.nn.functional.cross_entropy(logits, prompts[:, 1:].flatten()))
+            if report.version == n_steps:
+                break
+    ended = [lines_until(pipe, "^(done|failed)") for pipe in pipes]
+    assert [lines[-1] for lines in ended] == ["done"] * 3, ended
+    held = [re.search(r"rows (\d+) to (\d+)", "\n".join(lines)).groups() for lines in ended]
+    assert held == [("0", "22"), ("22", "44"), ("44", "64")]
+    assert len(losses) == n_steps and losses[-1] < 0.75 * losses[0]
