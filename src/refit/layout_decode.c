@@ -420,6 +420,7 @@ static weir_status read_shards(layout_reader *r, weir_layout_part *out)
                              "manifest: the layout says more than of its %zu shards", r->n_shards);
     }
     out->n_published = r->n_shards;
+    out->first_metadata = r->n_tags > 0 ? r->tags[0]->compile_metadata : "";
     return WEIR_OK;
 }
 

@@ -93,16 +93,15 @@ weir_status weir_load_check_wire(const weir_replica *replica, const weir_remote 
 {
     size_t n;
     const weir_parameter *wanted = weir_load_wanted(replica, &n);
-    if (remote->n_shards == 0 || n == 0)
+    if (remote->n_published == 0 || n == 0)
         return WEIR_OK;
-    bool sent = is_checkpoint(remote->shards[0].compile_metadata);
+    bool sent = is_checkpoint(remote->first_metadata);
     if (sent == is_checkpoint(wanted[0].compile_metadata))
         return WEIR_OK;
     return weir_fail(WEIR_ERR_LAYOUT,
-                     "%s sends %s (%s is %s %s), this replica wants %s (%s is %s %s): set "
+                     "%s sends %s (%s), this replica wants %s (%s is %s %s): set "
                      "quantize_in_weight_transfer alike",
-                     remote->who, sent ? "a checkpoint" : "kernel bytes", remote->shards[0].name,
-                     remote->shards[0].compile_target, remote->shards[0].compile_metadata,
+                     remote->who, sent ? "a checkpoint" : "kernel bytes", remote->first_metadata,
                      sent ? "kernel bytes" : "a checkpoint", wanted[0].name,
                      wanted[0].compile_target, wanted[0].compile_metadata);
 }

@@ -80,6 +80,7 @@ typedef struct weir_layout_part {
     weir_shard *shards;
     uint32_t *numbers; /* of each among all that are published, ascending */
     size_t n_shards, n_published;
+    const char *first_metadata; /* compile metadata of one of all that are published; "" of none */
 } weir_layout_part;
 
 /* As weir_layout_decode(), leaving out shards that are for workers of other places than `place`,

@@ -200,6 +200,7 @@ static weir_status decode_layout(weir_remote *remote, const weir_mesh_place *pla
     remote->numbers = part.numbers;
     remote->n_shards = part.n_shards;
     remote->n_published = part.n_published;
+    remote->first_metadata = part.first_metadata;
     return WEIR_OK;
 }
 

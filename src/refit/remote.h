@@ -37,6 +37,7 @@ typedef struct weir_remote {
     weir_shard *shards;      /* that this worker reads */
     const uint32_t *numbers; /* parallel: of each among all that it publishes, ascending */
     size_t n_shards, n_published;
+    const char *first_metadata; /* of one of all that it publishes; "" of none */
     const uint32_t *group_ends; /* of what it publishes, which passes through a window; n_groups 0:
                                    all of it is there, and the digests are known */
     size_t n_groups;

@@ -442,6 +442,13 @@ static void sides_that_mean_different_things_are_told_so(void **state)
     assert_non_null(strstr(weir_last_error(), "this replica wants kernel bytes ("));
     assert_non_null(strstr(weir_last_error(), "set quantize_in_weight_transfer alike"));
     weir_replica_close(replica);
+    options.mesh = "tp=2"; /* of whose parts the checkpoint has none */
+    options.worker = 1;
+    options.name = "second";
+    assert_ok(weir_replica_open(&options, &replica));
+    assert_ok(weir_replica_allocate(replica));
+    assert_error(weir_replica_install(replica, 1, NULL), WEIR_ERR_LAYOUT, "sends a checkpoint (");
+    weir_replica_close(replica);
     rig_close(r);
 
     r = rig_open("qwen3", "fp8_128x128", "ucx");
