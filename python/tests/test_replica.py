@@ -118,6 +118,26 @@ def test_an_engine_s_torch_parameters_are_written_in_place(trained):
     assert engine[QKV].detach().view(torch.int16).numpy().tobytes() == expected.tobytes()
 
 
+def test_parameters_that_the_engine_has_replaced_are_not_written_where_they_were(trained):
+    torch = pytest.importorskip("torch")
+    trainer, _ = trained
+    engine = {name: torch.zeros(value.shape, dtype=torch.bfloat16)
+              for name, value in engine_memory().items()}
+    kept = engine[QKV].data
+    trainer.publish(1)
+    with open_replica(trainer) as replica:
+        replica.register(engine)
+        engine[QKV].data = kept.clone()
+        with pytest.raises(weir.CallError, match=f"{QKV}: lies at 0x.*, was registered at 0x"):
+            replica.install()
+        engine[QKV].data = kept.float()
+        with pytest.raises(weir.WeirError, match=QKV):
+            replica.install()
+        engine[QKV].data = kept
+        replica.install()
+        tiny.expect_holds(replica, 1)
+
+
 def test_each_worker_of_a_parallel_engine_has_its_part():
     trainer, _ = tiny.open_trainer(replica_mesh="tp=2")
     with trainer:

@@ -18,7 +18,7 @@ from weir.hooks import Agree, Hooks
 from weir.library import library
 from weir.report import Report
 from weir.security import Security
-from weir.tensors import Tensor, of_abi, tensor
+from weir.tensors import Addresses, Tensor, of_abi, tensor
 from weir.trainer import WIRES, Progress, progress_callback
 
 _INSTALLS = {"staged": abi.WEIR_INSTALL_STAGED, "direct": abi.WEIR_INSTALL_DIRECT}
@@ -103,6 +103,8 @@ class Replica(Handle):
         self._state = ReplicaState.EMPTY
         self._version = 0
         self._live: Dict[str, Tensor] = {}
+        self._book: Optional[Addresses] = None
+        self._addresses: List[int] = []
         self._is_allocated = False
         self._has_waited_alone = False  # the last install found no version in its time
         self._hooks = Hooks(self, pause, postprocess, resume, agree)
@@ -175,7 +177,7 @@ class Replica(Handle):
             used = (ctypes.c_bool * len(given))() if ignores else None
             check(library().weir_replica_bind(pointer, array, len(given), used))
             uses = [True] * len(given) if used is None else list(used)
-            self._live = {live.name: live for live, is_used in zip(given, uses) if is_used}
+            self._keep([live for live, is_used in zip(given, uses) if is_used])
             return [live.name for live, is_used in zip(given, uses) if not is_used]
 
         return self._run("register", work)
@@ -191,11 +193,29 @@ class Replica(Handle):
             live = library().weir_replica_parameters(pointer, ctypes.byref(n))
             where = (self._options.device or b"host").decode()
             device = "cpu" if where == "host" else where
-            described = (of_abi(live[i], device=device) for i in range(n.value))
-            self._live = {parameter.name: parameter for parameter in described}
+            self._keep([of_abi(live[i], device=device) for i in range(n.value)])
             self._is_allocated = True
 
         self._run("allocate", work)
+
+    def _keep(self, live: List[Tensor]) -> None:
+        self._live = {parameter.name: parameter for parameter in live}
+        self._book = Addresses(live)
+        self._addresses = list(self._book.now)
+
+    def _check_in_place(self) -> None:
+        """C writes where parameters were: an engine that has replaced one would not see it."""
+        if self._book is None:
+            return
+        self._book.look()
+        if self._book.now == self._addresses:
+            return
+        for live, address in zip(self._live.values(), self._addresses):
+            if live.address != address:
+                raise CallError(
+                    f"{live.name}: lies at {live.address:#x} now, was registered at {address:#x}: "
+                    "live parameters stay where they are"
+                )
 
     @property
     def parameters(self) -> Dict[str, Tensor]:
@@ -224,6 +244,7 @@ class Replica(Handle):
     def _install(self, pointer: int, version: int) -> Report:
         c = library()
         report = abi.weir_report()
+        self._check_in_place()
         self._hooks.begin()
         try:
             check(c.weir_replica_install(pointer, version, ctypes.byref(report)))
@@ -314,7 +335,7 @@ class Replica(Handle):
         if self._is_allocated:  # it is gone: views that are taken from now on are empty
             for live in self._live.values():
                 live.address = live.n_bytes = 0
-        self._live = {}
+        self._live, self._book = {}, None
 
 
 def _named(name: Any) -> str:
