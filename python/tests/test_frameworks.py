@@ -534,17 +534,39 @@ class PrimeOrchestrator(threading.Thread):
         assert not self.is_alive() and self.error is None, self.error
 
 
-class StandInWorker(prime_rl.WeirWeightUpdateWorker):
-    """A worker whose engine is a replica over memory of Weir's: vLLM's parameters are tested with
-    vLLM's adapters."""
+class StandInReceiver:
+    """An engine's worker over memory of Weir's: vLLM's parameters are tested with vLLM's adapters."""
 
-    def _weir_open(self, settings):
-        self.settings = settings
-        options = {key: settings[key] for key in ("run", "wire", "timeout")}
-        replica = weir.Replica(settings["model"], directory=settings["directory"],
-                               config=tiny.CONFIG, conversion="auto", **options)
-        replica.allocate()
-        return replica
+    def __init__(self, settings):
+        self.replica = weir.Replica(
+            settings.model, directory=settings.directory, config=tiny.CONFIG, run=settings.run,
+            wire=settings.wire, timeout=settings.timeout, n_threads=1)
+        self.replica.allocate()
+        self.install, self.close = self.replica.install, self.replica.close
+
+    def state(self):
+        return {"version": self.replica.version}
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The settings that workers' receivers were made with, which are StandInReceivers."""
+    made = []
+
+    def receiver_for_vllm(model, vllm_config, settings):
+        assert (model, vllm_config) == ("the module", "the config")
+        made.append(settings)
+        return StandInReceiver(settings)
+
+    monkeypatch.setattr("weir.vllm.extension.receiver_for_vllm", receiver_for_vllm)
+    return made
+
+
+class StandInWorker(prime_rl.WeirWeightUpdateWorker):
+    """What vLLM mixes the extension into."""
+
+    model_runner = types.SimpleNamespace(model=types.SimpleNamespace(runnable="the module"))
+    vllm_config = "the config"
 
 
 @pytest.fixture
@@ -561,23 +583,23 @@ def broadcast(tmp_path):
 
 
 def expect_engine_holds(worker, version):
-    tiny.expect_holds(worker._weir_receiver, version)
+    tiny.expect_holds(worker.weir_receiver.replica, version)
 
 
 @pytest.mark.parametrize("quantize", [False, True])
-def test_prime_rl_broadcasts_step_after_step(tmp_path, broadcast, quantize):
+def test_prime_rl_broadcasts_step_after_step(tmp_path, broadcast, told, quantize):
     config = config_of(quantize, session_id="run-7")
     sender = broadcast(config, engine_config=tiny.CONFIG)
     worker, model = StandInWorker(), PrimeModel()
     worker.init_broadcaster("127.0.0.1", config.port, 0, 1, TIMEOUT_S, quantize, "run-7")
-    assert worker.settings["wire"] == ("kernel" if quantize else "checkpoint")
+    assert told[0].wire == ("kernel" if quantize else "checkpoint") and told[0].run == "run-7"
     for step in (1, 2, 4):
         model.train_to(step)
         orchestrator = PrimeOrchestrator(tmp_path, step, worker.update_weights_from_path)
         sender.broadcast_weights(model, step)
         orchestrator.end()
         expect_engine_holds(worker, step)
-    worker._weir_receiver.close()
+    worker.weir_close()
 
 
 def test_prime_rl_fp8_is_what_the_flag_means_where_no_engine_says_otherwise(broadcast):
@@ -639,7 +661,7 @@ def test_prime_rl_refuses_lora_and_a_port_that_is_taken(tmp_path, broadcast):
         prime_rl.WeirWeightBroadcast(tmp_path, config)
 
 
-def test_prime_rl_workers_take_older_and_newer_fields():
+def test_prime_rl_workers_take_older_and_newer_fields(told):
     port = free_port()
     with weir.Directory(f"127.0.0.1:{port}"):
         for positional, named in (
@@ -651,11 +673,11 @@ def test_prime_rl_workers_take_older_and_newer_fields():
         ):
             worker = StandInWorker()
             worker.init_broadcaster(*positional, **named)
-            first = worker._weir_receiver
+            first = worker.weir_receiver
             worker.init_broadcaster(*positional, **named)
-            assert worker._weir_receiver is not first
-            assert worker.settings["run"] == named.get("session_id")
-            worker._weir_receiver.close()
+            assert worker.weir_receiver is not first
+            assert told[-1].run == named.get("session_id")
+            worker.weir_close()
 
 
 @pytest.mark.parametrize("named, message", [
@@ -675,8 +697,10 @@ def test_prime_rl_workers_say_that_no_trainer_is_there():
     worker, port = StandInWorker(), free_port()
     with pytest.raises(weir.TimedOut, match=f"127.0.0.1:{port}"):
         worker.init_broadcaster("127.0.0.1", port, timeout=0.3)
-    with pytest.raises(weir.CallError, match="init_broadcaster"):
+    with pytest.raises(ValueError, match="weir_init"):
         worker.update_weights_from_path("broadcasts/step_1")
+    with pytest.raises(ValueError, match="step_N"):
+        worker.update_weights_from_path("broadcasts/1")
 
 
 @pytest.mark.parametrize("path", ["", "step_", "step_x", "step_-1", "a/step_1/b", "step_٣"])

@@ -160,6 +160,36 @@ def test_a_parameter_that_has_moved_is_bound_again_by_the_next_wish(trained):
     stand_in.expect_engine_holds(model, 2)
 
 
+class BrokenReceiver:
+    def __init__(self, problem, state="HOLDING"):
+        self._problem, self._state = problem, state
+
+    def install(self, version):
+        raise self._problem
+
+    def state(self):
+        return {"state": self._state}
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("receiver, state", [
+    (BrokenReceiver(weir.VersionError("half way"), "UNUSABLE"), "unusable"),
+    (BrokenReceiver(RuntimeError("the copy of derived weights failed")), "unusable"),
+    (BrokenReceiver(weir.TimedOut("nobody came")), "holding"),
+    (BrokenReceiver(Refused("moved")), "holding"),
+])
+def test_a_worker_that_may_hold_a_mixture_says_that_it_is_unusable(
+        trained, monkeypatch, receiver, state):
+    trained.publish(1)
+    model = stand_in.tiny_engine()
+    ask(model, 1, trained.directory)
+    monkeypatch.setattr(loader, "_open_receiver", lambda model, settings: receiver)
+    status = ask(model, 2, trained.directory, timeout=1.0)
+    assert status["state"] == state and (status["version"] is None) == (state == "unusable")
+
+
 def test_weights_instead_of_a_wish_change_nothing(trained):
     trained.publish(1)
     model = stand_in.tiny_engine()

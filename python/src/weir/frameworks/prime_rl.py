@@ -30,6 +30,7 @@ from typing import Any, List, Mapping, Optional, Union
 from weir.errors import CallError, TimedOut
 from weir.frameworks.markers import await_ready, set_stable, step_directory, step_of
 from weir.shards import is_sharded, torch_ranks
+from weir.vllm.extension import WeirWorkerExtension
 
 MODEL = "policy"
 ANY_HOST = ("", "0.0.0.0", "::")
@@ -261,15 +262,14 @@ def _await_listener(host: str, port: int, timeout: float) -> None:
         time.sleep(0.1)
 
 
-class WeirWeightUpdateWorker:
-    """A vLLM worker extension with the methods that prime-rl's server calls on every worker.
+class WeirWeightUpdateWorker(WeirWorkerExtension):
+    """Weir's worker extension for vLLM, with the methods that prime-rl's server calls on every worker.
 
     `weir_model` is the name that the trainer publishes; subclass it where that is another one.
     Installs are staged: one that fails leaves the version before, on every worker of the engine.
     """
 
     weir_model = MODEL
-    _weir_receiver: Any = None
 
     def init_broadcaster(
         self,
@@ -299,31 +299,19 @@ class WeirWeightUpdateWorker:
             raise ValueError(
                 f"host {host!r}, port {port!r}, timeout {timeout!r}: an address and seconds are wanted"
             )
-        if self._weir_receiver is not None:
-            self._weir_receiver.close()
-            self._weir_receiver = None
         _await_listener(host, int(port), float(timeout))
-        self._weir_receiver = self._weir_open({
-            "directory": f"{host}:{port}",
-            "model": self.weir_model,
-            "run": session_id,
-            "wire": "kernel" if quantize_in_weight_transfer else "checkpoint",
-            "timeout": float(timeout),
-        })
+        self.weir_init(
+            directory=f"{host}:{port}",
+            model=self.weir_model,
+            run=session_id,
+            wire="kernel" if quantize_in_weight_transfer else "checkpoint",
+            timeout=float(timeout),
+        )
 
-    def _weir_open(self, settings: Mapping[str, Any]) -> Any:
-        from weir.vllm.receiver import receiver_for_vllm
-        from weir.vllm.settings import Settings
-
-        runner: Any = getattr(self, "model_runner")
-        model = getattr(runner.model, "runnable", runner.model)
-        return receiver_for_vllm(model, getattr(self, "vllm_config"), Settings(**settings))
-
-    def update_weights_from_path(self, weight_dir: str) -> None:
-        """Installs the version of ".../step_N". Raises WeirError; all workers then hold the one before."""
-        if self._weir_receiver is None:
-            raise CallError("init_broadcaster was not called: no trainer is known")
-        self._weir_receiver.install(step_of(weight_dir) if weight_dir else "latest")
+    def update_weights_from_path(self, weight_dir: Optional[str] = None) -> None:
+        """Installs the version of ".../step_N"; None: the newest. Raises WeirError; all workers then
+        hold the one before."""
+        self.weir_update("latest" if weight_dir is None else step_of(weight_dir))
 
     def liveness_probe(self) -> None:
         """Answers, and does nothing."""
