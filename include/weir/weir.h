@@ -382,7 +382,8 @@ WEIR_API void weir_replica_close(weir_replica *replica); /* accepts NULL */
 
 /* Tells Weir of live parameters: `tensors` as the engine has them (name, dtype, shape, address),
  * parallel to `tags` (compile target and metadata of each, name and shape ignored), both copied.
- * Memory is kept until close. Once, before the first install. */
+ * Memory is kept until close. Of tensors that are one (same address, dtype and shape: a head tied to
+ * the embeddings) one is taken, the embeddings. Once, before the first install. */
 WEIR_API weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tensors,
                                            const weir_parameter *tags, size_t n_tensors);
 /* Allocates every parameter that family, layout, conversion and config describe, the derived ones
@@ -391,10 +392,10 @@ WEIR_API weir_status weir_replica_allocate(weir_replica *replica);
 /* Registers an engine's live parameters by name: which there must be, and their tags, follow from
  * family, layout, conversion, config and mesh, as weir_replica_allocate() would allocate them, those
  * that Weir derives included. `tensors` in any order, memory kept until close. Of tensors that the
- * model has no parameter of, used[i] (parallel to them) says false, and they are left alone; `used`
- * NULL: they are refused. ERR_LAYOUT names the first parameter that is missing (and says how many
- * are), or whose dtype or shape is another, with both sides; ERR_INVALID a name that is given twice.
- * Once, before the first install; after a failure it can be tried again. */
+ * model has no parameter of (nor one at the same address, as of a tied head), used[i] (parallel to
+ * them) says false, and they are left alone; `used` NULL: they are refused. ERR_LAYOUT names the
+ * first parameter that is missing (and says how many are), or whose dtype or shape is another, with
+ * both sides; ERR_INVALID a name that is given twice. Once, before the first install; after a failure it can be tried again. */
 WEIR_API weir_status weir_replica_bind(weir_replica *replica, const weir_tensor *tensors,
                                        size_t n_tensors, bool *used);
 /* The live parameters, at the addresses that never change. */

@@ -30,6 +30,14 @@ void weir_planner_problem(weir_planner *p, const char *format, ...)
     va_end(args);
 }
 
+void weir_planner_mismatch(weir_planner *p, const char *why)
+{
+    if (p->n_mismatches++ == 0)
+        snprintf(p->line.text, sizeof(p->line.text) - 64, "%.*s", (int)sizeof(p->line.text) - 65,
+                 why);
+    p->n_problems++;
+}
+
 /* ---- shards to parameters --------------------------------------------------------------------*/
 
 static int compare_names(const void *a, const void *b, void *context)
@@ -126,7 +134,7 @@ static weir_status walk_source(weir_planner *p, uint32_t s)
         if (weir_shard_matches(shard, &p->wanted[at], source->worker, &runs, why))
             status = add_copy(p, shard, &runs, at, s);
         else
-            weir_planner_problem(p, "%s", why);
+            weir_planner_mismatch(p, why);
     }
     return status;
 }

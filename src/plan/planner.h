@@ -45,12 +45,16 @@ typedef struct weir_planner {
     weir_arena scratch;          /* of one parameter's cover */
     weir_plan *plan;
     weir_error_line line;
-    size_t n_problems;
+    size_t n_problems, n_mismatches;
 } weir_planner;
 
 /* Takes note of a difference: the first one becomes the error line, the others are counted. */
 void weir_planner_problem(weir_planner *p, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* A shard that is not what its parameter needs: the first is the error line, whatever else there
+ * is. */
+void weir_planner_mismatch(weir_planner *p, const char *why);
 
 /* Chooses one of equal boxes of each parameter, checks that they cover it, and gives the copies
  * that are taken their places. Differences are noted. */

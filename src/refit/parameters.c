@@ -99,9 +99,57 @@ static weir_status copy_parameter(weir_replica *replica, size_t i, const weir_te
     return weir_tensor_bytes(tensor->dtype, &tensor->shape, &n_bytes);
 }
 
+static bool is_head(const char *name)
+{
+    const char *found = strstr(name, "lm_head");
+    return found != NULL && (found == name || found[-1] == '.');
+}
+
+/* By address; of several at one, a head behind the embeddings that it is made of. */
+static int compare_places(const void *a, const void *b, void *context)
+{
+    const weir_tensor *live = context;
+    uint32_t i = *(const uint32_t *)a, j = *(const uint32_t *)b;
+    uintptr_t x = (uintptr_t)live[i].data, y = (uintptr_t)live[j].data;
+    if (x != y)
+        return x < y ? -1 : 1;
+    int heads = is_head(live[i].name) - is_head(live[j].name);
+    return heads != 0 ? heads : (i > j) - (i < j);
+}
+
+static bool is_same_memory(const weir_tensor *a, const weir_tensor *b)
+{
+    return a->data == b->data && a->dtype == b->dtype && weir_shape_equal(&a->shape, &b->shape);
+}
+
+/* A tied tensor that the engine has under several names is one parameter. */
+static weir_status drop_aliases(weir_replica *replica, size_t *n)
+{
+    uint32_t *order = weir_alloc((*n + 1) * sizeof(*order));
+    bool *drop = weir_alloc_zeroed(*n + 1, sizeof(*drop));
+    size_t n_left = 0;
+    for (size_t i = 0; order != NULL && i < *n; i++)
+        order[i] = (uint32_t)i;
+    if (order != NULL && drop != NULL)
+        qsort_r(order, *n, sizeof(*order), compare_places, replica->live);
+    for (size_t i = 1; order != NULL && drop != NULL && i < *n; i++)
+        drop[order[i]] = is_same_memory(&replica->live[order[i - 1]], &replica->live[order[i]]);
+    for (size_t i = 0; drop != NULL && i < *n; i++) {
+        replica->live[n_left] = replica->live[i];
+        replica->wanted[n_left] = replica->wanted[i];
+        n_left += !drop[i];
+    }
+    weir_status status = order != NULL && drop != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    weir_free(order);
+    weir_free(drop);
+    *n = n_left;
+    return status;
+}
+
 weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tensors,
                                   const weir_parameter *tags, size_t n_tensors)
 {
+    size_t n = n_tensors;
     uint32_t memory = WEIR_MEMORY_HOST;
     unsigned device = 0;
     replica->derived = NULL; /* of an attempt to describe them that failed */
@@ -111,10 +159,12 @@ weir_status weir_replica_register(weir_replica *replica, const weir_tensor *tens
     for (size_t i = 0; i < n_tensors && status == WEIR_OK; i++)
         status = copy_parameter(replica, i, &tensors[i], &tags[i]);
     if (status == WEIR_OK)
+        status = drop_aliases(replica, &n);
+    if (status == WEIR_OK)
         status = weir_work_locate_all(tensors, n_tensors, &memory, &device);
     if (status == WEIR_OK)
         status = settle_memory(replica, memory, device);
-    return status == WEIR_OK ? settle_parameters(replica, n_tensors) : status;
+    return status == WEIR_OK ? settle_parameters(replica, n) : status;
 }
 
 /* ---- described by config.json ----------------------------------------------------------------*/
@@ -369,6 +419,16 @@ static void close_pairing(pairing *p)
     weir_free(p->used);
 }
 
+/* A tied tensor that the engine has under another name, too. */
+static bool is_alias(const pairing *p, const weir_tensor *given, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (is_same_memory(&p->found[i], given))
+            return true;
+    }
+    return false;
+}
+
 /* Every parameter must be there; *out_n_extra: how many tensors are no parameter. */
 static weir_status pair(pairing *p, const weir_tensor *tensors, const weir_parameter *parameters,
                         size_t n, size_t *out_n_extra)
@@ -385,6 +445,12 @@ static weir_status pair(pairing *p, const weir_tensor *tensors, const weir_param
         p->used[*there - tensors] = true;
     }
     *out_n_extra = p->n_given + n_missing - n;
+    for (size_t i = 0; i < p->n_given && n_missing == 0 && *out_n_extra > 0; i++) {
+        if (!p->used[i] && is_alias(p, &tensors[i], n)) {
+            p->used[i] = true;
+            --*out_n_extra;
+        }
+    }
     if (n_missing == 0)
         return WEIR_OK;
     return weir_fail(WEIR_ERR_LAYOUT,

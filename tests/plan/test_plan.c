@@ -236,6 +236,16 @@ static void a_parameter_nobody_wants_is_refused(void **state)
                       "parameter");
 }
 
+static void of_several_problems_what_does_not_fit_comes_before_who_is_unknown(void **state)
+{
+    (void)state;
+    fixture *f = make_fixture();
+    f->shards[0][0].name = "d.weight";
+    f->shards[1][0].dtype = WEIR_F32;
+    assert_refused(f, "b.weight: dtype is F32 at trainer rank 1 (worker bb), this replica needs "
+                      "F8_E4M3 (and 1 more)");
+}
+
 static void a_dtype_that_differs_is_named_with_both_sides(void **state)
 {
     (void)state;
@@ -414,6 +424,7 @@ int main(void)
         cmocka_unit_test(overlapping_boxes_are_refused_with_both_sides),
         cmocka_unit_test(replicas_of_one_part_must_hold_the_same_bytes),
         cmocka_unit_test(a_parameter_nobody_wants_is_refused),
+        cmocka_unit_test(of_several_problems_what_does_not_fit_comes_before_who_is_unknown),
         cmocka_unit_test(a_dtype_that_differs_is_named_with_both_sides),
         cmocka_unit_test(a_shape_that_differs_is_named_with_both_sides),
         cmocka_unit_test(a_compile_target_that_differs_is_named_with_both_sides),

@@ -122,6 +122,44 @@ static void an_engine_s_tensors_in_any_order_are_followed(void **state)
     follow("llama", "fp8_128x128", WEIR_WIRE_CHECKPOINT);
 }
 
+/* Of a model whose head is the embeddings, an engine has them under both names. */
+static void a_head_tied_to_the_embeddings_is_one_parameter(void **state)
+{
+    (void)state;
+    rig *r = rig_open("gemma2", "bf16_cast", NULL);
+    engine_memory *memory = open_memory(r, NULL, 0);
+    size_t n, at = 0;
+    while (strstr(memory->tensors[at].name, "embed_tokens") == NULL)
+        at++;
+    memory->tensors[memory->n] = memory->tensors[at];
+    memory->tensors[memory->n++].name = "lm_head.weight";
+    weir_replica *replica = open_worker(r, NULL, 0);
+    assert_ok(weir_replica_bind(replica, memory->tensors, memory->n, NULL));
+    weir_replica_parameters(replica, &n);
+    assert_int_equal(n, memory->n - 1);
+    weir_replica_close(replica);
+
+    const weir_conversion *cast;
+    weir_parameter tags[MAX_PARAMETERS] = { { .entry = 0 } };
+    assert_ok(weir_conversion_get("bf16_cast", &cast));
+    for (size_t i = 0; i < memory->n; i++)
+        tags[i].compile_metadata = cast->compile_metadata;
+    replica = open_worker(r, NULL, 0);
+    weir_tensor first = memory->tensors[0];
+    memory->tensors[0] = memory->tensors[memory->n - 1]; /* before the embeddings */
+    memory->tensors[memory->n - 1] = first;
+    assert_ok(weir_replica_register(replica, memory->tensors, tags, memory->n));
+    weir_replica_parameters(replica, &n);
+    assert_int_equal(n, memory->n - 1);
+    rig_publish(r, 1);
+    assert_ok(weir_replica_install(replica, 1, NULL));
+    assert_int_equal(rig_verify(r, "one").n_different, 0);
+    weir_replica_close(replica);
+    memory->tensors[0] = memory->tensors[--memory->n];
+    close_memory(memory);
+    rig_close(r);
+}
+
 static void a_worker_of_a_parallel_engine_gives_its_part(void **state)
 {
     (void)state;
@@ -310,6 +348,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_engine_s_tensors_in_any_order_are_followed),
+        cmocka_unit_test(a_head_tied_to_the_embeddings_is_one_parameter),
         cmocka_unit_test(a_worker_of_a_parallel_engine_gives_its_part),
         cmocka_unit_test(what_does_not_fit_is_named_with_both_sides),
         cmocka_unit_test(names_and_memory_must_be_there_once),
