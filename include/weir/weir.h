@@ -395,7 +395,8 @@ WEIR_API weir_status weir_replica_allocate(weir_replica *replica);
  * model has no parameter of (nor one at the same address, as of a tied head), used[i] (parallel to
  * them) says false, and they are left alone; `used` NULL: they are refused. ERR_LAYOUT names the
  * first parameter that is missing (and says how many are), or whose dtype or shape is another, with
- * both sides; ERR_INVALID a name that is given twice. Once, before the first install; after a failure it can be tried again. */
+ * both sides; ERR_INVALID a name that is given twice. Once, before the first install; after a failure
+ * it can be tried again. */
 WEIR_API weir_status weir_replica_bind(weir_replica *replica, const weir_tensor *tensors,
                                        size_t n_tensors, bool *used);
 /* The live parameters, at the addresses that never change. */
