@@ -187,7 +187,7 @@ class VerlRun:
 
 
 def test_verl_moves_every_step_to_every_rollout_worker():
-    with VerlRun(n_actor=2, n_rollout=2) as run:
+    with VerlRun(n_actor=2, n_rollout=2, security={"token": "s3cret"}) as run:
         for version in (1, 2, 5):
             metrics, loaded = run.update(version)
             assert metrics[0]["weir/version"] == version and metrics[1] is None

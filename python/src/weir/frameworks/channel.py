@@ -75,6 +75,7 @@ class Options:
                  wherever that runs; it returns, or is awaited, when all workers hold the version
     replica_mesh kernel: of the engine that each receiver is a worker of
     worker       kernel: its number there; None: the receiver's rank modulo the engine's workers
+    security     a `weir.Security`, or its fields
     borrow       the sender copies nothing: tensors stay where they are until all have the version
     """
 
@@ -123,12 +124,20 @@ class Options:
         """Of one engine, as far as a trainer counts them: 1 where a checkpoint travels."""
         return mesh_workers(self.replica_mesh) if self.mode == "kernel" else 1
 
+    def secured(self) -> Any:
+        """`security`, of which a configuration file says the fields."""
+        import weir
+
+        given = self.security
+        return weir.Security(**given) if isinstance(given, Mapping) else given
+
     def shared(self) -> Dict[str, Any]:
         """What a trainer and a replica are told alike. A checkpoint is bf16 under its own names,
         which is a layout like any other: neither side has anything to convert behind it."""
         names = ("config", "run", "family", "transport", "transport_directory", "listen",
-                 "window_bytes", "n_threads", "timeout", "security")
+                 "window_bytes", "n_threads", "timeout")
         told = {name: getattr(self, name) for name in names}
+        told["security"] = self.secured()
         is_kernel = self.mode == "kernel"
         told["layout"] = self.layout if is_kernel else "checkpoint"
         told["conversion"] = self.conversion if is_kernel else "bf16_cast"
@@ -172,7 +181,7 @@ class Sender:
             return self.options.directory
         if self._directory is None:
             self._directory = weir.Directory(
-                f"{self.options.listen or '127.0.0.1'}:0", security=self.options.security
+                f"{self.options.listen or '127.0.0.1'}:0", security=self.options.secured()
             )
         return str(self._directory.address)
 

@@ -69,6 +69,21 @@ def _reachable(host: str) -> str:
     return os.environ.get("MASTER_ADDR", "127.0.0.1") if host in ANY_HOST else host
 
 
+def _await_listener(host: str, port: int, timeout: float) -> None:
+    """Ranks and servers may be told of a directory that is still starting."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.1, timeout)).close()
+            return
+        except OSError as problem:
+            if time.monotonic() >= deadline:
+                raise TimedOut(
+                    f"no trainer's directory at {host}:{port} within {timeout:g} s: {problem}"
+                ) from problem
+        time.sleep(0.1)
+
+
 class Broadcaster:
     """One trainer rank. Options: `model`, the name that the servers' workers ask for; `engine_config`,
     the engine's config.json as a path or a mapping (None: the model's own, unquantised); and
@@ -135,6 +150,8 @@ class Broadcaster:
             self.last = step
             return
         if self._trainer is None:
+            host, _, port = self.directory.rpartition(":")
+            _await_listener(host, int(port), self.timeout)
             self._trainer = self._open_trainer(model)
         if self._registered is not model:
             self._trainer.register(model)
@@ -245,21 +262,6 @@ def setup_weight_broadcast(
 
 
 # ---- inference -----------------------------------------------------------------------------------
-
-
-def _await_listener(host: str, port: int, timeout: float) -> None:
-    """Servers may be told of a trainer that is still starting."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=max(0.1, timeout)).close()
-            return
-        except OSError as problem:
-            if time.monotonic() >= deadline:
-                raise TimedOut(
-                    f"no trainer's directory at {host}:{port} within {timeout:g} s: {problem}"
-                ) from problem
-        time.sleep(0.1)
 
 
 class WeirWeightUpdateWorker(WeirWorkerExtension):
