@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Python adds to a refit: the time of publish() and install() less what C's own report says, on
-a small model (what is fixed) and on one of 10,000 torch tensors (what each tensor adds).
+"""What Python adds to a refit: the time of publish() and install() less what C's own report says,
+on a small model (what is fixed) and on one of 10,000 torch tensors (what each tensor adds).
 
     python python/bench/overhead.py [--refits 200] [--layers 52] [--experts 64]
 
 Prints a table in milliseconds, medians and, for what the machine's other work does not touch, the
-least; exits with 1 when the aims are missed: 1 ms per refit in the median, and in the least 1 µs per
-tensor after the first refit.
+least; exits with 1 when the aims are missed: 1 ms per refit in the median, and in the least 1 µs
+per tensor after the first refit.
 """
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def engine_of(config):
 
 
 def measure(config, n_refits):
-    """In ms, over the refits after the first: C's median, and of what Python adds the median and the
-    least."""
+    """In ms, over the refits after the first: C's median, and of what Python adds the median and
+    the least."""
     weights, engine = weights_of(config), engine_of(config)
     rows = {"publish": [], "install": [], "moved": []}
     c_rows = {"publish": [], "install": [], "moved": []}

@@ -52,7 +52,7 @@ def test_a_token_is_asked_of_every_caller():
         assert caught.value.status is Status.ERR_REFUSED
 
 
-# ---- one call at a time ------------------------------------------------------------------------------
+# ---- one call at a time --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_cancel_without_a_call_is_for_the_next_one_that_waits():
             trainer.wait(1, n_replicas=1, timeout=0.05)
 
 
-# ---- processes ---------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 
 def in_child(function):

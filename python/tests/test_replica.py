@@ -32,7 +32,7 @@ def open_replica(trainer, **options):
     return weir.Replica("policy", directory=trainer.directory, config=tiny.CONFIG, **options)
 
 
-# ---- live parameters ---------------------------------------------------------------------------------
+# ---- live parameters -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("install", ["staged", "direct"])
@@ -172,7 +172,7 @@ def test_memory_of_weirs_is_no_memory_after_closing(trained):
     assert len(parameters[NORM].raw) == 0 and replica.parameters == {}
 
 
-# ---- hooks -------------------------------------------------------------------------------------------
+# ---- hooks ---------------------------------------------------------------------------------------
 
 
 def test_hooks_are_called_in_order_by_the_thread_that_installs(trained):
@@ -219,7 +219,8 @@ def test_a_hook_that_raises_fails_the_install_and_the_old_version_comes_back(tra
         failing.append(1)
         tiny.fill(weights, 2)
         trainer.publish(2)
-        with pytest.raises(weir.CallError, match=rf"{hook}\(\) raised ValueError: no room") as caught:
+        said = rf"{hook}\(\) raised ValueError: no room"
+        with pytest.raises(weir.CallError, match=said) as caught:
             replica.install()
         assert isinstance(caught.value.__cause__, ValueError)
         assert caught.value.status is Status.ERR_REFUSED
@@ -345,7 +346,7 @@ def test_progress_that_raises_is_shown_and_changes_nothing(trained, monkeypatch)
     assert {"discover", "transfer", "install", "postprocess", "ack"} <= set(shown)
 
 
-# ---- following ---------------------------------------------------------------------------------------
+# ---- following -----------------------------------------------------------------------------------
 
 
 def test_watching_waits_through_time_outs_until_it_is_cancelled(trained):
@@ -429,7 +430,7 @@ def test_without_parameters_nothing_is_installed(trained):
             replica.install()
 
 
-# ---- real processes ----------------------------------------------------------------------------------
+# ---- real processes ------------------------------------------------------------------------------
 
 SERVE = """
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thousand refits take nothing that they do not give back: memory, objects, threads, descriptors."""
+"""A thousand refits keep nothing: no memory, objects, threads, descriptors."""
 from __future__ import annotations
 
 import gc
@@ -15,7 +15,7 @@ import pytest
 import weir
 
 N_REFITS = 1000
-N_FIRST = 200  # what grows until then is buffers of Weir's, the allocator and the directory's records
+N_FIRST = 200  # what grows until then is buffers of Weir's and the directory's records
 
 CONFIG = {"model_type": "llama", "torch_dtype": "bfloat16", "hidden_size": 64,
           "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -35,12 +35,13 @@ def resident_bytes():
 def counts():
     gc.collect()
     return {"objects": len(gc.get_objects()), "threads": threading.active_count(),
-            "descriptors": len(os.listdir("/proc/self/fd")), "Python": tracemalloc.get_traced_memory()[0],
-            "resident": resident_bytes()}
+            "descriptors": len(os.listdir("/proc/self/fd")), "resident": resident_bytes(),
+            "Python": tracemalloc.get_traced_memory()[0]}
 
 
 def test_a_thousand_refits_grow_nothing():
-    weights = {f"{name}.weight": np.full(shape, 0x3f80, np.uint16) for name, shape in SHAPES.items()}
+    weights = {f"{name}.weight": np.full(shape, 0x3f80, np.uint16)
+               for name, shape in SHAPES.items()}
     given = {name: weir.tensor(value, dtype="BF16") for name, value in weights.items()}
     hooked = []
 

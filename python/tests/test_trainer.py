@@ -29,7 +29,7 @@ def expect_follows(trainer, version, replica):
     tiny.expect_holds(replica, version)
 
 
-# ---- what is taken ---------------------------------------------------------------------------------
+# ---- what is taken -------------------------------------------------------------------------------
 
 
 def test_a_report_says_what_was_published(trained):
@@ -81,7 +81,7 @@ def test_another_layout_can_be_registered_later(trained):
         expect_follows(trainer, 2, replica)
 
 
-# ---- torch -----------------------------------------------------------------------------------------
+# ---- torch ---------------------------------------------------------------------------------------
 
 
 class Torch:
@@ -180,7 +180,7 @@ def test_a_wait_that_sends_refuses_weights_that_were_replaced(torch_model, optio
             tiny.expect_holds(replica, 2)
 
 
-# ---- what is refused -------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_whole_weights_and_then_shards_need_another_trainer(trained):
         trainer.register({UP: weir.Shard(weights[UP], shape, (0, 0), shape)})
 
 
-# ---- waiting, closing --------------------------------------------------------------------------------
+# ---- waiting, closing ----------------------------------------------------------------------------
 
 
 def test_a_wait_that_is_over_says_who_is_missing(trained):

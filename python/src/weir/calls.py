@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What trainers, replicas and directories have in common: a C handle, and calls on it.
 
-A call that may block runs without the GIL, one at a time per handle. In the main thread it runs in a
-thread of the handle while the main thread waits where signals reach it: Ctrl-C cancels the C call,
-waits for its end and goes on as KeyboardInterrupt. Other threads make their calls themselves, and
-coroutines await the thread of the handle. What a call does, this module does not know.
+A call that may block runs without the GIL, one at a time per handle. In the main thread it runs in
+a thread of the handle while the main thread waits where signals reach it: Ctrl-C cancels the C
+call, waits for its end and goes on as KeyboardInterrupt. Other threads make their calls themselves,
+and coroutines await the thread of the handle. What a call does, this module does not know.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _serve(calls: "queue.SimpleQueue[Optional[Tuple[Handle, Call[Any]]]]") -> No
 
 
 class _Opening:
-    """A C object on its way: who is interrupted meanwhile, leaves it to be closed once it is there."""
+    """A C object on its way: who is interrupted leaves it to be closed once it is there."""
 
     def __init__(self, open_one: Callable[[], int], close_pointer: Callable[[int], None]) -> None:
         self._open_one = open_one

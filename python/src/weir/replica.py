@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import enum
 from collections.abc import Mapping
-from typing import Any, AsyncIterator, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, AsyncIterator, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Union
 
 from weir import abi, arguments
 from weir.calls import Handle
@@ -58,8 +59,8 @@ class Replica(Handle):
     progress(stop, version, done_bytes, total_bytes)
                 must be quick, and must not call Weir
 
-    Hooks are called in the thread that installs (of an async variant, in a thread of the handle). An
-    exception of one fails the install and is its ``__cause__``. The other options are
+    Hooks are called in the thread that installs (of an async variant, in a thread of the handle).
+    An exception of one fails the install and is its ``__cause__``. The other options are
     ``weir_replica_options``'. Raises :class:`weir.WeirError`: what C refuses.
     """
 
@@ -159,14 +160,14 @@ class Replica(Handle):
     ) -> List[str]:
         """The engine's live parameters by name, written in place by every install.
 
-        ``params`` is a mapping, or pairs of name and array: what :func:`weir.tensor` takes, writable.
-        Which there must be, and their tags, follow from family, layout, conversion, config and mesh;
-        those that Weir derives (MLA ``W_UV``, ``W_UK_T``) are among them. Once, before the first
-        install; the memory must stay until ``close()``, which the objects that are kept see to.
+        ``params`` is a mapping, or pairs of name and array: what :func:`weir.tensor` takes,
+        writable. Which there must be, and their tags, follow from family, layout, conversion,
+        config and mesh; those that Weir derives (MLA ``W_UV``, ``W_UK_T``) are among them. Once,
+        before the first install; the memory must stay where it is until ``close()``.
 
-        Returns the names that the model has no parameter of, with ``extras="ignore"``: they are left
-        alone. "refuse" refuses them. ERR_LAYOUT names the first parameter that is missing, or that
-        is of another dtype or shape, with both sides; then nothing is registered.
+        Returns the names that the model has no parameter of, with ``extras="ignore"``: they are
+        left alone. "refuse" refuses them. ERR_LAYOUT names the first parameter that is missing, or
+        that is of another dtype or shape, with both sides; then nothing is registered.
         """
         ignores = arguments.choice("extras", extras, {"refuse": 0, "ignore": 1}) == 1
         pairs = params.items() if isinstance(params, Mapping) else params
@@ -184,7 +185,7 @@ class Replica(Handle):
 
     def allocate(self) -> None:
         """Memory of Weir's own for every parameter that config and mesh describe, on ``device``,
-        instead of :meth:`register`: an engine's memory without the engine. It goes with ``close()``.
+        instead of :meth:`register`: an engine's memory without the engine. ``close()`` frees it.
         """
 
         def work(pointer: int) -> None:
@@ -260,9 +261,9 @@ class Replica(Handle):
         return Report.of(report)
 
     def watch(self, *, start: Union[int, str, None] = None) -> Iterator[Report]:
-        """Installs ``start`` (None: "latest"), then whatever is newer, again and again, and yields a
-        :class:`weir.Report` of each. Waits for new versions as long as it takes; ends by ``cancel()``
-        or ``close()``. Any other error raises, and another ``watch()`` may go on from there.
+        """Installs ``start`` (None: "latest"), then whatever is newer, again and again, and yields
+        a :class:`weir.Report` of each. Waits for new versions as long as it takes; ends by
+        ``cancel()`` or ``close()``. Any other error raises; another ``watch()`` may go on then.
         """
         wish, n_cancels = "latest" if start is None else start, self._n_cancels
         arguments.version(wish)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one publish or install did and how long each of its stops took: ``weir_report`` as a value."""
+"""What one publish or install did, and how long each stop took: ``weir_report`` as a value."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class Trainer(Handle):
         return mesh is not None or (rank is None and is_one_of_many and self._embedded is None)
 
     def _place(self, is_sharded: bool) -> Tuple[int, int, Optional[bytes]]:
-        """(rank, n_ranks, mesh): what was given, else torch.distributed's where weights are shards."""
+        """(rank, n_ranks, mesh) as given, else torch.distributed's where weights are shards."""
         rank, n_ranks, mesh = self._given
         ranks = shards.torch_ranks() if is_sharded else None
         if is_sharded and mesh is None:
@@ -215,8 +215,8 @@ class Trainer(Handle):
     ) -> None:
         """All weights of the model: a torch module, a mapping, or pairs of name and array.
 
-        Arrays are what :func:`weir.tensor` takes, ``DTensor``s and :class:`weir.Shard`s; names those
-        of Hugging Face or another convention of trainers that the family knows. A module gives its
+        Arrays are what :func:`weir.tensor` takes, ``DTensor`` and :class:`weir.Shard` too; names
+        are those of Hugging Face or another convention that the family knows. A module gives its
         parameters and persistent buffers under the names of ``state_dict()``, those that are tied
         once; what torch.compile() puts into names is taken out. The memory must stay until the next
         registration or ``close()``, which the objects that are kept see to.
@@ -257,9 +257,9 @@ class Trainer(Handle):
     # ---- publishing ------------------------------------------------------------------------------
 
     def publish(self, version: int) -> Report:
-        """Converts what this rank owns, seals and publishes it as ``version``, which must be greater
-        than the last. Blocks until this rank's part is in; when no slot is free, until the oldest
-        version is read no more, at most ``timeout``.
+        """Converts what this rank owns, seals and publishes it as ``version``, which must be
+        greater than the last. Blocks until this rank's part is in; when no slot is free, until the
+        oldest version is read no more, at most ``timeout``.
 
         Looks at the address of every registered tensor again: an optimizer may have replaced
         storage. Shapes and dtypes stay until the next :meth:`register`. On failure the version is
