@@ -17,7 +17,7 @@ import torch._dynamo  # which torch imports when it first distributes a tensor: 
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -148,6 +148,8 @@ class Distributed:
     """Weights that distribute_tensor() places, filled anew for each version. Those without
     placements are whole on every rank."""
 
+    gives_copies = False
+
     def __init__(self, mesh, place):
         self.mesh, self.place = mesh, place
         self.weights = {name: self.put(name, value) for name, value in whole_weights(0).items()}
@@ -174,6 +176,8 @@ class Distributed:
 class Trained:
     """A module that torch shards; a version is a step."""
 
+    gives_copies = False
+
     def __init__(self, model):
         self.weights = model
 
@@ -183,6 +187,27 @@ class Trained:
             name: value.full_tensor() if isinstance(value, DTensor) else value.clone()
             for name, value in self.weights.state_dict().items()
         }
+
+
+class Flattened:
+    """FSDP1: its sharded state dict is a copy, taken again for each version."""
+
+    gives_copies = True
+
+    def __init__(self, n_ranks):
+        self.model = FullyShardedDataParallel(new_model(), device_id=torch.device("cpu"))
+
+    def state_dict(self, kind):
+        with FullyShardedDataParallel.state_dict_type(self.model, kind):
+            return self.model.state_dict()
+
+    @property
+    def weights(self):
+        return self.state_dict(StateDictType.SHARDED_STATE_DICT)
+
+    def advance(self, version):
+        train(self.model, version)
+        return self.state_dict(StateDictType.FULL_STATE_DICT)
 
 
 def of_all_kinds(name):
@@ -234,6 +259,7 @@ CASES = {
     "hsdp": lambda n: Distributed(grid("replicate", "shard"), lambda name: [Replicate(), Shard(0)]),
     "fsdp2": fsdp2,
     "fsdp over tp": fsdp_over_tp,
+    "fsdp1": Flattened,
 }
 
 
@@ -269,6 +295,8 @@ def run_rank(rank, n_ranks, given):
         trainer.register(holder.weights)
         for version in VERSIONS:
             full = holder.advance(version)
+            if holder.gives_copies:
+                trainer.register(holder.weights)
             if rank == 0:
                 torch.save(full, f"{given['full']}-{version}.pt")
             dist.barrier()

@@ -164,6 +164,7 @@ def given_to(tmp_path, directory, case, conversion, n_workers):
         ("fsdp2", 2, 2, "bf16_cast", "fsdp=2"),
         ("fsdp2", 4, 1, "fp8_128x128", None),
         ("fsdp over tp", 4, 2, "bf16_cast", None),
+        ("fsdp1", 2, 1, "bf16_cast", None),
     ],
 )
 def test_an_engine_holds_what_sharded_ranks_trained(
