@@ -602,6 +602,52 @@ def test_prime_rl_broadcasts_step_after_step(tmp_path, broadcast, told, quantize
     worker.weir_close()
 
 
+SHARDED_RANK = """
+import sys, types, torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+import tiny_model as tiny
+from weir.frameworks.prime_rl import WeirWeightBroadcast
+
+rank, store, port, output = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+config = {"host": "localhost", "port": port, "timeout": 60, "inference_world_size": 1}
+sender = WeirWeightBroadcast(output, config, engine_config=tiny.CONFIG, markers=False, n_threads=1)
+model = {name: distribute_tensor(torch.from_numpy(value).view(torch.bfloat16), mesh, [Shard(0)])
+         for name, value in tiny.bits(1).items()}
+for step in (1, 2):
+    for name, value in tiny.bits(step).items():
+        whole = torch.from_numpy(value).view(torch.bfloat16)
+        model[name].to_local().copy_(distribute_tensor(whole, mesh, [Shard(0)]).to_local())
+    sender.broadcast_weights(model, step)
+    dist.barrier()
+print(sender.broadcaster.n_ranks, flush=True)
+sys.stdin.readline()
+sender.shutdown()
+"""
+
+
+def test_prime_rl_every_rank_sends_its_shards(tmp_path):
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        ranks = [stack.enter_context(tiny.start_python(
+            SHARDED_RANK, rank, tmp_path / "store", port, tmp_path)) for rank in range(2)]
+        prime_rl._await_listener("127.0.0.1", port, 60.0)
+        with weir.Replica("policy", directory=f"127.0.0.1:{port}", config=tiny.CONFIG, timeout=60.0,
+                          wire="checkpoint", n_threads=1) as replica:
+            replica.allocate()
+            for step in (1, 2):
+                assert replica.install(step).version == step
+                tiny.expect_holds(replica, step)
+            assert [rank.stdout.readline() for rank in ranks] == ["2\n", "2\n"]
+        for rank in ranks:
+            _, error = rank.communicate("done\n", timeout=30)
+            assert rank.returncode == 0, error
+
+
 def test_prime_rl_fp8_is_what_the_flag_means_where_no_engine_says_otherwise(broadcast):
     config = config_of(quantize=True)
     sender = broadcast(config, markers=False)
