@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stand-in for a vLLM engine: torch modules that hold fused, quantised parameters as vLLM's layers
-name, shape and stride them once they are loaded, under methods and kernels with the names of vLLM's
-classes. It computes nothing. No code of vLLM's is in it, and none of Weir's families: which source
-becomes which part of which parameter is written down here by hand, so that tests compare two
+"""A stand-in for a vLLM engine: torch modules that hold fused, quantised parameters as vLLM's
+layers name, shape and stride them once they are loaded, under methods and kernels that are named as
+vLLM's classes. It computes nothing. No code of vLLM's is in it, and none of Weir's families: which
+source becomes which part of which parameter is written down here by hand, so that tests compare two
 accounts of it.
 
-Run as a program it is one worker of a parallel engine: `standin_vllm.py DIRECTORY RANK STORE MODE`."""
+Run as a program it is one worker of a parallel engine: `standin_vllm.py DIRECTORY RANK STORE`."""
 from __future__ import annotations
 
 import enum
@@ -22,12 +22,17 @@ import torch
 from weir.vllm.placement import Placement
 
 NOISE = 0.625  # what parameters hold before the first version
+ALONE = Placement()
 
 
 class Backend(enum.Enum):
     TRITON = 1
     FLASHINFER_CUTLASS = 2
     MARLIN = 3
+
+
+class Strategy(enum.Enum):
+    CHANNEL = "channel"
 
 
 def named(class_name, **attributes):
@@ -125,12 +130,13 @@ def vocabulary_of(x, place):
     return rows_of(padded, place)
 
 
-def fused(c, w, place=Placement(), experts=None):
-    """(array, is quantised) by the engine's name: this worker's part, fused, in the model's dtype."""
-    experts = range(n_experts_of(c)) if experts is None and "num_experts_per_tok" in c else experts
-    out = {"model.embed_tokens.weight": (vocabulary_of(w["model.embed_tokens.weight"], place), False),
-           "lm_head.weight": (vocabulary_of(w["lm_head.weight"], place), False),
-           "model.norm.weight": (w["model.norm.weight"], False)}
+def fused(c, w, place=ALONE, experts=None):
+    """(array, is quantised) by the engine's name: this worker's part, fused, not yet quantised."""
+    if experts is None and "num_experts_per_tok" in c:
+        experts = range(n_experts_of(c))
+    out = {n: (vocabulary_of(w[n], place), False)
+           for n in ("model.embed_tokens.weight", "lm_head.weight")}
+    out["model.norm.weight"] = (w["model.norm.weight"], False)
 
     def take(target, names, cut, quantised=True):
         parts = [w[n] if cut is None else cut(w[n], place) for n in names]
@@ -170,7 +176,8 @@ def fused(c, w, place=Placement(), experts=None):
             e = [p + "mlp.experts.%d." % i for i in experts]
             out[p + "mlp.experts.w13_weight"] = (np.stack([np.concatenate(
                 [w[x + "gate_proj.weight"], w[x + "up_proj.weight"]]) for x in e]), True)
-            out[p + "mlp.experts.w2_weight"] = (np.stack([w[x + "down_proj.weight"] for x in e]), True)
+            out[p + "mlp.experts.w2_weight"] = (
+                np.stack([w[x + "down_proj.weight"] for x in e]), True)
             if p + "mlp.shared_experts.down_proj.weight" in w:
                 mlp(p, "mlp.shared_experts.")
         else:
@@ -235,7 +242,7 @@ def _block_linear(layer):
 
 def _channel_linear(layer):
     layer.quant_method = named("CompressedTensorsLinearMethod")
-    layer.scheme = named("CompressedTensorsW8A8Fp8", strategy=types.SimpleNamespace(value="channel"),
+    layer.scheme = named("CompressedTensorsW8A8Fp8", strategy=Strategy.CHANNEL,
                          fp8_linear=named("CutlassFP8ScaledMMLinearKernel"))
 
 
@@ -244,9 +251,13 @@ def _method(layer, conversion, is_experts):
         layer.quant_method = (
             named("UnquantizedFusedMoEMethod", unquantized_backend=Backend.TRITON) if is_experts
             else named("UnquantizedLinearMethod"))
-    elif is_experts:
+    elif is_experts and conversion == "fp8_128x128":
         layer.quant_method = named("Fp8MoEMethod", block_quant=True, fp8_backend=Backend.TRITON,
                                    weight_block_size=[128, 128])
+    elif is_experts:
+        layer.quant_method = named(
+            "CompressedTensorsW8A8Fp8MoEMethod", block_quant=False, fp8_backend=Backend.TRITON,
+            weight_quant=types.SimpleNamespace(strategy=Strategy.CHANNEL))
     elif conversion == "fp8_128x128":
         _block_linear(layer)
     else:
@@ -289,8 +300,8 @@ class Engine(torch.nn.Module):
             _method(layer, self.conversion, is_experts)
         per_row = self.conversion == "cutlass_fp8_e4m3_per_channel"
         rows_last = per_row and array.dtype == ml_dtypes.float8_e4m3fn and array.ndim == 2
-        if per_row and attribute == "weight_scale":
-            array = array[:, None]
+        if per_row and attribute.endswith("weight_scale"):
+            array = array[..., None]
         layer.register_parameter(attribute, blank(array, rows_last))
         if path in ("lm_head", "model.embed_tokens"):
             layer.quant_method = named("UnquantizedEmbeddingMethod")
@@ -349,48 +360,62 @@ def in_rows(parameter, value):
 
 # ---- one worker of several -----------------------------------------------------------------------
 
+EXPERTS = ([5, 0, 7, 2], [1, 6, 3, 4])
 
-def main(directory, rank, store, mode):
-    """Installs what it is told on stdin: a version per line. Prints a JSON line for each."""
-    from datetime import timedelta
 
+def open_worker(directory, rank):
+    """A receiver that fails installs before their first byte while it is `sabotaged`, its engine,
+    and what that must hold of a version."""
     import tiny_model
-    import torch.distributed as dist
 
     from weir.vllm.receiver import Receiver
     from weir.vllm.settings import Settings
 
+    class Worker(Receiver):
+        sabotaged = False
+
+        def _synchronize(self):
+            if self.sabotaged:
+                raise RuntimeError("a fault of worker %d" % rank)
+
+    c = tiny_model.config("qwen3_moe", "tiny")
+    shapes, place = hf_shapes(c), Placement(tp_rank=rank, tp_size=2, expert_parallel=True)
+    expert_map = torch.full((8,), -1, dtype=torch.int32)
+    expert_map[torch.tensor(EXPERTS[rank])] = torch.arange(4, dtype=torch.int32)
+
+    def parts(version):
+        return fused(c, sources(shapes, version), place, EXPERTS[rank])
+
+    engine = Engine(c, parts(1), "fp8_128x128", expert_map=expert_map)
+    settings = Settings(directory, timeout=10, agree_timeout=10)
+    return Worker(engine, settings, config=c, placement=place, model_name="policy"), engine, parts
+
+
+def main(directory, rank, store):
+    """Installs what it is told on stdin: a version per line, and whom to sabotage. Prints what it
+    came to as a line of JSON for each."""
+    from datetime import timedelta
+
+    import torch.distributed as dist
+
     rank = int(rank)
     dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2,
                             timeout=timedelta(seconds=20))
-    c = tiny_model.config("qwen3_moe", "tiny")
-    place = Placement(tp_rank=rank, tp_size=2, expert_parallel=True)
-    experts = EXPERTS[rank]
-    expert_map = torch.full((8,), -1, dtype=torch.int32)
-    expert_map[torch.tensor(experts)] = torch.arange(4, dtype=torch.int32)
-    shapes = hf_shapes(c)
-    engine = Engine(c, fused(c, sources(shapes, 1), place, experts), "fp8_128x128",
-                    expert_map=expert_map)
-    settings = Settings(directory, timeout=8, agree_timeout=3 if mode == "stray" else 10)
-    receiver = Receiver(engine, settings, config=c, placement=place, model_name="policy")
+    receiver, engine, parts = open_worker(directory, rank)
     print(json.dumps({"ready": rank}), flush=True)
     for line in sys.stdin:
-        version, sabotage = line.split()
-        if sabotage == str(rank):
-            moved = engine.at("model.norm").weight
-            moved.data = moved.data.clone()
+        version, sabotaged = map(int, line.split())
+        receiver.sabotaged = sabotaged == rank
+        error = ""
         try:
-            receiver.install(int(version))
-            error = ""
+            receiver.install(version)
         except Exception as raised:
             error = "%s: %s" % (type(raised).__name__, raised)
         held = receiver.version
-        wrong = engine.differences(fused(c, sources(shapes, held), place, experts))
-        print(json.dumps({"held": held, "wrong": wrong, "error": error}), flush=True)
+        print(json.dumps({"held": held, "wrong": engine.differences(parts(held)), "error": error}),
+              flush=True)
     receiver.close()
 
-
-EXPERTS = ([5, 0, 7, 2], [1, 6, 3, 4])
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

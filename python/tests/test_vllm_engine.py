@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is shared by the adapters of vLLM's interfaces, against a stand-in engine (standin_vllm.py):
-a real trainer publishes, a real replica installs into torch parameters that are named, shaped and
-strided as vLLM's. No vLLM is needed, and none is imported: test_vllm_interface.py has the real one."""
+"""What the adapters of vLLM's interfaces share, against a stand-in engine (standin_vllm.py): a real
+trainer publishes, a real replica installs into torch parameters that are named, shaped and strided
+as vLLM's. No vLLM is needed, and none imported: test_vllm_interface.py has the real one."""
 from __future__ import annotations
 
 import functools
@@ -79,6 +79,7 @@ def open_run():
 @pytest.mark.parametrize("family, conversion, options", [
     ("qwen3_moe", BLOCK, {}),
     ("qwen3_moe", CAST, {"experts_inside": False}),
+    ("qwen3_moe", CHANNEL, {}),
     ("llama", CHANNEL, {}),
     ("llama", CAST, {}),
     ("deepseek_v3", BLOCK, {"mla": "views"}),
@@ -294,7 +295,7 @@ def test_a_conversion_that_the_layers_do_not_hold_is_refused(open_run):
     ({"directory": "h:1", "install": "sideways"}, "install: expected"),
     ({"directory": "h:1", "timeout": 0}, "timeout: expected seconds above 0, got 0"),
     ({"directory": "h:1", "ignore": "visual.*"}, "ignore: expected a list"),
-    ({"directory": "h:1", "security": {"cert": "x"}}, "security: expected some of .* got cert"),
+    ({"directory": "h:1", "security": {"cert": "x"}}, "security: expected some of .* got .'cert'"),
 ])
 def test_settings_that_make_no_sense_are_refused(given, reason):
     with pytest.raises(ValueError, match=reason):
@@ -365,26 +366,29 @@ def test_config_is_that_of_the_engine():
 
 
 class Workers:
-    """Two processes of one engine, tensor parallel, with experts placed in an order of their own."""
+    """Two processes of one engine, tensor parallel, with experts in an order of their own."""
 
-    def __init__(self, directory, folder, mode):
+    def __init__(self, directory, store):
         here = pathlib.Path(__file__).parent
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
             [str(here), str(pathlib.Path(weir.__file__).parents[1])])}
         self.processes = [subprocess.Popen(
-            [sys.executable, str(here / "standin_vllm.py"), directory, str(rank),
-             str(folder / "store"), mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment) for rank in range(2)]
-        assert self.lines() == [{"ready": 0}, {"ready": 1}]
+            [sys.executable, str(here / "standin_vllm.py"), directory, str(rank), str(store)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            for rank in range(2)]
 
     def lines(self):
         return [json.loads(p.stdout.readline() or '"ended"') for p in self.processes]
 
-    def install(self, version, sabotage=-1):
+    def install(self, version, sabotaged=-1):
         for process in self.processes:
-            process.stdin.write("%d %d\n" % (version, sabotage))
+            process.stdin.write("%d %d\n" % (version, sabotaged))
             process.stdin.flush()
         return self.lines()
+
+    def lose(self, rank):
+        with self.processes.pop(rank) as process:
+            process.kill()
 
     def end(self):
         for process in self.processes:
@@ -401,10 +405,11 @@ class Workers:
 def open_workers(open_run, tmp_path):
     opened = []
 
-    def start(mode):
+    def start():
         run = open_run("qwen3_moe", BLOCK, replica_mesh="tp=2,ep=2",
                        replica_experts=json.dumps(standin.EXPERTS))
-        opened.append(Workers(run.trainer.directory, tmp_path, mode))
+        opened.append(Workers(run.trainer.directory, tmp_path / "store"))
+        assert opened[-1].lines() == [{"ready": 0}, {"ready": 1}]
         return run, opened[-1]
 
     yield start
@@ -412,16 +417,22 @@ def open_workers(open_run, tmp_path):
         workers.end()
 
 
-def test_two_workers_install_their_parts_with_experts_by_id_or_none(open_workers):
-    run, workers = open_workers("stray")
+def test_two_workers_install_their_parts_with_experts_by_id_all_or_none(open_workers):
+    run, workers = open_workers()
     for version in (1, 2):
         run.publish(version)
         assert workers.install(version) == 2 * [{"held": version, "wrong": [], "error": ""}]
     run.publish(3)
-    first, second = workers.install(3, sabotage=1)
+    first, second = workers.install(3, sabotaged=1)
     assert (first["held"], first["wrong"]) == (second["held"], second["wrong"]) == (2, [])
-    assert "parameter model.norm.weight was bound at" in second["error"]
-    assert "did not meet within 3 s" in first["error"]
+    assert "a fault of worker 1" in second["error"]
+    assert "another worker of it did not take version 3" in first["error"]
+    assert workers.install(3) == 2 * [{"held": 3, "wrong": [], "error": ""}]
+    workers.lose(1)
+    run.publish(4)
+    alone, = workers.install(4)
+    assert (alone["held"], alone["wrong"]) == (3, [])
+    assert "did not meet within 10 s" in alone["error"]
 
 
 # ---- adapters ------------------------------------------------------------------------------------

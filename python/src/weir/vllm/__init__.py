@@ -31,19 +31,25 @@ def register() -> int:
     try:
         number, reason = interface_version()
         if number == 0:
-            logger.info("weir: vLLM %s has no interface for weight transfer that is known (%s); "
-                        "worker_extension_cls=weir.vllm.extension.WeirWorkerExtension works",
-                        vllm_version() or "(not installed)", reason)
+            logger.info(
+                "vLLM %s has no interface for weight transfer that is known (%s); "
+                "worker_extension_cls=weir.vllm.extension.WeirWorkerExtension works",
+                vllm_version() or "(not installed)",
+                reason,
+            )
             return 0
         from vllm.distributed.weight_transfer import factory
 
-        module = "weir.vllm.engine_v%d" % number
+        module = f"weir.vllm.engine_v{number}"
         _register_in(factory.WeightTransferEngineFactory, module, "WeirWeightTransferEngine")
         trainers = getattr(factory, "WeightTransferTrainerFactory", None)
         if trainers is not None:
             _register_in(trainers, module, "WeirTrainerWeightTransferEngine")
         return number
     except Exception:
-        logger.exception("weir: backend %r could not be registered in vLLM %s; the engine starts "
-                         "without it", BACKEND, vllm_version())
+        logger.exception(
+            "backend %r could not be registered in vLLM %s; the engine starts without it",
+            BACKEND,
+            vllm_version(),
+        )
         return 0

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of an update, as every interface of vLLM has it: init, start, receive, finish, shut down.
+"""The life of an update in every interface of vLLM: init, start, receive, finish, shut down.
 
-Mixed into the engine classes of the interface files, which bring the signatures. It keeps a receiver
-and says when a call comes at the wrong time; all that is done with weights is done by the receiver.
+Mixed into the engine classes of the interface files, which bring the signatures. It keeps a
+receiver and says when a call comes at the wrong time; whatever is done with weights, that does.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from .placement import Refused
 from .receiver import Receiver, receiver_for_vllm
@@ -21,7 +21,7 @@ class UpdateLife:
     """One worker's side. `make_receiver` is how a test puts a model of its own in."""
 
     supports_draft_weight_update = False
-    make_receiver = staticmethod(receiver_for_vllm)
+    make_receiver: Callable[[Any, Any, Settings], Receiver] = staticmethod(receiver_for_vllm)
     _receiver: Optional[Receiver] = None
     _n_received = 0
 
@@ -29,11 +29,11 @@ class UpdateLife:
         """Binds the model's parameters and joins the trainer's directory. Again: anew."""
         self._shut_down()
         self._receiver = self.make_receiver(model, vllm_config, settings)
-        logger.info("weir: %s", self._receiver.state())
+        logger.info("%s", self._receiver.state())
 
     def _started(self) -> Receiver:
         if self._receiver is None:
-            raise Refused("weir: init_weight_transfer_engine comes first")
+            raise Refused("init_weight_transfer_engine comes first")
         return self._receiver
 
     def _start(self) -> None:
@@ -43,13 +43,18 @@ class UpdateLife:
     def _receive(self, update: Update) -> None:
         report = self._started().install(update.version)
         self._n_received += 1
-        logger.info("weir: version %d in %.3f s (%d tensors, %d bytes; waited %.3f s)",
-                    report.version, report.total_seconds, report.n_tensors, report.n_bytes,
-                    report.waited_seconds)
+        logger.info(
+            "version %d in %.3f s (%d tensors, %d bytes; waited %.3f s)",
+            report.version,
+            report.total_seconds,
+            report.n_tensors,
+            report.n_bytes,
+            report.waited_seconds,
+        )
 
     def _finish(self) -> None:
         if self._n_received == 0:
-            raise Refused("weir: the update is finished, but no version was installed in it")
+            raise Refused("the update is finished, but no version was installed in it")
 
     def _shut_down(self) -> None:
         receiver, self._receiver = self._receiver, None

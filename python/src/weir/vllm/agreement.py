@@ -27,32 +27,38 @@ class Agreement:
 
         n_workers = placement.n_workers
         if not dist.is_available() or not dist.is_initialized():
-            raise Refused("weir: an engine of %d workers, but no torch.distributed among them"
-                          % n_workers)
+            raise Refused(f"an engine of {n_workers} workers, but no torch.distributed among them")
         first = dist.get_rank() - placement.worker
         if first < 0 or first + n_workers > dist.get_world_size():
-            raise Refused("weir: worker %d of %d has rank %d of %d: expected the engine's ranks in "
-                          "one row" % (placement.worker, n_workers, dist.get_rank(),
-                                       dist.get_world_size()))
+            raise Refused(
+                f"worker {placement.worker} of {n_workers} has rank {dist.get_rank()} of "
+                f"{dist.get_world_size()}: expected the engine's ranks in one row"
+            )
         self._seconds = seconds
         self._n_workers = n_workers
         self._broken: Optional[str] = None
-        self._group = dist.new_group(list(range(first, first + n_workers)), backend="gloo",
-                                     timeout=timedelta(seconds=seconds),
-                                     use_local_synchronization=True)
+        self._group = dist.new_group(
+            list(range(first, first + n_workers)),
+            backend="gloo",
+            timeout=timedelta(seconds=seconds),
+            use_local_synchronization=True,
+        )
 
     def _wait(self, work: Any) -> None:
         try:
             work.wait(timedelta(seconds=self._seconds))
         except RuntimeError as error:
-            self._broken = ("workers of this engine did not meet within %g s (%s)"
-                            % (self._seconds, str(error).splitlines()[0][:200]))
-            raise TimeoutError("weir: " + self._broken) from error
+            cause = str(error).splitlines()[0][:200]
+            self._broken = (
+                f"workers of this engine did not meet within {self._seconds:g} s: {cause}"
+            )
+            raise TimeoutError(self._broken) from error
 
     def _check(self) -> None:
         if self._broken is not None:
-            raise TimeoutError("weir: %s: init_weight_transfer_engine on all workers makes them "
-                               "meet again" % self._broken)
+            raise TimeoutError(
+                f"{self._broken}: init_weight_transfer_engine on all workers makes them meet again"
+            )
 
     def agree(self, version: int, error: Optional[BaseException]) -> bool:
         """True when all workers came to the same version without an error.
@@ -63,13 +69,15 @@ class Agreement:
         import torch.distributed as dist
 
         self._check()
-        number = version if 0 <= version < 2 ** 62 else _LATEST
+        number = version if 0 <= version < 2**62 else _LATEST
         mine = torch.tensor([0 if error else 1, number, -number], dtype=torch.int64)
         self._wait(dist.all_reduce(mine, op=dist.ReduceOp.MIN, group=self._group, async_op=True))
         ok, least, most = int(mine[0]), int(mine[1]), -int(mine[2])
         if ok and least != most:
-            raise ValueError("weir: workers of this engine came to versions %d and %d: one was "
-                             "published meanwhile; ask for a version by its number" % (least, most))
+            raise ValueError(
+                f"workers of this engine came to versions {least} and {most}: one was "
+                "published meanwhile; ask for a version by its number"
+            )
         return bool(ok)
 
     def gather(self, numbers: Sequence[int], most: int) -> List[List[int]]:
@@ -79,7 +87,7 @@ class Agreement:
 
         self._check()
         mine = torch.full((most,), -1, dtype=torch.int64)
-        mine[:len(numbers)] = torch.tensor(list(numbers), dtype=torch.int64)
+        mine[: len(numbers)] = torch.tensor(list(numbers), dtype=torch.int64)
         all_of_them = [torch.empty_like(mine) for _ in range(self._n_workers)]
         self._wait(dist.all_gather(all_of_them, mine, group=self._group, async_op=True))
         return [[int(n) for n in theirs.tolist() if n >= 0] for theirs in all_of_them]

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterator
 
-from vllm.distributed.weight_transfer.base import (WeightTransferEngine, WeightTransferInitInfo,
-                                                   WeightTransferUpdateInfo)
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
 
 from .adapter import UpdateLife
 from .settings import Settings, Update
@@ -29,8 +32,7 @@ class WeirUpdateInfo(Update, WeightTransferUpdateInfo):
     """weir.vllm.settings.Update, as vLLM asks for it."""
 
 
-class WeirWeightTransferEngine(
-        UpdateLife, WeightTransferEngine[WeirInitInfo, WeirUpdateInfo]):
+class WeirWeightTransferEngine(UpdateLife, WeightTransferEngine[WeirInitInfo, WeirUpdateInfo]):
     """Installs published versions into the model's parameters, in place."""
 
     init_info_cls = WeirInitInfo

@@ -12,8 +12,13 @@ from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeight
 from .engine_v2 import WeirInitInfo, WeirUpdateInfo, WeirWeightTransferEngine
 from .trainer_side import Sender, TrainerSettings
 
-__all__ = ["WeirInitInfo", "WeirTrainerInitInfo", "WeirTrainerWeightTransferEngine",
-           "WeirUpdateInfo", "WeirWeightTransferEngine"]
+__all__ = [
+    "WeirInitInfo",
+    "WeirTrainerInitInfo",
+    "WeirTrainerWeightTransferEngine",
+    "WeirUpdateInfo",
+    "WeirWeightTransferEngine",
+]
 
 
 @dataclass
@@ -22,7 +27,8 @@ class WeirTrainerInitInfo(TrainerSettings, TrainerInitInfo):
 
 
 class WeirTrainerWeightTransferEngine(
-        TrainerWeightTransferEngine[WeightTransferConfig, WeirTrainerInitInfo]):
+    TrainerWeightTransferEngine[WeightTransferConfig, WeirTrainerInitInfo]
+):
     """Publishes versions that the engines behind `client` install."""
 
     init_info_cls = WeirTrainerInitInfo
@@ -30,8 +36,14 @@ class WeirTrainerWeightTransferEngine(
     sender: Sender
 
     @classmethod
-    def trainer_init(cls, config: WeightTransferConfig, init_info: WeirTrainerInitInfo, *,
-                     client: Any, source: Any) -> "WeirTrainerWeightTransferEngine":
+    def trainer_init(
+        cls,
+        config: WeightTransferConfig,
+        init_info: WeirTrainerInitInfo,
+        *,
+        client: Any,
+        source: Any,
+    ) -> "WeirTrainerWeightTransferEngine":
         self = cls(config, client=client, source=source, is_sender=init_info.is_sender)
         self.sender = Sender(init_info, init_info.rank, client, source)
         self.sender.connect()

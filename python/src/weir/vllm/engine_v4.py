@@ -14,8 +14,13 @@ from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeight
 from .engine_v2 import WeirInitInfo, WeirUpdateInfo, WeirWeightTransferEngine
 from .trainer_side import Sender, TrainerSettings
 
-__all__ = ["WeirInitInfo", "WeirTrainerInitInfo", "WeirTrainerWeightTransferEngine",
-           "WeirUpdateInfo", "WeirWeightTransferEngine"]
+__all__ = [
+    "WeirInitInfo",
+    "WeirTrainerInitInfo",
+    "WeirTrainerWeightTransferEngine",
+    "WeirUpdateInfo",
+    "WeirWeightTransferEngine",
+]
 
 
 @dataclass
@@ -32,10 +37,11 @@ class WeirTrainerWeightTransferEngine(TrainerWeightTransferEngine[WeirTrainerIni
     sender: Sender
 
     @classmethod
-    def trainer_init(cls, init_info: WeirTrainerInitInfo, *, client: Any,
-                     source: Optional[Any] = None) -> "WeirTrainerWeightTransferEngine":
+    def trainer_init(
+        cls, init_info: WeirTrainerInitInfo, *, client: Any, source: Optional[Any] = None
+    ) -> "WeirTrainerWeightTransferEngine":
         if source is None:
-            raise ValueError("weir: source: the weights of every version, as a WeightSource")
+            raise ValueError("source: the weights of every version, as a WeightSource")
         self = cls(client=client, source=source, is_sender=init_info.is_sender)
         self.sender = Sender(init_info, init_info.rank, client, source)
         self.sender.connect()

@@ -5,8 +5,8 @@
     llm.collective_rpc("weir_init", kwargs={"directory": "10.0.0.1:8500", "model": "policy"})
     llm.collective_rpc("weir_update", kwargs={"version": 7})
 
-vLLM mixes the class into its worker and refuses names that the worker has, so all of them begin with
-`weir_`. Whoever calls pauses the scheduler before and resets the prefix cache after.
+vLLM mixes the class into its worker and refuses names that the worker has, so all of them begin
+with `weir_`. Whoever calls pauses the scheduler before and resets the prefix cache after.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class WeirWorkerExtension:
     weir_receiver: Optional[Receiver] = None
 
     def weir_init(self, **settings: Any) -> Dict[str, Any]:
-        """weir.vllm.settings.Settings by name. Binds the parameters; again: anew. Returns the state.
+        """Takes weir.vllm.settings.Settings by name and binds the parameters. Returns the state.
 
         Raises ValueError for a setting, a layout or an engine that is refused, with the reason.
         """
         try:
             given = Settings(**settings)
         except TypeError as error:
-            raise ValueError("weir_init: %s" % error) from None
+            raise ValueError(f"weir_init: {error}") from None
         self.weir_close()
         worker: Any = self
         self.weir_receiver = receiver_for_vllm(_model_of(worker), worker.vllm_config, given)
@@ -51,10 +51,13 @@ class WeirWorkerExtension:
         """
         update = Update(version)
         if self.weir_receiver is None:
-            raise ValueError("weir: weir_init comes first")
+            raise ValueError("weir_init comes first")
         report = self.weir_receiver.install(update.version)
-        return {**self.weir_receiver.state(), "seconds": report.total_seconds,
-                "waited_seconds": report.waited_seconds}
+        return {
+            **self.weir_receiver.state(),
+            "seconds": report.total_seconds,
+            "waited_seconds": report.waited_seconds,
+        }
 
     def weir_state(self) -> Dict[str, Any]:
         """What this worker holds, as JSON values."""

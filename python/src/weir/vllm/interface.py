@@ -3,10 +3,10 @@
 
 | version | how it is told |
 |---|---|
-| 4 | trainer side dispatched by its init info (`TrainerInitInfo`) |
-| 3 | trainer side classes, with a config |
+| 4 | a trainer side, `trainer_init(init_info, *, client, source)` |
+| 3 | a trainer side, `trainer_init(config, init_info, *, client, source)` |
 | 2 | `WeightTransferEngine(config, vllm_config, device, model)` |
-| 1 | `WeightTransferEngine(config, parallel_config)` |
+| 1 | `WeightTransferEngine(config, parallel_config, model)` |
 
 0: none; the worker extension works there.
 """
@@ -33,15 +33,18 @@ def vllm_version() -> str:
 def _version_of(base: Any) -> Tuple[int, str]:
     engine = getattr(base, "WeightTransferEngine", None)
     if engine is None:
-        return 0, "%s has no WeightTransferEngine" % _BASE
+        return 0, f"{_BASE} has no WeightTransferEngine"
     arguments = list(inspect.signature(engine.__init__).parameters)[1:]
-    if arguments[:2] == ["config", "parallel_config"]:
+    if arguments == ["config", "parallel_config", "model"]:
         return 1, ""
+    if arguments == ["config", "parallel_config"]:
+        return 0, "its WeightTransferConfig takes built-in backends alone"
     if arguments[:4] != ["config", "vllm_config", "device", "model"]:
-        return 0, "WeightTransferEngine(%s) is not known" % ", ".join(arguments)
-    if not hasattr(base, "TrainerWeightTransferEngine"):
+        return 0, f"WeightTransferEngine({', '.join(arguments)}) is not known"
+    trainer = getattr(base, "TrainerWeightTransferEngine", None)
+    if trainer is None:
         return 2, ""
-    return (4, "") if hasattr(base, "TrainerInitInfo") else (3, "")
+    return (3, "") if "config" in inspect.signature(trainer.trainer_init).parameters else (4, "")
 
 
 def interface_version() -> Tuple[int, str]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What lies in the memory of a parameter, and whether Weir may write there.
 
-vLLM rearranges weights once they are loaded, each layer for the kernel that will read it. Shapes do
-not tell: [w3; w1] as FlashInfer wants it has the shape of [w1; w3]. So a parameter is taken only when
-its layer's method and kernel are known to keep what a conversion of Weir's writes, and its dtype,
+vLLM rearranges weights once they are loaded, each layer for the kernel that will read it. Shapes
+do not tell: [w3; w1] as FlashInfer wants it has the shape of [w1; w3]. So a parameter is taken only
+when its layer's method and kernel are known to keep what a conversion of Weir's writes, and its dtype,
 shape and strides are those of that layout. All else is refused, with what was seen.
 
 The tables name classes of vLLM, because those are what decides: test_vllm_interface.py compares
@@ -13,7 +13,7 @@ them with the installed package. Nothing is imported from it here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any, FrozenSet, Optional, Tuple
 
 from .placement import Refused
 
@@ -26,32 +26,43 @@ CONVERSIONS = {BLOCK: "fp8_128x128", CHANNEL: "cutlass_fp8_e4m3_per_channel"}
 PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"})
 
 # Kernels of linear layers that read e4m3 (N, K) and fp32 scales (N / 128, K / 128) as loaded.
-BLOCK_KERNELS = frozenset({
-    "BlockWiseTorchFP8ScaledMMLinearKernel",
-    "CutlassFp8BlockScaledMMKernel",
-    "TritonFp8BlockScaledMMKernel",
-})
+BLOCK_KERNELS = frozenset(
+    {
+        "BlockWiseTorchFP8ScaledMMLinearKernel",
+        "CutlassFp8BlockScaledMMKernel",
+        "TritonFp8BlockScaledMMKernel",
+    }
+)
 # The same, as long as scales are not made powers of two first.
-DEEP_GEMM_KERNELS = frozenset({
-    "DeepGemmFp8BlockScaledMMKernel",
-    "FlashInferFp8DeepGEMMDynamicBlockScaledKernel",
-})
+DEEP_GEMM_KERNELS = frozenset(
+    {
+        "DeepGemmFp8BlockScaledMMKernel",
+        "FlashInferFp8DeepGEMMDynamicBlockScaledKernel",
+    }
+)
 # Kernels that read e4m3 (K, N) with K contiguous, which is (N, K) transposed, and a scale per row.
-CHANNEL_KERNELS = frozenset({
-    "ChannelWiseTorchFP8ScaledMMLinearKernel",
-    "CutlassFP8ScaledMMLinearKernel",
-    "RowWiseTorchFP8ScaledMMLinearKernel",
-})
+CHANNEL_KERNELS = frozenset(
+    {
+        "ChannelWiseTorchFP8ScaledMMLinearKernel",
+        "CutlassFP8ScaledMMLinearKernel",
+        "RowWiseTorchFP8ScaledMMLinearKernel",
+    }
+)
 # Backends of experts that read (E, 2m, d), w1 before w3, and (E, d, m), as loaded.
-EXPERT_BACKENDS = frozenset({
-    "TRITON", "BATCHED_TRITON", "VLLM_CUTLASS", "BATCHED_VLLM_CUTLASS",
-})
+EXPERT_BACKENDS = frozenset(
+    {
+        "TRITON",
+        "BATCHED_TRITON",
+        "VLLM_CUTLASS",
+        "BATCHED_VLLM_CUTLASS",
+    }
+)
 DEEP_GEMM_BACKENDS = frozenset({"DEEPGEMM", "BATCHED_DEEPGEMM"})
 
 # Why a backend is refused, where there is more to say than that it is not known.
 REASONS = {
     "FLASHINFER_CUTLASS": "it keeps w3 before w1 (choose the Triton or CUTLASS experts)",
-    "FLASHINFER_TRTLLM": "it shuffles rows and keeps w3 before w1 (choose the Triton or CUTLASS experts)",
+    "FLASHINFER_TRTLLM": "it shuffles rows, w3 before w1 (choose the Triton or CUTLASS experts)",
     "MARLIN": "it repacks weights into tiles of its own",
     "AITER": "it shuffles weights",
 }
@@ -70,6 +81,10 @@ class Layout:
 
 def _type(thing: object) -> str:
     return type(thing).__name__
+
+
+def _list(names: FrozenSet[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _name(backend: object) -> str:
@@ -91,8 +106,10 @@ def _e8m0(*owners: object) -> bool:
 
 def _refuse_e8m0(what: str, *owners: object) -> None:
     if _e8m0(*owners):
-        raise Refused("%s makes scales powers of two and packs them (UE8M0); fp8_128x128 writes "
-                      "fp32 scales (VLLM_USE_DEEP_GEMM_E8M0=0 keeps those)" % what)
+        raise Refused(
+            f"{what} makes scales powers of two and packs them (UE8M0); fp8_128x128 writes "
+            "fp32 scales (VLLM_USE_DEEP_GEMM_E8M0=0 keeps those)"
+        )
 
 
 def _block_linear(method: object) -> Layout:
@@ -105,15 +122,14 @@ def _block_linear(method: object) -> Layout:
         return Layout(BLOCK)
     if name in BLOCK_KERNELS:
         return Layout(BLOCK)
-    raise Refused("kernel %s: known are %s"
-                  % (name, ", ".join(sorted(BLOCK_KERNELS | DEEP_GEMM_KERNELS))))
+    raise Refused(f"kernel {name}: known are {_list(BLOCK_KERNELS | DEEP_GEMM_KERNELS)}")
 
 
 def _block_linear_before_kernels(method: object) -> Layout:
     """vLLM before it had a class per kernel: one operator that chooses."""
     operator = getattr(method, "w8a8_block_fp8_linear", None)
     if operator is None or getattr(method, "use_marlin", False):
-        raise Refused("%s does not say which kernel reads it" % _type(method))
+        raise Refused(f"{_type(method)} does not say which kernel reads it")
     if getattr(operator, "is_deep_gemm_supported", True):
         _refuse_e8m0(_type(operator), operator)
     return Layout(BLOCK)
@@ -124,33 +140,33 @@ def _channel_linear(method: object) -> Layout:
     name = _type(kernel)
     if name in CHANNEL_KERNELS or name == "Fp8LinearOp":
         return Layout(CHANNEL, transposed=True)
-    raise Refused("kernel %s: known are %s" % (name, ", ".join(sorted(CHANNEL_KERNELS))))
+    raise Refused(f"kernel {name}: known are {_list(CHANNEL_KERNELS)}")
 
 
 def _compressed_linear(module: Any) -> Layout:
     scheme: Any = getattr(module, "scheme", None)
     if _type(scheme) != "CompressedTensorsW8A8Fp8":
-        raise Refused("scheme %s: known is CompressedTensorsW8A8Fp8" % _type(scheme))
+        raise Refused(f"scheme {_type(scheme)}: known is CompressedTensorsW8A8Fp8")
     strategy = _name(getattr(scheme.strategy, "value", scheme.strategy))
     if strategy == "BLOCK":
         return _block_linear(scheme)
     if strategy == "CHANNEL":
         return _channel_linear(scheme)
-    raise Refused("compressed-tensors strategy %s: known are channel and block" % strategy.lower())
+    raise Refused(f"compressed-tensors strategy {strategy.lower()}: known are channel and block")
 
 
 def _expert_backend(method: object, attribute: str) -> str:
     backend = getattr(method, attribute, None)
     if backend is None:
-        raise Refused("%s does not say which backend reads it (%s)" % (_type(method), attribute))
+        raise Refused(f"{_type(method)} does not say which backend reads it ({attribute})")
     name = _name(backend)
     if name in EXPERT_BACKENDS:
         return name
     if name in DEEP_GEMM_BACKENDS:
         _refuse_e8m0("backend " + name, method)
         return name
-    known = ", ".join(sorted(EXPERT_BACKENDS | DEEP_GEMM_BACKENDS))
-    raise Refused("backend %s: %s" % (name, REASONS.get(name, "known are " + known)))
+    known = f"known are {_list(EXPERT_BACKENDS | DEEP_GEMM_BACKENDS)}"
+    raise Refused(f"backend {name}: {REASONS.get(name, known)}")
 
 
 def _fp8_experts(method: object) -> Layout:
@@ -192,10 +208,10 @@ def layout_of(module: Any) -> Layout:
     elif name in ("Fp8MoEMethod", "CompressedTensorsW8A8Fp8MoEMethod"):
         layout = _fp8_experts(method)
     else:
-        raise Refused("method %s is not known" % name)
+        raise Refused(f"method {name} is not known")
     size = _block_size(module, method, getattr(module, "scheme", None))
     if layout.kind == BLOCK and size != (128, 128):
-        raise Refused("blocks of %s: fp8_128x128 has (128, 128)" % (size,))
+        raise Refused(f"blocks of {size}: fp8_128x128 has (128, 128)")
     return layout
 
 
@@ -203,29 +219,29 @@ def layout_of(module: Any) -> Layout:
 
 
 def _seen(tensor: Any) -> str:
-    return "%s %s, strides %s" % (str(tensor.dtype).replace("torch.", ""), list(tensor.shape),
-                                  list(tensor.stride()))
+    dtype = str(tensor.dtype).replace("torch.", "")
+    return f"{dtype} {list(tensor.shape)}, strides {list(tensor.stride())}"
 
 
 def _contiguous(tensor: Any, what: str) -> Any:
     if not tensor.is_contiguous():
-        raise Refused("%s: expected %s without gaps" % (_seen(tensor), what))
+        raise Refused(f"{_seen(tensor)}: expected {what} without gaps")
     return tensor
 
 
 def _codes(tensor: Any, layout: Layout) -> Any:
     if str(tensor.dtype) != _E4M3:
-        raise Refused("%s: expected float8_e4m3fn" % _seen(tensor))
+        raise Refused(f"{_seen(tensor)}: expected float8_e4m3fn")
     if not layout.transposed or tensor.dim() != 2:
         return _contiguous(tensor, "rows")
     if not tensor.t().is_contiguous():
-        raise Refused("%s: expected (K, N) with K contiguous" % _seen(tensor))
+        raise Refused(f"{_seen(tensor)}: expected (K, N) with K contiguous")
     return tensor.t()
 
 
 def _scales(tensor: Any, layout: Layout) -> Any:
     if str(tensor.dtype) != _F32:
-        raise Refused("%s: expected float32 scales" % _seen(tensor))
+        raise Refused(f"{_seen(tensor)}: expected float32 scales")
     _contiguous(tensor, "scales")
     per_row = layout.kind == CHANNEL and tensor.dim() > 1 and tensor.shape[-1] == 1
     return tensor.view(tensor.shape[:-1]) if per_row else tensor
@@ -237,15 +253,17 @@ def without_padding(module: Any, attribute: str, tensor: Any) -> Any:
     n_rows = getattr(module, "org_vocab_size", None)
     if attribute != "weight" or n_rows is None or not 0 < int(n_rows) < tensor.shape[0]:
         return tensor
-    return tensor[:int(n_rows)]
+    return tensor[: int(n_rows)]
 
 
 def view_of(attribute: str, tensor: Any, layout: Layout) -> Tuple[str, Any]:
     """The attribute's name at Weir's, and the contiguous view of the parameter's own memory that
     Weir writes. Raises Refused, saying what was seen and what was expected."""
-    if layout.kind == PLAIN or not attribute.endswith(("weight", "weight_scale", "weight_scale_inv")):
+    if layout.kind == PLAIN or not attribute.endswith(
+        ("weight", "weight_scale", "weight_scale_inv")
+    ):
         if str(tensor.dtype) not in _FLOATS:
-            raise Refused("%s: expected bfloat16, float16 or float32" % _seen(tensor))
+            raise Refused(f"{_seen(tensor)}: expected bfloat16, float16 or float32")
         return attribute, _contiguous(tensor, "rows")
     if attribute.endswith("weight"):
         return attribute, _codes(tensor, layout)

@@ -60,13 +60,14 @@ def _matches(name: str, globs: Sequence[str]) -> bool:
 
 def _check_memory(tensor: Any) -> None:
     if str(tensor.device) == "meta" or tensor.numel() == 0:
-        raise Refused("the engine has given its memory back (%s, shape %s)"
-                      % (tensor.device, list(tensor.shape)))
+        raise Refused(
+            f"the engine has given its memory back ({tensor.device}, shape {list(tensor.shape)})"
+        )
     kind = type(tensor.data).__name__
     if kind != "Tensor":
-        raise Refused("a %s, whose memory is its own matter" % kind)
+        raise Refused(f"a {kind}, whose memory is its own matter")
     if getattr(tensor, "is_shuffled", False):
-        raise Refused("shuffled for a kernel (%s %s)" % (tensor.dtype, list(tensor.shape)))
+        raise Refused(f"shuffled for a kernel ({tensor.dtype} {list(tensor.shape)})")
 
 
 # ---- weights that attention computes -------------------------------------------------------------
@@ -93,8 +94,7 @@ def _derived(name: str, engine_name: str, memory: Any, kv_b_proj: Any) -> LivePa
     import torch
 
     if memory.dtype != torch.bfloat16 or memory.dim() != 3:
-        raise Refused("%s %s: expected bfloat16 with three axes"
-                      % (memory.dtype, list(memory.shape)))
+        raise Refused(f"{memory.dtype} {list(memory.shape)}: expected bfloat16 with three axes")
     if memory.is_contiguous():
         return LiveParameter(name, engine_name, memory.data, memory)
     beside = memory.detach().contiguous()
@@ -110,17 +110,20 @@ def _find_derived(modules: Dict[str, Any]) -> List[LiveParameter]:
         parent = paths[id(kv_b_proj)].rpartition(".")[0]
         for attribute in _UNKNOWN_DERIVED:
             if getattr(owner, attribute, None) is not None:
-                raise Refused("weir: %s.%s is computed from kv_b_proj.weight in a layout that Weir "
-                              "does not know; known are W_UV and W_UK_T" % (path, attribute))
+                raise Refused(
+                    f"{path}.{attribute} is computed from kv_b_proj.weight in a layout that Weir "
+                    "does not know; known are W_UV and W_UK_T"
+                )
         for attribute in _DERIVED:
             engine_name = path + "." + attribute
             try:
                 memory = getattr(owner, attribute)
                 _check_memory(memory)
-                found.append(_derived(family_name(parent + "." + attribute), engine_name, memory,
-                                      kv_b_proj))
+                found.append(
+                    _derived(family_name(parent + "." + attribute), engine_name, memory, kv_b_proj)
+                )
             except (AttributeError, Refused) as reason:
-                raise Refused("weir: parameter %s: %s" % (engine_name, reason)) from None
+                raise Refused(f"parameter {engine_name}: {reason}") from None
     return found
 
 
@@ -128,7 +131,7 @@ def _find_derived(modules: Dict[str, Any]) -> List[LiveParameter]:
 
 
 class _Layouts:
-    """The layout of each layer, asked for once; a refusal is kept for each parameter that it hits."""
+    """The layout of each layer, asked for once; a refusal is kept for whatever it hits."""
 
     def __init__(self, modules: Dict[str, Any]) -> None:
         self.modules = modules
@@ -147,11 +150,16 @@ class _Layouts:
         return known
 
     def conversion(self) -> Optional[str]:
-        kinds = {layout.kind: path for path, layout in self._known.items()
-                 if isinstance(layout, Layout) and layout.kind in CONVERSIONS}
+        kinds = {
+            layout.kind: path
+            for path, layout in self._known.items()
+            if isinstance(layout, Layout) and layout.kind in CONVERSIONS
+        }
         if len(kinds) > 1:
-            raise Refused("weir: %s has a scale per block, %s one per row: one version is of one "
-                          "conversion" % (kinds[BLOCK], kinds[CHANNEL]))
+            raise Refused(
+                f"{kinds[BLOCK]} has a scale per block, {kinds[CHANNEL]} one per row: one version "
+                "is of one conversion"
+            )
         return CONVERSIONS[next(iter(kinds))] if kinds else None
 
 
@@ -167,20 +175,26 @@ def _take(engine_name: str, memory: Any, layouts: _Layouts, is_padded: bool) -> 
 
 def _refuse_overlaps(parameters: Sequence[LiveParameter]) -> None:
     """Two parameters of Weir's in one memory would overwrite each other."""
-    spans = sorted((p.tensor.data_ptr(), p.tensor.numel() * p.tensor.element_size(), p.engine_name)
-                   for p in parameters)
+    spans = sorted(
+        (p.tensor.data_ptr(), p.tensor.numel() * p.tensor.element_size(), p.engine_name)
+        for p in parameters
+    )
     for (address, n_bytes, name), (following, _, other) in zip(spans, spans[1:]):
         if following < address + n_bytes:
-            raise Refused("weir: parameters %s and %s share memory, and the model has both: the "
-                          "engine has tied what config.json has not" % (name, other))
+            raise Refused(
+                f"parameters {name} and {other} share memory, and the model has both: the "
+                "engine has tied what config.json has not"
+            )
 
 
 def _summary(reasons: Sequence[str]) -> str:
-    more = "" if len(reasons) <= 3 else " (and %d more)" % (len(reasons) - 3)
-    return "weir: " + "; ".join(reasons[:3]) + more
+    more = "" if len(reasons) <= 3 else f" (and {len(reasons) - 3} more)"
+    return "" + "; ".join(reasons[:3]) + more
 
 
-def find_parameters(model: Any, ignore: Sequence[str] = (), *, is_padded: bool = False) -> LiveModel:
+def find_parameters(
+    model: Any, ignore: Sequence[str] = (), *, is_padded: bool = False
+) -> LiveModel:
     """Every parameter of `model` that Weir may write, less those whose engine names match `ignore`.
     `is_padded`: Weir knows of the rows that pad the vocabulary, as it does of parallel engines.
 
@@ -199,7 +213,7 @@ def find_parameters(model: Any, ignore: Sequence[str] = (), *, is_padded: bool =
         try:
             found.parameters.append(_take(engine_name, memory, layouts, is_padded))
         except Refused as reason:
-            reasons.append("parameter %s: %s" % (engine_name, reason))
+            reasons.append(f"parameter {engine_name}: {reason}")
     if reasons:
         raise Refused(_summary(reasons))
     found.parameters += derived
@@ -223,15 +237,18 @@ def local_experts(model: Any) -> Optional[List[int]]:
         expert_map = getattr(module, "_expert_map", None)
         if expert_map is None or getattr(module, "w13_weight", None) is None:
             continue
-        slots = sorted((int(s), e) for e, s in enumerate(expert_map.tolist()) if int(s) >= 0)
-        if [s for s, _ in slots] != list(range(len(slots))) or \
-                len(slots) != module.w13_weight.shape[0]:
-            raise Refused("weir: %s: its expert map has slots %s, its weights %d"
-                          % (path, [s for s, _ in slots][:8], module.w13_weight.shape[0]))
-        ids = [e for _, e in slots]
+        by_slot = sorted((int(slot), e) for e, slot in enumerate(expert_map.tolist()) if slot >= 0)
+        slots, ids = [slot for slot, _ in by_slot], [e for _, e in by_slot]
+        n_weights = module.w13_weight.shape[0]
+        if slots != list(range(n_weights)):
+            raise Refused(
+                f"{path}: its expert map has the slots {slots[:8]}, its weights {n_weights} of them"
+            )
         if first is not None and first[1] != ids:
-            raise Refused("weir: %s holds the experts %s, %s others: Weir places experts alike in "
-                          "every layer" % (first[0], first[1][:8], path))
+            raise Refused(
+                f"{first[0]} holds the experts {first[1][:8]}, {path} others: Weir places experts "
+                "alike in every layer"
+            )
         first = first or (path, ids)
     return first[1] if first else None
 

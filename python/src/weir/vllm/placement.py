@@ -52,21 +52,27 @@ class Placement:
     @property
     def mesh(self) -> Optional[str]:
         """As weir.Replica takes it, and as a trainer's replica_mesh must be; None: one worker."""
-        sizes = (("tp", self.tp_size), ("ep", self.ep_size), ("dp", self.dp_size),
-                 ("pp", self.pp_size))
-        return ",".join("%s=%d" % s for s in sizes if s[1] > 1) or None
+        sizes = (
+            ("tp", self.tp_size),
+            ("ep", self.ep_size),
+            ("dp", self.dp_size),
+            ("pp", self.pp_size),
+        )
+        return ",".join(f"{name}={size}" for name, size in sizes if size > 1) or None
 
 
 def _refuse_what_no_mesh_says(parallel: Any) -> None:
     for name in ("prefill_context_parallel_size",):
         size = getattr(parallel, name, 1) or 1
         if size > 1:
-            raise Refused("weir: %s=%d: Weir's meshes have tp, pp, dp and ep" % (name, size))
+            raise Refused(f"{name}={size}: Weir's meshes have tp, pp, dp and ep")
     if getattr(parallel, "enable_eplb", False):
-        raise Refused("weir: enable_eplb: the engine moves experts between its ranks while it "
-                      "serves, so no plan says where they are; serve without it")
+        raise Refused(
+            "enable_eplb: the engine moves experts between its ranks while it "
+            "serves, so no plan says where they are; serve without it"
+        )
     if getattr(parallel, "enable_elastic_ep", False):
-        raise Refused("weir: enable_elastic_ep: the engine's ranks change while it serves")
+        raise Refused("enable_elastic_ep: the engine's ranks change while it serves")
 
 
 def placement_of_vllm(parallel: Any, has_experts: bool) -> Placement:
@@ -82,9 +88,12 @@ def placement_of_vllm(parallel: Any, has_experts: bool) -> Placement:
     dp_size = int(getattr(parallel, "data_parallel_size", 1)) if has_experts else 1
     dp_rank = int(parallel_state.get_dp_group().rank_in_group) if dp_size > 1 else 0
     return Placement(
-        tp_rank=int(tp.rank_in_group), tp_size=int(tp.world_size),
-        pp_rank=int(pp.rank_in_group), pp_size=int(pp.world_size),
-        dp_rank=dp_rank, dp_size=dp_size,
+        tp_rank=int(tp.rank_in_group),
+        tp_size=int(tp.world_size),
+        pp_rank=int(pp.rank_in_group),
+        pp_size=int(pp.world_size),
+        dp_rank=dp_rank,
+        dp_size=dp_size,
         expert_parallel=has_experts and bool(getattr(parallel, "enable_expert_parallel", False)),
     )
 
@@ -102,6 +111,6 @@ def experts_json(by_rank: Sequence[Sequence[int]]) -> Optional[str]:
     ids = sorted({e for rank in by_rank for e in rank})
     if ids != list(range(len(ids))):
         missing = sorted(set(range(ids[-1] + 1 if ids else 0)) - set(ids))
-        raise Refused("weir: no rank of the engine has the experts %s" % missing[:8])
+        raise Refused(f"no rank of the engine has the experts {missing[:8]}")
     lists = [list(rank) for rank in by_rank]
     return None if lists == contiguous_experts(len(ids), len(lists)) else json.dumps(lists)

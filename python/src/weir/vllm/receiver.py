@@ -12,13 +12,19 @@ It pauses no scheduler and empties no cache: whoever drives the engine does.
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 from weir import Replica, Report, Security
 
 from .agreement import Agreement
-from .parameters import (LiveModel, LiveParameter, addresses, find_parameters, has_experts,
-                         local_experts)
+from .parameters import (
+    LiveModel,
+    LiveParameter,
+    addresses,
+    find_parameters,
+    has_experts,
+    local_experts,
+)
 from .placement import Placement, Refused, experts_json
 from .settings import Settings
 
@@ -41,9 +47,13 @@ def _conversion_of(live: LiveModel, settings: Settings) -> str:
     seen = live.conversion or "bf16_cast"
     asked = settings.conversion
     if asked not in (None, "auto", seen):
-        raise Refused("weir: conversion %s was asked for, the engine's layers hold %s"
-                      % (asked, seen))
+        raise Refused(f"conversion {asked} was asked for, the engine's layers hold {seen}")
     return seen
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 class Receiver:
@@ -55,9 +65,17 @@ class Receiver:
     weir.WeirError for what the replica or its directory refuses.
     """
 
-    def __init__(self, model: Any, settings: Settings, *, config: Any, placement: Placement,
-                 model_name: str, dtype: Any = None,
-                 find: Callable[..., LiveModel] = find_parameters) -> None:
+    def __init__(
+        self,
+        model: Any,
+        settings: Settings,
+        *,
+        config: Any,
+        placement: Placement,
+        model_name: str,
+        dtype: Any = None,
+        find: Callable[..., LiveModel] = find_parameters,
+    ) -> None:
         self.settings = settings
         self._live = find(model, settings.ignore, is_padded=placement.mesh is not None)
         self._device = self._live.parameters[0].memory.device if self._live.parameters else None
@@ -89,26 +107,43 @@ class Receiver:
             place = worker // placement.tp_size
             rank = (place // placement.pp_size) * placement.tp_size + worker % placement.tp_size
             if ids and by_rank[rank] and by_rank[rank] != ids:
-                raise Refused("weir: pipeline stages place experts differently: %s and %s"
-                              % (by_rank[rank][:8], ids[:8]))
+                raise Refused(
+                    f"pipeline stages place experts differently: {by_rank[rank][:8]} and {ids[:8]}"
+                )
             by_rank[rank] = by_rank[rank] or ids
         return experts_json(by_rank)
 
-    def _open(self, config: Any, dtype: Any, placement: Placement, model_name: str,
-              experts: Optional[str]) -> Replica:
+    def _open(
+        self, config: Any, dtype: Any, placement: Placement, model_name: str, experts: Optional[str]
+    ) -> Replica:
         s = self.settings
         alone = self._agreement is None
         return Replica(
-            s.model or model_name, directory=s.directory, config=engine_config(config, dtype),
-            run=s.run, name=s.name, family=s.family, layout=s.layout,
-            conversion=_conversion_of(self._live, s), transport=s.transport, wire=s.wire,
-            install=s.install, timeout=s.timeout, lease=s.lease, n_threads=s.n_threads,
-            mesh=placement.mesh, worker=placement.worker, experts=experts,
-            window_bytes=s.window_bytes, listen=s.listen,
+            s.model or model_name,
+            directory=s.directory,
+            config=engine_config(config, dtype),
+            run=s.run,
+            name=s.name,
+            family=s.family,
+            layout=s.layout,
+            conversion=_conversion_of(self._live, s),
+            transport=s.transport,
+            wire=s.wire,
+            install=s.install,
+            timeout=s.timeout,
+            lease=s.lease,
+            n_threads=s.n_threads,
+            mesh=placement.mesh,
+            worker=placement.worker,
+            experts=experts,
+            window_bytes=s.window_bytes,
+            listen=s.listen,
             transport_directory=s.transport_directory,
             security=Security(**s.security) if s.security else None,
-            pause=self._synchronize, resume=self._copy_derived,
-            agree=None if alone else self._agree)
+            pause=self._synchronize,
+            resume=self._copy_derived,
+            agree=None if alone else self._agree,
+        )
 
     def _bind(self) -> None:
         assert self._replica is not None
@@ -118,13 +153,15 @@ class Receiver:
         self._unused = [names[n] for n in unused]
         if self._unused:
             raise Refused(
-                "weir: the family has no parameter for %s%s: they would keep the weights they came "
-                "with; ignore=[...] says that they may"
-                % (", ".join(self._unused[:4]),
-                   " and %d more" % (len(self._unused) - 4) if len(self._unused) > 4 else ""))
+                f"the family has no parameter for {_few(self._unused)}: they would keep the "
+                "weights they came with; ignore=[...] says that they may"
+            )
         if self._live.ignored:
-            logger.warning("weir: %d parameters keep the weights they came with: %s",
-                           len(self._live.ignored), ", ".join(self._live.ignored[:8]))
+            logger.warning(
+                "%d parameters keep the weights they came with: %s",
+                len(self._live.ignored),
+                ", ".join(self._live.ignored[:8]),
+            )
 
     # ---- what the replica calls ------------------------------------------------------------------
 
@@ -156,9 +193,10 @@ class Receiver:
         """Raises Refused when the engine has moved a parameter since it was bound."""
         for name, address in addresses(self._live.parameters).items():
             if address != self._bound_at[name]:
-                raise Refused("weir: parameter %s was bound at 0x%x and is at 0x%x: the engine has "
-                              "replaced it; init_weight_transfer_engine binds it again"
-                              % (name, self._bound_at[name], address))
+                raise Refused(
+                    f"parameter {name} was bound at 0x{self._bound_at[name]:x} and is at "
+                    f"0x{address:x}: the engine has replaced it; init binds it again"
+                )
 
     def install(self, version: Union[int, str]) -> Report:
         """Installs one version into the live parameters, or leaves them as they were.
@@ -166,7 +204,7 @@ class Receiver:
         Blocks for at most settings.timeout per stop. Raises weir.WeirError or Refused.
         """
         if self._replica is None:
-            raise Refused("weir: not initialised, or shut down: call init first")
+            raise Refused("not initialised, or shut down: call init first")
         self.check_addresses()
         report = self._replica.install(version)
         self.check_addresses()
@@ -185,8 +223,9 @@ class Receiver:
             "version": self.version,
             "conversion": self._live.conversion or "bf16_cast",
             "n_parameters": len(self._live.parameters),
-            "n_bytes": sum(p.tensor.numel() * p.tensor.element_size()
-                           for p in self._live.parameters),
+            "n_bytes": sum(
+                p.tensor.numel() * p.tensor.element_size() for p in self._live.parameters
+            ),
             "n_copied": len(self._copies()),
             "ignored": list(self._live.ignored),
         }
@@ -213,6 +252,10 @@ def receiver_for_vllm(model: Any, vllm_config: Any, settings: Settings) -> Recei
     model_config = vllm_config.model_config
     served = getattr(model_config, "served_model_name", None) or model_config.model
     return Receiver(
-        model, settings, config=model_config.hf_config, dtype=model_config.dtype,
+        model,
+        settings,
+        config=model_config.hf_config,
+        dtype=model_config.dtype,
         placement=placement_of_vllm(vllm_config.parallel_config, has_experts(model)),
-        model_name=served if isinstance(served, str) else served[0])
+        model_name=served if isinstance(served, str) else served[0],
+    )

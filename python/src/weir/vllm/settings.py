@@ -15,7 +15,7 @@ SECURITY_FIELDS = ("certificate", "key", "ca", "token", "token_file", "insecure"
 
 
 def _fail(what: str) -> None:
-    raise ValueError("weir: " + what)
+    raise ValueError("" + what)
 
 
 @dataclass
@@ -56,23 +56,22 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.directory, str) or ":" not in self.directory:
-            _fail('directory: expected "HOST:PORT", got %r' % (self.directory,))
+            _fail(f'directory: expected "HOST:PORT", got {self.directory!r}')
         if self.install not in ("staged", "direct"):
-            _fail('install: expected "staged" or "direct", got %r' % (self.install,))
+            _fail(f'install: expected "staged" or "direct", got {self.install!r}')
         if self.wire not in ("kernel", "checkpoint"):
-            _fail('wire: expected "kernel" or "checkpoint", got %r' % (self.wire,))
+            _fail(f'wire: expected "kernel" or "checkpoint", got {self.wire!r}')
         for name in ("timeout", "lease", "agree_timeout"):
             value = getattr(self, name)
             if value is None and name == "agree_timeout":
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                _fail("%s: expected seconds above 0, got %r" % (name, value))
+                _fail(f"{name}: expected seconds above 0, got {value!r}")
         if isinstance(self.ignore, str) or not all(isinstance(g, str) for g in self.ignore):
-            _fail("ignore: expected a list of globs, got %r" % (self.ignore,))
+            _fail(f"ignore: expected a list of globs, got {self.ignore!r}")
         unknown = sorted(set(self.security or {}) - set(SECURITY_FIELDS))
         if unknown:
-            _fail("security: expected some of %s, got %s"
-                  % (", ".join(SECURITY_FIELDS), ", ".join(unknown)))
+            _fail(f"security: expected some of {SECURITY_FIELDS}, got {unknown}")
 
     @property
     def agreement_seconds(self) -> float:
@@ -91,4 +90,4 @@ class Update:
             self.version = int(self.version)
         number = isinstance(self.version, int) and not isinstance(self.version, bool)
         if self.version != "latest" and not (number and int(self.version) > 0):
-            _fail('version: expected a number above 0 or "latest", got %r' % (self.version,))
+            _fail(f'version: expected a number above 0 or "latest", got {self.version!r}')

@@ -55,12 +55,13 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         if self.n_ranks < 1 or self.first_version < 1:
-            raise ValueError("weir: n_ranks and first_version: expected 1 or more, got %d and %d"
-                             % (self.n_ranks, self.first_version))
+            raise ValueError(
+                "n_ranks and first_version: expected 1 or more, got "
+                f"{self.n_ranks} and {self.first_version}"
+            )
         unknown = sorted(set(self.security or {}) - set(SECURITY_FIELDS))
         if unknown:
-            raise ValueError("weir: security: expected some of %s, got %s"
-                             % (", ".join(SECURITY_FIELDS), ", ".join(unknown)))
+            raise ValueError(f"security: expected some of {SECURITY_FIELDS}, got {unknown}")
 
 
 # ---- what a source holds here --------------------------------------------------------------------
@@ -86,8 +87,10 @@ def box_of(meta: Any, rank: int) -> Tuple[List[int], List[int]]:
         dim = getattr(placement, "dim", None)
         if dim is not None:
             length = -(-(hi[dim] - lo[dim]) // n_chunks)
-            lo[dim], hi[dim] = (min(hi[dim], lo[dim] + place * length),
-                                min(hi[dim], lo[dim] + (place + 1) * length))
+            lo[dim], hi[dim] = (
+                min(hi[dim], lo[dim] + place * length),
+                min(hi[dim], lo[dim] + (place + 1) * length),
+            )
     return lo, hi
 
 
@@ -134,20 +137,40 @@ class Sender:
         self._client, self._source = client, source
         self._version = s.first_version - 1
         self.trainer = Trainer(
-            s.model, config=s.config, directory=s.directory, run=s.run, rank=rank,
-            n_ranks=s.n_ranks, mesh="explicit" if s.n_ranks > 1 else None,
-            replica_mesh=s.replica_mesh, replica_experts=s.replica_experts,
-            conversion=s.conversion, family=s.family, layout=s.layout, transport=s.transport,
-            transport_directory=s.transport_directory, listen=s.listen, delivery=s.delivery,
-            wire=s.wire, timeout=s.timeout, lease=s.lease, window_bytes=s.window_bytes,
-            keep_masters=s.keep_masters, ignore=s.ignore,
-            security=Security(**s.security) if s.security else None)
+            s.model,
+            config=s.config,
+            directory=s.directory,
+            run=s.run,
+            rank=rank,
+            n_ranks=s.n_ranks,
+            mesh="explicit" if s.n_ranks > 1 else None,
+            replica_mesh=s.replica_mesh,
+            replica_experts=s.replica_experts,
+            conversion=s.conversion,
+            family=s.family,
+            layout=s.layout,
+            transport=s.transport,
+            transport_directory=s.transport_directory,
+            listen=s.listen,
+            delivery=s.delivery,
+            wire=s.wire,
+            timeout=s.timeout,
+            lease=s.lease,
+            window_bytes=s.window_bytes,
+            keep_masters=s.keep_masters,
+            ignore=s.ignore,
+            security=Security(**s.security) if s.security else None,
+        )
 
     def worker_info(self) -> Dict[str, Any]:
         """The init info of the engines' workers: JSON values."""
         s = self._settings
-        info: Dict[str, Any] = {"directory": self.trainer.directory, "model": s.model,
-                                "wire": s.wire, "timeout": s.timeout}
+        info: Dict[str, Any] = {
+            "directory": self.trainer.directory,
+            "model": s.model,
+            "wire": s.wire,
+            "timeout": s.timeout,
+        }
         for name in ("run", "family", "layout", "transport", "transport_directory"):
             if getattr(s, name) is not None:
                 info[name] = getattr(s, name)
@@ -170,7 +193,7 @@ class Sender:
     def send(self) -> Report:
         """Publishes the next version and returns once n_replicas engines hold it.
 
-        Called on every rank. Raises what an engine answered, or weir.TimedOut naming who is missing.
+        Called on every rank. Raises what an engine answered, or weir.TimedOut: who is missing.
         """
         version = self._version + 1
         self.trainer.register(weights_of(self._source, self._rank))
@@ -202,7 +225,7 @@ def send_with(trainer_args: Mapping[str, Any], iterator: Iterable[Piece]) -> Non
     engines, which the caller drives meanwhile."""
     missing = [name for name in ("trainer", "version") if name not in trainer_args]
     if missing:
-        raise ValueError("weir: trainer_args: missing %s" % ", ".join(missing))
+        raise ValueError(f"trainer_args: missing {', '.join(missing)}")
     trainer, version = trainer_args["trainer"], trainer_args["version"]
     trainer.register(list(iterator))
     trainer.publish(version)
