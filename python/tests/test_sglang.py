@@ -398,7 +398,7 @@ def mla_weights(config):
     return values
 
 
-def test_weights_that_attention_computes_follow():
+def test_experts_and_weights_that_attention_computes_follow():
     config = tiny.config("deepseek_v3")
     config.pop("quantization_config", None)
     with weir.Trainer("policy", config=config, timeout=TIMEOUT_S, n_threads=1) as trainer, \
@@ -418,6 +418,10 @@ def test_weights_that_attention_computes_follow():
             held = getattr(attention, theirs)
             assert stand_in.bytes_of(held) == bytes(expected[f"model.layers.0.self_attn.{ours}"].raw)
         assert addresses == (attention.w_kc.data_ptr(), attention.w_vc.data_ptr())
+        held = dict(model.named_parameters())
+        assert any(name.endswith("experts.w13_weight") for name in held)
+        for name, parameter in held.items():
+            assert stand_in.bytes_of(parameter) == bytes(expected[name].raw), name
         attention.w_kc = attention.w_kc.float()
         with pytest.raises(Refused, match="w_kc is torch.float32"):
             find_parameters(model)
