@@ -12,6 +12,8 @@ import tiny_model as tiny
 import weir
 from weir import Status
 
+pytestmark = tiny.NO_WARNINGS
+
 
 @pytest.fixture
 def trained():

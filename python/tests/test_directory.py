@@ -14,6 +14,8 @@ import tiny_model as tiny
 import weir
 from weir import Status
 
+pytestmark = tiny.NO_WARNINGS
+
 
 def test_it_serves_trainers_and_replicas_and_a_page():
     with weir.Directory(http="127.0.0.1:0") as directory:

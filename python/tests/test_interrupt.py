@@ -11,6 +11,8 @@ import tiny_model as tiny
 
 import weir
 
+pytestmark = tiny.NO_WARNINGS
+
 BEGIN = """
 import sys, time
 import tiny_model as tiny

@@ -437,6 +437,8 @@ import sys
 import tiny_model as tiny
 import weir
 
+pytestmark = tiny.NO_WARNINGS
+
 with weir.Replica("policy", directory=sys.argv[1], config=tiny.CONFIG, name=sys.argv[2],
                   timeout=20) as replica:
     replica.allocate()

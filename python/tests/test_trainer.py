@@ -13,6 +13,8 @@ import tiny_model as tiny
 import weir
 from weir import Status
 
+pytestmark = tiny.NO_WARNINGS
+
 UP = "model.layers.0.mlp.up_proj.weight"
 
 

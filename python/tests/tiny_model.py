@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 import weir
 from weir import abi
@@ -18,6 +19,9 @@ from weir.errors import check
 from weir.library import library
 from weir.tensors import shape_of_abi
 
+# A handle that is not closed, or that fails as it is collected, fails the test.
+NO_WARNINGS = pytest.mark.filterwarnings("error::ResourceWarning",
+                                         "error::pytest.PytestUnraisableExceptionWarning")
 TIMEOUT_S = 10.0
 N_LAYERS = 2
 

@@ -234,6 +234,7 @@ class Handle:
             call.has_begun = True
             if self._running is call:
                 self._running = None
+            call.ended.set()
             return True
 
     def _execute(self, call: Call[Any]) -> None:
@@ -258,12 +259,13 @@ class Handle:
         self._claim(call)
         with self._lock:
             if self._jobs is None:
-                self._jobs = queue.SimpleQueue()
+                jobs: queue.SimpleQueue[Optional[Tuple[Handle, Call[Any]]]] = queue.SimpleQueue()
                 # A daemon, so that the interpreter's exit comes to _close_all(), which joins it.
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._jobs,), name=f"weir {self._title}", daemon=True
+                thread = threading.Thread(
+                    target=_serve, args=(jobs,), name=f"weir {self._title}", daemon=True
                 )
-                self._thread.start()
+                thread.start()
+                self._jobs, self._thread = jobs, thread
             self._jobs.put((self, call))
 
     def _run(self, name: str, work: Callable[[int], T]) -> T:
@@ -383,9 +385,10 @@ class Handle:
             call.ended.wait()
         with self._lock:
             pointer, self._pointer = self._pointer, None
+        if pointer is None:  # another thread closes it, or has
+            return
         try:
-            if pointer is not None:
-                self._close_idle(pointer)
+            self._close_idle(pointer)
         finally:
             self._release()
 
@@ -409,8 +412,12 @@ class Handle:
             if self._running is not None:
                 raise self._busy("register")
             self._pointer = None
-        self._close_idle(old)
-        self._open(open_another)
+        try:
+            self._close_idle(old)
+            self._open(open_another)
+        except BaseException:
+            self._release()
+            raise
         if self._is_closing:  # meanwhile, by another thread
             self.close()
 
