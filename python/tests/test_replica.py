@@ -11,6 +11,8 @@ import tiny_model as tiny
 import weir
 from weir import ReplicaState, Status
 
+pytestmark = tiny.NO_WARNINGS
+
 QKV = "model.layers.1.self_attn.qkv_proj.weight"
 NORM = "model.norm.weight"
 
@@ -436,8 +438,6 @@ SERVE = """
 import sys
 import tiny_model as tiny
 import weir
-
-pytestmark = tiny.NO_WARNINGS
 
 with weir.Replica("policy", directory=sys.argv[1], config=tiny.CONFIG, name=sys.argv[2],
                   timeout=20) as replica:
