@@ -125,7 +125,7 @@ def test_interrupts_between_any_two_lines_leave_a_handle_usable():
             except Alarm:
                 count["heard"] += 1
         alarms.allowed.clear()
-    assert count["heard"] > 50 and count["done"] > 50, count
+    assert count["heard"] > 10 and count["done"] > 10, count
     assert trainer._running is None
     with trainer, tiny.open_replica(trainer.directory) as replica:
         tiny.fill(weights, 2)
