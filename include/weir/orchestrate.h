@@ -61,8 +61,8 @@ typedef struct weir_orchestrator_options {
     size_t size;
     const weir_run_config *config; /* required, without problems */
     weir_security security;
-    /* Said after every call of every server: "look", "init", "pause", "update", "resume". NULL: nobody
-     * listens. */
+    /* Said after every call of every server: "look", "init", "pause", "update", "resume", "revert".
+     * NULL: nobody listens. */
     void (*said)(void *context, const char *step, const weir_server_info *server);
     void *context;
 } weir_orchestrator_options;
@@ -72,7 +72,9 @@ WEIR_API weir_status weir_orchestrator_open(const weir_orchestrator_options *opt
                                             weir_orchestrator **out);
 WEIR_API void weir_orchestrator_close(weir_orchestrator *orchestrator); /* accepts NULL */
 /* POST /init_broadcaster to every server. ERR_TIMED_OUT, ERR_PEER_LOST: names the servers; with the
- * policy drop those are left out. A server without that call (404) is warned of and left out. */
+ * policy drop those are left out. A server without that call (404) is warned of and left out. Servers
+ * that are found paused are resumed where all hold one and the same version whole (or all what they
+ * came with), whether or not they could join. After an error it may be called again. */
 WEIR_API weir_status weir_orchestrator_init(weir_orchestrator *orchestrator);
 /* Waits, at most the configured timeout, for a version newer than the last and sees all servers
  * through it. On failure all servers that are resumed serve one version, the old one; others stay
@@ -91,7 +93,12 @@ WEIR_API void weir_orchestrator_server(const weir_orchestrator *orchestrator, si
 
 /* ---- marker files, of the trainer's side -------------------------------------------------------*/
 
-/* Touches MARKER_DIR/step_`version`/STABLE, and makes its directories: the version can be had. */
+/* Before a run whose first version is `first_version` lets anybody find it: takes the markers of that
+ * version and later ones away, which an earlier run has left. Those below stay: a run that goes on
+ * with version N keeps what it has said. */
+WEIR_API weir_status weir_markers_clear(const char *marker_dir, uint64_t first_version);
+/* Touches MARKER_DIR/step_`version`/STABLE, and makes its directories: the version can be had. Takes
+ * an NCCL_READY away that is there already. */
 WEIR_API weir_status weir_markers_set_stable(const char *marker_dir, uint64_t version);
 /* Waits, at most timeout_ms, until NCCL_READY is beside it: the servers have been told.
  * ERR_NOT_FOUND: the directory was deleted meanwhile, and nobody will. ERR_TIMED_OUT. */

@@ -121,7 +121,8 @@ static bool is_stable(const char *marker_dir, uint64_t version)
     return path_of(marker_dir, version, WEIR_MARKER_STABLE, path) == WEIR_OK && exists(path);
 }
 
-weir_status weir_marker_newest(const char *marker_dir, bool has_last, uint64_t last, uint64_t *out)
+weir_status weir_marker_newest(const char *marker_dir, bool has_last, uint64_t last, uint64_t most,
+                               uint64_t *out)
 {
     bool found = false;
     uint64_t newest = last, version;
@@ -129,8 +130,8 @@ weir_status weir_marker_newest(const char *marker_dir, bool has_last, uint64_t l
     if (steps == NULL)
         return weir_fail_errno("cannot read marker directory %s", marker_dir);
     for (const struct dirent *entry; (entry = readdir(steps)) != NULL;) {
-        if (!read_step(entry->d_name, &version) || ((found || has_last) && version <= newest) ||
-            !is_stable(marker_dir, version))
+        if (!read_step(entry->d_name, &version) || version > most ||
+            ((found || has_last) && version <= newest) || !is_stable(marker_dir, version))
             continue;
         found = true;
         newest = version;
@@ -145,11 +146,44 @@ weir_status weir_marker_newest(const char *marker_dir, bool has_last, uint64_t l
 
 /* ---- of a trainer ----------------------------------------------------------------------------*/
 
+static weir_status take_away(const char *marker_dir, uint64_t version, const char *name)
+{
+    char path[PATH_MAX];
+    weir_status status = path_of(marker_dir, version, name, path);
+    if (status == WEIR_OK && unlink(path) != 0 && errno != ENOENT && errno != ENOTDIR)
+        status = weir_fail_errno("cannot remove %s", path);
+    return status;
+}
+
+/* An answer that is there before the question is an earlier run's. */
 weir_status weir_markers_set_stable(const char *marker_dir, uint64_t version)
 {
     if (marker_dir == NULL || marker_dir[0] == '\0')
         return weir_fail(WEIR_ERR_INVALID, "weir_markers_set_stable: no marker_dir");
-    return weir_marker_touch(marker_dir, version, WEIR_MARKER_STABLE, true);
+    weir_status status = take_away(marker_dir, version, WEIR_MARKER_READY);
+    return status == WEIR_OK ? weir_marker_touch(marker_dir, version, WEIR_MARKER_STABLE, true)
+                             : status;
+}
+
+weir_status weir_markers_clear(const char *marker_dir, uint64_t first_version)
+{
+    weir_status status = WEIR_OK;
+    uint64_t version;
+    if (marker_dir == NULL || marker_dir[0] == '\0')
+        return weir_fail(WEIR_ERR_INVALID, "weir_markers_clear: no marker_dir");
+    DIR *steps = opendir(marker_dir);
+    if (steps == NULL)
+        return errno == ENOENT ? WEIR_OK
+                               : weir_fail_errno("cannot read marker directory %s", marker_dir);
+    for (const struct dirent *entry; status == WEIR_OK && (entry = readdir(steps)) != NULL;) {
+        if (!read_step(entry->d_name, &version) || version < first_version)
+            continue;
+        status = take_away(marker_dir, version, WEIR_MARKER_STABLE);
+        if (status == WEIR_OK)
+            status = take_away(marker_dir, version, WEIR_MARKER_READY);
+    }
+    closedir(steps);
+    return status;
 }
 
 weir_status weir_markers_await_ready(const char *marker_dir, uint64_t version, unsigned timeout_ms)

@@ -26,8 +26,9 @@ weir_status weir_marker_touch(const char *marker_dir, uint64_t version, const ch
 weir_status weir_marker_await(const char *marker_dir, uint64_t version, const char *name,
                               unsigned timeout_ms, const atomic_bool *cancelled);
 
-/* The greatest version that has the marker STABLE; has_last: of those above `last`. ERR_NOT_FOUND:
- * there is none, or no marker_dir. */
-weir_status weir_marker_newest(const char *marker_dir, bool has_last, uint64_t last, uint64_t *out);
+/* The greatest version up to `most` that has the marker STABLE; has_last: of those above `last`.
+ * ERR_NOT_FOUND: there is none, or no marker_dir. */
+weir_status weir_marker_newest(const char *marker_dir, bool has_last, uint64_t last, uint64_t most,
+                               uint64_t *out);
 
 #endif

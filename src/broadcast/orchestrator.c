@@ -187,7 +187,7 @@ static void begin(weir_orchestrator *orchestrator)
     pthread_mutex_lock(&orchestrator->lock);
     for (size_t i = 0; i < orchestrator->n_servers; i++) {
         weir_driven_server *known = &orchestrator->known[i];
-        known->cause[0] = '\0';
+        known->cause[0] = known->trouble[0] = '\0';
         known->rests_until = known->paused_ns = 0;
         known->paused_s = 0;
         known->info.pause_s = known->info.update_s = known->info.resume_s = 0;
@@ -211,15 +211,35 @@ static void find_last(weir_orchestrator *orchestrator)
     orchestrator->last = old->version;
 }
 
+/* Those that were found paused, and run again. */
+static void add_resumed(const weir_orchestrator *orchestrator, sentence *line)
+{
+    bool any = false;
+    char held[64];
+    weir_held_text(&orchestrator->round.wanted, held, sizeof(held));
+    for (size_t i = 0; i < orchestrator->n_servers; i++) {
+        if (!orchestrator->servers[i].has_resumed)
+            continue;
+        if (!any)
+            add(line, "all that were asked hold %s, so these run again: ", held);
+        add(line, "%s%s", any ? ", " : "", orchestrator->known[i].info.url);
+        any = true;
+    }
+}
+
 weir_status weir_orchestrator_init(weir_orchestrator *orchestrator)
 {
-    sentence line = { .n = 0 };
+    sentence line = { .n = 0 }, resumed = { .text = "" };
     begin(orchestrator);
     weir_round_begin_join(&orchestrator->round);
     weir_orchestrator_drive(orchestrator);
+    add_resumed(orchestrator, &resumed);
+    if (resumed.n > 0)
+        weir_log(WEIR_LOG_WARN, "%s", resumed.text);
     if (!weir_round_is_done(&orchestrator->round)) {
         weir_status status = add_culprits(orchestrator, &line);
-        return weir_fail(status, "not all servers take part: %s", line.text);
+        return weir_fail(status, "not all servers take part: %s%s%.300s", line.text,
+                         resumed.n > 0 ? "; " : "", resumed.text);
     }
     find_last(orchestrator);
     return WEIR_OK;
@@ -264,7 +284,7 @@ weir_status weir_orchestrator_step(weir_orchestrator *orchestrator,
                                    weir_orchestration_report *report)
 {
     weir_orchestration_report own;
-    weir_status status = weir_orchestrator_await_version(orchestrator, &orchestrator->version);
+    weir_status status = weir_orchestrator_await_and_look(orchestrator, &orchestrator->version);
     if (status != WEIR_OK)
         return status;
     uint64_t begun_ns = weir_now_ns();

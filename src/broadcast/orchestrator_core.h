@@ -3,6 +3,7 @@
  *
  *     orchestrator.c           a handle: opened, one version after the other, closed
  *     orchestrator_watch.c     waits for the next version: the trainer's directory, or markers
+ *     orchestrator_idle.c      looks at the servers meanwhile
  *     orchestrator_drive.c     makes the calls of a round (orchestrator_step.h), by server_call.h
  *     orchestrator_words.c     what calls and answers say, as JSON
  */
@@ -21,8 +22,10 @@
 #include "weir/orchestrate.h"
 
 typedef struct weir_driven_server {
-    weir_server_info info; /* with the lock */
-    char cause[512];       /* why it failed in this round; "" */
+    weir_server_info info;     /* with the lock */
+    char cause[512];           /* why it failed in this round; "" */
+    char trouble[256];         /* what was seen since, between rounds; "" */
+    weir_server_order looking; /* between rounds: the call that is out */
     weir_deadline rests_until;
     uint64_t asked_ns, paused_ns; /* paused_ns 0: not paused in this round */
     double paused_s;
@@ -39,7 +42,7 @@ struct weir_orchestrator {
     size_t n_servers;
     pthread_mutex_t lock;
     atomic_bool is_cancelled;
-    weir_directory_client *client; /* NULL: markers say */
+    weir_directory_client *client; /* with markers: asked whether a version is the trainer's */
     uint64_t revision;             /* of the directory, as seen last */
     bool has_last;
     uint64_t last;    /* version that the fleet was seen through, or came with */
@@ -58,10 +61,19 @@ weir_status weir_orchestrator_watch_open(weir_orchestrator *orchestrator);
 /* Waits for a version newer than the last, at most timeout_ms. */
 weir_status weir_orchestrator_await_version(weir_orchestrator *orchestrator, uint64_t *out);
 
+/* ---- orchestrator_idle.c ---------------------------------------------------------------------*/
+
+/* The same, while all servers are looked at again and again. */
+weir_status weir_orchestrator_await_and_look(weir_orchestrator *orchestrator, uint64_t *out);
+
 /* ---- orchestrator_drive.c --------------------------------------------------------------------*/
 
 /* Until the round that has begun is over. */
 void weir_orchestrator_drive(weir_orchestrator *orchestrator);
+/* What is known of a server by now, for whoever asks. */
+void weir_orchestrator_learn(weir_orchestrator *orchestrator, size_t i);
+/* And said. */
+void weir_orchestrator_say(weir_orchestrator *orchestrator, size_t i, weir_server_order order);
 
 /* ---- orchestrator_words.c --------------------------------------------------------------------*/
 

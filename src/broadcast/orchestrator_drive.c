@@ -30,7 +30,7 @@ static weir_server_state state_of(const weir_round_server *server)
     return server->is_paused ? WEIR_SERVER_PAUSED : WEIR_SERVER_SERVING;
 }
 
-static void learn(weir_orchestrator *orchestrator, size_t i)
+void weir_orchestrator_learn(weir_orchestrator *orchestrator, size_t i)
 {
     const weir_round_server *server = &orchestrator->servers[i];
     weir_driven_server *known = &orchestrator->known[i];
@@ -39,16 +39,17 @@ static void learn(weir_orchestrator *orchestrator, size_t i)
     known->info.state = state_of(server);
     known->info.has_version = !is_old && server->holds.held == WEIR_HELD_VERSION;
     known->info.version = known->info.has_version ? server->holds.version : 0;
-    snprintf(known->info.error, sizeof(known->info.error), "%s", known->cause);
+    snprintf(known->info.error, sizeof(known->info.error), "%s",
+             known->cause[0] != '\0' ? known->cause : known->trouble);
     pthread_mutex_unlock(&orchestrator->lock);
 }
 
-static void say(weir_orchestrator *orchestrator, size_t i, weir_server_order order)
+void weir_orchestrator_say(weir_orchestrator *orchestrator, size_t i, weir_server_order order)
 {
-    static const char *const steps[WEIR_N_ORDERS] = { "",      "look",   "init",
-                                                      "pause", "update", "resume" };
+    static const char *const steps[WEIR_N_ORDERS] = { "",       "look",   "init",  "pause",
+                                                      "update", "resume", "revert" };
     weir_server_info info;
-    learn(orchestrator, i);
+    weir_orchestrator_learn(orchestrator, i);
     if (orchestrator->options.said == NULL)
         return;
     weir_orchestrator_server(orchestrator, i, &info);
@@ -83,7 +84,7 @@ static unsigned bound_of(const weir_orchestrator *orchestrator, weir_server_orde
     unsigned left_ms = weir_deadline_left_ms(orchestrator->deadline);
     if (order == WEIR_ASK_JOIN)
         return round->joins_only ? orchestrator->timeout_ms : orchestrator->short_ms;
-    if (order != WEIR_ASK_INSTALL)
+    if (order != WEIR_ASK_INSTALL && order != WEIR_ASK_REVERT)
         return orchestrator->short_ms;
     if (round->phase == WEIR_ROUND_BACK)
         return orchestrator->timeout_ms;
@@ -93,7 +94,9 @@ static unsigned bound_of(const weir_orchestrator *orchestrator, weir_server_orde
 /* A server that is told a bound gives up by itself, and is given time to say why. */
 static unsigned grace_of(weir_server_order order)
 {
-    return order == WEIR_ASK_JOIN || order == WEIR_ASK_INSTALL ? ANSWER_MS : 0;
+    return order == WEIR_ASK_JOIN || order == WEIR_ASK_INSTALL || order == WEIR_ASK_REVERT
+               ? ANSWER_MS
+               : 0;
 }
 
 static weir_status send_order(weir_orchestrator *orchestrator, size_t i, weir_server_order order)
@@ -141,7 +144,8 @@ static void note_failure(weir_orchestrator *orchestrator, size_t i, weir_server_
     weir_driven_server *known = &orchestrator->known[i];
     char name[128];
     name_order(orchestrator, order, name, sizeof(name));
-    if (known->cause[0] == '\0' || !orchestrator->servers[i].wants_last_look)
+    bool is_first = known->cause[0] == '\0';
+    if (is_first || (order != WEIR_ASK_REVERT && !orchestrator->servers[i].wants_last_look))
         snprintf(known->cause, sizeof(known->cause), "%s: %.360s", name, cause);
     known->rests_until = weir_deadline_in(REST_MS);
     weir_log(WEIR_LOG_WARN, "%s: %s: %s", known->info.url, name, cause);
@@ -169,7 +173,7 @@ static void hear(weir_orchestrator *orchestrator, size_t i, weir_server_order or
     if (server->is_absent && !was_absent)
         weir_log(WEIR_LOG_WARN, "%s has no POST /init_broadcaster: it is left out",
                  known->info.url);
-    say(orchestrator, i, order);
+    weir_orchestrator_say(orchestrator, i, order);
 }
 
 static void begin_calls(weir_orchestrator *orchestrator)
@@ -183,7 +187,7 @@ static void begin_calls(weir_orchestrator *orchestrator)
             continue;
         weir_round_ask(&orchestrator->round, i);
         known->asked_ns = weir_now_ns();
-        learn(orchestrator, i);
+        weir_orchestrator_learn(orchestrator, i);
         if (send_order(orchestrator, i, order) != WEIR_OK) {
             const weir_server_answer answer = { .end = WEIR_CALL_UNSENT };
             hear(orchestrator, i, order, &answer, weir_last_error());
@@ -280,5 +284,5 @@ void weir_orchestrator_drive(weir_orchestrator *orchestrator)
             weir_round_end_waiting(round);
     }
     for (size_t i = 0; i < orchestrator->n_servers; i++)
-        learn(orchestrator, i);
+        weir_orchestrator_learn(orchestrator, i);
 }

@@ -42,15 +42,21 @@ static weir_server_order next_forward(const weir_round *round, const weir_round_
     return round->phase == WEIR_ROUND_INSTALL ? WEIR_ASK_INSTALL : WEIR_ASK_NOTHING;
 }
 
-/* The trainer may still have the old version, for those that hold another one. */
+/* What replaced the old version has it beside still, and the trainer may have it. */
 static weir_server_order next_back(const weir_round *round, const weir_round_server *server)
 {
     if (server->must_look)
         return WEIR_ASK_HELD;
-    if (holds_wanted(round, server) || round->wanted.held != WEIR_HELD_VERSION ||
-        !server->has_joined)
+    if (holds_wanted(round, server) || !server->has_joined)
         return WEIR_ASK_NOTHING;
-    return server->is_paused ? WEIR_ASK_INSTALL : WEIR_ASK_PAUSE;
+    bool can_revert = weir_held_equal(&server->holds, &round->goal) &&
+                      round->wanted.held >= WEIR_HELD_START &&
+                      (server->tried & bit_of(WEIR_ASK_REVERT)) == 0;
+    if (!can_revert && round->wanted.held != WEIR_HELD_VERSION)
+        return WEIR_ASK_NOTHING;
+    if (!server->is_paused)
+        return WEIR_ASK_PAUSE;
+    return can_revert ? WEIR_ASK_REVERT : WEIR_ASK_INSTALL;
 }
 
 static weir_server_order next_resume(const weir_round *round, const weir_round_server *server)
@@ -170,9 +176,43 @@ static void enter_resume(weir_round *round)
     for (size_t i = 0; i < round->n_servers; i++) {
         weir_round_server *server = &round->servers[i];
         server->tried = 0;
-        server->is_given_up |= server->must_look || server->is_unanswered || server->is_dropped ||
+        server->is_given_up |= server->must_look || server->is_unanswered ||
+                               (server->is_dropped && !round->joins_only) ||
                                (round->has_installed && server->has_failed);
     }
+}
+
+/* Whether every server is known to hold one and the same whole thing, so that nobody has a reason
+ * to stay paused. One that a run goes on without, and that nobody can ask, has no say. */
+static bool find_common(const weir_round *round, weir_held_key *out)
+{
+    *out = (weir_held_key){ .held = WEIR_HELD_UNKNOWN };
+    for (size_t i = 0; i < round->n_servers; i++) {
+        const weir_round_server *server = &round->servers[i];
+        if (server->is_absent || (server->is_dropped && server->must_look))
+            continue;
+        if (server->must_look || server->is_unanswered || !is_whole(server))
+            return false;
+        if (out->held == WEIR_HELD_UNKNOWN)
+            *out = server->holds;
+        if (!weir_held_equal(out, &server->holds))
+            return false;
+    }
+    return out->held != WEIR_HELD_UNKNOWN;
+}
+
+/* Whether or not they could join. */
+static void enter_after_join(weir_round *round)
+{
+    weir_held_key common;
+    if (can_go_on(round))
+        find_old(round);
+    drop_failed(round);
+    round->phase = WEIR_ROUND_OVER;
+    if (!find_common(round, &common))
+        return;
+    round->wanted = common;
+    enter_resume(round);
 }
 
 /* Of a version that is the fleet's: who does not run on it has failed, whatever it answered. */
@@ -189,8 +229,12 @@ static void enter_over(weir_round *round)
 
 static void enter_next(weir_round *round)
 {
-    if (round->phase == WEIR_ROUND_RESUME || (round->joins_only && !can_go_on(round))) {
+    if (round->phase == WEIR_ROUND_RESUME) {
         enter_over(round);
+        return;
+    }
+    if (round->joins_only) {
+        enter_after_join(round);
         return;
     }
     if (round->phase == WEIR_ROUND_READY)
@@ -204,9 +248,7 @@ static void enter_next(weir_round *round)
         return;
     }
     drop_failed(round);
-    if (round->joins_only) {
-        round->phase = WEIR_ROUND_OVER;
-    } else if (round->phase == WEIR_ROUND_INSTALL) {
+    if (round->phase == WEIR_ROUND_INSTALL) {
         round->has_installed = true;
         round->old = round->wanted;
         enter_resume(round);
@@ -269,6 +311,7 @@ static void hear_done(weir_round_server *server, weir_server_order order)
         server->is_paused = true;
         break;
     case WEIR_ASK_INSTALL:
+    case WEIR_ASK_REVERT:
         server->must_look = true;
         break;
     case WEIR_ASK_RESUME:
@@ -299,6 +342,20 @@ static bool is_absence(weir_round *round, weir_round_server *server, weir_server
     return true;
 }
 
+/* A server that does not know the call, or has nothing to go back to, is none that failed. */
+static bool is_no_way_back(weir_round_server *server, weir_server_order order, weir_call_end end)
+{
+    if (order != WEIR_ASK_REVERT || (end != WEIR_CALL_REFUSED && end != WEIR_CALL_ABSENT))
+        return false;
+    server->must_look = true;
+    return true;
+}
+
+static bool is_silent(weir_call_end end)
+{
+    return end == WEIR_CALL_LATE || end == WEIR_CALL_LOST || end == WEIR_CALL_GARBLED;
+}
+
 /* It has said OK to this order already, and is not where that leads. */
 static void find_contradiction(weir_round *round, weir_round_server *server)
 {
@@ -321,13 +378,15 @@ void weir_round_hear(weir_round *round, size_t server, const weir_server_answer 
     weir_server_order order = one->asked;
     one->asked = WEIR_ASK_NOTHING;
     if (order == WEIR_ASK_INSTALL && answer->end != WEIR_CALL_UNSENT)
-        one->is_unanswered = answer->end == WEIR_CALL_LATE || answer->end == WEIR_CALL_LOST ||
-                             answer->end == WEIR_CALL_GARBLED;
+        one->is_unanswered = is_silent(answer->end);
+    if (order == WEIR_ASK_REVERT)
+        one->is_unanswered |= is_silent(answer->end);
     if (answer->end == WEIR_CALL_OK && order == WEIR_ASK_HELD)
         hear_held(one, answer);
     else if (answer->end == WEIR_CALL_OK)
         hear_done(one, order);
-    else if (!is_absence(round, one, order, answer->end)) {
+    else if (!is_absence(round, one, order, answer->end) &&
+             !is_no_way_back(one, order, answer->end)) {
         if (order == WEIR_ASK_HELD)
             one->holds.held = WEIR_HELD_UNKNOWN;
         fail(round, one, order, answer->end);
@@ -384,13 +443,42 @@ static void begin(weir_round *round, bool joins_only)
 
 void weir_round_begin_join(weir_round *round)
 {
+    round->goal = (weir_held_key){ .held = WEIR_HELD_UNKNOWN };
     begin(round, true);
 }
 
 void weir_round_begin(weir_round *round, uint64_t version)
 {
-    round->wanted = (weir_held_key){ .held = WEIR_HELD_VERSION, .version = version };
+    round->goal = (weir_held_key){ .held = WEIR_HELD_VERSION, .version = version };
+    round->wanted = round->goal;
     begin(round, false);
+}
+
+bool weir_round_is_stray(const weir_round *round, size_t server)
+{
+    const weir_round_server *one = &round->servers[server];
+    bool is_known = !one->must_look && is_whole(one) && round->old.held >= WEIR_HELD_START;
+    return is_known && !weir_held_equal(&one->holds, &round->old);
+}
+
+weir_server_order weir_round_idle_next(const weir_round *round, size_t server)
+{
+    const weir_round_server *one = &round->servers[server];
+    if (one->is_absent)
+        return WEIR_ASK_NOTHING;
+    return weir_round_is_stray(round, server) && !one->is_paused ? WEIR_ASK_PAUSE : WEIR_ASK_HELD;
+}
+
+void weir_round_idle_hear(weir_round *round, size_t server, weir_server_order order,
+                          const weir_server_answer *answer)
+{
+    weir_round_server *one = &round->servers[server];
+    if (answer->end != WEIR_CALL_OK)
+        one->must_look = true;
+    else if (order == WEIR_ASK_HELD)
+        hear_held(one, answer);
+    else
+        hear_done(one, order);
 }
 
 bool weir_round_is_over(const weir_round *round)

@@ -9,6 +9,12 @@
  *       │         │          │                      ▲
  *       └─────────┴──────────┴──► BACK ─────────────┘     all on the old version again
  *
+ * On the way back those that hold the round's version are asked to revert by themselves; who cannot
+ * is told to install the old version, which its trainer may still have.
+ *
+ * A round that only joins goes from READY to RESUME where all hold one and the same thing: somebody
+ * may have left them paused.
+ *
  * All servers are in one phase: none installs before all are paused, none resumes before it is
  * known what each of them holds. Every server that is resumed in one round holds the same version,
  * whole, and has said so after the last order that it was given; an order that was not answered may
@@ -32,6 +38,7 @@ typedef enum weir_server_order {
     WEIR_ASK_PAUSE,   /* POST /pause */
     WEIR_ASK_INSTALL, /* POST /update_weights, of weir_round_wanted() */
     WEIR_ASK_RESUME,  /* POST /resume */
+    WEIR_ASK_REVERT,  /* POST /revert: to what it held before */
     WEIR_N_ORDERS
 } weir_server_order;
 
@@ -86,7 +93,7 @@ typedef struct weir_round_server {
     bool has_joined;    /* since this fleet knows it */
     bool is_paused;     /* as it said last */
     bool must_look;     /* `holds` may not be true any more */
-    bool is_unanswered; /* an order to install may still be carried out */
+    bool is_unanswered; /* an order to install, or to go back, may still be carried out */
     weir_held_key holds;
     /* Of this round. */
     weir_server_order asked; /* of the call that is out; NOTHING: none is */
@@ -110,6 +117,7 @@ typedef struct weir_round {
     weir_round_phase phase;
     bool joins_only, time_is_up;
     bool has_installed;   /* else the round's version is not the fleet's */
+    weir_held_key goal;   /* the round's version; UNKNOWN: it only joins */
     weir_held_key wanted; /* of all servers: the round's version, or the old one */
 } weir_round;
 
@@ -128,6 +136,19 @@ void weir_round_ask(weir_round *round, size_t server);
 void weir_round_hear(weir_round *round, size_t server, const weir_server_answer *answer);
 /* The policy wait goes on trying no longer. */
 void weir_round_end_waiting(weir_round *round);
+
+/* ---- between rounds: servers are looked at ----------------------------------------------------*/
+
+/* ASK_HELD, or ASK_PAUSE of one that runs on something else than the fleet; NOTHING of one that is
+ * left out for good. Nobody else's call may be out. */
+weir_server_order weir_round_idle_next(const weir_round *round, size_t server);
+/* What that call came to. */
+void weir_round_idle_hear(weir_round *round, size_t server, weir_server_order order,
+                          const weir_server_answer *answer);
+/* It runs on, or holds, something else than the fleet. */
+bool weir_round_is_stray(const weir_round *round, size_t server);
+
+/* ---- ends ------------------------------------------------------------------------------------*/
 
 bool weir_round_is_over(const weir_round *round);
 /* Of a round that is over: the version (or a joined run) is where the policy wants it to be. */

@@ -12,6 +12,7 @@
 
 #define AGAIN_MS 100u
 #define LAST_LOOK_MS 500u
+#define DOUBT_MS 250u /* a look at the trainer, of a marker that may not be its own */
 
 static void address_of(const weir_orchestrator *orchestrator, char out[WEIR_RPC_ADDRESS_TEXT])
 {
@@ -24,8 +25,6 @@ static void address_of(const weir_orchestrator *orchestrator, char out[WEIR_RPC_
 weir_status weir_orchestrator_watch_open(weir_orchestrator *orchestrator)
 {
     char address[WEIR_RPC_ADDRESS_TEXT];
-    if (orchestrator->settings->orchestrator.broadcast.marker_dir != NULL)
-        return WEIR_OK;
     address_of(orchestrator, address);
     weir_status status =
         weir_directory_client_open(address, orchestrator->timeout_ms, &orchestrator->client);
@@ -41,6 +40,38 @@ static bool is_news(const weir_orchestrator *orchestrator, uint64_t version)
     return !orchestrator->has_last || version > orchestrator->last;
 }
 
+/* A marker may be an earlier run's: what the trainer cannot have, its directory says. Where there
+ * is none to ask, markers are taken as they are. */
+static weir_status look_at_markers(weir_orchestrator *orchestrator, unsigned left_ms, uint64_t *out)
+{
+    const weir_run_settings *settings = orchestrator->settings;
+    const char *marker_dir = settings->orchestrator.broadcast.marker_dir;
+    weir_trainer_sight sight;
+    uint64_t newest;
+    unsigned bound_ms = left_ms < DOUBT_MS ? left_ms : DOUBT_MS;
+    weir_status status = weir_marker_newest(marker_dir, orchestrator->has_last, orchestrator->last,
+                                            UINT64_MAX, &newest);
+    if (status != WEIR_OK)
+        return status;
+    weir_directory_client_bound(orchestrator->client, bound_ms + DOUBT_MS);
+    status = weir_trainer_look(orchestrator->client, settings->orchestrator.model.name,
+                               settings->run, orchestrator->revision, bound_ms, &sight);
+    if (status == WEIR_ERR_TIMED_OUT && orchestrator->revision != 0) /* it has said no before */
+        return status;
+    bool is_told = status == WEIR_OK && sight.is_told;
+    orchestrator->revision = is_told ? sight.revision : 0;
+    *out = newest;
+    if (!is_told || (sight.has_newest && sight.newest >= newest))
+        return WEIR_OK;
+    if (sight.has_newest && weir_marker_newest(marker_dir, orchestrator->has_last,
+                                               orchestrator->last, sight.newest, out) == WEIR_OK)
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_NOT_FOUND,
+                     "%s/step_%" PRIu64 "/%s is there, but the trainer at %s has no such version",
+                     marker_dir, newest, WEIR_MARKER_STABLE,
+                     weir_directory_client_address(orchestrator->client));
+}
+
 /* One look of bounded length: OK with *out_found. What cannot be reached may come up yet. */
 static weir_status look(weir_orchestrator *orchestrator, unsigned left_ms, bool *out_found,
                         uint64_t *out)
@@ -50,8 +81,7 @@ static weir_status look(weir_orchestrator *orchestrator, unsigned left_ms, bool 
     weir_trainer_sight sight;
     *out_found = false;
     if (marker_dir != NULL) {
-        weir_status status =
-            weir_marker_newest(marker_dir, orchestrator->has_last, orchestrator->last, out);
+        weir_status status = look_at_markers(orchestrator, left_ms, out);
         *out_found = status == WEIR_OK;
         return status;
     }
@@ -121,8 +151,6 @@ static void look_for_unfinished(const weir_orchestrator *orchestrator, char *tex
     const weir_fleet_request request = { .model = orchestrator->settings->orchestrator.model.name };
     const char *document = NULL;
     text[0] = '\0';
-    if (orchestrator->client == NULL)
-        return;
     weir_directory_client_bound(orchestrator->client, LAST_LOOK_MS);
     if (weir_directory_get_fleet(orchestrator->client, &request, &document) != WEIR_OK)
         return;
@@ -162,7 +190,8 @@ weir_status weir_orchestrator_await_version(weir_orchestrator *orchestrator, uin
             return WEIR_OK;
         if (!may_change(status) && status != WEIR_ERR_CANCELLED)
             return status;
-        if (orchestrator->revision == 0) /* nothing that could be waited for has answered */
+        bool by_markers = orchestrator->settings->orchestrator.broadcast.marker_dir != NULL;
+        if (orchestrator->revision == 0 || by_markers) /* nothing that could be waited for */
             weir_sleep_ms(left_ms < AGAIN_MS ? left_ms : AGAIN_MS);
     }
 }

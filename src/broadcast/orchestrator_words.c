@@ -22,6 +22,7 @@ const char *weir_order_path(weir_server_order order)
         [WEIR_ASK_PAUSE] = "/pause?mode=keep&clear_cache=false",
         [WEIR_ASK_INSTALL] = "/update_weights",
         [WEIR_ASK_RESUME] = "/resume",
+        [WEIR_ASK_REVERT] = "/revert",
     };
     return paths[order];
 }
@@ -67,6 +68,8 @@ char *weir_order_body(weir_server_order order, const weir_order_words *words)
         put_join(&json, words);
     else if (order == WEIR_ASK_INSTALL)
         put_install(&json, words);
+    else if (order == WEIR_ASK_REVERT)
+        put_timeout(&json, words);
     weir_json_close(&json);
     if (!weir_json_end(&json)) {
         weir_fail(WEIR_ERR_INVALID, "the body of POST %s has more than %u bytes",

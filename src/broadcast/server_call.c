@@ -345,3 +345,8 @@ bool weir_server_calls_wait(weir_server_calls *calls, unsigned timeout_ms, weir_
     curl_multi_perform(calls->multi, &n_running);
     return take_reply(calls, out);
 }
+
+void weir_server_calls_wake(weir_server_calls *calls)
+{
+    curl_multi_wakeup(calls->multi);
+}

@@ -48,6 +48,9 @@ typedef struct weir_server_reply {
     double seconds;
 } weir_server_reply;
 
+/* From any thread: ends a wait that is under way, or the next one. */
+void weir_server_calls_wake(weir_server_calls *calls);
+
 /* Waits, at most timeout_ms, until something moves; false: no call has ended. */
 bool weir_server_calls_wait(weir_server_calls *calls, unsigned timeout_ms, weir_server_reply *out);
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An orchestrator and servers that misbehave: stand-ins of the HTTP calls, versions by marker
 files."""
+import itertools
 import json
 import os
 import shutil
@@ -27,6 +28,8 @@ class StandIn:
 
     def __init__(self, version=None):
         self.version = version
+        self.reverts = True  # else it does not know the call
+        self.before = []  # what it can go back to
         self.paused = False
         self.joined = False
         self.run = ""
@@ -82,17 +85,26 @@ class StandIn:
         if path == "/update_weights":
             if not self.joined:
                 return 409, {"error": "not joined"}
+            self.before = [self.version]
             self.version = body["version"]
             return 200, {"version": self.version}
         if path == "/resume":
             self.paused = False
             return 200, {"paused": False}
+        if path == "/revert":
+            if not self.reverts:
+                return 404, {"error": "there is no /revert here"}
+            if not self.before:
+                return 409, {"error": "there is nothing to go back to"}
+            self.version = self.before.pop()
+            return 200, {"version": self.version}
         return 200, {"version": self.version, "paused": self.paused, "joined": self.joined,
                      "run": self.run, "state": "empty" if self.version is None else "holding"}
 
     def paths(self):
+        """However often it was looked at in between."""
         with self.lock:
-            return [path for path, _ in self.calls]
+            return [path for path, _ in itertools.groupby(path for path, _ in self.calls)]
 
     def close(self):
         self.http.shutdown()
@@ -177,11 +189,11 @@ class WhenAllIsWell(OrchestratorCase):
         self.expect(11, False, 0, 1, 2)
         step = ["/weight_info", "/pause", "/update_weights", "/weight_info", "/resume"]
         for i, server in enumerate(self.servers):
-            self.assertEqual(server.paths(),
-                             ["/weight_info", "/init_broadcaster", "/weight_info"] + 3 * step)
-            joined = server.calls[1][1]
+            self.assertEqual(server.paths(), ["/weight_info", "/init_broadcaster"] + 3 * step)
+            joined, updated = [next(body for path, body in server.calls if path == wanted)
+                               for wanted in ("/init_broadcaster", "/update_weights")]
             self.assertEqual((joined["server_rank"], joined["num_inference_server"]), (i, 3))
-            self.assertEqual(server.calls[5][1]["weight_dir"], f"{self.markers}/step_7")
+            self.assertEqual(updated["weight_dir"], f"{self.markers}/step_7")
 
     def test_a_step_directory_that_is_deleted_is_no_failure(self):
         self.servers[1].answers = {"/pause": lambda _: shutil.rmtree(self.markers)}
@@ -284,12 +296,49 @@ class WhenOneServerFails(OrchestratorCase):
         self.assertEqual(said["servers"][1]["state"], "broken")
         self.assertTrue(self.servers[1].paused)
 
+    def test_those_that_took_it_go_back_by_themselves(self):
+        for policy in ("abort", "wait"):
+            with self.subTest(policy):
+                self.setUp()
+                said, _ = self.one_step(policy, update_weights=lambda _: (500, {"error": "no"}))
+                self.expect_aborted(said, "POST /update_weights of version 7: HTTP 500: no")
+                self.assertNotIn("paused:", said["error"])
+                for i in (0, 2):
+                    self.assertEqual(self.servers[i].paths().count("/update_weights"), 1)
+                    self.assertEqual(self.servers[i].paths().count("/revert"), 1)
+                self.assertNotIn("/revert", self.servers[1].paths())
+                self.doCleanups()
+
+    def test_the_first_version_is_taken_back_by_all(self):
+        for server in self.servers:
+            server.version = None
+        said, _ = self.one_step(update_weights=lambda _: (500, {"error": "no"}))
+        self.assertIn("the run is on what it came with", said["error"])
+        self.assertIn(self.servers[1].url, said["error"])
+        self.assertNotIn("paused:", said["error"])
+        self.expect(None, False, 0, 1, 2)
+
+    def test_one_that_does_not_know_the_way_back_is_told_the_old_version(self):
+        self.servers[0].reverts = False
+        said, _ = self.one_step(update_weights=lambda _: (500, {"error": "no"}))
+        self.expect_aborted(said)
+        self.assertEqual(self.servers[0].paths().count("/update_weights"), 2)
+
+    def test_one_that_may_still_go_back_stays_paused(self):
+        self.servers[0].answers = {"/revert": sleep}
+        said, seconds = self.one_step(update_weights=lambda _: (500, {"error": "no"}))
+        self.assertIn(f"server {self.servers[0].url}: POST /revert: no answer", said["error"])
+        self.assertLess(seconds, 3 * TIMEOUT_S)
+        self.assertTrue(self.servers[0].paused)
+        self.expect(6, False, 1, 2)
+
     def test_a_version_that_cannot_be_taken_back_stays_paused_and_is_named(self):
         def once(server):
             if server.version == 7:
                 return 500, {"error": "version 6 is gone"}
             return None
 
+        self.servers[0].reverts = False
         self.servers[0].answers = {"/update_weights": once}
         said, _ = self.one_step(update_weights=lambda _: (500, {"error": "no"}))
         self.assertIn(f"paused: {self.servers[0].url} (holds version 7)", said["error"])
@@ -355,6 +404,89 @@ class WhenOneServerFails(OrchestratorCase):
         self.assertEqual(read_until(orchestrator, "served")["updated"], 3)
         self.expect(8, False, 0, 1, 2)
         self.assertEqual(again.paths().count("/init_broadcaster"), 2)
+
+
+class BetweenVersions(OrchestratorCase):
+    def watch(self):
+        orchestrator = self.orchestrate(timeout=60)
+        read_until(orchestrator, "joined")
+        self.announce(7)
+        read_until(orchestrator, "served")
+        return orchestrator
+
+    def test_one_that_is_gone_is_said_and_once(self):
+        orchestrator = self.watch()
+        self.servers[1].close()
+        begun = time.monotonic()
+        said = read_until(orchestrator, "server", server=self.servers[1].url, step="look")
+        self.assertLess(time.monotonic() - begun, 2.5)
+        self.assertEqual(said["state"], "unknown")
+        self.assertIn("cannot be reached", said["error"])
+        self.announce(8)
+        said = orchestrator.line()  # nothing more of it until then
+        self.assertEqual((said["event"], said["step"]), ("server", "look"))
+        self.servers[1] = StandIn()  # for the cleanup
+
+    def test_one_that_serves_something_else_is_paused_and_taken_in_again(self):
+        orchestrator = self.watch()
+        again = self.servers[1]
+        with again.lock:
+            again.version, again.joined, again.run, again.paused = None, False, "", False
+        begun = time.monotonic()
+        said = read_until(orchestrator, "server", server=again.url, step="pause")
+        self.assertLess(time.monotonic() - begun, 2.5)
+        self.assertEqual((said["state"], said["version"]), ("paused", None))
+        self.assertIn("was started anew", said["error"])
+        self.assertIn("the run is on version 7", said["error"])
+        self.assertTrue(again.paused)
+        self.expect(7, False, 0, 2)
+        self.announce(8)
+        self.assertEqual(read_until(orchestrator, "served")["updated"], 3)
+        self.expect(8, False, 0, 1, 2)
+
+    def test_one_that_is_frozen_holds_nobody_up(self):
+        orchestrator = self.watch()
+        thawed = threading.Event()
+        self.addCleanup(thawed.set)
+        self.servers[1].answers = {"/weight_info": lambda _: thawed.wait(60) and None}
+        said = read_until(orchestrator, "server", server=self.servers[1].url, step="look")
+        self.assertEqual(said["state"], "unknown")
+        self.assertIn("no answer within 1.0 s", said["error"])
+        thawed.set()
+        said = read_until(orchestrator, "server", server=self.servers[1].url, step="look")
+        self.assertEqual((said["state"], said["error"]), ("serving", ""))
+
+
+class AFleetThatWasLeftPaused(OrchestratorCase):
+    def leave(self, *versions):
+        for server, version in zip(self.servers, versions):
+            server.version, server.paused = version, True
+
+    def test_on_one_version_it_runs_again_before_another_one_comes(self):
+        self.leave(6, 6, 6)
+        orchestrator = self.orchestrate(timeout=60)
+        said = read_until(orchestrator, "joined")
+        self.assertEqual({server["state"] for server in said["servers"]}, {"serving"})
+        self.expect(6, False, 0, 1, 2)
+
+    def test_without_a_trainer_it_runs_again_and_that_is_said(self):
+        self.leave(6, 6, 6)
+        for server in self.servers:
+            server.answers = {"/init_broadcaster": lambda _: (504, {"error": "no trainer"})}
+        orchestrator = self.orchestrate("--keep-going")
+        said = read_until(orchestrator, "failed")
+        self.expect(6, False, 0, 1, 2)
+        self.assertIn("HTTP 504: no trainer", said["error"])
+        self.assertIn("all that were asked hold version 6, so these run again", said["error"])
+        for server in self.servers:
+            server.answers = {}
+        read_until(orchestrator, "joined")  # it has gone on trying
+
+    def test_mixed_it_stays_paused(self):
+        self.leave(6, 7, 6)
+        read_until(self.orchestrate(timeout=60), "joined")
+        self.expect(6, True, 0, 2)
+        self.expect(7, True, 1)
 
 
 class BeforeItBegins(OrchestratorCase):

@@ -25,7 +25,10 @@
 typedef struct server {
     weir_held_key holds;
     bool is_paused, has_joined;
-    bool has_pending; /* an order of an install that it has not begun yet */
+    bool has_before; /* what it held before its last install, and can go back to */
+    weir_held_key before;
+    bool has_pending; /* an order that it has not begun yet: to install, or to go back */
+    bool pending_reverts;
     uint64_t pending;
 } server;
 
@@ -38,6 +41,7 @@ typedef struct world {
     size_t n_script, n_used;
     unsigned faults_left;
     bool trainer_has_old;
+    bool servers_revert; /* else they know no such call */
     size_t n_calls;
     weir_held_key resumed; /* in this round */
 } world;
@@ -68,6 +72,20 @@ static weir_held_key key_of(uint64_t version)
 static void restart(server *one)
 {
     *one = (server){ .holds = { .held = WEIR_HELD_START } };
+}
+
+static void install(server *one, uint64_t version)
+{
+    one->has_before = one->holds.held == WEIR_HELD_START || one->holds.held == WEIR_HELD_VERSION;
+    one->before = one->holds;
+    one->holds = key_of(version);
+}
+
+static void revert(server *one)
+{
+    if (one->has_before)
+        one->holds = one->before;
+    one->has_before = false;
 }
 
 /* Ends of calls that say nothing of what was done. */
@@ -103,12 +121,12 @@ static weir_server_answer answer_install(world *w, server *one)
         one->has_pending = false; /* orders are done one after the other */
     unsigned fault = choose_fault(w, 11);
     if (fault != 0 && fault != 1 && fault != 2 && fault != 9 && can)
-        one->holds = key_of(version);
+        install(one, version);
     switch (fault) {
     case 0:
         if (!can)
             return (weir_server_answer){ .end = WEIR_CALL_REFUSED };
-        one->holds = key_of(version);
+        install(one, version);
         return (weir_server_answer){ .end = WEIR_CALL_OK };
     case 1:
         return (weir_server_answer){ .end = WEIR_CALL_OK }; /* it lies */
@@ -116,6 +134,7 @@ static weir_server_answer answer_install(world *w, server *one)
         return (weir_server_answer){ .end = WEIR_CALL_REFUSED };
     case 3:
         one->holds.held = WEIR_HELD_NONE;
+        one->has_before = false;
         return (weir_server_answer){ .end = WEIR_CALL_REFUSED };
     case 4:
         return (weir_server_answer){ .end = WEIR_CALL_REFUSED }; /* after having done it */
@@ -131,13 +150,52 @@ static weir_server_answer answer_install(world *w, server *one)
     case 9: /* it does it when it likes to */
         one->has_pending = one->has_joined;
         one->pending = version;
+        one->pending_reverts = false;
         return (weir_server_answer){ .end = WEIR_CALL_LATE };
     case 10:
-        one->holds = key_of(version + 1);
+        install(one, version + 1);
         return (weir_server_answer){ .end = WEIR_CALL_OK };
     default:
         restart(one);
         return (weir_server_answer){ .end = WEIR_CALL_OK };
+    }
+}
+
+static weir_server_answer answer_revert(world *w, server *one)
+{
+    bool can = w->servers_revert && one->has_joined && one->has_before;
+    if (!w->servers_revert)
+        return (weir_server_answer){ .end = WEIR_CALL_ABSENT };
+    one->has_pending = false;
+    unsigned fault = choose_fault(w, 9);
+    switch (fault) {
+    case 0:
+        revert(one);
+        return (weir_server_answer){ .end = can ? WEIR_CALL_OK : WEIR_CALL_REFUSED };
+    case 1:
+        return (weir_server_answer){ .end = WEIR_CALL_OK }; /* it lies */
+    case 2:
+        return (weir_server_answer){ .end = WEIR_CALL_REFUSED };
+    case 3:
+        one->holds.held = WEIR_HELD_NONE;
+        return (weir_server_answer){ .end = WEIR_CALL_REFUSED };
+    case 4:
+        revert(one);
+        return (weir_server_answer){ .end = WEIR_CALL_LATE };
+    case 5:
+        revert(one);
+        return (weir_server_answer){ .end = WEIR_CALL_REFUSED };
+    case 6:
+        restart(one);
+        return (weir_server_answer){ .end = WEIR_CALL_LOST };
+    case 7:
+        return (weir_server_answer){ .end = WEIR_CALL_UNSENT };
+    case 8: /* it does it when it likes to */
+        one->has_pending = one->pending_reverts = true;
+        return (weir_server_answer){ .end = WEIR_CALL_LATE };
+    default:
+        revert(one);
+        return (weir_server_answer){ .end = WEIR_CALL_GARBLED };
     }
 }
 
@@ -183,12 +241,14 @@ static void call(world *w, size_t i)
     assert_int_equal(weir_round_next(&w->round, i), WEIR_ASK_NOTHING);
     if (order == WEIR_ASK_RESUME)
         check_resume(w, one);
-    if (order == WEIR_ASK_INSTALL)
+    if (order == WEIR_ASK_INSTALL || order == WEIR_ASK_REVERT)
         assert_true(one->is_paused || !one->has_joined || w->known[i].is_paused);
     if (order == WEIR_ASK_HELD)
         answer = answer_held(w, one);
     else if (order == WEIR_ASK_INSTALL)
         answer = answer_install(w, one);
+    else if (order == WEIR_ASK_REVERT)
+        answer = answer_revert(w, one);
     else
         answer = answer_other(w, one, order);
     weir_round_hear(&w->round, i, &answer);
@@ -287,12 +347,14 @@ static bool next_script(world *w)
     return false;
 }
 
-static size_t explore(weir_run_policy policy, size_t n_servers, unsigned n_faults, bool has_old)
+static size_t explore(weir_run_policy policy, size_t n_servers, unsigned n_faults, bool has_old,
+                      bool reverts)
 {
     static world w;
     size_t n_runs = 0, n_done = 0;
     w.n_script = 0;
     w.trainer_has_old = has_old;
+    w.servers_revert = reverts;
     do {
         size_t n_script = w.n_script;
         w.n_script = 0;
@@ -317,9 +379,11 @@ static void no_two_faults_resume_a_mixture(void **state)
     (void)state;
     static const weir_run_policy policies[] = { WEIR_RUN_ABORT, WEIR_RUN_DROP, WEIR_RUN_WAIT };
     for (size_t i = 0; i < 3; i++) {
-        assert_true(explore(policies[i], 3, 2, i != 1) > 2000);
+        assert_true(explore(policies[i], 3, 2, i != 1, false) > 2000);
+        assert_true(explore(policies[i], 3, 2, i == 1, true) > 2000);
     }
-    assert_true(explore(WEIR_RUN_ABORT, 2, 3, true) > 2000);
+    assert_true(explore(WEIR_RUN_ABORT, 2, 3, true, false) > 2000);
+    assert_true(explore(WEIR_RUN_ABORT, 2, 3, false, true) > 2000);
 }
 
 /* ---- any way to fail, in any order, round after round ----------------------------------------*/
@@ -349,10 +413,36 @@ static void land_pending(world *w)
     for (size_t i = 0; i < w->round.n_servers; i++) {
         server *one = &w->servers[i];
         if (one->has_pending && draw(2) == 0) {
-            one->holds = key_of(one->pending);
+            if (one->pending_reverts)
+                revert(one);
+            else
+                install(one, one->pending);
             one->has_pending = false;
         }
     }
+}
+
+static void script_anything(world *w)
+{
+    w->n_script = MOST_CHOICES;
+    for (size_t i = 0; i < MOST_CHOICES; i++)
+        w->script[i] = draw(3) == 0 ? draw(16) : 0;
+}
+
+/* A fleet that somebody else has left as it is, and an orchestrator that joins it. */
+static void join_what_is_left(world *w)
+{
+    for (size_t i = 0; i < w->round.n_servers; i++) {
+        server *one = &w->servers[i];
+        one->is_paused = draw(2) == 0;
+        one->holds = draw(3) == 0 ? (weir_held_key){ .held = WEIR_HELD_START } : key_of(OLD);
+    }
+    memset(w->known, 0, sizeof(w->known));
+    weir_round_open(&w->round, w->round.policy, w->known, w->round.n_servers);
+    w->n_used = 0;
+    w->faults_left = draw(3);
+    weir_round_begin_join(&w->round);
+    run_round(w, any_ready);
 }
 
 static void rounds_of_faults_never_resume_a_mixture_and_end(void **state)
@@ -364,12 +454,15 @@ static void rounds_of_faults_never_resume_a_mixture_and_end(void **state)
     for (unsigned run = 0; run < 10000; run++) {
         w.n_script = 0;
         w.trainer_has_old = draw(2) == 0;
+        w.servers_revert = draw(2) == 0;
         open_world(&w, (weir_run_policy)draw(3), 1 + draw(3));
+        if (draw(2) == 0) {
+            script_anything(&w);
+            join_what_is_left(&w);
+        }
         for (unsigned round = 0; round < 4; round++) {
             w.n_used = 0;
-            w.n_script = MOST_CHOICES;
-            for (size_t i = 0; i < MOST_CHOICES; i++)
-                w.script[i] = draw(3) == 0 ? draw(16) : 0;
+            script_anything(&w);
             w.faults_left = draw(12);
             weir_round_begin(&w.round, NEW);
             run_round(&w, any_ready);
@@ -408,6 +501,7 @@ static void begin_world(world *w, weir_run_policy policy)
 {
     w->n_script = 0;
     w->trainer_has_old = true;
+    w->servers_revert = false;
     open_world(w, policy, 3);
     weir_round_begin(&w->round, NEW);
 }
@@ -570,6 +664,185 @@ static void a_server_without_the_call_is_left_out(void **state)
     expect(&w, OLD, false, 1);
 }
 
+/* ---- the way back without a trainer ----------------------------------------------------------*/
+
+/* No server has a version yet, and the trainer has but the one that is coming. */
+static void begin_first(world *w, weir_run_policy policy)
+{
+    w->n_script = 0;
+    w->trainer_has_old = false;
+    w->servers_revert = true;
+    open_world(w, policy, 3);
+    for (size_t i = 0; i < 3; i++)
+        w->servers[i].holds = (weir_held_key){ .held = WEIR_HELD_START };
+    memset(w->known, 0, sizeof(w->known));
+    weir_round_open(&w->round, policy, w->known, 3);
+    weir_round_begin_join(&w->round);
+    run_round(w, first_ready);
+    begin_again(w);
+}
+
+static void expect_start(const world *w, bool is_paused, size_t i)
+{
+    assert_int_equal(w->servers[i].holds.held, WEIR_HELD_START);
+    assert_int_equal(w->servers[i].is_paused, is_paused);
+}
+
+static void a_first_version_that_one_cannot_take_is_taken_back_by_all(void **state)
+{
+    (void)state;
+    static const weir_call_end ends[] = { WEIR_CALL_REFUSED, WEIR_CALL_LOST };
+    for (size_t k = 0; k < 2; k++) {
+        world w;
+        begin_first(&w, WEIR_RUN_ABORT);
+        let_pass(&w, WEIR_ASK_INSTALL);
+        expect(&w, NEW, true, 0);
+        if (ends[k] == WEIR_CALL_LOST)
+            restart(&w.servers[1]);
+        fail_next(&w, ends[k]);
+        run_all_but(&w, SIZE_MAX);
+        assert_false(weir_round_is_done(&w.round));
+        for (size_t i = 0; i < 3; i++)
+            expect_start(&w, false, i);
+        assert_true(w.known[1].has_failed);
+        assert_false(w.known[0].has_failed);
+    }
+}
+
+static void a_server_that_cannot_go_back_keeps_nobody_else_paused(void **state)
+{
+    (void)state;
+    world w;
+    begin_first(&w, WEIR_RUN_ABORT);
+    let_pass(&w, WEIR_ASK_INSTALL);
+    w.servers[0].has_before = false;
+    fail_next(&w, WEIR_CALL_REFUSED);
+    run_all_but(&w, SIZE_MAX);
+    expect(&w, NEW, true, 0);
+    expect_start(&w, false, 1);
+    expect_start(&w, false, 2);
+}
+
+static void reverting_comes_before_asking_the_trainer(void **state)
+{
+    (void)state;
+    world w;
+    begin_world(&w, WEIR_RUN_ABORT);
+    w.servers_revert = true;
+    let_pass(&w, WEIR_ASK_INSTALL);
+    w.trainer_has_old = false;
+    fail_next(&w, WEIR_CALL_REFUSED);
+    run_all_but(&w, SIZE_MAX);
+    for (size_t i = 0; i < 3; i++)
+        expect(&w, OLD, false, i);
+}
+
+/* What one that was left out for a while goes back to is not what the others serve. */
+static void one_that_goes_back_further_is_told_the_old_version(void **state)
+{
+    (void)state;
+    world w;
+    begin_world(&w, WEIR_RUN_ABORT);
+    w.servers_revert = true;
+    let_pass(&w, WEIR_ASK_INSTALL);
+    w.servers[0].before = key_of(OLD - 1);
+    fail_next(&w, WEIR_CALL_REFUSED);
+    run_all_but(&w, SIZE_MAX);
+    for (size_t i = 0; i < 3; i++)
+        expect(&w, OLD, false, i);
+}
+
+static void a_server_that_may_still_go_back_is_not_resumed(void **state)
+{
+    (void)state;
+    world w;
+    begin_first(&w, WEIR_RUN_ABORT);
+    let_pass(&w, WEIR_ASK_INSTALL);
+    fail_next(&w, WEIR_CALL_REFUSED);
+    run_all_but(&w, 0);
+    assert_int_equal(weir_round_next(&w.round, 0), WEIR_ASK_REVERT);
+    weir_round_ask(&w.round, 0);
+    const weir_server_answer late = { .end = WEIR_CALL_LATE };
+    weir_round_hear(&w.round, 0, &late);
+    run_all_but(&w, SIZE_MAX);
+    expect(&w, NEW, true, 0);
+    expect_start(&w, false, 1);
+    expect_start(&w, false, 2);
+}
+
+/* ---- a fleet that was left paused ------------------------------------------------------------*/
+
+static void leave_paused(world *w, weir_run_policy policy)
+{
+    w->n_script = 0;
+    open_world(w, policy, 3);
+    memset(w->known, 0, sizeof(w->known));
+    weir_round_open(&w->round, policy, w->known, 3);
+    for (size_t i = 0; i < 3; i++)
+        w->servers[i].is_paused = true;
+    w->resumed.held = WEIR_HELD_UNKNOWN;
+    weir_round_begin_join(&w->round);
+}
+
+static void a_fleet_that_was_left_on_one_version_runs_again(void **state)
+{
+    (void)state;
+    world w;
+    leave_paused(&w, WEIR_RUN_ABORT);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_done(&w.round));
+    for (size_t i = 0; i < 3; i++)
+        expect(&w, OLD, false, i);
+    assert_int_equal(w.round.old.version, OLD);
+}
+
+static void a_fleet_without_a_trainer_runs_again_and_has_not_joined(void **state)
+{
+    (void)state;
+    static const weir_run_policy policies[] = { WEIR_RUN_ABORT, WEIR_RUN_DROP };
+    for (size_t k = 0; k < 2; k++) {
+        world w;
+        const weir_server_answer refused = { .end = WEIR_CALL_REFUSED };
+        leave_paused(&w, policies[k]);
+        for (size_t i = 0; i < 3; i++) {
+            call(&w, i);
+            assert_int_equal(weir_round_next(&w.round, i), WEIR_ASK_JOIN);
+            weir_round_ask(&w.round, i);
+            weir_round_hear(&w.round, i, &refused);
+        }
+        run_all_but(&w, SIZE_MAX);
+        assert_true(weir_round_is_over(&w.round));
+        assert_false(weir_round_is_done(&w.round));
+        for (size_t i = 0; i < 3; i++)
+            expect(&w, OLD, false, i);
+    }
+}
+
+static void a_fleet_that_was_left_mixed_or_is_not_known_stays_paused(void **state)
+{
+    (void)state;
+    world w;
+    leave_paused(&w, WEIR_RUN_ABORT);
+    w.servers[2].holds = key_of(NEW);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_done(&w.round));
+    expect(&w, OLD, true, 0);
+    expect(&w, NEW, true, 2);
+    leave_paused(&w, WEIR_RUN_ABORT);
+    fail_next(&w, WEIR_CALL_UNSENT);
+    run_all_but(&w, SIZE_MAX);
+    assert_false(weir_round_is_done(&w.round));
+    for (size_t i = 0; i < 3; i++)
+        expect(&w, OLD, true, i);
+    leave_paused(&w, WEIR_RUN_DROP); /* a run goes on without it */
+    fail_next(&w, WEIR_CALL_UNSENT);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_done(&w.round));
+    expect(&w, OLD, false, 0);
+    expect(&w, OLD, true, 1);
+    expect(&w, OLD, false, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -583,6 +856,14 @@ int main(void)
         cmocka_unit_test(drop_goes_on_without_it_until_it_is_back),
         cmocka_unit_test(wait_goes_on_trying_until_the_time_is_up),
         cmocka_unit_test(a_server_without_the_call_is_left_out),
+        cmocka_unit_test(a_first_version_that_one_cannot_take_is_taken_back_by_all),
+        cmocka_unit_test(a_server_that_cannot_go_back_keeps_nobody_else_paused),
+        cmocka_unit_test(reverting_comes_before_asking_the_trainer),
+        cmocka_unit_test(one_that_goes_back_further_is_told_the_old_version),
+        cmocka_unit_test(a_server_that_may_still_go_back_is_not_resumed),
+        cmocka_unit_test(a_fleet_that_was_left_on_one_version_runs_again),
+        cmocka_unit_test(a_fleet_without_a_trainer_runs_again_and_has_not_joined),
+        cmocka_unit_test(a_fleet_that_was_left_mixed_or_is_not_known_stays_paused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
  * trainer. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "flow.h"
 #include "weir/orchestrate.h"
@@ -21,9 +22,12 @@ const char weir_usage_orchestrate[] =
     "\n"
     "  --steps N                   end after N versions (default: never)\n"
     "  --keep-going                after a version that failed, or did not come in time, wait for\n"
-    "                              the next one; else it is the end\n"
+    "                              the next one, and try again to join; else it is the end\n"
     "  --json                      one JSON object per line, step and "
     "version\n" WEIR_CLI_SECURITY_USAGE;
+
+#define TICK_US 50000u
+#define INIT_AGAIN_TICKS 20 /* a second */
 
 enum { OPTION_STEPS = WEIR_FLOW_OWN_OPTION, OPTION_KEEP_GOING, OPTION_JSON };
 
@@ -137,12 +141,27 @@ static int take_step(const orchestrate_job *job)
     return WEIR_EXIT_OK;
 }
 
+/* Who keeps going waits for servers and trainers that are not there yet, too. */
+static int join(const orchestrate_job *job)
+{
+    while (weir_orchestrator_init(job->orchestrator) != WEIR_OK) {
+        int code = print_failure(job);
+        if (!job->keeps_going)
+            return code;
+        for (int n = 0; n < INIT_AGAIN_TICKS && !weir_cli_stopped(); n++)
+            usleep(TICK_US);
+        if (weir_cli_stopped())
+            return WEIR_EXIT_OK;
+    }
+    print_joined(job);
+    return WEIR_EXIT_OK;
+}
+
 static int conduct(orchestrate_job *job)
 {
-    int code = WEIR_EXIT_OK;
-    if (weir_orchestrator_init(job->orchestrator) != WEIR_OK)
-        return print_failure(job);
-    print_joined(job);
+    int code = join(job);
+    if (code != WEIR_EXIT_OK)
+        return code;
     for (uint64_t n = 0; (job->n_steps == 0 || n < job->n_steps) && !weir_cli_stopped();) {
         code = take_step(job);
         n += code == WEIR_EXIT_OK;
