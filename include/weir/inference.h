@@ -82,6 +82,8 @@ typedef struct weir_inference_options {
      * listens. */
     void (*said)(void *context, const char *event, const weir_inference_info *info);
     void *said_context;
+    uint32_t ep;               /* expert parallelism, 0: 1; divides tp * dp. Above 1 all workers are one
+                                  engine, its mesh "tp=T,dp=D,ep=E" */
 } weir_inference_options;
 #define WEIR_INFERENCE_OPTIONS_INIT WEIR_SIZED(weir_inference_options)
 

@@ -128,7 +128,8 @@ typedef struct weir_run_settings {
     struct {
         bool present;
         weir_run_model model;
-        uint32_t tp, dp;
+        uint32_t tp, dp, ep;    /* ep above 1: a server's tp * dp workers are one engine */
+        const char *experts;    /* JSON: the expert ids of each of its ep ranks; NULL: contiguous */
         const char *conversion; /* "auto": by the model's quantization_config */
         const char *layout;     /* NULL: the family's default */
         weir_run_broadcast broadcast;

@@ -26,8 +26,7 @@ static weir_status keep_texts(weir_inference *server)
                                    &options->transport, &options->transport_directory,
                                    &options->listen,    &security->certificate,
                                    &security->key,      &security->ca,
-                                   &security->token,
-                                   &security->token_file };
+                                   &security->token,    &security->token_file };
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         if (*texts[i] == NULL)
             continue;
@@ -48,6 +47,9 @@ static weir_status check(const weir_inference_options *options)
         return weir_fail(WEIR_ERR_INVALID, "tp %u and dp %u are %llu workers, %u are the most",
                          options->tp, options->dp, (unsigned long long)n_workers,
                          WEIR_INFERENCE_MOST_WORKERS);
+    if (n_workers % options->ep != 0)
+        return weir_fail(WEIR_ERR_INVALID, "ep %u does not divide the %llu workers of tp %u, dp %u",
+                         options->ep, (unsigned long long)n_workers, options->tp, options->dp);
     return WEIR_OK;
 }
 
@@ -58,6 +60,7 @@ static weir_status take_options(weir_inference *server, const weir_inference_opt
     options->http = options->http != NULL ? options->http : DEFAULT_HTTP;
     options->tp = options->tp != 0 ? options->tp : 1;
     options->dp = options->dp != 0 ? options->dp : 1;
+    options->ep = options->ep != 0 ? options->ep : 1;
     options->timeout_ms = options->timeout_ms != 0 ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
     weir_status status = check(options);
     if (status == WEIR_OK)
@@ -77,18 +80,33 @@ static weir_status take_options(weir_inference *server, const weir_inference_opt
 
 /* ---- workers ---------------------------------------------------------------------------------*/
 
+void weir_inference_mesh(const weir_inference *server, char out[WEIR_INFERENCE_MESH_BYTES])
+{
+    const weir_inference_options *options = &server->options;
+    if (options->ep == 1)
+        snprintf(out, WEIR_INFERENCE_MESH_BYTES, "tp=%u", options->tp);
+    else
+        snprintf(out, WEIR_INFERENCE_MESH_BYTES, "tp=%u,dp=%u,ep=%u", options->tp, options->dp,
+                 options->ep);
+}
+
+uint32_t weir_inference_mesh_worker(const weir_inference_worker *worker)
+{
+    return worker->server->options.ep == 1 ? worker->tp_rank : worker->index;
+}
+
 static weir_status allocate_memory(weir_inference_worker *worker)
 {
     const weir_inference_options *options = &worker->server->options;
-    char mesh[32];
-    snprintf(mesh, sizeof(mesh), "tp=%u", options->tp);
+    char mesh[WEIR_INFERENCE_MESH_BYTES];
+    weir_inference_mesh(worker->server, mesh);
     const weir_inference_part part = { .family = options->family,
                                        .layout = options->layout,
                                        .conversion = options->conversion,
                                        .config = options->config,
                                        .experts = options->experts,
                                        .mesh = mesh,
-                                       .worker = worker->tp_rank,
+                                       .worker = weir_inference_mesh_worker(worker),
                                        .device = worker->device };
     return weir_inference_memory_open(&worker->memory, &part);
 }

@@ -156,6 +156,10 @@ bool weir_inference_is_over(const weir_inference *server);
 weir_status weir_inference_look_begin(weir_inference *server, const weir_join_wish *wish,
                                       unsigned timeout_ms, weir_directory_client **out);
 void weir_inference_look_end(weir_inference *server, weir_directory_client *client);
+/* The mesh of an engine of this server, "tp=2", and a worker's number in it. */
+#define WEIR_INFERENCE_MESH_BYTES 48
+void weir_inference_mesh(const weir_inference *server, char out[WEIR_INFERENCE_MESH_BYTES]);
+uint32_t weir_inference_mesh_worker(const weir_inference_worker *worker);
 /* "HOST:PORT" of the trainer's directory. */
 #define WEIR_INFERENCE_ADDRESS_BYTES (WEIR_BODY_HOST + 16)
 void weir_inference_address_of(const weir_join_wish *wish, char out[WEIR_INFERENCE_ADDRESS_BYTES]);

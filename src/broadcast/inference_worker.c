@@ -94,7 +94,7 @@ static weir_replica_options options_of(weir_inference_worker *worker, const char
     options.progress = progress;
     options.progress_context = worker;
     options.mesh = mesh;
-    options.worker = worker->tp_rank;
+    options.worker = weir_inference_mesh_worker(worker);
     options.experts = given->experts;
     options.agree = agree;
     options.reads_trainers_alone = true; /* a server that stands still holds up no other one */
@@ -108,11 +108,12 @@ static weir_status join(weir_inference_worker *worker)
     weir_replica *replica;
     const weir_inference *server = worker->server;
     const weir_join_wish *wish = &server->order.join; /* stays while the order is done */
-    char directory[WEIR_INFERENCE_ADDRESS_BYTES], name[WEIR_NAME_BYTES], mesh[32];
+    char directory[WEIR_INFERENCE_ADDRESS_BYTES], name[WEIR_NAME_BYTES];
+    char mesh[WEIR_INFERENCE_MESH_BYTES];
     weir_inference_address_of(wish, directory);
     snprintf(name, sizeof(name), "%s-dp%u",
              server->options.name != NULL ? server->options.name : wish->server, worker->engine);
-    snprintf(mesh, sizeof(mesh), "tp=%u", server->options.tp);
+    weir_inference_mesh(server, mesh);
     weir_replica_options options = options_of(worker, directory, name, mesh);
     weir_status status = weir_replica_open(&options, &replica);
     if (status != WEIR_OK)

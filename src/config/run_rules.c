@@ -307,6 +307,19 @@ static void check_infer_gpus(weir_run_config *config)
         "raise it, or lower inference.tp, inference.dp or the number of servers");
 }
 
+static void check_expert_ranks(weir_run_config *config)
+{
+    const weir_run_settings *settings = &config->settings;
+    uint64_t n_workers = (uint64_t)settings->inference.tp * settings->inference.dp;
+    if (!settings->inference.present || n_workers % settings->inference.ep == 0)
+        return;
+    weir_run_complain(config, "inference.ep",
+                      weir_run_line(config, "%u does not divide the %llu workers of tp %u, dp %u",
+                                    settings->inference.ep, (unsigned long long)n_workers,
+                                    settings->inference.tp, settings->inference.dp),
+                      "each expert rank is as many workers as the others");
+}
+
 /* What NCCL broadcasts is the same for all who receive it. */
 static void check_carried_parts(weir_run_config *config)
 {
@@ -314,13 +327,13 @@ static void check_carried_parts(weir_run_config *config)
     const weir_run_broadcast *broadcast = &settings->trainer.broadcast;
     if (broadcast->type != WEIR_RUN_NCCL || broadcast->transport != WEIR_RUN_BY_NCCL ||
         !broadcast->quantize_in_weight_transfer || !settings->inference.present ||
-        settings->inference.tp == 1)
+        (settings->inference.tp == 1 && settings->inference.ep == 1))
         return;
     weir_run_complain(config, written_of(config, SHARED "transport", TRAINER "transport"),
                       weir_run_line(config,
                                     "NCCL brings every worker the same bytes, and in kernel format "
-                                    "each worker of tp %u takes its own part",
-                                    settings->inference.tp),
+                                    "each worker of tp %u, ep %u takes its own part",
+                                    settings->inference.tp, settings->inference.ep),
                       "leave it out, or set it to cuda_ipc (GPUs of one machine) or ucx");
 }
 
@@ -356,7 +369,9 @@ static const run_rule rules[] = {
     { check_infer_gpus,
       { "deployment.type", "deployment.num_infer_gpus", "orchestrator.servers", "inference.tp",
         "inference.dp", TRAINER "transport" } },
-    { check_carried_parts, { TRAINER "transport", TRAINER FLAG, SHARED FLAG, "inference.tp" } },
+    { check_expert_ranks, { "inference.tp", "inference.dp", "inference.ep" } },
+    { check_carried_parts,
+      { TRAINER "transport", TRAINER FLAG, SHARED FLAG, "inference.tp", "inference.ep" } },
 };
 
 static bool is_judged_already(weir_run_config *config, const run_rule *rule)

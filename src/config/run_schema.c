@@ -68,6 +68,11 @@ static const weir_run_row rows[] = {
       .most = 1024, .help = "tensor parallelism of each server" },
     { "inference.dp", WEIR_RUN_INTEGER, AT(inference.dp), .default_value = "1", .least = 1,
       .most = 1024, .help = "data parallelism of each server" },
+    { "inference.ep", WEIR_RUN_INTEGER, AT(inference.ep), .default_value = "1", .least = 1,
+      .most = 1024,
+      .help = "expert parallelism of each server; above 1 its tp * dp workers are one engine" },
+    { "inference.experts", WEIR_RUN_TEXT, AT(inference.experts),
+      .help = "JSON, \"[[0,1],[2,3]]\": the expert ids of each of its ep ranks; none: contiguous" },
     { "inference.conversion", WEIR_RUN_TEXT, AT(inference.conversion), .default_value = "auto",
       .help = "kernel format of the weights, as `weir formats` lists them; auto: by the "
               "quantization_config of the inference model" },

@@ -246,7 +246,10 @@ static void parts_of_a_worker_are_not_carried_by_nccl(void **state)
              ", quantize_in_weight_transfer: " flag "}\ninference: {tp: " tp "}\n"
     EXPECT(CARRIED("nccl", "true", "4"),
            "3:43 weight_broadcast.transport: NCCL brings every worker the same bytes, and in "
-           "kernel format each worker of tp 4 takes its own part");
+           "kernel format each worker of tp 4, ep 1 takes its own part");
+    EXPECT(M "inference: {tp: 2, dp: 3, ep: 4}\n",
+           "2:31 inference.ep: 4 does not divide the 6 workers of tp 2, dp 3");
+    expect_none(M "inference: {tp: 2, dp: 3, ep: 6}\n");
     expect_none(CARRIED("nccl", "true", "1"));
     expect_none(CARRIED("nccl", "false", "4"));
     expect_none(CARRIED("cuda_ipc", "true", "4"));

@@ -68,7 +68,7 @@ typedef struct broadcast_job {
     weir_run_config *config;
     const weir_run_settings *settings;
     weir_directory *directory; /* of rank 0 */
-    char address[512], mesh[32], engine_config[4096];
+    char address[512], mesh[48], engine_config[4096];
 } broadcast_job;
 
 /* ---- options ---------------------------------------------------------------------------------*/
@@ -143,7 +143,8 @@ static bool is_for_all(const broadcast_job *job)
     const weir_run_settings *settings = job->settings;
     return job->common.mesh == NULL &&
            (!settings->trainer.broadcast.quantize_in_weight_transfer ||
-            !settings->inference.present || settings->inference.tp == 1);
+            !settings->inference.present ||
+            (settings->inference.tp == 1 && settings->inference.ep == 1));
 }
 
 static const char *transport_of(const broadcast_job *job)
@@ -160,21 +161,34 @@ static const char *transport_of(const broadcast_job *job)
     return is_for_all(job) && weir_transport_get("nccl", &nccl) == WEIR_OK ? "nccl" : "cuda_ipc";
 }
 
+/* As the servers call it themselves (weir_inference_options.ep). */
+static void name_engine_mesh(broadcast_job *job)
+{
+    const weir_run_settings *settings = job->settings;
+    uint32_t tp = settings->inference.present ? settings->inference.tp : 1;
+    if (!settings->inference.present || settings->inference.ep == 1)
+        snprintf(job->mesh, sizeof(job->mesh), "tp=%u", tp);
+    else
+        snprintf(job->mesh, sizeof(job->mesh), "tp=%u,dp=%u,ep=%u", tp, settings->inference.dp,
+                 settings->inference.ep);
+}
+
 static void take_settings(broadcast_job *job)
 {
     const weir_run_settings *settings = job->settings;
     const weir_run_broadcast *broadcast = &settings->trainer.broadcast;
     weir_flow_options *flow = &job->common.flow;
-    uint32_t tp = settings->inference.present ? settings->inference.tp : 1;
     snprintf(job->address, sizeof(job->address), "%.255s:%u", settings->orchestrator.broadcast.host,
              broadcast->port);
-    snprintf(job->mesh, sizeof(job->mesh), "tp=%u", tp);
+    name_engine_mesh(job);
     flow->directory = job->address;
     flow->model = settings->orchestrator.model.name;
     flow->run = settings->run;
     flow->layout = settings->inference.layout;
     flow->conversion = settings->inference.conversion;
     flow->replica_mesh = is_for_all(job) ? NULL : job->mesh;
+    if (flow->replica_experts == NULL && flow->replica_mesh != NULL)
+        flow->replica_experts = settings->inference.experts;
     job->common.delivery = is_for_all(job) ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
     flow->wire = broadcast->quantize_in_weight_transfer ? WEIR_WIRE_KERNEL : WEIR_WIRE_CHECKPOINT;
     if (flow->transport == NULL)
@@ -184,10 +198,14 @@ static void take_settings(broadcast_job *job)
     find_engine_config(job);
 }
 
-/* The first rank's, for servers and the other ranks. */
+/* The first rank's, for servers and the other ranks. What an earlier run has said by markers goes
+ * before anybody can take it for this one's. */
 static int open_directory(broadcast_job *job)
 {
     const weir_run_broadcast *broadcast = &job->settings->trainer.broadcast;
+    if (broadcast->marker_dir != NULL &&
+        weir_markers_clear(broadcast->marker_dir, job->version) != WEIR_OK)
+        return weir_cli_fail();
     char listen[512];
     weir_directory_options directory = WEIR_DIRECTORY_OPTIONS_INIT;
     snprintf(listen, sizeof(listen), "%.255s:%u", broadcast->host, broadcast->port);
@@ -243,7 +261,7 @@ static int begin(broadcast_job *job, const char *path)
             "say cuda_ipc or ucx",
             path,
             job->common.mesh != NULL ? "each worker reads from ranks of a mesh and"
-                                     : "each worker of tp above 1");
+                                     : "each worker of tp or ep above 1");
     return job->common.rank == 0 ? open_directory(job) : await_directory(job);
 }
 

@@ -12,7 +12,7 @@
 #include "weir/inference.h"
 
 const char weir_usage_replica[] =
-    "usage: weir replica --http HOST:PORT --model NAME --config PATH [--tp N] [--dp N] "
+    "usage: weir replica --http HOST:PORT --model NAME --config PATH [--tp N] [--dp N] [--ep N] "
     "[OPTION...]\n"
     "\n"
     "Is one inference server: dp engines of tp workers, each with its own parameters. Over HTTP "
@@ -25,6 +25,9 @@ const char weir_usage_replica[] =
     "\n"
     "  --http HOST:PORT            default: 127.0.0.1:8000; port 0: any free one\n"
     "  --tp N, --dp N              workers of one engine, engines (default: 1)\n"
+    "  --ep N                      expert parallelism; above 1 all tp * dp workers are one "
+    "engine,\n"
+    "                              and --replica-experts says which experts are where\n"
     "  --device host|cuda:N        where the parameters lie (default: host); cuda:N,cuda:M,...: "
     "of\n"
     "                              each worker\n"
@@ -43,6 +46,7 @@ enum {
     OPTION_HTTP = WEIR_FLOW_OWN_OPTION,
     OPTION_TP,
     OPTION_DP,
+    OPTION_EP,
     OPTION_DEVICE,
     OPTION_INSTALL,
     OPTION_DUMP
@@ -51,6 +55,7 @@ enum {
 static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
                                          { "http", required_argument, NULL, OPTION_HTTP },
                                          { "tp", required_argument, NULL, OPTION_TP },
+                                         { "ep", required_argument, NULL, OPTION_EP },
                                          { "dp", required_argument, NULL, OPTION_DP },
                                          { "device", required_argument, NULL, OPTION_DEVICE },
                                          { "install", required_argument, NULL, OPTION_INSTALL },
@@ -62,7 +67,7 @@ static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
 typedef struct replica_job {
     weir_flow_options flow;
     const char *http, *dump;
-    uint64_t tp, dp;
+    uint64_t tp, dp, ep;
     weir_install_mode install;
     const char *devices[MOST_WORKERS];
     weir_cli_device places[MOST_WORKERS];
@@ -106,6 +111,10 @@ static int take_option(int option, replica_job *job)
         return WEIR_EXIT_OK;
     case OPTION_TP:
         return weir_cli_number("replica", "--tp", optarg, 1, MOST_WORKERS, &job->tp)
+                   ? WEIR_EXIT_OK
+                   : WEIR_EXIT_USAGE;
+    case OPTION_EP:
+        return weir_cli_number("replica", "--ep", optarg, 1, MOST_WORKERS, &job->ep)
                    ? WEIR_EXIT_OK
                    : WEIR_EXIT_USAGE;
     case OPTION_DP:
@@ -258,6 +267,7 @@ static int start_server(replica_job *job)
     inference.conversion = flow->conversion;
     inference.config = flow->config;
     inference.tp = (uint32_t)job->tp;
+    inference.ep = (uint32_t)job->ep;
     inference.dp = (uint32_t)job->dp;
     inference.experts = flow->replica_experts;
     inference.devices = job->n_devices > 0 ? job->devices : NULL;
@@ -277,7 +287,7 @@ static int start_server(replica_job *job)
 
 int weir_cmd_replica(int argc, char **argv)
 {
-    static replica_job job = { .flow = { .model = "model" }, .tp = 1, .dp = 1 };
+    static replica_job job = { .flow = { .model = "model" }, .tp = 1, .dp = 1, .ep = 1 };
     for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
         int code = option == WEIR_CLI_BAD_OPTION ? WEIR_EXIT_USAGE : take_option(option, &job);
         if (code != WEIR_EXIT_OK)
