@@ -87,13 +87,14 @@ def install_many(directory: str, config: dict[str, Any], n_versions: int,
     return len(live), added, total
 
 
-def of_rounds(name: str, inside: list[float], added: list[float], n: int) -> str:
+def of_rounds(name: str, inside: list[float], added: list[float], n: int, judged: bool) -> str:
     """After the first rounds, in which both sides plan: medians, and the least that Python added,
-    by which it is judged, as another process may have interrupted any round."""
+    by which it is judged, as another process may have interrupted any round. Not on a CPU that the
+    library's threads and the other side need, too."""
     least = min(added[2:])
     words = (f"{name} {statistics.median(inside[2:]) * 1e3:.2f} ms, Python adds "
              f"{statistics.median(added[2:]) * 1e3:.2f} ms (least {least * 1e3:.2f})")
-    if least > 1e-3 + 1e-6 * n:
+    if judged and least > 1e-3 + 1e-6 * n:
         raise AssertionError(f"more than 1 ms and 1 us for each of {n}: {words}")
     return words
 
@@ -104,9 +105,10 @@ def check_overhead(table: Table, trainer: str, engine: str) -> None:
     with table.check(f"{n_tensors} tensors, {trainer} to {engine}") as words:
         (n_parameters, added, total), timings, _ = publish(config, trainer, N_TIMED, install_many,
                                                            engine, change=False)
+        judged = trainer.startswith("cuda")
         words += [of_rounds("publish", [t.inside for t in timings],
-                            [t.publish - t.inside for t in timings], n_tensors),
-                  of_rounds(f"install of {n_parameters}", total, added, n_parameters),
+                            [t.publish - t.inside for t in timings], n_tensors, judged),
+                  of_rounds(f"install of {n_parameters}", total, added, n_parameters, judged),
                   f"wait {statistics.median(t.wait for t in timings[2:]) * 1e3:.2f} ms"]
 
 
