@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in for SGLang in its tests: a model as it keeps one, its parallel state, and a server that
-answers its endpoints. Where SGLang itself is installed its own classes answer instead: test_sglang.py."""
+"""What stands in for SGLang in its tests: a model as it keeps one, its parallel state, and a server
+that answers its endpoints. Where SGLang itself is installed its own classes answer instead:
+test_sglang.py."""
 from __future__ import annotations
 
 import base64
@@ -22,7 +23,8 @@ from weir.sglang import LOADER, loader
 torch.set_num_threads(1)
 
 
-# ---- a model ----------------------------------------------------------------------------------------
+# ---- a model
+# ----------------------------------------------------------------------------------------
 
 
 def module_at(root, path):
@@ -34,7 +36,8 @@ def module_at(root, path):
 
 
 def model_of(parameters, config):
-    """A module tree with these parameters by name, of zeros, and a config as SGLang's models have."""
+    """A module tree with these parameters by name, of zeros, and a config as SGLang's models
+    have."""
     root = torch.nn.Module()
     root.config = config
     for name, (dtype, shape) in parameters.items():
@@ -53,11 +56,13 @@ def tiny_engine():
 
 
 def tensor_parallel_engine(rank, directory):
-    """The part of the tiny model that worker `rank` of two has: dtypes and shapes as Weir cuts it."""
+    """The part of the tiny model that worker `rank` of two has: dtypes and shapes as Weir cuts
+    it."""
     with weir.Replica("policy", directory=directory, config=tiny.CONFIG, mesh="tp=2",
                       worker=rank, name=f"shapes-{rank}") as replica:
         replica.allocate()
-        shapes = {name: (torch.bfloat16, tensor.shape) for name, tensor in replica.parameters.items()}
+        shapes = {name: (torch.bfloat16, tensor.shape)
+                  for name, tensor in replica.parameters.items()}
     return model_of(shapes, dict(tiny.CONFIG))
 
 
@@ -71,7 +76,8 @@ def expect_engine_holds(model, version):
         assert bytes_of(held[name]) == value.tobytes(), f"{name} is not that of version {version}"
 
 
-# ---- its parallel state -------------------------------------------------------------------------------
+# ---- its parallel state
+# -------------------------------------------------------------------------------
 
 
 def group(rank, size):
@@ -81,7 +87,8 @@ def group(rank, size):
 @contextlib.contextmanager
 def parallel_state(rank=0, size=1, *, pp=1, attention=None, experts=(0, 1), older=False,
                    **settings):
-    """SGLang's modules as this worker would find them; `older`: before runtime_context had groups."""
+    """SGLang's modules as this worker would find them; `older`: before runtime_context had
+    groups."""
     groups = {"tp": group(rank, size), "pp": group(0, pp), "attn_tp": group(0, attention or size),
               "moe_ep": group(*experts)}
     state = types.ModuleType("sglang.srt.distributed.parallel_state")
@@ -109,7 +116,8 @@ def parallel_state(rank=0, size=1, *, pp=1, attention=None, experts=(0, 1), olde
                 sys.modules[name] = module
 
 
-# ---- its server ---------------------------------------------------------------------------------------
+# ---- its server
+# ---------------------------------------------------------------------------------------
 
 
 class OnlyByteTensors(pickle.Unpickler):
@@ -126,8 +134,8 @@ def read_payload(payload):
 
 
 class Engine:
-    """Answers as SGLang 0.5.23 does: `begin`, `update` and `end` belong together, a loader that raises
-    ends the server. `fails`: path -> (code, answer), or a function that makes one."""
+    """Answers as SGLang 0.5.23 does: `begin`, `update` and `end` belong together, a loader that
+    raises ends the server. `fails`: path -> (code, answer), or a function that makes one."""
 
     def __init__(self, model=None, *, has_sessions=True, n_ranks=1):
         self.model, self.has_sessions, self.n_ranks = model, has_sessions, n_ranks

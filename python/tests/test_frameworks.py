@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hooks of verl, NeMo-RL and prime-rl: real trainers and replicas of a tiny model behind them.
 
-What calls the hooks stands in for the frameworks, in their order of calls; test_verl.py compares with
-verl itself where it is installed. Engines here are memory of Weir's; test_vllm*.py has vLLM's.
+What calls the hooks stands in for the frameworks, in their order of calls; test_verl.py compares
+with verl itself where it is installed. Engines here are memory of Weir's; test_vllm*.py has vLLM's.
 """
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ async def collected(items):
     return {name: tensor.clone() async for name, tensor in items}
 
 
-# ---- what is lent is kept ---------------------------------------------------------------------------
+# ---- what is lent is kept
+# ---------------------------------------------------------------------------
 
 
 def test_an_arena_keeps_what_its_owner_overwrites_and_its_own_memory_stays():
@@ -145,7 +146,8 @@ def test_a_function_that_is_not_there_is_named(path):
         channel.named_object(path)
 
 
-# ---- verl ------------------------------------------------------------------------------------------
+# ---- verl
+# ------------------------------------------------------------------------------------------
 
 
 class VerlRun:
@@ -389,7 +391,8 @@ def test_verl_a_sender_that_dies_ends_the_wait_within_its_bound():
         engine.close()
 
 
-# ---- NeMo-RL ---------------------------------------------------------------------------------------
+# ---- NeMo-RL
+# ---------------------------------------------------------------------------------------
 
 
 async def batches_of(engine):
@@ -407,7 +410,8 @@ class NemoRun:
 
     def __enter__(self):
         metadata = [{**engine.prepare(), "rank": rank}
-                    for engines in (self.policy, self.rollout) for rank, engine in enumerate(engines)]
+                    for engines in (self.policy, self.rollout)
+                    for rank, engine in enumerate(engines)]
         sizes = {"train_world_size": len(self.policy), "rollout_world_size": len(self.rollout)}
         for rank, engine in enumerate(self.policy):
             engine.init_policy_process_group(worker_rank=rank, metadata=metadata, **sizes)
@@ -479,7 +483,8 @@ def test_nemo_rl_workers_that_were_never_told_are_refused():
         WeirRefit(0, **TOLD)
 
 
-# ---- prime-rl --------------------------------------------------------------------------------------
+# ---- prime-rl
+# --------------------------------------------------------------------------------------
 
 
 def free_port():
@@ -535,7 +540,8 @@ class PrimeOrchestrator(threading.Thread):
 
 
 class StandInReceiver:
-    """An engine's worker over memory of Weir's: vLLM's parameters are tested with vLLM's adapters."""
+    """An engine's worker over memory of Weir's: vLLM's parameters are tested with vLLM's
+    adapters."""
 
     def __init__(self, settings):
         self.replica = weir.Replica(
@@ -755,7 +761,8 @@ def test_a_path_that_names_no_step_is_refused(path):
         markers.step_of(path)
 
 
-# ---- what is imported ------------------------------------------------------------------------------
+# ---- what is imported
+# ------------------------------------------------------------------------------
 
 
 def test_no_framework_and_no_torch_is_imported_by_the_modules():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weir in SGLang: the wish, the loader against a stand-in model, the driver against a stand-in server.
+"""Weir in SGLang: the wish, the loader against a stand-in model, the driver against a stand-in
+server.
 
 What needs SGLang itself is in test_sglang_package.py.
 """
@@ -19,7 +20,15 @@ torch = pytest.importorskip("torch")
 import sglang_stand_in as stand_in  # noqa: E402
 
 import weir  # noqa: E402
-from weir.sglang import LOADER, STATUS_NAME, http_calls, layouts, loader, placement, wish  # noqa: E402
+from weir.sglang import (  # noqa: E402
+    LOADER,
+    STATUS_NAME,
+    http_calls,
+    layouts,
+    loader,
+    placement,
+    wish,
+)
 from weir.sglang.client import Client  # noqa: E402
 from weir.sglang.parameters import find_parameters  # noqa: E402
 from weir.sglang.wish import Wish, WishError  # noqa: E402
@@ -28,7 +37,8 @@ from weir.vllm.placement import Refused  # noqa: E402
 TIMEOUT_S = 10.0
 
 
-# ---- the wish --------------------------------------------------------------------------------------
+# ---- the wish
+# --------------------------------------------------------------------------------------
 
 
 def test_a_wish_comes_through_a_pickle_of_one_global():
@@ -80,7 +90,8 @@ def test_a_status_comes_back_as_numbers():
             wish.status_of(wrong)
 
 
-# ---- the loader ------------------------------------------------------------------------------------
+# ---- the loader
+# ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -98,7 +109,8 @@ def trained():
 
 def ask(model, version, directory, **settings):
     """What SGLang does with a wish, in its worker; gives the status."""
-    told = {"model": "policy", "directory": directory, "timeout": TIMEOUT_S, "n_threads": 1, **settings}
+    told = {"model": "policy", "directory": directory, "timeout": TIMEOUT_S, "n_threads": 1,
+            **settings}
     with stand_in.parallel_state():
         loader.install(model, stand_in.read_payload(wish.payload_of(Wish(version, told))))
     return wish.status_of(model.get_weights_by_name(STATUS_NAME))
@@ -224,7 +236,8 @@ def test_a_model_that_lacks_a_parameter_or_has_one_more_is_refused_by_name(train
         assert status["state"] == "empty" and name in status["error"]
 
 
-# ---- layouts ---------------------------------------------------------------------------------------
+# ---- layouts
+# ---------------------------------------------------------------------------------------
 
 
 def method(name, **attributes):
@@ -273,11 +286,13 @@ def test_layouts_that_weir_writes_are_recognised(seen, layout):
     (module(method("Fp8LinearMethod", block_quant=True, weight_block_size=[32, 32],
                    w8a8_block_fp8_linear=functools.partial(triton_w8a8_block_fp8_linear))),
      r"\(32, 32\)"),
-    (module(method("Fp8LinearMethod", block_quant=True, w8a8_block_fp8_linear=print)), "kernel print"),
+    (module(method("Fp8LinearMethod", block_quant=True, w8a8_block_fp8_linear=print)),
+     "kernel print"),
     (module(method("UnquantizedFusedMoEMethod", runner=runner("flashinfer_cutlass"))),
      "flashinfer_cutlass"),
     (module(method("UnquantizedFusedMoEMethod", use_flashinfer_cutlass=True)), "w3 kept before w1"),
-    (module(method("UnquantizedFusedMoEMethod", load_up_proj_weight_first=True)), "w3 kept before w1"),
+    (module(method("UnquantizedFusedMoEMethod", load_up_proj_weight_first=True)),
+     "w3 kept before w1"),
     (module(method("UnquantizedFusedMoEMethod", w13_swiglu_interleaved=True)), "interleaved"),
     (module(method("Fp8MoEMethod", runner=runner("triton"))), "one scale per expert"),
     (module(method("UnquantizedLinearMethod"), use_intel_amx_backend=True), "AMX"),
@@ -295,14 +310,16 @@ DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F8_E4M3": torch.float8_
 
 @contextlib.contextmanager
 def quantised(config, quant_method):
-    """A model as SGLang would keep it, a replica of Weir's own memory beside it, and their trainer."""
+    """A model as SGLang would keep it, a replica of Weir's own memory beside it, and their
+    trainer."""
     weights = tiny.bits(1)
     with weir.Trainer("policy", config=config, timeout=TIMEOUT_S, n_threads=1) as trainer:
         trainer.register(tiny.tensors(weights))
         with weir.Replica("policy", directory=trainer.directory, config=config, timeout=TIMEOUT_S,
                           n_threads=1) as reference:
             reference.allocate()
-            shapes = {name: (DTYPES[t.dtype.name], t.shape) for name, t in reference.parameters.items()}
+            shapes = {name: (DTYPES[tensor.dtype.name], tensor.shape)
+                      for name, tensor in reference.parameters.items()}
             model = stand_in.model_of(shapes, config)
             for layer in model.modules():
                 weight = getattr(layer, "weight", None)
@@ -334,7 +351,8 @@ def transpose_as_kernels_want(model):
 
 def test_scales_per_channel_are_installed_into_transposed_weights():
     config = {**tiny.CONFIG, "quantization_config": FP8}
-    with quantised(config, method("Fp8LinearMethod", block_quant=False)) as (model, expected, directory):
+    per_channel = method("Fp8LinearMethod", block_quant=False)
+    with quantised(config, per_channel) as (model, expected, directory):
         transpose_as_kernels_want(model)
         assert ask(model, 1, directory)["error"] == ""
         for name, tensor in expected.parameters.items():
@@ -415,8 +433,8 @@ def test_experts_and_weights_that_attention_computes_follow():
         addresses = attention.w_kc.data_ptr(), attention.w_vc.data_ptr()
         assert ask(model, 1, trainer.directory)["error"] == ""
         for ours, theirs in (("W_UK_T", "w_kc"), ("W_UV", "w_vc")):
-            held = getattr(attention, theirs)
-            assert stand_in.bytes_of(held) == bytes(expected[f"model.layers.0.self_attn.{ours}"].raw)
+            theirs_now = stand_in.bytes_of(getattr(attention, theirs))
+            assert theirs_now == bytes(expected[f"model.layers.0.self_attn.{ours}"].raw)
         assert addresses == (attention.w_kc.data_ptr(), attention.w_vc.data_ptr())
         held = dict(model.named_parameters())
         assert any(name.endswith("experts.w13_weight") for name in held)
@@ -430,7 +448,8 @@ def test_experts_and_weights_that_attention_computes_follow():
             find_parameters(model)
 
 
-# ---- where a worker stands -------------------------------------------------------------------------
+# ---- where a worker stands
+# -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -472,7 +491,8 @@ for line in sys.stdin:
     settings = {"model": "policy", "directory": directory, "timeout": 5, "agree_timeout": 2,
                 "n_threads": 1}
     with stand_in.parallel_state(rank, 2):
-        loader.install(model, stand_in.read_payload(wish.payload_of(wish.Wish(int(version), settings))))
+        loader.install(model, stand_in.read_payload(wish.payload_of(wish.Wish(int(version),
+        settings))))
     status = loader.worker_of(model).status()
     print(status["state"], status["version"], status["error"].replace("\\n", " ")[:60], flush=True)
 """
@@ -506,12 +526,13 @@ def test_workers_of_one_engine_install_all_or_none(tmp_path):
         assert [worker.wait(timeout=20) for worker in workers] == [0, 0], errors
 
 
-# ---- the driver ------------------------------------------------------------------------------------
+# ---- the driver
+# ------------------------------------------------------------------------------------
 
 
-UPDATE = ["/server_info", "/pause_generation", "/begin_weight_update", "/update_weights_from_tensor",
-          "/end_weight_update", "/get_weights_by_name", "/update_weight_version",
-          "/continue_generation"]
+UPDATE = ["/server_info", "/pause_generation", "/begin_weight_update",
+          "/update_weights_from_tensor", "/end_weight_update", "/get_weights_by_name",
+          "/update_weight_version", "/continue_generation"]
 
 
 @pytest.fixture
@@ -529,7 +550,8 @@ def engines(trained):
 
 
 def client_of(addresses, directory, **options):
-    told = {"model": "policy", "directory": directory, "timeout": TIMEOUT_S, "n_threads": 1, **options}
+    told = {"model": "policy", "directory": directory, "timeout": TIMEOUT_S, "n_threads": 1,
+            **options}
     return Client(addresses, **told)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weir against SGLang itself, on a CPU: its endpoints' structs, its reader of tensors, its own weight
-updater calling Weir's loader, and the names that layouts go by. requirements-sglang.txt has what these
-imports need; without SGLang they are skipped."""
+"""Weir against SGLang itself, on a CPU: its endpoints' structs, its reader of tensors, its own
+weight updater calling Weir's loader, and the names that layouts go by. requirements-sglang.txt has
+what these imports need; without SGLang they are skipped."""
 from __future__ import annotations
 
 import ast
@@ -109,8 +109,8 @@ def test_the_names_that_layouts_go_by_are_sglangs():
     attributes = attributes_in(*QUANTIZATION, "layers/amx_utils.py") | known
     marks = {attribute for attribute, _ in layouts.MARKS}
     assert not marks - attributes
-    assert {"block_quant", "weight_block_size", "w8a8_block_fp8_linear", "format_ue8m0", "is_shuffled",
-            "use_intel_amx_backend"} <= attributes
+    assert {"block_quant", "weight_block_size", "w8a8_block_fp8_linear", "format_ue8m0",
+            "is_shuffled", "use_intel_amx_backend"} <= attributes
     assert "runner_backend" in attributes_in("layers/moe/moe_runner/runner.py")
     source = (SOURCES / "layers/moe/utils.py").read_text(encoding="utf-8")
     assert all(f'"{runner}"' in source for runner in layouts.EXPERT_RUNNERS)
@@ -136,7 +136,8 @@ def test_the_groups_that_say_where_a_worker_stands_are_there():
     assert settings <= set(getattr(ServerArgs, "__dataclass_fields__", {}) or fields_of(ServerArgs))
 
 
-# ---- SGLang's own updater -------------------------------------------------------------------------
+# ---- SGLang's own updater
+# -------------------------------------------------------------------------
 
 
 @pytest.fixture

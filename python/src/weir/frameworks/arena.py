@@ -2,10 +2,10 @@
 """Host memory that holds a version while it is sent, for tensors that their owner takes back.
 
 Frameworks hand out weights one by one, gathered for the moment, often in a buffer that the next one
-is gathered into. Weir reads what is registered until a version has been published (through a window:
-until it has been sent), so each tensor is copied as it comes: one buffer per name, taken with the
-first version and written again by the next ones. That is one copy of the model in host memory, and
-of the gathered tensors never more than one at a time.
+is gathered into. Weir reads what is registered until a version has been published (through a
+window: until it has been sent), so each tensor is copied as it comes: one buffer per name, taken
+with the first version and written again by the next ones. That is one copy of the model in host
+memory, and of the gathered tensors never more than one at a time.
 
 Nothing here knows a framework, and nothing here talks to anybody.
 """

@@ -12,7 +12,8 @@ Two ways to receive:
                        quantisation, one more copy of the model in host memory per receiver.
 ``mode="kernel"``      the bytes that the engine's kernels read arrive in its live parameters. There
                        is nothing left to load. Who receives must then be the engine's worker, and
-                       say where its parameters are (`parameters`), or have it install (`installer`).
+                       say where its parameters are (`parameters`), or have it install
+                       (`installer`).
 
 Versions  begin at 1 and always grow. A framework's step is the version where it grows too; a step
 that is sent again, goes back or is not said gets the next number (`next_version`). Both sides count
@@ -109,7 +110,9 @@ class Options:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(given) - set(known))
         if unknown:
-            raise CallError(f"weir has no option {', '.join(unknown)}; there are {', '.join(known)}")
+            raise CallError(
+                f"weir has no option {', '.join(unknown)}; there are {', '.join(known)}"
+            )
         options = cls(**given)
         if options.mode not in MODES:
             raise CallError(f"mode '{options.mode}': there are {' and '.join(MODES)}")
@@ -200,8 +203,9 @@ class Sender:
     async def send(self, weights: Any, version: int, n_workers: int) -> Dict[str, float]:
         """Publishes what `weights` yields as `version` and waits until n_workers have installed it.
 
-        The stream is read in this thread; publishing and waiting leave the event loop free. Whatever
-        fails, the next version has another number. Returns figures for the framework's metrics.
+        The stream is read in this thread; publishing and waiting leave the event loop free.
+        Whatever fails, the next version has another number. Returns figures for the framework's
+        metrics.
         """
         n_engines, rest = divmod(n_workers, self.options.replica_workers)
         if rest:
@@ -239,7 +243,7 @@ class Sender:
 
 
 class Receiver:
-    """One receiving worker: a `weir.Replica` over the engine's parameters, or over its own memory."""
+    """One receiving worker: a `weir.Replica` over the engine's parameters, or its own memory."""
 
     def __init__(self, options: Options, rank: int = 0) -> None:
         self.options = options
@@ -297,8 +301,8 @@ class Receiver:
         given = self.options.parameters
         if given is None:
             raise CallError(
-                "mode 'kernel': neither 'parameters', which gives the engine's live parameters, nor "
-                "'installer', which has it install, is said; mode 'checkpoint' needs neither"
+                "mode 'kernel': neither 'parameters', which gives the engine's live parameters, "
+                "nor 'installer', which has it install, is said; mode 'checkpoint' needs neither"
             )
         found: Mapping[str, Any] = (named_object(given) if isinstance(given, str) else given)()
         return found
@@ -306,7 +310,7 @@ class Receiver:
     async def install(self, version: int) -> None:
         """Returns once `version` is held whole; on failure the one before is, or none (direct)."""
         if self.directory is None:
-            raise CallError("this worker was never told of a sender: init_process_group() is missing")
+            raise CallError("no sender is known: init_process_group() is missing")
         if self.options.installer is not None:
             given = self.options.installer
             installer = named_object(given) if isinstance(given, str) else given

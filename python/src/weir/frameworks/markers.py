@@ -2,9 +2,9 @@
 """Marker files by which prime-rl's trainer and orchestrator tell each other about a step.
 
 In BROADCASTS/step_N the trainer touches STABLE when the version can be had, and the orchestrator
-NCCL_READY once every server has been told to install it. Shared file systems announce nothing, so both
-are looked for, every 100 ms or less, within a bound. A directory that is deleted meanwhile is not an
-error: its run is gone.
+NCCL_READY once every server has been told to install it. Shared file systems announce nothing, so
+both are looked for, every 100 ms or less, within a bound. A directory that is deleted meanwhile is
+not an error: its run is gone.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def await_ready(directory: pathlib.Path, timeout: float) -> bool:
             logger.warning("weir: %s is deleted, its run is skipped", directory)
             return False
         if time.monotonic() >= deadline:
-            raise TimedOut(f"{marker}: the orchestrator has not told the servers within {timeout:g} s")
+            raise TimedOut(
+                f"{marker}: the orchestrator has not told the servers within {timeout:g} s"
+            )
         time.sleep(LOOK_EVERY_SECONDS)
     return True

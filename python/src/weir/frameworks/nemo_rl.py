@@ -10,15 +10,16 @@
 
 All options are those of `weir.frameworks.channel.Options`. The class needs nothing of NeMo-RL.
 
-NeMo-RL makes one engine in every policy worker and in every generation worker. prepare() is called on
-all of them, and init_policy_process_group() or init_rollout_process_group() on each, once; from then on
-each refit is one send_weights() on every policy worker and one receive_weight_batches() on every
-generation worker, at the same time. Policy rank 0 sends; the others read their stream to its end.
+NeMo-RL makes one engine in every policy worker and in every generation worker. prepare() is called
+on all of them, and init_policy_process_group() or init_rollout_process_group() on each, once; from
+then on each refit is one send_weights() on every policy worker and one receive_weight_batches() on
+every generation worker, at the same time. Policy rank 0 sends; the others read their stream to its
+end.
 
-What receive_weight_batches() yields: in mode "checkpoint" batches of at most `bucket_size` bytes, once
-all tensors are here and verified; in mode "kernel" nothing, for the engine holds the version when the
-stream ends. NeMo-RL says no step: versions are counted, on both sides from the number that prepare()
-tells, once per refit whether it succeeds or not.
+What receive_weight_batches() yields: in mode "checkpoint" batches of at most `bucket_size` bytes,
+once all tensors are here and verified; in mode "kernel" nothing, for the engine holds the version
+when the stream ends. NeMo-RL says no step: versions are counted, on both sides from the number that
+prepare() tells, once per refit whether it succeeds or not.
 """
 
 from __future__ import annotations
@@ -31,9 +32,7 @@ from weir.frameworks.channel import Options, Receiver, Sender, drain
 Batch = List[Tuple[str, Any]]
 
 try:
-    from nemo_rl.utils.checkpoint_engines.base import (  # type: ignore[import-not-found,unused-ignore]
-        CheckpointEngine as _Base,
-    )
+    from nemo_rl.utils.checkpoint_engines.base import CheckpointEngine as _Base
 except ImportError:
     _Base = object
 
@@ -46,7 +45,7 @@ def _metadata_of_sender(metadata: Sequence[Any], train_world_size: int) -> Mappi
         )
     first = metadata[0]
     if not isinstance(first, Mapping) or "directory" not in first or "last" not in first:
-        raise CallError("policy rank 0 has prepared no Weir directory: prepare() runs on every worker")
+        raise CallError("policy rank 0 has prepared no Weir directory: every worker runs prepare()")
     return first
 
 
@@ -70,8 +69,8 @@ class WeirRefit(_Base):  # type: ignore[misc,unused-ignore]
         self._n_workers: Optional[int] = None
 
     def prepare(self) -> Dict[str, Any]:
-        """Where a trainer of this worker would be found, should it turn out to be the sender: nobody
-        knows yet who is. A directory of its own is closed again where it is not."""
+        """Where a trainer of this worker would be found, should it turn out to be the sender:
+        nobody knows yet who is. A directory of its own is closed again where it is not."""
         if self._sender is None and self._receiver is None:
             self._sender = Sender(self.options)
         if self._sender is None:
@@ -83,7 +82,12 @@ class WeirRefit(_Base):  # type: ignore[misc,unused-ignore]
         return None
 
     def init_policy_process_group(
-        self, *, worker_rank: int, train_world_size: int, rollout_world_size: int, metadata: List[Any]
+        self,
+        *,
+        worker_rank: int,
+        train_world_size: int,
+        rollout_world_size: int,
+        metadata: List[Any],
     ) -> None:
         """Makes this the policy worker `worker_rank`. Nobody is waited for."""
         first = _metadata_of_sender(metadata, train_world_size)
@@ -94,7 +98,12 @@ class WeirRefit(_Base):  # type: ignore[misc,unused-ignore]
             raise CallError("policy rank 0 was not prepared")
 
     def init_rollout_process_group(
-        self, *, rollout_rank: int, train_world_size: int, rollout_world_size: int, metadata: List[Any]
+        self,
+        *,
+        rollout_rank: int,
+        train_world_size: int,
+        rollout_world_size: int,
+        metadata: List[Any],
     ) -> None:
         """Makes this the generation worker `rollout_rank`. Nobody is waited for."""
         if not 0 <= rollout_rank < rollout_world_size:
@@ -120,9 +129,9 @@ class WeirRefit(_Base):  # type: ignore[misc,unused-ignore]
             sender.close()
 
     async def send_weights(self, weights: Any) -> None:
-        """Sends (name, tensor) pairs as the next version, and returns when all generation workers have
-        installed it. A tensor may be overwritten once the next one is asked for. Raises WeirError: of
-        a worker that never came, TimedOut names it."""
+        """Sends (name, tensor) pairs as the next version, and returns when all generation workers
+        have installed it. A tensor may be overwritten once the next one is asked for. Raises
+        WeirError: of a worker that never came, TimedOut names it."""
         if self._n_workers is None:
             raise CallError("this worker sends nothing: init_policy_process_group() is missing")
         self._last += 1

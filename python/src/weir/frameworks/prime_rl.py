@@ -11,10 +11,11 @@ Inference, instead of prime-rl's own worker:
     worker_extension_cls = "weir.frameworks.prime_rl.WeirWeightUpdateWorker"
 
 The configuration's NCCL block stays as it is: host, port, timeout, inference_world_size and
-quantize_in_weight_transfer mean here what they mean there. At host:port rank 0 runs Weir's directory
-(it must then listen for the servers: TLS and a token, or WEIR_INSECURE=1). With the flag kernel bytes
-travel, fp8_128x128 unless the engine's config.json says otherwise; without it the checkpoint in bf16,
-which each worker fuses, cuts and converts. Every rank sends what it holds: nothing is gathered.
+quantize_in_weight_transfer mean here what they mean there. At host:port rank 0 runs Weir's
+directory (it must then listen for the servers: TLS and a token, or WEIR_INSECURE=1). With the flag
+kernel bytes travel, fp8_128x128 unless the engine's config.json says otherwise; without it the
+checkpoint in bf16, which each worker fuses, cuts and converts. Every rank sends what it holds:
+nothing is gathered.
 
 A step is the version, so steps grow from 1 on. prime-rl is imported only where it is installed.
 """
@@ -36,15 +37,11 @@ MODEL = "policy"
 ANY_HOST = ("", "0.0.0.0", "::")
 
 try:
-    from prime_rl.trainer.rl.broadcast.base import (  # type: ignore[import-not-found,unused-ignore]
-        WeightBroadcast as _BroadcastBase,
-    )
+    from prime_rl.trainer.rl.broadcast.base import WeightBroadcast as _BroadcastBase
 except ImportError:
     _BroadcastBase = object
 try:
-    from prime_rl.transports.weights.base import (  # type: ignore[import-not-found,unused-ignore]
-        WeightSender as _SenderBase,
-    )
+    from prime_rl.transports.weights.base import WeightSender as _SenderBase
 except ImportError:
     _SenderBase = object
 
@@ -85,9 +82,10 @@ def _await_listener(host: str, port: int, timeout: float) -> None:
 
 
 class Broadcaster:
-    """One trainer rank. Options: `model`, the name that the servers' workers ask for; `engine_config`,
-    the engine's config.json as a path or a mapping (None: the model's own, unquantised); and
-    `replica_mesh`, `conversion`, `transport` and what else `weir.Trainer` takes."""
+    """One trainer rank. Options: `model`, the name that the servers' workers ask for;
+    `engine_config`, the engine's config.json as a path or a mapping (None: the model's own,
+    unquantised); and `replica_mesh`, `conversion`, `transport` and what else `weir.Trainer`
+    takes."""
 
     def __init__(
         self, config: Any, *, model: str = MODEL, engine_config: Any = None, **options: Any
@@ -165,7 +163,7 @@ class Broadcaster:
         return any(is_sharded(weight) for weight in weights)
 
     def wait(self, step: int) -> None:
-        """Rank 0: until all workers of all servers hold the step. Raises TimedOut naming who has."""
+        """Rank 0: until all workers of all servers hold the step. TimedOut names who has."""
         if self.rank == 0:
             self._trainer.wait(step, self.n_workers)
 
@@ -207,9 +205,9 @@ class WeirWeightBroadcast(_BroadcastBase):  # type: ignore[misc,unused-ignore]
         self.broadcaster = Broadcaster(config, **options)
 
     def broadcast_weights(self, model: Any, step: int) -> None:
-        """Publishes the model as version `step`, tells the orchestrator, and returns on rank 0 when all
-        workers hold it. The weights may change as soon as it returns. Raises WeirError: what a server
-        has not done in time is named, and the next step can be broadcast."""
+        """Publishes the model as version `step`, tells the orchestrator, and returns on rank 0 when
+        all workers hold it. The weights may change as soon as it returns. Raises WeirError: what a
+        server has not done in time is named, and the next step can be broadcast."""
         self.broadcaster.publish(model, step)
         if self.broadcaster.rank != 0:
             return
@@ -222,7 +220,7 @@ class WeirWeightBroadcast(_BroadcastBase):  # type: ignore[misc,unused-ignore]
         self.broadcaster.wait(step)
 
     def _notify(self, step: int) -> List[pathlib.Path]:
-        """The directories of the step: of each run that is ready for it, which then is not any more."""
+        """The directories of the step, of each run that is ready for it; then it is not."""
         if self.runs is None:
             return [step_directory(self.output_dir, step)]
         found = []
@@ -240,8 +238,8 @@ class WeirWeightBroadcast(_BroadcastBase):  # type: ignore[misc,unused-ignore]
 
 
 class WeirWeightSender(_SenderBase):  # type: ignore[misc,unused-ignore]
-    """The same for versions of prime-rl whose WeightSender.broadcast(model, step) does the handshake
-    and asks a transport for _broadcast() alone."""
+    """The same for versions of prime-rl whose WeightSender.broadcast(model, step) does the
+    handshake and asks a transport for _broadcast() alone."""
 
     def __init__(self, output_dir: Union[str, pathlib.Path], config: Any, **options: Any) -> None:
         self.broadcaster = Broadcaster(config, **options)
@@ -265,7 +263,8 @@ def setup_weight_broadcast(
 
 
 class WeirWeightUpdateWorker(WeirWorkerExtension):
-    """Weir's worker extension for vLLM, with the methods that prime-rl's server calls on every worker.
+    """Weir's worker extension for vLLM, with the methods that prime-rl's server calls on every
+    worker.
 
     `weir_model` is the name that the trainer publishes; subclass it where that is another one.
     Installs are staged: one that fails leaves the version before, on every worker of the engine.
@@ -290,8 +289,8 @@ class WeirWeightUpdateWorker(WeirWorkerExtension):
         """Joins the trainer's directory at host:port, once it listens, within `timeout` seconds.
 
         The fields of older servers (server_rank, num_inference_server, in the places of rank_offset
-        and inference_world_size too) and of newer ones are taken alike: where a worker stands in its
-        engine is the engine's to say, so they are only checked. Called again, it joins anew.
+        and inference_world_size too) and of newer ones are taken alike: where a worker stands in
+        its engine is the engine's to say, so they are only checked. Called again, it joins anew.
         """
         first = server_rank if server_rank is not None else rank_offset
         n_all = num_inference_server if num_inference_server is not None else inference_world_size
@@ -299,7 +298,7 @@ class WeirWeightUpdateWorker(WeirWorkerExtension):
             raise ValueError(f"rank {first} is beyond the group of {n_all}")
         if not host or not 0 < int(port) < 65536 or timeout <= 0:
             raise ValueError(
-                f"host {host!r}, port {port!r}, timeout {timeout!r}: an address and seconds are wanted"
+                f"host {host!r}, port {port!r}, timeout {timeout!r}: address and seconds are wanted"
             )
         _await_listener(host, int(port), float(timeout))
         self.weir_init(
@@ -311,8 +310,8 @@ class WeirWeightUpdateWorker(WeirWorkerExtension):
         )
 
     def update_weights_from_path(self, weight_dir: Optional[str] = None) -> None:
-        """Installs the version of ".../step_N"; None: the newest. Raises WeirError; all workers then
-        hold the one before."""
+        """Installs the version of ".../step_N"; None: the newest. Raises WeirError; all workers
+        then hold the one before."""
         self.weir_update("latest" if weight_dir is None else step_of(weight_dir))
 
     def liveness_probe(self) -> None:

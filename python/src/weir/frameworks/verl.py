@@ -7,18 +7,19 @@
       engine_kwargs:
         weir: {model: policy, config: /models/qwen/config.json}
 
-Importing this module registers the backend where verl is installed; without verl the class is a plain
-one. All options are those of `weir.frameworks.channel.Options`.
+Importing this module registers the backend where verl is installed; without verl the class is a
+plain one. All options are those of `weir.frameworks.channel.Options`.
 
 verl calls on every rank, for each version: prepare(), build_topology() once for all, then
-init_process_group(), send_weights() on the actor's ranks and receive_weights() on the rollout's at the
-same time, and finalize(). The actor's rank 0 sends, for verl gathers every tensor on every rank; the
-others read their stream to its end.
+init_process_group(), send_weights() on the actor's ranks and receive_weights() on the rollout's at
+the same time, and finalize(). The actor's rank 0 sends, for verl gathers every tensor on every
+rank; the others read their stream to its end.
 
-What receive_weights() yields: in mode "checkpoint" every tensor of the checkpoint, bf16, once all of
-them are here and verified, for the engine's own loader; in mode "kernel" nothing, for the engine holds
-the version when the stream ends. verl's vLLM worker runs process_weights_after_loading() behind every
-stream, an empty one too: of kernels that repack weights there, mode "kernel" is not for that worker.
+What receive_weights() yields: in mode "checkpoint" every tensor of the checkpoint, bf16, once all
+of them are here and verified, for the engine's own loader; in mode "kernel" nothing, for the engine
+holds the version when the stream ends. verl's vLLM worker runs process_weights_after_loading()
+behind every stream, an empty one too: of kernels that repack weights there, mode "kernel" is not
+for that worker.
 """
 
 from __future__ import annotations
@@ -29,12 +30,8 @@ from weir.errors import CallError
 from weir.frameworks.channel import Options, Receiver, Sender, drain, next_version
 
 try:
-    from verl.checkpoint_engine.base import (  # type: ignore[import-not-found,unused-ignore]
-        CheckpointEngineRegistry as _Registry,
-    )
-    from verl.checkpoint_engine.base import (  # type: ignore[import-not-found,unused-ignore]
-        CheckpointEngineWithCache as _Base,
-    )
+    from verl.checkpoint_engine.base import CheckpointEngineRegistry as _Registry
+    from verl.checkpoint_engine.base import CheckpointEngineWithCache as _Base
 except ImportError:
     _Registry, _Base = None, object
 
@@ -43,8 +40,8 @@ Kwargs = Dict[str, List[Any]]
 
 
 class WeirCheckpointEngine(_Base):  # type: ignore[misc,unused-ignore]
-    """A rank of verl's actor or rollout. It stays open from step to step: finalize() ends a step, and
-    close() the engine."""
+    """A rank of verl's actor or rollout. It stays open from step to step: finalize() ends a step,
+    and close() the engine."""
 
     wire_format = "named_tensors"
 
@@ -122,9 +119,9 @@ class WeirCheckpointEngine(_Base):  # type: ignore[misc,unused-ignore]
     async def send_weights(
         self, weights: Any, global_steps: Optional[int] = None
     ) -> Optional[Dict[str, float]]:
-        """Sends (name, tensor) pairs as one version, and returns when all workers have installed it:
-        the sender's figures, None of the other ranks. A tensor may be overwritten once the next one
-        is asked for. Raises WeirError: of one that never came, TimedOut names it."""
+        """Sends (name, tensor) pairs as one version, and returns when all workers have installed
+        it: the sender's figures, None of the other ranks. A tensor may be overwritten once the next
+        one is asked for. Raises WeirError: of one that never came, TimedOut names it."""
         if self._role != SENDER or self._sender is None:
             await drain(weights)
             return None
@@ -135,8 +132,8 @@ class WeirCheckpointEngine(_Base):  # type: ignore[misc,unused-ignore]
         self, global_steps: Optional[int] = None
     ) -> AsyncIterator[Tuple[str, Any]]:
         """Installs the version of this step, then yields what the engine's loader is to load: see
-        above. Tensors are torch's, valid until the next step. Raises WeirError before the first one:
-        an engine never gets a part of a version."""
+        above. Tensors are torch's, valid until the next step. Raises WeirError before the first
+        one: an engine never gets a part of a version."""
         if self._role != RECEIVER or self._receiver is None:
             raise CallError(f"this rank is {self._role}, not {RECEIVER}: it receives nothing")
         self._last = next_version(global_steps, self._last)

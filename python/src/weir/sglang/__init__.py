@@ -3,9 +3,9 @@
 
     python -m sglang.launch_server ... --custom-weight-loader weir.sglang.loader.install
 
-`weir.sglang.loader` runs inside SGLang's workers, `weir.sglang.client` wherever the training loop is:
-it needs neither SGLang nor torch. They meet in `weir.sglang.wish`. Importing this package imports
-nothing of SGLang.
+`weir.sglang.loader` runs inside SGLang's workers, `weir.sglang.client` wherever the training loop
+is: it needs neither SGLang nor torch. They meet in `weir.sglang.wish`. Importing this package
+imports nothing of SGLang.
 """
 
 LOADER = "weir.sglang.loader.install"

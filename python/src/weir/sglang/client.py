@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver: takes running SGLang servers from one version to the next, all of them or none.
 
-    engines = weir.sglang.client.Client(["10.0.0.2:30000"], model="policy", directory="10.0.0.1:8500")
-    trainer.publish(step)
+    engines = weir.sglang.client.Client(["10.0.0.2:30000"], model="policy",
+    directory="10.0.0.1:8500") trainer.publish(step)
     engines.update(step)
 
 Per update, each call to all servers at once:
 
     look      GET /server_info: its ranks, and whether it has the loader
     pause     POST /pause_generation
-    begin     POST /begin_weight_update, where this version of SGLang has it. For the draft model, so
+    begin     POST /begin_weight_update, where this version of SGLang has it. For the draft model,
+    so
               that SGLang repacks nothing of the one that Weir writes in the bytes that kernels read
     update    POST /update_weights_from_tensor, with the wish, for the target model
     end       POST /end_weight_update, whatever came of it
@@ -268,7 +269,8 @@ class Client:
         errors = [result for result in results if isinstance(result, WeirError)]
         if not errors:
             return
-        paused = [s for s, result in zip(self._servers, results) if not isinstance(result, WeirError)]
+        pairs = zip(self._servers, results)
+        paused = [server for server, result in pairs if not isinstance(result, WeirError)]
         held = {self._held_before(server) for server in paused}
         if len(held) == 1 and next(iter(held))[0] in WHOLE:
             for server in paused:

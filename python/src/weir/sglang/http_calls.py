@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls on one SGLang server: JSON over HTTP, each within a bound, with the standard library alone."""
+"""Calls on one SGLang server: JSON over HTTP, each within a bound, with the standard library
+alone."""
 
 from __future__ import annotations
 
@@ -40,10 +41,13 @@ def _text_of(content: bytes) -> str:
 
 
 class Server:
-    """One server at `address`: "HOST:PORT", or a URL. `token`: its API or admin key. `ca`: a PEM file
-    that certificates must be signed by. A token does not travel beyond this machine in the clear."""
+    """One server at `address`: "HOST:PORT", or a URL. `token`: its API or admin key. `ca`: a PEM
+    file that certificates must be signed by. A token does not travel beyond this machine in the
+    clear."""
 
-    def __init__(self, address: str, *, token: Optional[str] = None, ca: Optional[str] = None) -> None:
+    def __init__(
+        self, address: str, *, token: Optional[str] = None, ca: Optional[str] = None
+    ) -> None:
         url = address if "://" in address else f"http://{address}"
         self.url = url.rstrip("/")
         self.name = self.url.partition("://")[2]

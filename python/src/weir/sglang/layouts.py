@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What lies in the memory of a parameter of SGLang's, and whether Weir may write there.
 
-As `weir.vllm.layouts`, whose words these are: a parameter is taken only when its layer's method, and
-the kernel that this has chosen, are known to keep what a conversion of Weir's writes. Shapes do not
-tell: [w3; w1], blocks of rows and rounded scales look like what was loaded.
+As `weir.vllm.layouts`, whose words these are: a parameter is taken only when its layer's method,
+and the kernel that this has chosen, are known to keep what a conversion of Weir's writes. Shapes do
+not tell: [w3; w1], blocks of rows and rounded scales look like what was loaded.
 
 The tables name classes and functions of SGLang: test_sglang.py compares them with the installed
 package. Nothing is imported from it here.
@@ -158,8 +158,8 @@ def view_in(module: Any, attribute: str, parameter: Any, data: Any,
             layout: Layout) -> Tuple[str, Any]:
     """As weir.vllm.layouts.view_of() of `data`, which is `parameter`'s memory or rows of it."""
     if getattr(parameter, "format_ue8m0", False):
-        raise Refused("scales made powers of two for DeepGEMM (UE8M0); fp8_128x128 writes fp32 scales "
-                      "(choose --fp8-gemm-backend triton)")
+        raise Refused("scales made powers of two for DeepGEMM (UE8M0); fp8_128x128 writes fp32 "
+                      "scales (choose --fp8-gemm-backend triton)")
     if getattr(parameter, "is_shuffled", False):
         raise Refused("shuffled for a kernel")
     name, view = view_of(attribute, data, layout)

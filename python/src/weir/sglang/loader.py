@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The custom weight loader: inside each of SGLang's workers, it installs a version in place.
 
-SGLang calls `install(model, named_tensors)` for `load_format="weir.sglang.loader.install"` if it was
-started with `--custom-weight-loader weir.sglang.loader.install`. The tensors carry a wish
-(`weir.sglang.wish`), the weights come from the trainer, into the live parameters, at their addresses.
+SGLang calls `install(model, named_tensors)` for `load_format="weir.sglang.loader.install"` if it
+was started with `--custom-weight-loader weir.sglang.loader.install`. The tensors carry a wish
+(`weir.sglang.wish`), the weights come from the trainer, into the live parameters, at their
+addresses.
 
 It never raises: SGLang ends its scheduler, and so the server, when a loader does, and answers
 "Success" when it does not. What came of it is what `/get_weights_by_name {"name": "weir.status"}`

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live parameters of SGLang's model, by the names that Weir's families have for them.
 
-Takes a torch module as SGLang serves it, gives views of its own memory: nothing is copied, no address
-changes, and what cannot be read off with certainty is refused by name. As `weir.vllm.parameters`, with
-SGLang's layouts, and with the weights that its attention computes from kv_b_proj (w_kc, w_vc).
+Takes a torch module as SGLang serves it, gives views of its own memory: nothing is copied, no
+address changes, and what cannot be read off with certainty is refused by name. As
+`weir.vllm.parameters`, with SGLang's layouts, and with the weights that its attention computes from
+kv_b_proj (w_kc, w_vc).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def _derived_of(path: str, module: Any) -> List[LiveParameter]:
     import torch
 
     if getattr(module, "use_deep_gemm_bmm", False):
-        raise Refused("weir: %s: w_kc and w_vc are kept in FP8 (SGLANG_USE_DEEPGEMM_BMM=0 keeps them "
-                      "in bfloat16)" % path)
+        raise Refused("weir: %s: w_kc and w_vc are kept in FP8 (SGLANG_USE_DEEPGEMM_BMM=0 keeps "
+                      "them in bfloat16)" % path)
     found = []
     for attribute, name in _DERIVED:
         memory = getattr(module, attribute, None)
@@ -78,16 +79,19 @@ def _refuse_shared(parameters: Sequence[LiveParameter]) -> None:
                           % (name, other))
 
 
-def _take(engine_name: str, memory: Any, module: Any, layout: Layout, is_padded: bool) -> LiveParameter:
+def _take(engine_name: str, memory: Any, module: Any, layout: Layout,
+          is_padded: bool) -> LiveParameter:
     path, _, attribute = engine_name.rpartition(".")
     data = memory.data if is_padded else without_padding(module, attribute, memory.data)
     attribute, view = view_in(module, attribute, memory, data, layout)
     return LiveParameter(family_name(path + "." + attribute), engine_name, view, memory)
 
 
-def find_parameters(model: Any, ignore: Sequence[str] = (), *, is_padded: bool = False) -> LiveModel:
-    """Every parameter of `model` that Weir may write, less those whose names match a glob of `ignore`.
-    `is_padded`: Weir knows of the rows that pad the vocabulary, as it does of parallel engines.
+def find_parameters(model: Any, ignore: Sequence[str] = (), *,
+                    is_padded: bool = False) -> LiveModel:
+    """Every parameter of `model` that Weir may write, less those whose names match a glob of
+    `ignore`. `is_padded`: Weir knows of the rows that pad the vocabulary, as it does of parallel
+    engines.
 
     Raises Refused naming the first parameters whose layout is not known: nothing has been written.
     """

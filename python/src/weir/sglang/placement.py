@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a worker stands in SGLang's engine, as SGLang itself says it.
 
-SGLang numbers tensor parallel ranks as Weir does, and gives each group of them that shares experts a
-contiguous range. What Weir's meshes cannot say, or one endpoint cannot reach at once, is refused by
-name: attention that is cut otherwise than the rest, experts that move, stages of a pipeline (a stage
-would wait for one that has not heard of the wish yet).
+SGLang numbers tensor parallel ranks as Weir does, and gives each group of them that shares experts
+a contiguous range. What Weir's meshes cannot say, or one endpoint cannot reach at once, is refused
+by name: attention that is cut otherwise than the rest, experts that move, stages of a pipeline (a
+stage would wait for one that has not heard of the wish yet).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _refuse_settings(server_args: Any) -> None:
 
 
 def _groups() -> Tuple[Any, Any, Any, Any]:
-    """Tensor parallel, pipeline, attention's tensor parallel, expert parallel, wherever a version of
-    SGLang keeps them."""
+    """Tensor parallel, pipeline, attention's tensor parallel, expert parallel, wherever a version
+    of SGLang keeps them."""
     try:
         from sglang.srt.runtime_context import get_parallel
 
@@ -69,8 +69,8 @@ def placement_of_sglang() -> SGLangPlacement:
         _refuse("--pp-size %d" % _size(pp), "stages hear of a wish one after the other, and would "
                 "wait for each other")
     if _size(attention) != _size(tp):
-        _refuse("--enable-dp-attention", "attention is cut in %d parts, the rest in %d: Weir's meshes "
-                "cut both alike" % (_size(attention), _size(tp)))
+        _refuse("--enable-dp-attention", "attention is cut in %d parts, the rest in %d: Weir's "
+                "meshes cut both alike" % (_size(attention), _size(tp)))
     _refuse_settings(_server_args())
     placement = SGLangPlacement(tp_rank=int(tp.rank_in_group), tp_size=_size(tp),
                                 n_expert_ranks=_size(experts))

@@ -2,10 +2,10 @@
 """What the driver asks of SGLang's workers, and how that fits through an endpoint for tensors.
 
 `POST /update_weights_from_tensor` takes one payload per tensor parallel rank: a pickle, base64, of
-(name, tensor) pairs, which SGLang reads with a list of allowed globals. The wish is JSON in one tensor
-of bytes. Its pickle is written here opcode by opcode, with `torch.ByteTensor` as its only global:
-plain data, no memory that is shared with another process, good for workers on any host. Weir reads
-no pickle: what comes out of SGLang's reader is a tensor, and the bytes in it are JSON.
+(name, tensor) pairs, which SGLang reads with a list of allowed globals. The wish is JSON in one
+tensor of bytes. Its pickle is written here opcode by opcode, with `torch.ByteTensor` as its only
+global: plain data, no memory that is shared with another process, good for workers on any host.
+Weir reads no pickle: what comes out of SGLang's reader is a tensor, and the bytes in it are JSON.
 
 The way back is `POST /get_weights_by_name`, which answers with a list of numbers: of the name
 "weir.status" the bytes of a status, JSON again.
@@ -34,8 +34,8 @@ class WishError(ValueError):
 
 @dataclass(frozen=True)
 class Wish:
-    """Install `version` (a number above 0, or "latest": any newer one). `settings`: whom to follow, the
-    fields of `weir.vllm.settings.Settings`, "directory" and "model" among them."""
+    """Install `version` (a number above 0, or "latest": any newer one). `settings`: whom to follow,
+    the fields of `weir.vllm.settings.Settings`, "directory" and "model" among them."""
 
     version: Union[int, str]
     settings: Mapping[str, Any]
