@@ -25,7 +25,7 @@ import standin_vllm as standin  # noqa: E402
 
 from weir.vllm import extension, parameters, placement, trainer_side  # noqa: E402
 from weir.vllm.adapter import UpdateLife  # noqa: E402
-from weir.vllm.receiver import Receiver, engine_config  # noqa: E402
+from weir.vllm.receiver import Receiver, config_of_vllm, engine_config  # noqa: E402
 from weir.vllm.settings import Settings, Update  # noqa: E402
 
 BLOCK, CHANNEL, CAST = "fp8_128x128", "cutlass_fp8_e4m3_per_channel", "bf16_cast"
@@ -176,11 +176,6 @@ def _marlin(engine):
     _linear(engine).quant_method.fp8_linear = standin.named("MarlinFP8ScaledMMLinearKernel")
 
 
-def _e8m0(engine):
-    _linear(engine).quant_method.fp8_linear = standin.named(
-        "DeepGemmFp8BlockScaledMMKernel", use_deep_gemm_e8m0=True)
-
-
 def _packed_scales(engine):
     scales = _linear(engine).weight_scale_inv
     _linear(engine).weight_scale_inv = torch.nn.Parameter(scales.data.view(torch.int32),
@@ -230,8 +225,7 @@ def _mixed(engine):
 @pytest.mark.parametrize("change, name, reason", [
     (_flashinfer, "experts.w13_weight", "FLASHINFER_CUTLASS: it keeps w3 before w1"),
     (_marlin, "o_proj.weight", "MarlinFP8ScaledMMLinearKernel: known are"),
-    (_e8m0, "o_proj.weight", "powers of two"),
-    (_packed_scales, "o_proj.weight_scale_inv", "int32 .*expected float32 scales"),
+    (_packed_scales, "o_proj.weight_scale_inv", "int32 .*DeepGEMM packs powers of two"),
     (_per_tensor, "o_proj.weight", "one scale per tensor"),
     (_other_blocks, "o_proj.weight", r"blocks of \(1, 128\)"),
     (_unknown_method, "o_proj.weight", "method AutoGPTQLinearMethod is not known"),
@@ -252,11 +246,10 @@ def test_a_layout_that_is_not_known_is_refused_with_what_was_seen(change, name, 
     assert name in str(refused.value)
 
 
-def test_known_layouts_of_deep_gemm_are_taken():
+def test_deep_gemm_is_taken_as_long_as_its_scales_are_fp32():
     c = tiny_model.config("qwen3_moe", "tiny")
     engine = standin.Engine(c, standin.fused(c, standin.sources(standin.hf_shapes(c), 1)), BLOCK)
-    _linear(engine).quant_method.fp8_linear = standin.named(
-        "DeepGemmFp8BlockScaledMMKernel", use_deep_gemm_e8m0=False)
+    _linear(engine).quant_method.fp8_linear = standin.named("DeepGemmFp8BlockScaledMMKernel")
     assert parameters.find_parameters(engine).conversion == BLOCK
 
 
@@ -360,6 +353,27 @@ def test_config_is_that_of_the_engine():
     assert engine_config(given)["torch_dtype"] == "float32"
     assert engine_config(given, torch.bfloat16)["torch_dtype"] == "bfloat16"
     assert given == {"model_type": "llama", "dtype": "float32"}
+    assert engine_config({"limits": (0.0, float("inf")), "kind": torch.bfloat16}) == {
+        "limits": [0.0, None], "kind": "torch.bfloat16", "torch_dtype": "bfloat16"}
+
+
+def test_config_json_is_read_where_the_model_is_a_folder(tmp_path):
+    served = types.SimpleNamespace(model=str(tmp_path), hf_config={"model_type": "transformed"})
+    assert config_of_vllm(served) == {"model_type": "transformed"}
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert config_of_vllm(served) == {"model_type": "llama"}
+
+
+def test_keys_that_transformers_keeps_under_other_names_have_both():
+    class Config:
+        attribute_map = {"num_experts": "num_local_experts"}
+
+        def to_dict(self):
+            return {"num_local_experts": 8}
+
+    inside = types.SimpleNamespace(to_dict=lambda: {"text_config": {}}, text_config=Config())
+    assert engine_config(Config())["num_experts"] == 8
+    assert engine_config(inside)["text_config"]["num_experts"] == 8
 
 
 # ---- two workers ---------------------------------------------------------------------------------

@@ -16,6 +16,9 @@ import sys
 import types
 
 import pytest
+import tiny_model
+
+import weir
 
 pytest.importorskip(
     "vllm", reason="vLLM is not installed: its interfaces are NOT compared with Weir's adapters "
@@ -28,6 +31,7 @@ from vllm.distributed.weight_transfer import base, factory  # noqa: E402
 import weir.vllm as plugin  # noqa: E402
 from weir.vllm import interface, layouts  # noqa: E402
 from weir.vllm.extension import WeirWorkerExtension  # noqa: E402
+from weir.vllm.receiver import engine_config  # noqa: E402
 
 SOURCES = pathlib.Path(inspect.getfile(base)).parents[2]
 WORKER = ast.parse((SOURCES / "v1/worker/gpu_worker.py").read_text())
@@ -306,6 +310,27 @@ def test_real_methods_without_quantisation_are_taken():
     layer = torch.nn.Module()
     layer.quant_method = UnquantizedLinearMethod.__new__(UnquantizedLinearMethod)
     assert layouts.layout_of(layer).kind == layouts.PLAIN
+
+
+# ---- configs -------------------------------------------------------------------------------------
+
+
+# Of nemotron_h transformers names the kinds of layers anew: only config.json says what Weir knows.
+@pytest.mark.parametrize("family", [f.name for f in weir.families() if f.name != "nemotron_h"])
+def test_a_config_that_went_through_transformers_describes_the_same_parameters(family):
+    """vLLM hands over objects of transformers, which rename keys and add their own."""
+    from transformers import AutoConfig
+
+    given = tiny_model.config(family)
+    arguments = {k: v for k, v in given.items() if k != "model_type"}
+    theirs = AutoConfig.for_model(given["model_type"], **arguments)
+    described = []
+    with weir.Directory() as directory:
+        for config in (given, engine_config(theirs, torch.bfloat16)):
+            with weir.Replica("m", directory=directory.address, config=config) as replica:
+                replica.allocate()
+                described.append({n: (t.dtype, t.shape) for n, t in replica.parameters.items()})
+    assert described[0] == described[1]
 
 
 # ---- interfaces that other versions have ---------------------------------------------------------

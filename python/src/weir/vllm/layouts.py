@@ -3,8 +3,8 @@
 
 vLLM rearranges weights once they are loaded, each layer for the kernel that will read it. Shapes
 do not tell: [w3; w1] as FlashInfer wants it has the shape of [w1; w3]. So a parameter is taken only
-when its layer's method and kernel are known to keep what a conversion of Weir's writes, and its dtype,
-shape and strides are those of that layout. All else is refused, with what was seen.
+when its layer's method and kernel are known to keep what a conversion of Weir's writes, and its
+dtype, shape and strides are those of that layout. All else is refused, with what was seen.
 
 The tables name classes of vLLM, because those are what decides: test_vllm_interface.py compares
 them with the installed package. Nothing is imported from it here.
@@ -33,7 +33,8 @@ BLOCK_KERNELS = frozenset(
         "TritonFp8BlockScaledMMKernel",
     }
 )
-# The same, as long as scales are not made powers of two first.
+# The same on Hopper: what is multiplied are fp32 scales, whether vLLM made powers of two of those
+# that it loaded or not. On Blackwell they are packed integers, which their dtype shows.
 DEEP_GEMM_KERNELS = frozenset(
     {
         "DeepGemmFp8BlockScaledMMKernel",
@@ -91,36 +92,12 @@ def _name(backend: object) -> str:
     return str(getattr(backend, "name", backend)).upper()
 
 
-def _e8m0(*owners: object) -> bool:
-    """Whether DeepGEMM was told to make scales powers of two, by its user or by vLLM as a whole."""
-    for owner in owners:
-        told = getattr(owner, "use_deep_gemm_e8m0", None)
-        if told is not None:
-            return bool(told)
-    try:
-        from vllm.utils.deep_gemm import is_deep_gemm_e8m0_used
-    except ImportError:
-        return False
-    return bool(is_deep_gemm_e8m0_used())
-
-
-def _refuse_e8m0(what: str, *owners: object) -> None:
-    if _e8m0(*owners):
-        raise Refused(
-            f"{what} makes scales powers of two and packs them (UE8M0); fp8_128x128 writes "
-            "fp32 scales (VLLM_USE_DEEP_GEMM_E8M0=0 keeps those)"
-        )
-
-
 def _block_linear(method: object) -> Layout:
     kernel = getattr(method, "fp8_linear", None)
     if kernel is None:
         return _block_linear_before_kernels(method)
     name = _type(kernel)
-    if name in DEEP_GEMM_KERNELS:
-        _refuse_e8m0(name, kernel, getattr(kernel, "fallback", None))
-        return Layout(BLOCK)
-    if name in BLOCK_KERNELS:
+    if name in BLOCK_KERNELS | DEEP_GEMM_KERNELS:
         return Layout(BLOCK)
     raise Refused(f"kernel {name}: known are {_list(BLOCK_KERNELS | DEEP_GEMM_KERNELS)}")
 
@@ -130,8 +107,6 @@ def _block_linear_before_kernels(method: object) -> Layout:
     operator = getattr(method, "w8a8_block_fp8_linear", None)
     if operator is None or getattr(method, "use_marlin", False):
         raise Refused(f"{_type(method)} does not say which kernel reads it")
-    if getattr(operator, "is_deep_gemm_supported", True):
-        _refuse_e8m0(_type(operator), operator)
     return Layout(BLOCK)
 
 
@@ -155,22 +130,19 @@ def _compressed_linear(module: Any) -> Layout:
     raise Refused(f"compressed-tensors strategy {strategy.lower()}: known are channel and block")
 
 
-def _expert_backend(method: object, attribute: str) -> str:
+def _check_expert_backend(method: object, attribute: str) -> None:
     backend = getattr(method, attribute, None)
     if backend is None:
         raise Refused(f"{_type(method)} does not say which backend reads it ({attribute})")
     name = _name(backend)
-    if name in EXPERT_BACKENDS:
-        return name
-    if name in DEEP_GEMM_BACKENDS:
-        _refuse_e8m0("backend " + name, method)
-        return name
+    if name in EXPERT_BACKENDS | DEEP_GEMM_BACKENDS:
+        return
     known = f"known are {_list(EXPERT_BACKENDS | DEEP_GEMM_BACKENDS)}"
     raise Refused(f"backend {name}: {REASONS.get(name, known)}")
 
 
 def _fp8_experts(method: object) -> Layout:
-    _expert_backend(method, "fp8_backend")
+    _check_expert_backend(method, "fp8_backend")
     if getattr(method, "block_quant", False):
         return Layout(BLOCK)
     strategy = getattr(getattr(method, "weight_quant", None), "strategy", None)
@@ -197,7 +169,7 @@ def layout_of(module: Any) -> Layout:
     if method is None or name in PLAIN_METHODS:
         return Layout(PLAIN)
     if name == "UnquantizedFusedMoEMethod":
-        _expert_backend(method, "unquantized_backend")
+        _check_expert_backend(method, "unquantized_backend")
         return Layout(PLAIN)
     if name == "CompressedTensorsLinearMethod":
         layout = _compressed_linear(module)
@@ -241,7 +213,9 @@ def _codes(tensor: Any, layout: Layout) -> Any:
 
 def _scales(tensor: Any, layout: Layout) -> Any:
     if str(tensor.dtype) != _F32:
-        raise Refused(f"{_seen(tensor)}: expected float32 scales")
+        packed = " (DeepGEMM packs powers of two on Blackwell: VLLM_USE_DEEP_GEMM=0)"
+        hint = packed if str(tensor.dtype) == "torch.int32" else ""
+        raise Refused(f"{_seen(tensor)}: expected float32 scales{hint}")
     _contiguous(tensor, "scales")
     per_row = layout.kind == CHANNEL and tensor.dim() > 1 and tensor.shape[-1] == 1
     return tensor.view(tensor.shape[:-1]) if per_row else tensor

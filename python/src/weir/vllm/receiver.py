@@ -11,7 +11,10 @@ It pauses no scheduler and empties no cache: whoever drives the engine does.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import os
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 from weir import Replica, Report, Security
@@ -31,12 +34,37 @@ from .settings import Settings
 logger = logging.getLogger("weir.vllm")
 
 
+def _with_aliases(hf_config: Any) -> Dict[str, Any]:
+    """As config.json has it: transformers keeps some keys under another name of its own, and tells
+    in `attribute_map` which."""
+    config = dict(hf_config.to_dict())
+    for alias, kept_as in (getattr(hf_config, "attribute_map", None) or {}).items():
+        if kept_as in config:
+            config.setdefault(alias, config[kept_as])
+    inner = getattr(hf_config, "text_config", None)
+    if hasattr(inner, "to_dict"):
+        config["text_config"] = _with_aliases(inner)
+    return config
+
+
+def _json(value: Any) -> Any:
+    """What JSON can say; the rest (limits that are infinite, dtypes) decides no shape."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
 def engine_config(hf_config: Any, dtype: Any = None) -> Dict[str, Any]:
     """The content of config.json that the engine runs: a transformers config or a mapping.
 
     `dtype`: what the engine computes in, where that is not what config.json says.
     """
-    config = dict(hf_config if isinstance(hf_config, Mapping) else hf_config.to_dict())
+    given = hf_config if isinstance(hf_config, Mapping) else _with_aliases(hf_config)
+    config: Dict[str, Any] = _json(given)
     named = str(dtype or config.get("torch_dtype") or config.get("dtype") or "bfloat16")
     config["torch_dtype"] = named.replace("torch.", "")
     config.pop("dtype", None)
@@ -245,6 +273,16 @@ class Receiver:
             agreement.close()
 
 
+def config_of_vllm(model_config: Any) -> Any:
+    """The model's config.json where it is served from a folder, which is what a trainer has too;
+    else what transformers made of it."""
+    path = os.path.join(str(model_config.model), "config.json")
+    if not os.path.isfile(path):
+        return model_config.hf_config
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
 def receiver_for_vllm(model: Any, vllm_config: Any, settings: Settings) -> Receiver:
     """The receiver of the worker that runs in this process, as vLLM's own state describes it."""
     from .placement import placement_of_vllm
@@ -254,7 +292,7 @@ def receiver_for_vllm(model: Any, vllm_config: Any, settings: Settings) -> Recei
     return Receiver(
         model,
         settings,
-        config=model_config.hf_config,
+        config=config_of_vllm(model_config),
         dtype=model_config.dtype,
         placement=placement_of_vllm(vllm_config.parallel_config, has_experts(model)),
         model_name=served if isinstance(served, str) else served[0],
