@@ -68,10 +68,10 @@ orchestrator:
 """)
         return path
 
-    def replica_server(self, rank, *more, http="127.0.0.1:0", model="m"):
+    def replica_server(self, rank, *more, http="127.0.0.1:0", model="m", config=None):
         process = self.start("replica", "--http", http, "--tp", str(self.n_workers), "--model", model,
-                             "--conversion", "fp8_128x128", "--config", self.config, "--json",
-                             "--threads", "1", *more)
+                             "--conversion", "fp8_128x128", "--config",
+                             config or self.config, "--json", "--threads", "1", *more)
         return Server(process, rank)
 
     def servers(self, n=2):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs of which a part dies, stalls or never comes: each ends within its bound with an error
 that names the culprit, and the rest serve the old version. WEIR_TEST_ALL_STOPS=1: at every stop."""
+import json
 import os
 import signal
 import socket
@@ -106,17 +107,126 @@ class TheTrainerIsKilled(DrillCase):
         for server in self.two:
             self.expect_holds(server, 1)
 
-    @unittest.skipUnless(ALL, "waits for long: WEIR_TEST_ALL_STOPS=1")
-    def test_while_a_server_reads_what_cannot_go_back_stays_paused(self):
-        self.run_first(server_1=("--stall-at", "discover:2"))
+    def test_while_one_server_reads_the_other_goes_back_by_itself(self):
+        self.run_first(server_1=("--stall-at", "transfer:2"))
         self.send(self.ranks, 2)
-        read_until(self.orchestrator, "server", step="update")  # of the other one
+        read_until(self.orchestrator, "server", step="update", server=self.two[0].url)
         for rank in self.ranks:
             rank.signal(signal.SIGKILL)
         self.two[1].process.signal(signal.SIGCONT)
-        self.expect_failed_within(4 * TIMEOUT_S, self.two[1].url,
-                                  f"paused: {self.two[0].url} (holds version 2)")
-        self.expect_holds(self.two[0], 2, paused=True)
+        said = self.expect_failed_within(4 * TIMEOUT_S, self.two[1].url,
+                                         "version 2 is not installed, the run is on version 1")
+        self.assertNotIn("paused:", said["error"])
+        for server in self.two:
+            self.expect_holds(server, 1)
+        self.assertEqual(self.orchestrator.wait()[0], 1)
+        self.ranks = self.broadcasts(self.run_config, first=3)  # and it goes on
+        self.send(self.ranks, 3)
+        self.expect_served(self.orchestrate(self.run_config), 3)
+        self.verify_servers(self.two, 3)
+
+
+class TheFirstVersionFails(DrillCase):
+    """What engines came with is what the rest serve, and no trainer could send it to them."""
+
+    def run_first_of(self, servers, policy):
+        self.two = servers
+        self.run_config = self.write_config([server.url for server in servers], policy,
+                                            self.timeout)
+        self.ranks = self.broadcasts(self.run_config)
+        self.orchestrator = self.orchestrate(self.run_config)
+        self.send(self.ranks, 1)
+        said = self.expect_failed_within(
+            3 * self.timeout, "version 1 is not installed, the run is on what it came with",
+            servers[1].url)
+        self.assertNotIn("paused:", said["error"])
+        self.assertNotIn(f"server {servers[0].url}", said["error"])
+        self.expect_holds(servers[0], None)
+
+    def other_architecture(self):
+        path = os.path.join(self.folder, "other.json")
+        with open(self.config, encoding="utf-8") as file:
+            other = json.load(file)
+        other["vocab_size"] *= 2
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(other, file)
+        return path
+
+    def test_on_a_server_of_another_architecture(self):
+        for policy in ("abort", "wait"):
+            with self.subTest(policy):
+                self.setUp()
+                other = self.replica_server(1, config=self.other_architecture())
+                self.run_first_of([self.replica_server(0), other], policy)
+                self.expect_holds(self.two[1], None)
+                self.doCleanups()
+
+    def test_on_a_server_that_is_killed_and_the_run_goes_on_with_another(self):
+        self.timeout = 5
+        self.run_first_of([self.replica_server(0),
+                           self.replica_server(1, "--die-at", "install:1")], "abort")
+        self.assertEqual(self.orchestrator.wait()[0], 1)
+        again = self.replica_server(1, http=self.two[1].url[len("http://"):])
+        self.expect_served(self.orchestrate(self.run_config), 1)
+        self.verify_servers([self.two[0], again], 1)
+
+
+class BetweenVersions(DrillCase):
+    def test_a_server_that_is_killed_and_comes_back_is_said_paused_and_taken_in(self):
+        self.timeout = 20
+        self.run_first()
+        killed = self.two[1]
+        killed.process.signal(signal.SIGKILL)
+        begun = time.monotonic()
+        said = read_until(self.orchestrator, "server", server=killed.url, step="look",
+                          state="unknown")
+        self.assertIn("cannot be reached", said["error"])
+        self.assertLess(time.monotonic() - begun, 2.5)
+        again = self.replica_server(1, http=killed.url[len("http://"):])
+        said = read_until(self.orchestrator, "server", server=killed.url, step="pause")
+        self.assertIn("what it came with, the run is on version 1", said["error"])
+        self.expect_holds(again, None, paused=True)
+        self.expect_holds(self.two[0], 1)
+        self.send(self.ranks, 2)
+        self.assertEqual(self.expect_served(self.orchestrator, 2)["updated"], 2)
+        self.verify_servers([self.two[0], again], 2)
+
+
+class MarkersOfAnEarlierRun(DrillCase):
+    def test_they_are_taken_away_and_do_not_stop_this_one(self):
+        self.timeout = 20
+        markers = os.path.join(self.folder, "broadcasts")
+        for step, name in ((1, "NCCL_READY"), (2, "NCCL_READY"), (5, "STABLE"), (5, "NCCL_READY")):
+            os.makedirs(f"{markers}/step_{step}", exist_ok=True)
+            open(f"{markers}/step_{step}/{name}", "w", encoding="ascii").close()
+        servers = self.servers(1)
+        config = self.write_config([servers[0].url], marker_dir=markers)
+        trainers = self.broadcasts(config, first=2)
+        read_until(trainers[0], "listening")
+        for step, names in ((1, ["NCCL_READY"]), (2, []), (5, [])):
+            self.assertEqual(os.listdir(f"{markers}/step_{step}"), names)
+        self.send(trainers, 2)
+        self.expect_served(self.orchestrate(config), 2)
+        read_until(trainers[0], "held", version=2)
+
+    def test_what_the_trainer_cannot_mean_is_not_taken(self):
+        """Whoever writes its markers by itself may have left the others."""
+        self.timeout = 20
+        markers = os.path.join(self.folder, "broadcasts")
+        servers = self.servers(1)
+        without = self.write_config([servers[0].url])
+        trainers = self.broadcasts(without)
+        read_until(trainers[0], "listening")
+        os.makedirs(f"{markers}/step_5")
+        open(f"{markers}/step_5/STABLE", "w", encoding="ascii").close()
+        self.send(trainers, 1)
+        read_until(trainers[0], "published", version=1)
+        orchestrator = self.orchestrate(self.write_config([servers[0].url], marker_dir=markers))
+        read_until(orchestrator, "joined")
+        os.makedirs(f"{markers}/step_1")
+        open(f"{markers}/step_1/STABLE", "w", encoding="ascii").close()
+        self.expect_served(orchestrator, 1)
+        self.assertFalse(os.path.exists(f"{markers}/step_5/NCCL_READY"))
 
 
 class SomebodyNeverComes(DrillCase):

@@ -58,6 +58,23 @@ class WhenAllIsWell(ReplicaCase):
                             "server-0, worker", "trainer rank")
         self.expect_held(servers[0], 2)
 
+    def test_a_server_goes_back_without_its_trainer(self):
+        trainers = self.trainers()
+        server = self.server(0)
+        self.publish(trainers, 1)
+        self.join(server, 1)
+        self.expect_refused(server.post("/revert"), 409, "nothing to go back to")
+        self.update(server, 1)
+        self.publish(trainers, 2)
+        self.update(server, 2)
+        for trainer in trainers:
+            trainer.signal(signal.SIGKILL)
+        self.assertEqual(server.post("/revert", {"timeout": 5}),
+                         (200, {"version": 1, "state": "holding", "paused": False}))
+        self.expect_held(server, 1)
+        self.verify_all(server, 1)
+        self.expect_refused(server.post("/revert"), 409, "nothing to go back to")
+
     def test_curl_sends_long_bodies_and_chunks(self):
         self.publish(self.trainers(), 1)
         server = self.server(0)
