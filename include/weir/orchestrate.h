@@ -8,12 +8,16 @@
  *
  *       trainer: version READY ──► pause all ──► update all ──► all hold it? ──► resume all
  *                                     │              │               │
- *                              abort: those that have installed it are told to install the old
- *                                     version again; resume those that hold that one whole
+ *                              abort: those that have installed it go back by themselves, or are
+ *                                     told to install the old version again; resume those that
+ *                                     hold that one whole
  *                              drop: the failed ones stay as they are, left out until they are back
  *                              wait: go on trying the failed ones until the bound, then as abort
  *
  * docs/broadcast.md says each phase, its calls and its bounds.
+ *
+ * Between versions it looks at the servers about once a second, says what has changed, and pauses one
+ * that runs on something else than the fleet.
  *
  * Threads    one thread drives an orchestrator; weir_orchestrator_cancel() (from signal handlers
  *            too) and _server() may be called from another. `said` is called from the one that drives.
