@@ -15,9 +15,13 @@ class OneWorkerEach(BroadcastCase):
     def begin(self, *more, n_servers=2, **config):
         servers = self.servers(n_servers)
         path = self.write_config([server.url for server in servers], **config)
-        trainer = self.start("broadcast", path, "--follow", "--json", "--threads", "1", *more)
+        trainer = self.pushes(path, *more)
         orchestrator = self.orchestrate(path, "--keep-going")
         return servers, trainer, orchestrator
+
+    def pushes(self, path, *more):
+        return self.start("broadcast", path, "--follow", "--json", "--threads", "1", "--delivery",
+                          "push", *more)
 
     def serve(self, trainer, orchestrator, version, updated):
         self.send([trainer], version)
@@ -49,7 +53,7 @@ class Pushed(OneWorkerEach):
     def test_one_that_dies_meanwhile_is_waited_for_and_served_with_the_others(self):
         servers = [self.replica_server(0), self.replica_server(1, "--die-at", "transfer:2")]
         path = self.write_config([server.url for server in servers], policy="wait")
-        trainer = self.start("broadcast", path, "--follow", "--json", "--threads", "1")
+        trainer = self.pushes(path)
         orchestrator = self.orchestrate(path)
         self.serve(trainer, orchestrator, 1, 2)
         self.send([trainer], 2)
@@ -58,6 +62,29 @@ class Pushed(OneWorkerEach):
         servers[1] = self.replica_server(1, http="127.0.0.1:" + port)
         self.expect_served(orchestrator, 2)
         read_until(trainer, "held", version=2)
+        self.verify_servers(servers, 2)
+
+
+    def test_what_not_all_take_alike_is_not_pushed(self):
+        self.n_workers = 2
+        path = self.write_config(["http://127.0.0.1:1"])
+        for more, words in ((["--delivery", "push"], "engines of tp or ep above 1 are not for"),
+                            (["--delivery", "push", "--mesh", "fsdp=1"], "ranks of a mesh are not"),
+                            (["--transport", "nccl"], "NCCL brings every worker the same bytes")):
+            process = self.start("broadcast", path, self.checkpoint(1), *more)
+            code, errors = process.wait()
+            self.assertEqual(code, 1)
+            self.assertIn(words, errors)
+
+
+class ReadByThoseWhoInstallDirectly(OneWorkerEach):
+    def test_from_host_memory_they_read_unless_told_otherwise(self):
+        servers = [self.replica_server(0, "--install", "direct")]
+        path = self.write_config([servers[0].url])
+        trainer = self.start("broadcast", path, "--follow", "--json", "--threads", "1")
+        orchestrator = self.orchestrate(path)
+        for version in (1, 2):
+            self.serve(trainer, orchestrator, version, 1)
         self.verify_servers(servers, 2)
 
 

@@ -33,6 +33,11 @@ const char weir_usage_broadcast[] =
     "  --follow                    read further SRC from stdin, one line each, until it ends; a\n"
     "                              version that fails is said, and the next SRC is the next one\n"
     "  --device host|cuda:N        keep the weights in that GPU's memory (default: host)\n"
+    "  --delivery push|pull        push: convert and send step by step, to all at once; pull: "
+    "servers\n"
+    "                              read it. Default: push what all take alike from a GPU. From "
+    "host\n"
+    "                              memory pushes go into staged servers alone\n"
     "\n"
     "--directory, --model, --run, --wire, --layout, --conversion and --replica-mesh are not "
     "taken:\n"
@@ -47,7 +52,8 @@ enum {
     OPTION_MESH,
     OPTION_OWNERS,
     OPTION_FOLLOW,
-    OPTION_DEVICE
+    OPTION_DEVICE,
+    OPTION_DELIVERY
 };
 
 static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
@@ -59,6 +65,7 @@ static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
                                            OPTION_OWNERS },
                                          { "follow", no_argument, NULL, OPTION_FOLLOW },
                                          { "device", required_argument, NULL, OPTION_DEVICE },
+                                         { "delivery", required_argument, NULL, OPTION_DELIVERY },
                                          WEIR_CLI_OPTIONS_END };
 
 typedef struct broadcast_job {
@@ -95,6 +102,8 @@ static int take_option(int option, broadcast_job *job)
     case OPTION_FOLLOW:
         job->follow = true;
         break;
+    case OPTION_DELIVERY:
+        return weir_publish_job_take_delivery("broadcast", optarg, common);
     case OPTION_DEVICE:
         good = weir_cli_read_device("broadcast", optarg, &common->device);
         break;
@@ -136,8 +145,9 @@ static void find_engine_config(broadcast_job *job)
         job->common.flow.config = job->engine_config;
 }
 
-/* What every server takes alike is pushed, to all at once: weights that this rank has whole, for
- * engines of one worker or, in checkpoint format, of any. Else each worker reads its own part. */
+/* What every server takes alike can be pushed, to all at once: weights that this rank has whole,
+ * for engines of one worker or, in checkpoint format, of any. Else each worker reads its own part.
+ */
 static bool is_for_all(const broadcast_job *job)
 {
     const weir_run_settings *settings = job->settings;
@@ -189,10 +199,13 @@ static void take_settings(broadcast_job *job)
     flow->replica_mesh = is_for_all(job) ? NULL : job->mesh;
     if (flow->replica_experts == NULL && flow->replica_mesh != NULL)
         flow->replica_experts = settings->inference.experts;
-    job->common.delivery = is_for_all(job) ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
     flow->wire = broadcast->quantize_in_weight_transfer ? WEIR_WIRE_KERNEL : WEIR_WIRE_CHECKPOINT;
     if (flow->transport == NULL)
         flow->transport = transport_of(job);
+    if (job->common.delivery == WEIR_DELIVERY_DEFAULT)
+        job->common.delivery = is_for_all(job) && strcmp(flow->transport, "ucx") != 0
+                                   ? WEIR_DELIVERY_PUSH
+                                   : WEIR_DELIVERY_PULL;
     if (flow->timeout_ms == 0)
         flow->timeout_ms = broadcast->timeout_s * 1000;
     find_engine_config(job);
@@ -244,6 +257,28 @@ static int await_directory(const broadcast_job *job)
     return WEIR_EXIT_OK;
 }
 
+static int check_delivery(const broadcast_job *job, const char *path)
+{
+    bool has_nccl = strcmp(job->common.flow.transport, "nccl") == 0;
+    bool pushes = job->common.delivery == WEIR_DELIVERY_PUSH;
+    const char *parts =
+        job->common.mesh != NULL ? "ranks of a mesh" : "engines of tp or ep above 1";
+    if (!is_for_all(job) && has_nccl)
+        return weir_cli_error(
+            "%s: trainer.weight_broadcast.transport: NCCL brings every worker the "
+            "same bytes, which %s are not for: leave the transport out, or say "
+            "cuda_ipc or ucx",
+            path, parts);
+    if (!is_for_all(job) && pushes)
+        return weir_cli_error(
+            "--delivery push brings every worker the same bytes, which %s are not "
+            "for",
+            parts);
+    return has_nccl && !pushes
+               ? weir_cli_error("--delivery pull: transport nccl cannot be read from")
+               : WEIR_EXIT_OK;
+}
+
 static int begin(broadcast_job *job, const char *path)
 {
     if (weir_run_config_open(path, &job->config) != WEIR_OK ||
@@ -254,14 +289,9 @@ static int begin(broadcast_job *job, const char *path)
                               "broadcast, type nccl is one",
                               path);
     take_settings(job);
-    if (!is_for_all(job) && strcmp(job->common.flow.transport, "nccl") == 0)
-        return weir_cli_error(
-            "%s: trainer.weight_broadcast.transport: NCCL brings every worker the "
-            "same bytes, and %s takes its own part: leave the transport out, or "
-            "say cuda_ipc or ucx",
-            path,
-            job->common.mesh != NULL ? "each worker reads from ranks of a mesh and"
-                                     : "each worker of tp or ep above 1");
+    int code = check_delivery(job, path);
+    if (code != WEIR_EXIT_OK)
+        return code;
     return job->common.rank == 0 ? open_directory(job) : await_directory(job);
 }
 

@@ -82,16 +82,6 @@ typedef struct publish_job {
     bool version_failed; /* what the last version ended with; the trainer is as good as before */
 } publish_job;
 
-static bool take_delivery(publish_job *job)
-{
-    if (strcmp(optarg, "push") != 0 && strcmp(optarg, "pull") != 0) {
-        weir_cli_usage_error("publish", "--delivery takes push or pull, got '%s'", optarg);
-        return false;
-    }
-    job->common.delivery = optarg[2] == 's' ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
-    return true;
-}
-
 static int take_mesh_option(int option, publish_job *job)
 {
     if (option != OPTION_OWNERS)
@@ -106,7 +96,7 @@ static int take_memory_option(int option, publish_job *job)
     if (option == OPTION_DEVICE)
         good = weir_cli_read_device("publish", optarg, &job->common.device);
     else if (option == OPTION_DELIVERY)
-        good = take_delivery(job);
+        return weir_publish_job_take_delivery("publish", optarg, &job->common);
     else if (option == OPTION_WINDOW)
         good = weir_cli_byte_count("publish", "--window", optarg, &job->common.window_bytes);
     else

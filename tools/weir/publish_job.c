@@ -130,6 +130,14 @@ static int register_source(weir_publish_job *job)
                                                                               : weir_cli_fail();
 }
 
+int weir_publish_job_take_delivery(const char *verb, const char *text, weir_publish_job *job)
+{
+    if (strcmp(text, "push") != 0 && strcmp(text, "pull") != 0)
+        return weir_cli_usage_error(verb, "--delivery takes push or pull, got '%s'", text);
+    job->delivery = text[2] == 's' ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
+    return WEIR_EXIT_OK;
+}
+
 int weir_publish_job_take_source(weir_publish_job *job, const char *path)
 {
     weir_flow_source before = job->source;

@@ -28,6 +28,8 @@ typedef struct weir_publish_job {
 void weir_publish_job_begin(void);
 /* --mesh; WEIR_EXIT_OK, or an exit code after a message. */
 int weir_publish_job_take_mesh(const char *verb, const char *text, weir_publish_job *job);
+/* --delivery push|pull; the same. */
+int weir_publish_job_take_delivery(const char *verb, const char *text, weir_publish_job *job);
 /* Opens a source, with the first one the trainer, and registers what this rank has of it; the one
  * before stays open until then. Returns an exit code after a message. */
 int weir_publish_job_take_source(weir_publish_job *job, const char *path);
