@@ -146,6 +146,10 @@ typedef struct weir_directory_options {
     unsigned max_connections;    /* of gRPC; 0: 12,288, or half of the descriptors that the process may
                                     have. More than these leave room for are bounded by them */
     unsigned max_connections_per_host; /* from one address that is not loopback; 0: half of all */
+    const char *trainer_model; /* of a trainer that broadcasts and has this directory for itself: who
+                                  asks for it hears so before there is a version. NULL: of none */
+    const char *trainer_run;   /* with it; NULL: "default" */
+    uint32_t n_inference_workers; /* with it: its versions go to ranks 1 to this; 0: not said */
 } weir_directory_options;
 #define WEIR_DIRECTORY_OPTIONS_INIT WEIR_SIZED(weir_directory_options)
 WEIR_API weir_status weir_directory_open(const weir_directory_options *options,

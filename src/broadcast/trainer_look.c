@@ -46,6 +46,23 @@ static void find_trainers(const json_t *list, const char *model, weir_trainer_si
     }
 }
 
+/* Whose directory it is, where it is one trainer's own: known before that has registered. */
+static void find_owner(const json_t *owner, const char *model, weir_trainer_sight *sight)
+{
+    const json_t *n_workers = json_object_get(owner, "inference_workers");
+    if (!json_is_object(owner))
+        return;
+    if (!is_of(owner, "model", model)) {
+        name_other(sight, text_of(owner, "model"));
+        return;
+    }
+    sight->has_trainer = sight->says_run = true;
+    snprintf(sight->run, sizeof(sight->run), "%s", text_of(owner, "run"));
+    if (json_is_integer(n_workers) && json_integer_value(n_workers) > 0 &&
+        json_integer_value(n_workers) <= INT32_MAX)
+        sight->n_workers = (uint32_t)json_integer_value(n_workers);
+}
+
 /* An attempt at a version that stands, or is about to. */
 static void see_version(const json_t *item, uint64_t number, const weir_trainer_wish *wish,
                         weir_trainer_sight *sight)
@@ -91,6 +108,7 @@ weir_status weir_trainer_sight_read(const char *json, const weir_trainer_wish *w
         sight.revision = (uint64_t)json_integer_value(revision);
     find_trainers(json_object_get(fleet, "workers"), wish->model, &sight);
     find_trainers(json_object_get(fleet, "groups"), wish->model, &sight);
+    find_owner(json_object_get(fleet, "trainer"), wish->model, &sight);
     find_versions(json_object_get(fleet, "versions"), wish, &sight);
     json_decref(fleet);
     *out = sight;

@@ -16,10 +16,13 @@ typedef struct weir_trainer_wish {
 } weir_trainer_wish;
 
 typedef struct weir_trainer_sight {
-    bool is_told;     /* false: a directory that tells no such thing (ModelExpress') */
-    bool has_trainer; /* of the model */
-    char others[256]; /* models that have one, "a, b"; "": none */
-    bool has_newest;  /* READY, of the model and run */
+    bool is_told;       /* false: a directory that tells no such thing (ModelExpress') */
+    bool has_trainer;   /* of the model */
+    bool says_run;      /* the directory is that trainer's own, and says: */
+    char run[256];      /* its run */
+    uint32_t n_workers; /* to how many inference workers its versions go; 0: not said */
+    char others[256];   /* models that have one, "a, b"; "": none */
+    bool has_newest;    /* READY, of the model and run */
     uint64_t newest;
     bool is_made_anew; /* the version that is held, by a trainer that was started again */
     uint64_t revision; /* of what it said */

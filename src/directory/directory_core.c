@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -626,6 +627,17 @@ void weir_directory_core_make_services(weir_directory_core *core)
     core->counts.n_methods = n;
 }
 
+static weir_status open_group(const weir_directory_core_options *options,
+                              weir_directory_group *group)
+{
+    if (options->group_model == NULL)
+        return WEIR_OK;
+    group->model = weir_strdup(options->group_model);
+    group->run = weir_strdup(options->group_run != NULL ? options->group_run : "default");
+    group->n_workers = options->n_group_workers;
+    return group->model != NULL && group->run != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
 weir_status weir_directory_core_open(const weir_directory_core_options *options,
                                      weir_directory_core *core)
 {
@@ -641,7 +653,7 @@ weir_status weir_directory_core_open(const weir_directory_core_options *options,
     weir_waits_init(&core->waits);
     weir_progress_init(&core->progress);
     weir_directory_core_make_services(core);
-    return WEIR_OK;
+    return open_group(options, &core->group);
 }
 
 void weir_directory_core_close(weir_directory_core *core)
@@ -652,6 +664,9 @@ void weir_directory_core_close(weir_directory_core *core)
     weir_progress_close(&core->progress);
     weir_store_close(core->store);
     weir_arena_close(&core->arena);
+    weir_free(core->group.model);
+    weir_free(core->group.run);
+    core->group = (weir_directory_group){ NULL, NULL, 0 };
     core->store = NULL;
     core->log = NULL;
 }

@@ -140,7 +140,14 @@ typedef struct weir_directory_current {
     bool is_answered;
 } weir_directory_current;
 
+/* The trainer that has the directory for itself. */
+typedef struct weir_directory_group {
+    char *model, *run; /* NULL: there is none */
+    uint32_t n_workers;
+} weir_directory_group;
+
 struct weir_directory_core {
+    weir_directory_group group;
     weir_store *store;
     weir_directory_log *log;
     weir_rpc_server *server; /* NULL: there is none */
@@ -164,6 +171,8 @@ struct weir_directory_core {
 
 typedef struct weir_directory_core_options {
     weir_store_options store;
+    const char *group_model, *group_run; /* copied */
+    uint32_t n_group_workers;
     unsigned sweep_every_ms; /* 0: 30,000; each second while calls wait */
     uint64_t salt;           /* random, or ids repeat */
     weir_directory_hooks hooks;

@@ -116,6 +116,20 @@ static void write_directory(fleet_writer *writer)
     weir_json_close(json);
 }
 
+/* The trainer that has the directory for itself, whether it has registered yet or not. */
+static void write_trainer(fleet_writer *writer)
+{
+    weir_json_text *json = &writer->json;
+    const weir_directory_group *group = &writer->core->group;
+    if (group->model == NULL)
+        return;
+    weir_json_open(json, "trainer");
+    weir_json_string(json, "model", group->model);
+    weir_json_string(json, "run", group->run);
+    weir_json_number(json, "inference_workers", group->n_workers);
+    weir_json_close(json);
+}
+
 /* ---- who is there ----------------------------------------------------------------------------*/
 
 static const char *status_name(const fleet_writer *writer, const weir_store_source *source)
@@ -465,6 +479,7 @@ static void write_all(fleet_writer *writer, const char *model)
     weir_json_number(json, "now_ms", writer->now_ms);
     weir_json_number(json, "revision", weir_store_revision(store, model));
     write_directory(writer);
+    write_trainer(writer);
     write_groups(writer, model);
     begin_list(writer, "sources");
     weir_store_each_source(store, model, write_source, writer);

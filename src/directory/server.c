@@ -101,6 +101,9 @@ static weir_status open_core(weir_directory *directory)
     const weir_directory_core_options core_options = {
         .store = { .stale_after_ms = (uint64_t)options->stale_after_s * 1000,
                    .delete_after_ms = (uint64_t)options->delete_after_s * 1000 },
+        .group_model = options->trainer_model,
+        .group_run = options->trainer_run,
+        .n_group_workers = options->n_inference_workers,
         .sweep_every_ms = sweep_s * 1000,
         .salt = random_seed(),
         .hooks = { answer, arm_timer, directory },

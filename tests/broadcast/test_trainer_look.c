@@ -53,6 +53,28 @@ static void trainers_of_other_models_are_named_once(void **state)
     assert_string_equal(sight.others, "a, b");
 }
 
+static void a_trainer_of_the_directory_is_there_before_it_has_registered(void **state)
+{
+    (void)state;
+    weir_trainer_sight sight =
+        see("{\"trainer\":{\"model\":\"m\",\"run\":\"other\",\"inference_workers\":4}}");
+    assert_true(sight.has_trainer);
+    assert_true(sight.says_run);
+    assert_string_equal(sight.run, "other");
+    assert_int_equal(sight.n_workers, 4);
+    sight = see("{\"trainer\":{\"model\":\"b\",\"run\":\"run\",\"inference_workers\":4}}");
+    assert_false(sight.has_trainer);
+    assert_false(sight.says_run);
+    assert_string_equal(sight.others, "b");
+    static const char *const none[] = { "{\"trainer\":7}", "{\"trainer\":null}",
+                                        "{\"trainer\":{\"model\":\"m\",\"run\":7,"
+                                        "\"inference_workers\":-1}}",
+                                        "{\"trainer\":{\"model\":\"m\","
+                                        "\"inference_workers\":9999999999}}" };
+    for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++)
+        assert_int_equal(see(none[i]).n_workers, 0);
+}
+
 static void the_newest_is_ready_and_of_the_run(void **state)
 {
     (void)state;
@@ -126,11 +148,33 @@ static void a_directory_is_looked_at(void **state)
     weir_directory_close(directory);
 }
 
+static void a_directory_says_whose_it_is(void **state)
+{
+    (void)state;
+    weir_directory *directory;
+    weir_directory_client *client;
+    weir_trainer_sight sight;
+    weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
+    options.trainer_model = "m";
+    options.n_inference_workers = 4;
+    assert_int_equal(weir_directory_open(&options, &directory), WEIR_OK);
+    assert_int_equal(weir_directory_client_open(weir_directory_address(directory), 5000, &client),
+                     WEIR_OK);
+    assert_int_equal(weir_trainer_look(client, "m", "run", 0, 0, &sight), WEIR_OK);
+    assert_true(sight.has_trainer);
+    assert_string_equal(sight.run, "default");
+    assert_int_equal(sight.n_workers, 4);
+    weir_directory_client_close(client);
+    weir_directory_close(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_registered_trainer_or_one_that_has_published_is_there),
         cmocka_unit_test(trainers_of_other_models_are_named_once),
+        cmocka_unit_test(a_trainer_of_the_directory_is_there_before_it_has_registered),
+        cmocka_unit_test(a_directory_says_whose_it_is),
         cmocka_unit_test(the_newest_is_ready_and_of_the_run),
         cmocka_unit_test(a_version_that_is_held_may_be_made_anew),
         cmocka_unit_test(what_is_no_object_is_refused),
