@@ -12,6 +12,7 @@
 #define CHECK_MS 50u /* how often a bound that has passed is enforced anew */
 #define AGAIN_MS 100u
 #define OTHERS_MS 500u
+#define MOST_HOST_CHARACTERS 64 /* of a line that says what goes on */
 #define NS_PER_MS 1000000ull
 #define NS_PER_S 1000000000ull
 
@@ -27,6 +28,9 @@ void weir_inference_doing(const weir_inference_order *order, char *text, size_t 
                                          "what was held before is being brought back" };
     if (order->kind == WEIR_ORDER_UPDATE && order->update.has_version)
         snprintf(text, n_text, "version %" PRIu64 " is being installed", order->update.version);
+    else if (order->kind == WEIR_ORDER_JOIN)
+        snprintf(text, n_text, "the trainer at %.*s:%u is being joined", MOST_HOST_CHARACTERS,
+                 order->join.host, order->join.port);
     else
         snprintf(text, n_text, "%s", names[order->kind]);
 }
@@ -153,26 +157,61 @@ static weir_status no_trainer(weir_inference *server, weir_directory_client *cli
                      weir_directory_client_address(client), model, seconds, sight.others);
 }
 
+/* A trainer that says for whom it broadcasts does so for this server's group, or not for it. */
+static weir_status check_group(const weir_inference *server, const weir_trainer_sight *sight,
+                               const char *address)
+{
+    const weir_join_wish *wish = &server->order.join;
+    if (sight->says_run && strcmp(sight->run, wish->run) != 0)
+        return weir_fail(WEIR_ERR_INVALID,
+                         "'session_id' is '%s', but the trainer at %s is of run '%s'", wish->run,
+                         address, sight->run);
+    if (sight->n_workers == 0 || sight->n_workers == wish->n_workers_of_all)
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_INVALID,
+                     "%s, ranks %u to %u, is of a group of %u inference workers, but the trainer "
+                     "at %s broadcasts to %u",
+                     wish->server, wish->first_rank, wish->first_rank + server->n_workers - 1,
+                     wish->n_workers_of_all, address, sight->n_workers);
+}
+
+/* One look, which ends by the order's bound: the first one is answered at once, by whoever is
+ * there; later ones wait for news. */
+static weir_status look_for_trainer(weir_inference *server, weir_directory_client *client,
+                                    weir_trainer_sight *sight)
+{
+    unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
+    unsigned wait_ms = sight->revision != 0 ? left_ms / 2 : 0;
+    weir_directory_client_bound(client, left_ms > wait_ms ? left_ms - wait_ms : 1);
+    return weir_trainer_look(client, server->options.model, server->order.join.run, sight->revision,
+                             wait_ms, sight);
+}
+
 /* Until it is there; one that is about to come up does not answer at first. */
 static weir_status await_trainer(weir_inference *server, weir_directory_client *client)
 {
     weir_trainer_sight sight = { .revision = 0 };
+    bool has_answered = false;
     weir_status status;
     do {
-        unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
-        weir_directory_client_bound(client, left_ms != 0 ? left_ms : 1);
-        status = weir_trainer_look(client, server->options.model, server->order.join.run,
-                                   sight.revision, left_ms, &sight);
+        status = look_for_trainer(server, client, &sight);
         if (status == WEIR_OK && (!sight.is_told || sight.has_trainer))
-            return WEIR_OK;
+            return check_group(server, &sight, weir_directory_client_address(client));
         if (status != WEIR_OK && status != WEIR_ERR_PEER_LOST && status != WEIR_ERR_TIMED_OUT)
             return status;
+        has_answered = status == WEIR_OK || (has_answered && status == WEIR_ERR_TIMED_OUT);
+        unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
         if (status != WEIR_OK || sight.revision == 0)
             weir_sleep_ms(left_ms < AGAIN_MS ? left_ms : AGAIN_MS);
     } while (!weir_inference_is_over(server));
     if (atomic_load(&server->is_stopping))
         return weir_fail(WEIR_ERR_CANCELLED, "the server is closing");
-    return status == WEIR_OK ? no_trainer(server, client) : status;
+    if (has_answered)
+        return no_trainer(server, client);
+    if (status == WEIR_ERR_TIMED_OUT)
+        return weir_fail(status, "the trainer's directory at %s has not answered within %.1f s",
+                         weir_directory_client_address(client), server->order.timeout_ms / 1e3);
+    return status;
 }
 
 static weir_status find_trainer(weir_inference *server)

@@ -103,6 +103,16 @@ static weir_replica_options options_of(weir_inference_worker *worker, const char
     return options;
 }
 
+/* A trainer that falls silent holds up no join beyond its bound. */
+static unsigned bound_of_join(const weir_inference *server)
+{
+    unsigned left_ms = weir_deadline_left_ms(server->order.deadline);
+    unsigned usual_ms = server->options.timeout_ms;
+    if (left_ms < WEIR_INFERENCE_GRACE_MS)
+        left_ms = WEIR_INFERENCE_GRACE_MS;
+    return left_ms < usual_ms ? left_ms : usual_ms;
+}
+
 static weir_status join(weir_inference_worker *worker)
 {
     weir_replica *replica;
@@ -115,9 +125,12 @@ static weir_status join(weir_inference_worker *worker)
              server->options.name != NULL ? server->options.name : wish->server, worker->engine);
     weir_inference_mesh(server, mesh);
     weir_replica_options options = options_of(worker, directory, name, mesh);
+    options.timeout_ms = bound_of_join(server);
     weir_status status = weir_replica_open(&options, &replica);
     if (status != WEIR_OK)
         return status;
+    weir_directory_client_bound(replica->worker.client, server->options.timeout_ms);
+    weir_replica_rebound(replica, server->options.timeout_ms);
     const weir_inference_memory *memory = &worker->memory;
     if (memory->tags != NULL)
         status = weir_replica_register(replica, memory->tensors, memory->tags, memory->n_tensors);

@@ -5,6 +5,7 @@ import glob
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -122,6 +123,20 @@ class WhenAllIsWell(ReplicaCase):
 
 
 class WhenSomethingFails(ReplicaCase):
+    def test_a_trainer_that_is_silent_is_named_and_given_up_in_time(self):
+        server = self.server(0)
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            port = silent.getsockname()[1]
+            begun = time.monotonic()
+            self.expect_refused(server.post("/init_broadcaster",
+                                            self.join_body(server, port=port, timeout=1)),
+                                504, f"the trainer's directory at 127.0.0.1:{port} has not answered "
+                                "within 1.0 s")
+            self.assertLess(time.monotonic() - begun, 2)
+        self.assertEqual(server.post("/pause")[0], 200)
+
     def test_servers_of_another_model_are_named_and_the_others_go_on(self):
         subprocess.run([flow_case.WEIR, "synth", "--family", "llama", "--preset", "tiny", "-o",
                         self.folder + "/llama"], check=True, capture_output=True, timeout=60)
