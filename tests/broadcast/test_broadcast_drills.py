@@ -62,6 +62,18 @@ class AServerIsKilled(DrillCase):
                 self.verify_servers(self.two[:1], 1)
                 self.doCleanups()
 
+    def test_its_workers_are_named_and_those_that_went_back_are_named_apart(self):
+        self.timeout = 4
+        self.run_first(server_1=("--die-at", "install:2"))
+        self.send(self.ranks, 2)
+        missing = read_until(self.ranks[0], "failed")["missing"]
+        culprits, back = missing.split("; went back: ")
+        self.assertIn("rank 3 (server 1, dp 0, tp 0)", culprits)
+        self.assertIn("rank 4 (server 1, dp 0, tp 1)", culprits)
+        self.assertNotIn("server 0", culprits)
+        self.assertEqual(back, "inference rank 1 (server 0, dp 0, tp 0), "
+                               "rank 2 (server 0, dp 0, tp 1)")
+
     def test_dropped_it_is_taken_up_again_once_it_is_back(self):
         self.timeout = 10
         self.run_first("--steps", "3", server_1=("--die-at", "transfer:2"), policy="drop")
@@ -92,7 +104,11 @@ class TheTrainerIsKilled(DrillCase):
                 self.send(self.ranks, 2)
                 self.expect_failed_within(2 * TIMEOUT_S, "no version after 1", self.address)
                 self.assertEqual(self.orchestrator.wait()[0], 1)
-                self.assertIn("rank", self.ranks[0].wait()[1])
+                said = read_until(self.ranks[0], "failed", version=2)
+                if stop in ("slot", "publish"):
+                    self.assertEqual(said["missing"], "trainer rank 1 has not published it")
+                else:  # rank 0 needs rows of it
+                    self.assertIn("from rank 1", said["error"])
                 for server in self.two:
                     self.expect_holds(server, 1)
                 self.doCleanups()
@@ -227,6 +243,42 @@ class MarkersOfAnEarlierRun(DrillCase):
         open(f"{markers}/step_1/STABLE", "w", encoding="ascii").close()
         self.expect_served(orchestrator, 1)
         self.assertFalse(os.path.exists(f"{markers}/step_5/NCCL_READY"))
+
+
+class WhoIsOfTheGroup(DrillCase):
+    def join_body(self, rank, n_servers, **more):
+        return {"host": "127.0.0.1", "port": self.port, "server_rank": rank,
+                "num_inference_server": n_servers, "timeout": 2,
+                "quantize_in_weight_transfer": True, **more}
+
+    def test_servers_join_before_the_first_version_and_those_of_another_group_do_not(self):
+        servers = self.servers()
+        trainer = self.broadcast(self.write_config([server.url for server in servers]), 0)
+        self.assertEqual(trainer.line()["event"], "listening")
+        self.assertEqual(servers[0].post("/init_broadcaster", self.join_body(0, 2)),
+                         (200, {"ranks": [1, 2]}))
+        status, said = servers[1].post("/init_broadcaster", self.join_body(6, 7))
+        self.assertEqual(status, 400)
+        self.assertIn("server-6, ranks 13 to 14, is of a group of 14 inference workers", said["error"])
+        self.assertIn(f"the trainer at {self.address} broadcasts to 4", said["error"])
+        status, said = servers[1].post("/init_broadcaster", self.join_body(1, 2, session_id="else"))
+        self.assertEqual(status, 400)
+        self.assertIn(f"'session_id' is 'else', but the trainer at {self.address} is of run "
+                      "'default'", said["error"])
+
+    def test_replicas_that_are_nobodys_workers_are_not_counted(self):
+        trainers = self.broadcasts(self.write_config(["http://127.0.0.1:1"], timeout=3))
+        self.send(trainers, 1)
+        read_until(trainers[0], "published")
+        for worker in range(WORKERS):
+            stray = self.replica(f"stray-{worker}", "--hold", "--replica-mesh", f"tp={WORKERS}",
+                                 "--worker", str(worker))
+            self.assertEqual(stray.line()["version"], 1)
+        said = trainers[0].line()
+        self.assertEqual(said["event"], "failed")
+        for tp in range(WORKERS):
+            self.assertIn(f"rank {1 + tp} (server 0, dp 0, tp {tp}) has not joined",
+                          said["missing"])
 
 
 class SomebodyNeverComes(DrillCase):

@@ -223,6 +223,9 @@ static int open_directory(broadcast_job *job)
     weir_directory_options directory = WEIR_DIRECTORY_OPTIONS_INIT;
     snprintf(listen, sizeof(listen), "%.255s:%u", broadcast->host, broadcast->port);
     directory.listen = listen;
+    directory.trainer_model = job->settings->orchestrator.model.name;
+    directory.trainer_run = job->settings->run;
+    directory.n_inference_workers = broadcast->inference_world_size;
     if (weir_directory_open(&directory, &job->directory) != WEIR_OK)
         return weir_cli_fail();
     if (job->common.flow.as_json)
@@ -312,6 +315,17 @@ static int wait_for_markers(const broadcast_job *job)
     return status == WEIR_OK ? WEIR_EXIT_OK : weir_publish_job_failed();
 }
 
+/* It is not published at all: the error's line says by whose fault. */
+static int say_unpublished(const broadcast_job *job)
+{
+    weir_flow_progress_end();
+    if (job->common.flow.as_json && !weir_cli_stopped())
+        weir_flow_print_line(json_pack("{s:s, s:I, s:s, s:s}", "event", "failed", "version",
+                                       (json_int_t)job->version, "error", weir_last_error(),
+                                       "missing", ""));
+    return weir_publish_job_failed();
+}
+
 /* The line is the trainer's, and behind it whoever does not hold the version, by rank. */
 static int say_missing(const broadcast_job *job)
 {
@@ -373,7 +387,7 @@ static int broadcast_one(broadcast_job *job, const char *path)
     if (code != WEIR_EXIT_OK || weir_cli_stopped())
         return code;
     if (weir_trainer_publish(job->common.trainer, job->version, &report) != WEIR_OK) {
-        code = weir_publish_job_failed();
+        code = say_unpublished(job);
     } else {
         weir_flow_print_report(&job->common.flow, "published", &report);
         code = see_through(job);
