@@ -17,6 +17,7 @@ import types
 import ml_dtypes
 import numpy as np
 import recipes
+import tiny_model
 import torch
 
 from weir.vllm.placement import Placement
@@ -38,6 +39,11 @@ class Strategy(enum.Enum):
 def named(class_name, **attributes):
     """An object of a class of that name, as layouts are told by names of vLLM's classes."""
     return type(class_name, (), attributes)()
+
+
+def config(family):
+    """The smallest config.json of a family, of two layers."""
+    return {**tiny_model.config(family, "tiny"), "num_hidden_layers": 2}
 
 
 # ---- what a trainer has --------------------------------------------------------------------------
@@ -366,8 +372,6 @@ EXPERTS = ([5, 0, 7, 2], [1, 6, 3, 4])
 def open_worker(directory, rank):
     """A receiver that fails installs before their first byte while it is `sabotaged`, its engine,
     and what that must hold of a version."""
-    import tiny_model
-
     from weir.vllm.receiver import Receiver
     from weir.vllm.settings import Settings
 
@@ -378,7 +382,7 @@ def open_worker(directory, rank):
             if self.sabotaged:
                 raise RuntimeError("a fault of worker %d" % rank)
 
-    c = tiny_model.config("qwen3_moe", "tiny")
+    c = config("qwen3_moe")
     shapes, place = hf_shapes(c), Placement(tp_rank=rank, tp_size=2, expert_parallel=True)
     expert_map = torch.full((8,), -1, dtype=torch.int32)
     expert_map[torch.tensor(EXPERTS[rank])] = torch.arange(4, dtype=torch.int32)

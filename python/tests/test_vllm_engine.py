@@ -14,7 +14,6 @@ import types
 
 import numpy as np
 import pytest
-import tiny_model
 
 import weir
 
@@ -36,7 +35,7 @@ class Run:
     """A trainer of a model, and what it has published."""
 
     def __init__(self, family, conversion, **options):
-        self.c = tiny_model.config(family, "tiny")
+        self.c = standin.config(family)
         self.shapes, self.conversion = standin.hf_shapes(self.c), conversion
         self.trainer = weir.Trainer("policy", config=self.c, conversion=conversion,
                                     timeout=TIMEOUT_S, **options)
@@ -115,7 +114,7 @@ def test_a_version_that_never_comes_leaves_what_was_there(open_run):
     run = open_run("deepseek_v3", BLOCK)
     engine = run.engine()
     run.publish(1)
-    receiver = run.receiver(engine, timeout=0.5)
+    receiver = run.receiver(engine, timeout=1.5)
     receiver.install(1)
     with pytest.raises(weir.TimedOut, match="9"):
         receiver.install(9)
@@ -237,7 +236,7 @@ def _mixed(engine):
     (_mixed, "o_proj", "a scale per block, .*one per row"),
 ])
 def test_a_layout_that_is_not_known_is_refused_with_what_was_seen(change, name, reason):
-    c = tiny_model.config("qwen3_moe", "tiny")
+    c = standin.config("qwen3_moe")
     parts = standin.fused(c, standin.sources(standin.hf_shapes(c), 1))
     engine = standin.Engine(c, parts, BLOCK)
     change(engine)
@@ -247,7 +246,7 @@ def test_a_layout_that_is_not_known_is_refused_with_what_was_seen(change, name, 
 
 
 def test_deep_gemm_is_taken_as_long_as_its_scales_are_fp32():
-    c = tiny_model.config("qwen3_moe", "tiny")
+    c = standin.config("qwen3_moe")
     engine = standin.Engine(c, standin.fused(c, standin.sources(standin.hf_shapes(c), 1)), BLOCK)
     _linear(engine).quant_method.fp8_linear = standin.named("DeepGemmFp8BlockScaledMMKernel")
     assert parameters.find_parameters(engine).conversion == BLOCK
@@ -293,6 +292,10 @@ def test_a_conversion_that_the_layers_do_not_hold_is_refused(open_run):
 def test_settings_that_make_no_sense_are_refused(given, reason):
     with pytest.raises(ValueError, match=reason):
         Settings(**given)
+
+
+def test_a_token_is_not_in_what_settings_print():
+    assert "secret" not in repr(Settings("h:1", security={"token": "secret"}))
 
 
 @pytest.mark.parametrize("version", [0, -1, True, "newest", 1.5, None])

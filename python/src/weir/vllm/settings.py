@@ -51,7 +51,7 @@ class Settings:
     window_bytes: int = 0
     ignore: List[str] = field(default_factory=list)
     """Globs of parameters (the engine's names) that keep the weights they came with."""
-    security: Optional[Dict[str, Any]] = None
+    security: Optional[Dict[str, Any]] = field(default=None, repr=False)
     """Fields of weir.Security, paths of files on the worker's machine."""
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ class TrainerSettings:
     keep_masters: bool = False
     ignore: List[str] = field(default_factory=list)
     first_version: int = 1
-    security: Optional[Dict[str, Any]] = None
+    security: Optional[Dict[str, Any]] = field(default=None, repr=False)
     worker: Dict[str, Any] = field(default_factory=dict)
     """More of weir.vllm.settings.Settings for the workers, over what follows from these."""
 
