@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import types
@@ -730,6 +730,42 @@ def test_prime_rl_workers_take_older_and_newer_fields(told):
             assert worker.weir_receiver is not first
             assert told[-1].run == named.get("session_id")
             worker.weir_close()
+
+
+class TheirSender:
+    """prime-rl's WeightSender: the handshake is its own, moving weights the transport's."""
+
+    def __init__(self, output_dir, timeout):
+        self.output_dir, self.timeout, self.seen = output_dir, timeout, []
+
+    def broadcast(self, model, step):
+        self.seen.append("ready")
+        self._broadcast(model, step, self.output_dir / f"step_{step}")
+        self.seen.append("finished")
+
+
+def test_prime_rl_newer_versions_ask_for_the_transport_alone(tmp_path, monkeypatch):
+    modules = ("prime_rl", "prime_rl.transports", "prime_rl.transports.weights",
+               "prime_rl.transports.weights.base")
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[modules[-1]].WeightSender = TheirSender
+    again = importlib.util.spec_from_file_location("prime_rl_again", prime_rl.__file__)
+    newer = importlib.util.module_from_spec(again)
+    again.loader.exec_module(newer)
+    config, model = config_of(), PrimeModel()
+    sender = newer.WeirWeightSender(tmp_path, config, engine_config=tiny.CONFIG)
+    assert isinstance(sender, TheirSender) and sender.timeout == TIMEOUT_S
+    with weir.Replica("policy", directory=f"127.0.0.1:{config.port}", config=tiny.CONFIG,
+                      wire="checkpoint", timeout=TIMEOUT_S, n_threads=1) as replica:
+        replica.allocate()
+        sending = threading.Thread(target=sender.broadcast, args=(model, 1))
+        sending.start()
+        assert replica.install(1).version == 1
+        sending.join(timeout=20)
+        tiny.expect_holds(replica, 1)
+    assert sender.seen == ["ready", "finished"]
+    sender.broadcaster.close()
 
 
 @pytest.mark.parametrize("named, message", [

@@ -615,6 +615,7 @@ def test_servers_with_different_versions_stay_paused_until_they_agree(trained, e
     bad.fails["/pause_generation"] = 500, {"message": "busy"}
     with pytest.raises(weir.WeirError, match="busy"):
         client.update(2)
+    assert good.is_paused and bad.is_paused
     bad.fails.clear()
     client.update(2)
     assert not good.is_paused and not bad.is_paused

@@ -263,7 +263,7 @@ class Client:
 
     def _pause_all(self) -> None:
         """Nothing has been ordered yet: those that were paused go on when another one cannot be,
-        unless an update before has left them with different versions."""
+        unless an update before has left the servers with different versions."""
         self._all_ok(self._check)
         results = self._all(self._pause)
         errors = [result for result in results if isinstance(result, WeirError)]
@@ -271,7 +271,7 @@ class Client:
             return
         pairs = zip(self._servers, results)
         paused = [server for server, result in pairs if not isinstance(result, WeirError)]
-        held = {self._held_before(server) for server in paused}
+        held = {self._held_before(server) for server in self._servers}
         if len(held) == 1 and next(iter(held))[0] in WHOLE:
             for server in paused:
                 self._resume(server)
