@@ -568,8 +568,9 @@ def test_an_update_pauses_installs_asks_and_goes_on(trained, engines):
     assert client.status()[update.servers[0]]["n_updates"] == 2
 
 
-def test_an_older_server_has_no_sessions(trained, engines):
+def test_an_older_server_has_no_sessions_and_no_names_of_versions(trained, engines):
     (engine,), client = engines(has_sessions=False)
+    engine.fails["/update_weight_version"] = 404, {"detail": "Not Found"}
     trained.publish(1)
     assert client.update("latest").version == 1
     assert "/end_weight_update" not in engine.calls and not engine.is_paused
@@ -664,6 +665,16 @@ def test_a_server_without_the_loader_is_refused_before_it_would_end_itself(train
     with pytest.raises(weir.CallError, match="--custom-weight-loader " + LOADER):
         client.update(1)
     assert engine.calls == ["/server_info"]
+
+
+def test_a_version_that_cannot_be_named_is_an_error_but_no_reason_to_stay_paused(trained, engines):
+    (engine,), client = engines()
+    trained.publish(1)
+    engine.fails["/update_weight_version"] = 500, {"message": "no"}
+    with pytest.raises(weir.PeerError, match="update_weight_version: 500: no"):
+        client.update(1)
+    assert not engine.is_paused
+    stand_in.expect_engine_holds(engine.model, 1)
 
 
 def test_a_session_that_cannot_be_closed_is_an_error(trained, engines):

@@ -210,8 +210,13 @@ class Client:
         return (str(told.get("state")), told.get("version")), str(told.get("error") or "")
 
     def _name_version(self, server: Server, version: int) -> None:
+        """For /model_info; some versions of SGLang know no names."""
         body = {"new_version": str(version), "abort_all_requests": False}
-        server.call_ok("/update_weight_version", body, self._call_timeout)
+        try:
+            server.call_ok("/update_weight_version", body, self._call_timeout)
+        except CallRefused as refusal:
+            if refusal.code != 404:
+                raise
 
     def _resume(self, server: Server) -> None:
         server.call("/continue_generation", {}, self._call_timeout)
@@ -240,8 +245,8 @@ class Client:
     def update(self, version: Union[int, str]) -> Update:
         """Brings all servers to `version` (or "latest"), and has them go on.
 
-        Blocks within the bounds. Raises WeirError, naming the servers that failed: they generate
-        again if all of them hold the version before, and stay paused otherwise.
+        Blocks within the bounds. Raises WeirError, naming the servers that failed: all generate
+        again if they hold one version whole, and stay paused otherwise.
         """
         begin = time.monotonic()
         payload_of(Wish(version, self._settings))
@@ -255,8 +260,11 @@ class Client:
         if len(held) != 1:
             raise VersionError("servers stay paused: " + self._who_holds(outcomes))
         installed = int(outcomes[0].holds[1] or 0) if outcomes[0].holds else 0
-        self._all_ok(lambda server: self._name_version(server, installed))
+        named = self._all(lambda server: self._name_version(server, installed))
         self._all_ok(self._resume)
+        unnamed = [result for result in named if isinstance(result, WeirError)]
+        if unnamed:
+            raise _of_several(unnamed)
         end = time.monotonic()
         names = tuple(server.name for server in self._servers)
         return Update(installed, end - begin, end - paused, names)
