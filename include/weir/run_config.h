@@ -33,6 +33,11 @@ typedef struct weir_run_config weir_run_config;
  * then checks the whole. In kernel mode the config.json of the inference model is read too, where
  * inference.model.path or .name is a directory of this machine. Gives *out. */
 WEIR_API weir_status weir_run_config_open(const char *path, weir_run_config **out);
+/* The same of a run whose trainer's machine is known when it is started: trainer_host stands for
+ * orchestrator.weight_broadcast.host, and the trainer listens at 0.0.0.0 where the file says no address
+ * for it. NULL: as the file says. */
+WEIR_API weir_status weir_run_config_open_at(const char *path, const char *trainer_host,
+                                             weir_run_config **out);
 /* The same of a text; `what` names it in problems. */
 WEIR_API weir_status weir_run_config_parse(const char *text, size_t n_bytes, const char *what,
                                            weir_run_config **out);

@@ -136,8 +136,8 @@ static weir_status read_document(weir_run_config *config, const char *text, size
     return config->out_of_memory ? WEIR_ERR_NO_MEMORY : WEIR_OK;
 }
 
-weir_status weir_run_config_parse(const char *text, size_t n_bytes, const char *what,
-                                  weir_run_config **out)
+static weir_status parse_at(const char *text, size_t n_bytes, const char *what,
+                            const char *trainer_host, weir_run_config **out)
 {
     if (n_bytes > WEIR_RUN_CONFIG_MAX_BYTES)
         return weir_fail(WEIR_ERR_FORMAT, "%s: a run configuration has at most %u bytes", what,
@@ -147,6 +147,8 @@ weir_status weir_run_config_parse(const char *text, size_t n_bytes, const char *
         return WEIR_ERR_NO_MEMORY;
     weir_arena_init(&config->arena, 0);
     config->file = weir_run_line(config, "%s", what);
+    if (trainer_host != NULL)
+        config->trainer_host = weir_run_line(config, "%s", trainer_host);
     config->problems =
         weir_arena_zeroed(&config->arena, WEIR_RUN_MAX_PROBLEMS, sizeof(*config->problems));
     weir_status status = WEIR_ERR_NO_MEMORY;
@@ -160,7 +162,14 @@ weir_status weir_run_config_parse(const char *text, size_t n_bytes, const char *
     return WEIR_OK;
 }
 
-weir_status weir_run_config_open(const char *path, weir_run_config **out)
+weir_status weir_run_config_parse(const char *text, size_t n_bytes, const char *what,
+                                  weir_run_config **out)
+{
+    return parse_at(text, n_bytes, what, NULL, out);
+}
+
+weir_status weir_run_config_open_at(const char *path, const char *trainer_host,
+                                    weir_run_config **out)
 {
     FILE *file = fopen(path, "rbe");
     if (file == NULL)
@@ -170,11 +179,16 @@ weir_status weir_run_config_open(const char *path, weir_run_config **out)
     if (text != NULL) {
         size_t n_bytes = fread(text, 1, WEIR_RUN_CONFIG_MAX_BYTES + 1u, file);
         status = ferror(file) ? weir_fail_errno("%s", path)
-                              : weir_run_config_parse(text, n_bytes, path, out);
+                              : parse_at(text, n_bytes, path, trainer_host, out);
     }
     weir_free(text);
     fclose(file);
     return status;
+}
+
+weir_status weir_run_config_open(const char *path, weir_run_config **out)
+{
+    return weir_run_config_open_at(path, NULL, out);
 }
 
 void weir_run_config_close(weir_run_config *config)

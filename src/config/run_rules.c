@@ -6,6 +6,7 @@
  * those report them. Those after them close what such checks leave open.
  */
 #include <string.h>
+#include <strings.h>
 
 #include "config/run_state.h"
 
@@ -320,6 +321,55 @@ static void check_expert_ranks(weir_run_config *config)
                       "each expert rank is as many workers as the others");
 }
 
+/* ---- where the trainer is --------------------------------------------------------------------*/
+
+/* Of "host", and of "http://host:port" from behind the slashes. */
+static bool is_this_machine(const char *host)
+{
+    static const char *const names[] = { "localhost", "::1", "[::1]" };
+    if (strncmp(host, "127.", 4) == 0)
+        return true;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        size_t n = strlen(names[i]);
+        if (strncasecmp(host, names[i], n) == 0 && (host[n] == '\0' || host[n] == ':'))
+            return true;
+    }
+    return false;
+}
+
+static const char *find_remote_server(const weir_run_settings *settings)
+{
+    const weir_run_texts *servers = &settings->orchestrator.servers;
+    for (size_t i = 0; i < servers->n_items; i++) {
+        const char *slashes = strstr(servers->items[i], "://");
+        if (!is_this_machine(slashes != NULL ? slashes + 3 : servers->items[i]))
+            return servers->items[i];
+    }
+    return NULL;
+}
+
+/* Who is told so looks for the trainer on his own machine. A file that names neither servers nor an
+ * inference block says nothing of others. */
+static void check_trainer_host(weir_run_config *config)
+{
+    const weir_run_settings *settings = &config->settings;
+    const char *host = settings->orchestrator.broadcast.host;
+    if (settings->trainer.broadcast.type != WEIR_RUN_NCCL || host == NULL || !is_this_machine(host))
+        return;
+    const char *server = find_remote_server(settings);
+    if (server == NULL &&
+        (settings->deployment.type != WEIR_RUN_MULTI_NODE || !settings->inference.present))
+        return;
+    const char *who = server != NULL ? weir_run_line(config, "server %s looks", server)
+                                     : "servers and trainer ranks on other machines look";
+    weir_run_complain(config, ORCHESTRATOR "host",
+                      weir_run_line(config, "is %s, where %s for the trainer", host, who),
+                      "write the address of the machine of trainer rank 0, or start weir broadcast "
+                      "and weir orchestrate with --trainer-host");
+}
+
+/* ---- what the transport carries --------------------------------------------------------------*/
+
 /* What NCCL broadcasts is the same for all who receive it. */
 static void check_carried_parts(weir_run_config *config)
 {
@@ -369,6 +419,8 @@ static const run_rule rules[] = {
     { check_infer_gpus,
       { "deployment.type", "deployment.num_infer_gpus", "orchestrator.servers", "inference.tp",
         "inference.dp", TRAINER "transport" } },
+    { check_trainer_host,
+      { "deployment.type", "orchestrator.servers", ORCHESTRATOR "host", TRAINER "type" } },
     { check_expert_ranks, { "inference.tp", "inference.dp", "inference.ep" } },
     { check_carried_parts,
       { TRAINER "transport", TRAINER FLAG, SHARED FLAG, "inference.tp", "inference.ep" } },

@@ -90,7 +90,10 @@ void weir_run_set_up(weir_run_config *config)
     weir_run_broadcast *trainer = &settings->trainer.broadcast;
     if (!weir_run_state_of(config, "trainer.weight_broadcast.inference_world_size")->written)
         trainer->inference_world_size = n_workers_of(settings);
-    if (settings->deployment.type == WEIR_RUN_MULTI_NODE &&
+    if (config->trainer_host != NULL)
+        settings->orchestrator.broadcast.host = config->trainer_host;
+    bool is_called = config->trainer_host != NULL; /* from elsewhere */
+    if ((is_called || settings->deployment.type == WEIR_RUN_MULTI_NODE) &&
         !weir_run_state_of(config, "trainer.weight_broadcast.host")->written)
         trainer->host = "0.0.0.0";
 }

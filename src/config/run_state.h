@@ -26,6 +26,7 @@ typedef struct weir_run_state {
 struct weir_run_config {
     weir_arena arena;
     const char *file;
+    const char *trainer_host; /* said beside the file; NULL: not */
     weir_run_settings settings;
     weir_run_state states[WEIR_RUN_MAX_ROWS];
     weir_run_value values[WEIR_RUN_MAX_ROWS]; /* once all is complete */

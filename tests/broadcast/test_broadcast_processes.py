@@ -42,6 +42,23 @@ class WhenAllIsWell(BroadcastCase):
         self.verify_servers(servers, 2)
 
 
+class WhereTheTrainerIs(BroadcastCase):
+    def test_it_may_be_said_where_the_run_is_started(self):
+        servers = self.servers()
+        config = self.write_config([server.url for server in servers])
+        with open(config, encoding="ascii") as file:
+            text = file.read()
+        at_home = "weight_broadcast: {host: 127.0.0.1}"
+        with open(config, "w", encoding="ascii") as file:  # the orchestrator's: the last
+            file.write("weight_broadcast: {host: elsewhere.invalid}".join(text.rsplit(at_home, 1)))
+        here = ("--trainer-host", "127.0.0.1")
+        trainers = self.broadcasts(config, *here)
+        orchestrator = self.orchestrate(config, "--steps", "1", *here)
+        self.send(trainers, 1)
+        self.expect_served(orchestrator, 1)
+        self.verify_servers(servers, 1)
+
+
 class InCheckpointMode(WhenAllIsWell):
     kernel_mode = False
 

@@ -31,6 +31,29 @@ static void a_file_is_opened_and_named_in_its_problems(void **state)
     test_directory_remove(&directory);
 }
 
+static void a_trainer_s_machine_may_be_said_beside_the_file(void **state)
+{
+    (void)state;
+    static const char text[] = "model: {name: m}\nweight_broadcast: {type: nccl}\n"
+                               "inference: {tp: 8}\ndeployment: {num_infer_gpus: 16}\n"
+                               "orchestrator: {servers: [a:1, b:1]}\n";
+    const weir_run_settings *settings = NULL;
+    test_directory directory;
+    weir_run_config *config = NULL;
+    test_directory_make(&directory);
+    test_directory_write(&directory, "run.yaml", text, sizeof(text) - 1);
+    const char *path = test_directory_file(&directory, "run.yaml");
+    assert_int_equal(weir_run_config_open_at(path, NULL, &config), WEIR_OK);
+    assert_int_equal(weir_run_config_problems(config), 1);
+    weir_run_config_close(config);
+    assert_int_equal(weir_run_config_open_at(path, "node0", &config), WEIR_OK);
+    assert_int_equal(weir_run_config_settings(config, &settings), WEIR_OK);
+    assert_string_equal(settings->orchestrator.broadcast.host, "node0");
+    assert_string_equal(settings->trainer.broadcast.host, "0.0.0.0");
+    weir_run_config_close(config);
+    test_directory_remove(&directory);
+}
+
 static void settings_are_given_only_without_problems(void **state)
 {
     (void)state;
@@ -110,6 +133,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_is_opened_and_named_in_its_problems),
+        cmocka_unit_test(a_trainer_s_machine_may_be_said_beside_the_file),
         cmocka_unit_test(settings_are_given_only_without_problems),
         cmocka_unit_test(an_empty_file_lacks_a_model),
         cmocka_unit_test(size_and_problems_are_bounded),

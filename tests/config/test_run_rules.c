@@ -218,12 +218,32 @@ static void a_world_of_another_size_is_refused(void **state)
     (void)state;
     EXPECT(M "weight_broadcast: {type: nccl}\ninference: {tp: 4, dp: 2}\n"
              "trainer: {weight_broadcast: {inference_world_size: 8}}\n"
-             "orchestrator: {servers: [a:1, b:1]}\n",
+             "orchestrator: {servers: ['localhost:1', 'localhost:2']}\n",
            "4:52 trainer.weight_broadcast.inference_world_size: 8 inference workers are waited "
            "for, but those of 2 servers of tp 4, dp 2 are 16");
-    EXPECT(M "weight_broadcast: {type: nccl}\ninference: {tp: 4}\ndeployment: {type: multi_node}\n",
+    EXPECT(M "weight_broadcast: {type: nccl}\ninference: {tp: 4}\ndeployment: {type: multi_node}\n"
+             "orchestrator: {weight_broadcast: {host: h}}\n",
            "4:1 deployment.gpus_per_node: 8 inference workers are waited for, but those of 1 "
            "server of tp 4, dp 1 are 4");
+}
+
+static void a_trainer_that_others_look_for_at_home_is_refused(void **state)
+{
+    (void)state;
+#define NODES M "weight_broadcast: {type: nccl}\ninference: {tp: 8}\n"
+#define MANY "deployment: {type: multi_node}\n"
+#define AT_HOME \
+    ": is localhost, where servers and trainer ranks on other machines look for the trainer"
+    EXPECT(NODES MANY, "1:1 orchestrator.weight_broadcast.host" AT_HOME);
+    EXPECT(NODES MANY "orchestrator: {weight_broadcast: {host: localhost}}\n",
+           "5:41 orchestrator.weight_broadcast.host" AT_HOME);
+    EXPECT(NODES "orchestrator: {servers: ['http://[::1]:1', 'https://node1:1']}\n"
+                 "deployment: {num_infer_gpus: 16}\n",
+           "4:1 orchestrator.weight_broadcast.host: is localhost, where server https://node1:1 "
+           "looks for the trainer");
+    expect_none(NODES MANY "orchestrator: {weight_broadcast: {host: node0}}\n");
+    expect_none(NODES "orchestrator: {servers: ['localhost:1']}\n"
+                      "deployment: {num_infer_gpus: 8}\n");
 }
 
 static void fewer_gpus_than_workers_are_refused_but_of_ucx(void **state)
@@ -304,6 +324,7 @@ int main(void)
         cmocka_unit_test(each_two_types_are_compared),
         cmocka_unit_test(parts_keep_to_the_shared_block),
         cmocka_unit_test(a_world_of_another_size_is_refused),
+        cmocka_unit_test(a_trainer_that_others_look_for_at_home_is_refused),
         cmocka_unit_test(fewer_gpus_than_workers_are_refused_but_of_ucx),
         cmocka_unit_test(parts_of_a_worker_are_not_carried_by_nccl),
         cmocka_unit_test(a_model_has_a_name),

@@ -58,7 +58,7 @@ static void the_world_is_all_workers_of_all_servers(void **state)
     weir_run_config *config;
     const weir_run_settings *settings =
         settings_of("model: {name: m}\n" NCCL "inference: {tp: 4, dp: 2}\n"
-                    "orchestrator: {servers: [a:1, b:1]}\n",
+                    "orchestrator: {servers: [a:1, b:1], weight_broadcast: {host: c}}\n",
                     &config);
     assert_int_equal(settings->trainer.broadcast.inference_world_size, 16);
     weir_run_config_close(config);
@@ -77,10 +77,10 @@ static void many_machines_are_listened_to_everywhere(void **state)
     const weir_run_settings *settings =
         settings_of("model: {name: m}\n" NCCL "inference: {tp: 8}\n"
                     "deployment: {type: multi_node, gpus_per_node: 8, num_infer_nodes: 2}\n"
-                    "orchestrator: {servers: [a:1, b:1]}\n",
+                    "orchestrator: {servers: [a:1, b:1], weight_broadcast: {host: c}}\n",
                     &config);
     assert_string_equal(settings->trainer.broadcast.host, "0.0.0.0");
-    assert_string_equal(settings->orchestrator.broadcast.host, "localhost");
+    assert_string_equal(settings->orchestrator.broadcast.host, "c");
     assert_int_equal(settings->trainer.broadcast.inference_world_size, 16);
     weir_run_config_close(config);
     settings = settings_of("model: {name: m}\ndeployment: {type: multi_node}\n"

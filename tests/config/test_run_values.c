@@ -12,7 +12,7 @@ static void values_of_every_kind_are_taken(void **state)
         "run: 'seven 7'\noutput_dir: \"/o\"\nmax_steps: 0\n" M
         "weight_broadcast: {type: \"nccl\", port: 65535, transport: ucx, marker_dir: /m}\n"
         "trainer: {model: {impl: auto}}\n"
-        "orchestrator:\n  server_policy: wait\n"
+        "orchestrator:\n  server_policy: wait\n  weight_broadcast: {host: c}\n"
         "  servers: [http://a:1, 'h-2.x_y:65535', 'https://[::1]:80/', 127.0.0.1:80]\n",
         &config);
     assert_string_equal(settings->run, "seven 7");

@@ -64,6 +64,15 @@ class Config(CliCase):
             "the flag out)"])
         self.assertEqual(result.stderr, "weir: run.yaml: 2 problems\n")
 
+    def test_the_trainer_s_machine_may_be_said_where_a_run_is_started(self):
+        text = ("model: {name: m}\nweight_broadcast: {type: nccl}\ninference: {tp: 8}\n"
+                "deployment: {type: multi_node}\n")
+        result = self.check(self.write(text))
+        self.assertIn("orchestrator.weight_broadcast.host: is localhost", result.stdout)
+        self.assertIn("--trainer-host", result.stdout)
+        result = self.check("run.yaml", "--trainer-host", "node0", code=0)
+        self.assertIn("no problem", result.stdout)
+
     def test_problems_as_json(self):
         result = self.check(self.write(WRONG), "--json")
         report = json.loads(result.stdout)

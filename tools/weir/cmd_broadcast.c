@@ -33,6 +33,7 @@ const char weir_usage_broadcast[] =
     "  --follow                    read further SRC from stdin, one line each, until it ends; a\n"
     "                              version that fails is said, and the next SRC is the next one\n"
     "  --device host|cuda:N        keep the weights in that GPU's memory (default: host)\n"
+    "  --trainer-host HOST         where rank 0 is found, for orchestrator.weight_broadcast.host\n"
     "  --delivery push|pull        push: convert and send step by step, to all at once; pull: "
     "servers\n"
     "                              read it. Default: push what all take alike from a GPU. From "
@@ -53,7 +54,8 @@ enum {
     OPTION_OWNERS,
     OPTION_FOLLOW,
     OPTION_DEVICE,
-    OPTION_DELIVERY
+    OPTION_DELIVERY,
+    OPTION_TRAINER_HOST
 };
 
 static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
@@ -66,12 +68,15 @@ static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
                                          { "follow", no_argument, NULL, OPTION_FOLLOW },
                                          { "device", required_argument, NULL, OPTION_DEVICE },
                                          { "delivery", required_argument, NULL, OPTION_DELIVERY },
+                                         { "trainer-host", required_argument, NULL,
+                                           OPTION_TRAINER_HOST },
                                          WEIR_CLI_OPTIONS_END };
 
 typedef struct broadcast_job {
     weir_publish_job common;
     uint64_t version;
     bool follow, version_failed;
+    const char *trainer_host; /* NULL: as the configuration says */
     weir_run_config *config;
     const weir_run_settings *settings;
     weir_directory *directory; /* of rank 0 */
@@ -104,6 +109,9 @@ static int take_option(int option, broadcast_job *job)
         break;
     case OPTION_DELIVERY:
         return weir_publish_job_take_delivery("broadcast", optarg, common);
+    case OPTION_TRAINER_HOST:
+        job->trainer_host = optarg;
+        break;
     case OPTION_DEVICE:
         good = weir_cli_read_device("broadcast", optarg, &common->device);
         break;
@@ -284,7 +292,7 @@ static int check_delivery(const broadcast_job *job, const char *path)
 
 static int begin(broadcast_job *job, const char *path)
 {
-    if (weir_run_config_open(path, &job->config) != WEIR_OK ||
+    if (weir_run_config_open_at(path, job->trainer_host, &job->config) != WEIR_OK ||
         weir_run_config_settings(job->config, &job->settings) != WEIR_OK)
         return weir_cli_fail();
     if (job->settings->trainer.broadcast.type != WEIR_RUN_NCCL)

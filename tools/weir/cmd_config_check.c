@@ -7,16 +7,20 @@
 #include "weir/run_config.h"
 
 const char weir_usage_config_check[] =
-    "usage: weir config check FILE [--json]\n"
+    "usage: weir config check FILE [--trainer-host HOST] [--json]\n"
     "\n"
     "Reads the run configuration that a trainer, an orchestrator and inference servers share "
     "(YAML),\n"
     "gives each part what it takes from the others, and checks the whole. Prints every problem as\n"
     "FILE:LINE:COLUMN: field: what is wrong (the way out).\n"
     "\n"
+    "  --trainer-host HOST\n"
+    "                 as weir broadcast and weir orchestrate will be told\n"
     "  --json         one object: file, problems (line, column, path, text, hint)\n"
     "\n"
     "Exit code: 0 there is none, 1 there are some.\n";
+
+enum { OPTION_JSON = 'j', OPTION_TRAINER_HOST = 'H' };
 
 static void print_problem(const weir_run_problem *problem)
 {
@@ -69,13 +73,24 @@ static int report(const char *file, const weir_run_config *config, bool as_json)
 
 int weir_cmd_config_check(int argc, char **argv)
 {
-    bool as_json;
+    static const struct option options[] = { { "json", no_argument, NULL, OPTION_JSON },
+                                             { "trainer-host", required_argument, NULL,
+                                               OPTION_TRAINER_HOST },
+                                             WEIR_CLI_OPTIONS_END };
+    bool as_json = false;
+    const char *trainer_host = NULL;
     weir_run_config *config;
-    if (!weir_cli_json_option(argc, argv, &as_json))
-        return WEIR_EXIT_USAGE;
+    for (int option; (option = weir_cli_option(argc, argv, "", options)) != -1;) {
+        if (option == WEIR_CLI_BAD_OPTION)
+            return WEIR_EXIT_USAGE;
+        if (option == OPTION_TRAINER_HOST)
+            trainer_host = optarg;
+        else
+            as_json = true;
+    }
     if (argc - optind != 1)
         return weir_cli_usage_error(argv[0], "takes one file, got %d arguments", argc - optind);
-    if (weir_run_config_open(argv[optind], &config) != WEIR_OK)
+    if (weir_run_config_open_at(argv[optind], trainer_host, &config) != WEIR_OK)
         return weir_cli_fail();
     int code = report(argv[optind], config, as_json);
     weir_run_config_close(config);

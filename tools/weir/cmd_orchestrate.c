@@ -23,23 +23,27 @@ const char weir_usage_orchestrate[] =
     "  --steps N                   end after N versions (default: never)\n"
     "  --keep-going                after a version that failed, or did not come in time, wait for\n"
     "                              the next one, and try again to join; else it is the end\n"
+    "  --trainer-host HOST         where servers find the trainer, for\n"
+    "                              orchestrator.weight_broadcast.host\n"
     "  --json                      one JSON object per line, step and "
     "version\n" WEIR_CLI_SECURITY_USAGE;
 
 #define TICK_US 50000u
 #define INIT_AGAIN_TICKS 20 /* a second */
 
-enum { OPTION_STEPS = WEIR_FLOW_OWN_OPTION, OPTION_KEEP_GOING, OPTION_JSON };
+enum { OPTION_STEPS = WEIR_FLOW_OWN_OPTION, OPTION_KEEP_GOING, OPTION_JSON, OPTION_HOST };
 
 static const struct option options[] = { { "steps", required_argument, NULL, OPTION_STEPS },
                                          { "keep-going", no_argument, NULL, OPTION_KEEP_GOING },
                                          { "json", no_argument, NULL, OPTION_JSON },
+                                         { "trainer-host", required_argument, NULL, OPTION_HOST },
                                          WEIR_CLI_SECURITY_OPTIONS,
                                          WEIR_CLI_OPTIONS_END };
 
 typedef struct orchestrate_job {
     uint64_t n_steps; /* 0: no end */
     bool keeps_going, as_json;
+    const char *trainer_host; /* NULL: as the configuration says */
     weir_run_config *config;
     weir_orchestrator *orchestrator;
 } orchestrate_job;
@@ -173,7 +177,7 @@ static int conduct(orchestrate_job *job)
 
 static int run(orchestrate_job *job, const char *path)
 {
-    if (weir_run_config_open(path, &job->config) != WEIR_OK)
+    if (weir_run_config_open_at(path, job->trainer_host, &job->config) != WEIR_OK)
         return weir_cli_fail();
     weir_orchestrator_options orchestrator = WEIR_ORCHESTRATOR_OPTIONS_INIT;
     orchestrator.config = job->config;
@@ -202,6 +206,8 @@ int weir_cmd_orchestrate(int argc, char **argv)
             return WEIR_EXIT_USAGE;
         job.keeps_going |= option == OPTION_KEEP_GOING;
         job.as_json |= option == OPTION_JSON;
+        if (option == OPTION_HOST)
+            job.trainer_host = optarg;
     }
     if (argc - optind != 1)
         return weir_cli_usage_error("orchestrate", "one CONFIG is wanted");

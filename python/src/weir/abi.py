@@ -399,6 +399,9 @@ class weir_directory_options(Structure):
         ("http", c_char_p),
         ("max_connections", c_uint),
         ("max_connections_per_host", c_uint),
+        ("trainer_model", c_char_p),
+        ("trainer_run", c_char_p),
+        ("n_inference_workers", c_uint32),
     ]
 
 
