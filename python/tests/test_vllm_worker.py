@@ -120,3 +120,72 @@ def test_the_extension_installs_through_the_same_worker(worker, trainer):
     publish(trainer, 1)
     assert worker.weir_update(1)["state"] == "HOLDING"
     assert worker.get_model().differences(parts(1)) == []
+
+
+# ---- vLLM's own layers ---------------------------------------------------------------------------
+
+
+def tree(modules):
+    """A module that has others under dotted names."""
+    root = torch.nn.Module()
+    for path, module in modules.items():
+        *parents, name = path.split(".")
+        at = root
+        for part in parents:
+            if part not in at._modules:
+                at.add_module(part, torch.nn.Module())
+            at = at._modules[part]
+        at.add_module(name, module)
+    return root
+
+
+def llama_of_vllm(c):
+    """The layers that vLLM makes a llama of, without its attention, which has no parameter."""
+    from vllm.model_executor.layers.layernorm import RMSNorm
+    from vllm.model_executor.layers.linear import (MergedColumnParallelLinear, QKVParallelLinear,
+                                                   RowParallelLinear)
+    from vllm.model_executor.layers.vocab_parallel_embedding import (ParallelLMHead,
+                                                                     VocabParallelEmbedding)
+
+    d, m, heads = c["hidden_size"], c["intermediate_size"], c["num_attention_heads"]
+    modules = {"model.embed_tokens": VocabParallelEmbedding(c["vocab_size"], d)}
+    for layer in range(c["num_hidden_layers"]):
+        p = "model.layers.%d." % layer
+        modules.update({
+            p + "input_layernorm": RMSNorm(d),
+            p + "self_attn.qkv_proj": QKVParallelLinear(
+                d, c["head_dim"], heads, c["num_key_value_heads"], bias=True),
+            p + "self_attn.o_proj": RowParallelLinear(heads * c["head_dim"], d, bias=True),
+            p + "post_attention_layernorm": RMSNorm(d),
+            p + "mlp.gate_up_proj": MergedColumnParallelLinear(d, [m, m], bias=True),
+            p + "mlp.down_proj": RowParallelLinear(m, d, bias=True)})
+    return tree({**modules, "model.norm": RMSNorm(d),
+                 "lm_head": ParallelLMHead(c["vocab_size"], d)})
+
+
+def test_vllms_own_layers_take_a_version(vllm_config, monkeypatch):
+    from weir.vllm.receiver import receiver_for_vllm
+    from weir.vllm.settings import Settings
+
+    config = standin.config("llama")
+    monkeypatch.setattr(vllm_config.model_config, "hf_config", config)
+    weights = standin.sources(standin.hf_shapes(config), 1)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with set_current_vllm_config(vllm_config):
+            model = llama_of_vllm(config)
+    finally:
+        torch.set_default_dtype(before)
+    with weir.Trainer("policy", config=config, timeout=10) as opened:
+        opened.register(weights)
+        opened.publish(1)
+        receiver = receiver_for_vllm(model, vllm_config, Settings(opened.directory, timeout=10))
+        receiver.install(1)
+        receiver.close()
+    live = dict(model.named_parameters())
+    expected = standin.converted(standin.fused(config, weights), "bf16_cast")
+    assert live.keys() == expected.keys()
+    for name, value in expected.items():
+        n_rows = config["vocab_size"] if "embed" in name or "head" in name else len(value)
+        assert standin.bytes_of(live[name][:n_rows]) == value[:n_rows].tobytes(), name
