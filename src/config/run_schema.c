@@ -227,13 +227,51 @@ size_t weir_run_distance(const char *a, const char *b)
     return row[n_b];
 }
 
-/* Half a key is nearer to the whole one than another key of the same length. */
+/* From any words of `whole` that stand side by side to `part`: "server_policy" has "policy". */
+static size_t distance_of_words(const char *whole, const char *part)
+{
+    char words[MAX_KEY + 1];
+    size_t n_whole = strlen(whole), least = n_whole;
+    for (size_t first = 0; first < n_whole && n_whole <= MAX_KEY; first++) {
+        if (first > 0 && whole[first - 1] != '_')
+            continue;
+        for (size_t end = first + 1; end <= n_whole; end++) {
+            if (whole[end] != '_' && whole[end] != '\0')
+                continue;
+            memcpy(words, whole + first, end - first);
+            words[end - first] = '\0';
+            size_t distance = weir_run_distance(words, part);
+            least = distance < least ? distance : least;
+        }
+    }
+    return least;
+}
+
+/* A part of a key is nearer to the whole one than another key of the same length. */
 static size_t distance_of(const char *own, const char *key)
 {
     size_t n_own = strlen(own), n_key = strlen(key), n_both = n_own < n_key ? n_own : n_key;
-    if (n_own != n_key && n_both >= 3 && strncmp(own, key, n_both) == 0)
+    size_t distance = weir_run_distance(own, key);
+    if (n_own == n_key || n_both < 3)
+        return distance;
+    if (strncmp(own, key, n_both) == 0)
         return 1;
-    return weir_run_distance(own, key);
+    size_t part = n_own > n_key ? distance_of_words(own, key) : distance_of_words(key, own);
+    return part * 3 <= n_both && part + 1 < distance ? part + 1 : distance;
+}
+
+/* What others call some of them. */
+static const char *own_name_of(const char *key)
+{
+    static const char *const names[][2] = {
+        { "tensor_parallel", "tp" }, { "tensor_parallel_size", "tp" },
+        { "data_parallel", "dp" },   { "data_parallel_size", "dp" },
+        { "expert_parallel", "ep" }, { "expert_parallel_size", "ep" },
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(names[i][0], key) == 0)
+            return names[i][1];
+    return key;
 }
 
 static bool lies_in(const weir_run_row *row, const char *block)
@@ -249,6 +287,7 @@ const weir_run_row *weir_run_nearest(const char *path, const char *key)
 {
     const weir_run_row *nearest = NULL, *elsewhere = NULL;
     size_t least = SIZE_MAX, n_path = strlen(path);
+    key = own_name_of(key);
     for (size_t i = 0; i < N_ROWS; i++) {
         const char *own = weir_run_key_of(rows[i].path);
         size_t distance = distance_of(own, key);
@@ -260,6 +299,6 @@ const weir_run_row *weir_run_nearest(const char *path, const char *key)
         if (distance == 0 && (elsewhere == NULL || (is_below && n_path > 0)))
             elsewhere = &rows[i];
     }
-    bool is_typo = least <= 2 || least * 3 <= strlen(key);
+    bool is_typo = least <= 1 || least * 3 <= strlen(key);
     return !is_typo && elsewhere != NULL ? elsewhere : nearest;
 }

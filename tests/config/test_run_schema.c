@@ -99,6 +99,14 @@ static void the_nearest_key_is_of_the_same_block(void **state)
         { "", "max_async", "max_async_level" },
         { "", "weightbroadcast", "weight_broadcast" },
         { "trainer", "Model", "trainer.model" },
+        { "orchestrator", "policy", "orchestrator.server_policy" },
+        { "orchestrator", "polcy", "orchestrator.server_policy" },
+        { "weight_broadcast", "quantise", "weight_broadcast.quantize_in_weight_transfer" },
+        { "weight_broadcast", "nccl_timeout", "weight_broadcast.timeout" },
+        { "trainer.weight_broadcast", "world_size",
+          "trainer.weight_broadcast.inference_world_size" },
+        { "inference", "tensor_parallel_size", "inference.tp" },
+        { "inference", "data_parallel", "inference.dp" },
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         assert_string_equal(weir_run_nearest(cases[i][0], cases[i][1])->path, cases[i][2]);
@@ -109,6 +117,8 @@ static void a_key_that_is_right_elsewhere_is_found_there(void **state)
     (void)state;
     assert_string_equal(weir_run_nearest("", "server_policy")->path, "orchestrator.server_policy");
     assert_string_equal(weir_run_nearest("trainer", "port")->path, "trainer.weight_broadcast.port");
+    assert_string_equal(weir_run_nearest("weight_broadcast", "host")->path,
+                        "trainer.weight_broadcast.host");
     assert_string_equal(weir_run_nearest("orchestrator", "timeout")->path,
                         "orchestrator.weight_broadcast.timeout");
 }

@@ -109,6 +109,17 @@ class Config(CliCase):
 
     # ---- show --------------------------------------------------------------------------------
 
+    def test_kernel_format_that_saves_nothing_is_noted(self):
+        os.mkdir(self.path("bf16"))
+        with open(self.path("bf16/config.json"), "w", encoding="utf-8") as stream:
+            json.dump({"model_type": "qwen3"}, stream)
+        text = ("model: {name: m}\ntrainer: {model: {impl: custom}}\nweight_broadcast: {type: nccl, "
+                "quantize_in_weight_transfer: true}\ninference: {model: {path: bf16}%s}\n")
+        result = self.check(self.write(text % ""), code=0)
+        self.assertIn("note: quantize_in_weight_transfer is on, and config.json", result.stderr)
+        result = self.check(self.write(text % ", conversion: fp8_128x128"), code=0)
+        self.assertEqual(result.stderr, "")
+
     def test_what_is_shown_is_a_file_that_says_the_same(self):
         text = self.weir("config", "show", EXAMPLE).stdout
         settings = self.weir_json("config", "show", EXAMPLE)["settings"]

@@ -2,6 +2,7 @@
 /* cmd_config_check.c - `weir config check`: every problem of a run configuration, with its place
  * and the way out. */
 #include <stdio.h>
+#include <string.h>
 
 #include "cli.h"
 #include "weir/run_config.h"
@@ -42,6 +43,17 @@ static void print_outcome(const char *file, const weir_run_settings *settings)
                settings->conversion != NULL ? settings->conversion : "");
 }
 
+/* Right as it is, and not what the flag is for. */
+static void note_bf16(const weir_run_settings *settings)
+{
+    if (settings->trainer.broadcast.quantize_in_weight_transfer && settings->conversion != NULL &&
+        strcmp(settings->conversion, "bf16_cast") == 0 &&
+        strcmp(settings->inference.conversion, "auto") == 0)
+        weir_cli_note("quantize_in_weight_transfer is on, and config.json of the inference model "
+                      "has no quantization_config: as many bytes travel as in checkpoint format "
+                      "(inference.conversion names another one)");
+}
+
 static json_t *problems_json(const char *file, const weir_run_config *config)
 {
     json_t *rows = json_array();
@@ -68,6 +80,7 @@ static int report(const char *file, const weir_run_config *config, bool as_json)
         return weir_cli_fail();
     if (!as_json)
         print_outcome(file, settings);
+    note_bf16(settings);
     return WEIR_EXIT_OK;
 }
 
