@@ -4,12 +4,15 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "base/error.h"
+#include "refit/landing.h"
 #include "refit/undo.h"
+#include "weir/cuda.h"
 
 #define TIMEOUT_MS 1000u
 
@@ -105,6 +108,51 @@ static void what_changed_places_changes_back(void **state)
     weir_undo_close(&undo);
 }
 
+/* A bounce buffer's worth and a little, so that one entry takes two turns. */
+static void what_lies_on_a_gpu_changes_places_too(void **state)
+{
+    weir_undo undo = { 0 };
+    weir_work *gpu;
+    weir_work_copy copy;
+    void *live, *bounce;
+    uint64_t n_bytes = WEIR_BOUNCE_BYTES + 100;
+    unsigned n_gpus = 0;
+    (void)state;
+    if (weir_cuda_devices(&n_gpus) != WEIR_OK || n_gpus == 0) {
+        if (getenv("WEIR_TEST_REQUIRE_GPU") != NULL)
+            fail_msg("a GPU is required: %s", weir_last_error());
+        print_message("needs a GPU: %s\n", weir_last_error());
+        skip();
+    }
+    unsigned char *old = malloc(n_bytes), *fresh = malloc(n_bytes), *found = malloc(n_bytes);
+    assert_true(old != NULL && fresh != NULL && found != NULL);
+    for (uint64_t i = 0; i < n_bytes; i++) {
+        old[i] = (unsigned char)(i * 7);
+        fresh[i] = (unsigned char)(i * 11 + 1);
+    }
+    assert_int_equal(weir_work_open(WEIR_MEMORY_CUDA, 0, NULL, &gpu), WEIR_OK);
+    assert_int_equal(weir_work_allocate(gpu, n_bytes, &live), WEIR_OK);
+    assert_int_equal(weir_work_allocate(gpu, WEIR_BOUNCE_BYTES, &bounce), WEIR_OK);
+    assert_int_equal(weir_undo_begin(&undo, gpu, n_bytes), WEIR_OK);
+    assert_int_equal(weir_undo_note(&undo, live, n_bytes, &copy), WEIR_OK);
+    memcpy(copy.to, old, n_bytes);
+    assert_int_equal(weir_cuda_copy(0, live, fresh, n_bytes, NULL), WEIR_OK);
+    assert_int_equal(weir_cuda_stream_wait(0, NULL), WEIR_OK);
+    for (int times = 0; times < 2; times++) {
+        assert_int_equal(weir_undo_exchange(&undo, times == 0, bounce, TIMEOUT_MS), WEIR_OK);
+        assert_int_equal(weir_cuda_copy(0, found, live, n_bytes, NULL), WEIR_OK);
+        assert_int_equal(weir_cuda_stream_wait(0, NULL), WEIR_OK);
+        assert_memory_equal(found, times == 0 ? old : fresh, n_bytes);
+    }
+    weir_undo_close(&undo);
+    weir_work_free(gpu, live, n_bytes);
+    weir_work_free(gpu, bounce, WEIR_BOUNCE_BYTES);
+    weir_work_close(gpu);
+    free(old);
+    free(fresh);
+    free(found);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +160,7 @@ int main(void)
         cmocka_unit_test(notes_whose_copies_were_not_made_bring_nothing_back),
         cmocka_unit_test(a_broken_log_writes_nothing_and_says_so),
         cmocka_unit_test(what_changed_places_changes_back),
+        cmocka_unit_test(what_lies_on_a_gpu_changes_places_too),
     };
     return cmocka_run_group_tests(tests, open_work, close_work);
 }
