@@ -843,6 +843,59 @@ static void a_fleet_that_was_left_mixed_or_is_not_known_stays_paused(void **stat
     expect(&w, OLD, false, 2);
 }
 
+/* ---- between rounds --------------------------------------------------------------------------*/
+
+/* Server 1 is asked what it is to be asked, and answers by itself. */
+static weir_server_order look_idly(world *w)
+{
+    weir_server_order order = weir_round_idle_next(&w->round, 1);
+    server *one = &w->servers[1];
+    weir_server_answer answer = { .end = WEIR_CALL_OK };
+    if (order == WEIR_ASK_PAUSE)
+        one->is_paused = true;
+    else
+        answer = answer_held(w, one);
+    weir_round_idle_hear(&w->round, 1, order, &answer);
+    return order;
+}
+
+static void one_that_runs_on_something_else_is_paused_between_rounds(void **state)
+{
+    (void)state;
+    world w;
+    begin_world(&w, WEIR_RUN_ABORT);
+    run_all_but(&w, SIZE_MAX);
+    assert_int_equal(look_idly(&w), WEIR_ASK_HELD);
+    assert_false(weir_round_is_stray(&w.round, 1));
+    restart(&w.servers[1]);
+    assert_int_equal(look_idly(&w), WEIR_ASK_HELD);
+    assert_true(weir_round_is_stray(&w.round, 1));
+    assert_int_equal(look_idly(&w), WEIR_ASK_PAUSE);
+    assert_int_equal(look_idly(&w), WEIR_ASK_HELD); /* once */
+    begin_again(&w);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_done(&w.round));
+    expect(&w, NEW, false, 1);
+}
+
+static void one_that_says_nothing_whole_is_looked_at_alone(void **state)
+{
+    (void)state;
+    static const weir_server_answer gone = { .end = WEIR_CALL_UNSENT };
+    world w;
+    begin_world(&w, WEIR_RUN_ABORT);
+    run_all_but(&w, SIZE_MAX);
+    weir_round_idle_hear(&w.round, 1, WEIR_ASK_HELD, &gone);
+    assert_true(w.known[1].must_look);
+    assert_int_equal(weir_round_idle_next(&w.round, 1), WEIR_ASK_HELD);
+    w.servers[1].holds.held = WEIR_HELD_NONE; /* somebody has it install something */
+    assert_int_equal(look_idly(&w), WEIR_ASK_HELD);
+    assert_int_equal(look_idly(&w), WEIR_ASK_HELD);
+    assert_false(w.servers[1].is_paused);
+    w.known[1].is_absent = true;
+    assert_int_equal(weir_round_idle_next(&w.round, 1), WEIR_ASK_NOTHING);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -864,6 +917,8 @@ int main(void)
         cmocka_unit_test(a_fleet_that_was_left_on_one_version_runs_again),
         cmocka_unit_test(a_fleet_without_a_trainer_runs_again_and_has_not_joined),
         cmocka_unit_test(a_fleet_that_was_left_mixed_or_is_not_known_stays_paused),
+        cmocka_unit_test(one_that_runs_on_something_else_is_paused_between_rounds),
+        cmocka_unit_test(one_that_says_nothing_whole_is_looked_at_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
