@@ -123,7 +123,10 @@ void weir_inference_say_weights(const weir_inference *server, weir_inference_ans
     weir_json_bool(&json, "joined", info->joined);
     weir_json_bool(&json, "paused", info->paused);
     weir_json_bool(&json, "updating", info->updating);
-    weir_json_string(&json, "mode", info->kernel_mode ? "kernel" : "checkpoint");
+    if (info->joined)
+        weir_json_string(&json, "mode", info->kernel_mode ? "kernel" : "checkpoint");
+    else
+        weir_json_null(&json, "mode");
     weir_json_string(&json, "model", server->options.model);
     weir_json_string(&json, "run", info->joined ? server->joined.run : "");
     weir_json_string(&json, "error", info->error);

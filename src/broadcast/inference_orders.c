@@ -282,22 +282,43 @@ static unsigned http_status_of_join(weir_status status)
     }
 }
 
-/* Another content leaves the run that it was in; the parameters stay. */
+/* It could not join another run: that of before, as if nothing had been asked. */
+static void rejoin(weir_inference *server)
+{
+    weir_error_line cause;
+    weir_error_save(&cause);
+    pthread_mutex_lock(&server->lock);
+    server->order.join = server->joined;
+    pthread_mutex_unlock(&server->lock);
+    if (join_workers(server) == WEIR_OK) {
+        pthread_mutex_lock(&server->lock);
+        server->info.joined = true;
+        pthread_mutex_unlock(&server->lock);
+    }
+    weir_error_restore(&cause);
+}
+
+/* Another content leaves the run that it was in, once it knows where to go; the parameters stay. */
 static void join(weir_inference *server)
 {
-    if (server->info.joined && weir_join_wish_equal(&server->joined, &server->order.join)) {
+    bool was_joined = server->info.joined;
+    if (was_joined && weir_join_wish_equal(&server->joined, &server->order.join)) {
         set_joined(server);
         return;
     }
-    if (server->info.joined)
-        leave(server);
     weir_status status = find_trainer(server);
+    bool has_left = status == WEIR_OK && was_joined;
+    if (has_left)
+        leave(server);
     if (status == WEIR_OK)
         status = join_workers(server);
-    if (status == WEIR_OK)
+    if (status == WEIR_OK) {
         set_joined(server);
-    else
-        weir_inference_fail(server, http_status_of_join(status));
+        return;
+    }
+    if (has_left)
+        rejoin(server);
+    weir_inference_fail(server, http_status_of_join(status));
 }
 
 /* ---- pausing and resuming --------------------------------------------------------------------*/

@@ -457,6 +457,7 @@ static weir_status open_worker(verification *job)
                                    .run = options->run,
                                    .name = "verify",
                                    .role = WEIR_ROLE_GENERATOR,
+                                   .looks_on = true,
                                    .timeout_ms = options->timeout_ms,
                                    .n_threads = options->n_threads,
                                    .transport_directory = options->transport_directory,

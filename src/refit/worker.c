@@ -100,6 +100,10 @@ weir_status weir_worker_open(weir_worker *worker, const weir_worker_options *opt
             weir_directory_client_open(options->directory, worker->timeout_ms, &worker->client);
     if (status == WEIR_OK)
         status = weir_directory_client_secure(worker->client, &worker->security.security);
+    if (status == WEIR_OK && options->looks_on) {
+        weir_directory_client_heed(worker->client, &worker->cancelled);
+        return WEIR_OK;
+    }
     if (status == WEIR_OK)
         status = weir_directory_register_worker(worker->client, worker->id, worker->role,
                                                 worker->model, worker->lease_s);

@@ -58,6 +58,7 @@ typedef struct weir_worker_options {
     const char *name; /* "trainer-0": the id's readable part */
     uint32_t rank;
     weir_worker_role role;
+    bool looks_on; /* the directory hears of no worker: nobody waits for it */
     unsigned timeout_ms, lease_ms, n_threads;
     const char *transport_directory;
     weir_progress_fn progress;

@@ -65,8 +65,11 @@ class AServerIsKilled(DrillCase):
     def test_its_workers_are_named_and_those_that_went_back_are_named_apart(self):
         self.timeout = 4
         self.run_first(server_1=("--die-at", "install:2"))
+        self.verify_servers(self.two, 1)  # which are nobody that a trainer waits for
         self.send(self.ranks, 2)
-        missing = read_until(self.ranks[0], "failed")["missing"]
+        said = read_until(self.ranks[0], "failed")
+        missing = said["missing"]
+        self.assertNotIn("verify-", said["error"])
         culprits, back = missing.split("; went back: ")
         self.assertIn("rank 3 (server 1, dp 0, tp 0)", culprits)
         self.assertIn("rank 4 (server 1, dp 0, tp 1)", culprits)

@@ -185,11 +185,31 @@ class WhenSomethingFails(ReplicaCase):
         self.update(first, 1)
         self.expect_refused(second.post("/init_broadcaster", self.join_body(second)), 409,
                             "server-0, worker", "is running already")
+        self.assertEqual(second.get("/weight_info")[1]["mode"], None)
         second.rank = 1
         self.join(second)
         for server in (first, second):
             self.update(server, 1)
             self.verify_all(server, 1)
+
+    def test_one_that_cannot_join_another_run_is_in_its_own_still(self):
+        trainers = self.trainers()
+        self.publish(trainers, 1)
+        first, second = self.server(0), self.server(1)
+        self.join(first)
+        self.update(first, 1)
+        self.join(second)
+        self.update(second, 1)
+        wrong = self.join_body(second)
+        wrong["server_rank"] = 0
+        self.expect_refused(second.post("/init_broadcaster", wrong), 409, "is running already")
+        wrong = self.join_body(second, port=1, timeout=0.5)
+        self.assertEqual(second.post("/init_broadcaster", wrong)[0], 504)
+        self.assertTrue(second.get("/weight_info")[1]["joined"])
+        self.join(second)
+        self.publish(trainers, 2)
+        self.update(second, 2)
+        self.verify_all(second, 2)
 
     def test_a_version_made_anew_under_its_number_is_taken_again(self):
         trainers = self.trainers()
