@@ -55,7 +55,7 @@ static const weir_run_row rows[] = {
       AT(broadcast.quantize_in_weight_transfer), .default_value = "false",
       .help = "kernel format on the wire instead of the checkpoint's bf16" },
     { "weight_broadcast.marker_dir", WEIR_RUN_TEXT, AT(broadcast.marker_dir),
-      .help = "directory of broadcasts/step_N with the markers STABLE and NCCL_READY; none: no "
+      .help = "directory whose step_N have the markers STABLE and NCCL_READY; none: no "
               "markers" },
 
     { "inference", WEIR_RUN_BLOCK, AT(inference.present), .help = "the inference servers" },
