@@ -60,7 +60,8 @@ typedef struct weir_inference_options {
     size_t size;
     const char *http;          /* "HOST:PORT" of the HTTP side; NULL: "127.0.0.1:8000" */
     const char *model;         /* required: the name that the trainer publishes */
-    const char *name;          /* NULL: "server-N", N its server_rank; of all workers' entries */
+    const char *name;          /* NULL: "server-N", N its server_rank; of all workers' entries. By that
+                                  one `weir broadcast` knows whom it waits for */
     const char *family, *layout, *conversion, *config; /* as for a replica: the engine's own */
     uint32_t tp, dp;           /* 0: 1; workers of this server, dp engines of tp workers */
     const char *experts;       /* as for a replica */
