@@ -287,6 +287,78 @@ def test_a_resume_that_raises_is_told_though_the_version_is_in(trained):
         assert replica.version == 1
 
 
+def test_the_version_before_comes_back_without_a_trainer(trained):
+    trainer, weights = trained
+    calls = []
+    with open_replica(trainer, pause=lambda: calls.append("pause"),
+                      postprocess=lambda version: calls.append(version),
+                      resume=lambda: calls.append("resume")) as replica:
+        memory = engine_memory()
+        replica.register(tiny.tensors(memory))
+        with pytest.raises(weir.CallError) as nothing:
+            replica.revert()
+        assert nothing.value.status == Status.ERR_NOT_FOUND
+        for version in (1, 2):
+            tiny.fill(weights, version)
+            trainer.publish(version)
+            replica.install()
+        calls.clear()
+        assert replica.revert().version == 1
+        assert calls == ["pause", 1, "resume"]
+        assert (replica.state, replica.version) == (ReplicaState.HOLDING, 1)
+        tiny.expect_holds(replica, 1)
+        with pytest.raises(weir.CallError):
+            replica.revert()
+        tiny.fill(weights, 3)
+        trainer.publish(3)
+        assert replica.install().version == 3
+        tiny.expect_holds(replica, 3)
+
+
+def test_what_the_engine_came_with_comes_back(trained):
+    trainer, _ = trained
+    memory = engine_memory()
+    with open_replica(trainer) as replica:
+        replica.register(tiny.tensors(memory))
+        trainer.publish(1)
+        replica.install()
+        replica.revert()
+        assert (replica.state, replica.version) == (ReplicaState.EMPTY, 0)
+        assert all((value == 0).all() for value in memory.values())
+
+
+def test_a_hook_that_refuses_leaves_what_was_held(trained):
+    trainer, weights = trained
+    refuses = []
+
+    def pause():
+        if refuses:
+            raise RuntimeError("not now")
+
+    with open_replica(trainer, pause=pause) as replica:
+        replica.register(tiny.tensors(engine_memory()))
+        for version in (1, 2):
+            tiny.fill(weights, version)
+            trainer.publish(version)
+            replica.install()
+        refuses.append(True)
+        with pytest.raises(weir.WeirError, match="not now"):
+            replica.revert()
+        assert replica.version == 2
+        tiny.expect_holds(replica, 2)
+
+
+def test_a_direct_install_has_no_way_back(trained):
+    trainer, _ = trained
+    with open_replica(trainer, install="direct") as replica:
+        replica.register(tiny.tensors(engine_memory()))
+        trainer.publish(1)
+        replica.install()
+        with pytest.raises(weir.CallError) as refused:
+            replica.revert()
+        assert refused.value.status == Status.ERR_UNSUPPORTED
+
+
 def test_a_hook_may_not_close_or_call_its_replica(trained):
     trainer, _ = trained
     told = []

@@ -183,6 +183,7 @@ PROTOTYPES: List[Tuple[str, Any, Tuple[Any, ...]]] = [
     ("weir_replica_parameters", _tensors, (_handle, _out_n)),
     ("weir_replica_install", weir_status, (_handle, c_uint64, POINTER(weir_report))),
     ("weir_replica_cancel", None, (_handle,)),
+    ("weir_replica_revert", weir_status, (_handle, POINTER(weir_report))),
     ("weir_replica_uncancel", None, (_handle,)),
     ("weir_replica_get_state", weir_replica_state, (_handle,)),
     ("weir_replica_version", c_uint64, (_handle,)),

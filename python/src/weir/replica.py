@@ -242,13 +242,34 @@ class Replica(Handle):
         number = arguments.version(version)
         return await self._run_async("install", lambda pointer: self._install(pointer, number))
 
+    def revert(self) -> Report:
+        """Brings back, at the same addresses, what was held before the last install: the version
+        before, or what the engine came with (``version`` 0). Needs no trainer.
+
+        The hooks are called as in an install. :class:`weir.CallError` says that there is nothing to
+        go back to (ERR_NOT_FOUND: the next version has begun to come) or that installs are direct
+        (ERR_UNSUPPORTED); then, and when a hook refuses, what was held stands.
+        """
+
+        def call(pointer: int, report: Any) -> int:
+            return library().weir_replica_revert(pointer, report)
+
+        return self._run("revert", lambda pointer: self._change(pointer, call))
+
     def _install(self, pointer: int, version: int) -> Report:
+        def call(pointer: int, report: Any) -> int:
+            return library().weir_replica_install(pointer, version, report)
+
+        return self._change(pointer, call)
+
+    def _change(self, pointer: int, call: Callable[[int, Any], int]) -> Report:
+        """What changes the live parameters, and what came of it."""
         c = library()
         report = abi.weir_report()
         self._check_in_place()
         self._hooks.begin()
         try:
-            check(c.weir_replica_install(pointer, version, ctypes.byref(report)))
+            check(call(pointer, ctypes.byref(report)))
         except WeirError as error:
             self._has_waited_alone = (
                 error.status == Status.ERR_TIMED_OUT and report.version == abi.WEIR_LATEST
