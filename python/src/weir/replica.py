@@ -252,13 +252,15 @@ class Replica(Handle):
         """
 
         def call(pointer: int, report: Any) -> int:
-            return library().weir_replica_revert(pointer, report)
+            status: int = library().weir_replica_revert(pointer, report)
+            return status
 
         return self._run("revert", lambda pointer: self._change(pointer, call))
 
     def _install(self, pointer: int, version: int) -> Report:
         def call(pointer: int, report: Any) -> int:
-            return library().weir_replica_install(pointer, version, report)
+            status: int = library().weir_replica_install(pointer, version, report)
+            return status
 
         return self._change(pointer, call)
 
