@@ -20,19 +20,20 @@ torch = pytest.importorskip("torch")
 import sglang_stand_in as stand_in  # noqa: E402
 
 import weir  # noqa: E402
+from weir.engines import Refused  # noqa: E402
+from weir.engines.layouts import Layout  # noqa: E402
 from weir.sglang import (  # noqa: E402
     LOADER,
     STATUS_NAME,
     http_calls,
-    layouts,
+    kernels,
     loader,
     placement,
     wish,
 )
 from weir.sglang.client import Client  # noqa: E402
-from weir.sglang.parameters import find_parameters  # noqa: E402
+from weir.sglang.sglang_parameters import find_parameters  # noqa: E402
 from weir.sglang.wish import Wish, WishError  # noqa: E402
-from weir.vllm.placement import Refused  # noqa: E402
 
 TIMEOUT_S = 10.0
 
@@ -262,21 +263,21 @@ def module(quant_method, **attributes):
 
 
 @pytest.mark.parametrize("seen, layout", [
-    (module(None), layouts.Layout("plain")),
-    (module(method("UnquantizedLinearMethod")), layouts.Layout("plain")),
-    (module(block_method()), layouts.Layout("block")),
-    (module(method("Fp8LinearMethod", block_quant=False)), layouts.Layout("channel", True)),
-    (module(method("W8A8Fp8LinearMethod")), layouts.Layout("channel", True)),
-    (module(method("UnquantizedFusedMoEMethod", runner=runner("triton"))), layouts.Layout("plain")),
-    (module(method("W8A8FP8MoEMethod", runner=runner("triton"))), layouts.Layout("channel")),
+    (module(None), Layout("plain")),
+    (module(method("UnquantizedLinearMethod")), Layout("plain")),
+    (module(block_method()), Layout("block")),
+    (module(method("Fp8LinearMethod", block_quant=False)), Layout("channel", True)),
+    (module(method("W8A8Fp8LinearMethod")), Layout("channel", True)),
+    (module(method("UnquantizedFusedMoEMethod", runner=runner("triton"))), Layout("plain")),
+    (module(method("W8A8FP8MoEMethod", runner=runner("triton"))), Layout("channel")),
     (module(method("Fp8MoEMethod", runner=runner("deep_gemm"), block_quant=True,
-                   weight_block_size=[128, 128])), layouts.Layout("block")),
+                   weight_block_size=[128, 128])), Layout("block")),
     (module(method("CompressedTensorsLinearMethod"),
             scheme=method("CompressedTensorsW8A8Fp8", strategy="channel")),
-     layouts.Layout("channel", True)),
+     Layout("channel", True)),
 ])
 def test_layouts_that_weir_writes_are_recognised(seen, layout):
-    assert layouts.layout_of(seen) == layout
+    assert kernels.layout_of(seen) == layout
 
 
 @pytest.mark.parametrize("seen, reason", [
@@ -301,7 +302,30 @@ def test_layouts_that_weir_writes_are_recognised(seen, layout):
 ])
 def test_layouts_that_are_not_known_are_refused_with_a_reason(seen, reason):
     with pytest.raises(Refused, match=reason):
-        layouts.layout_of(seen)
+        kernels.layout_of(seen)
+
+
+class TensorOfItsOwn(torch.Tensor):
+    """Whose memory a library arranges as it likes."""
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda weight: setattr(weight, "data", torch.empty(0)), "given its memory back"),
+    (lambda weight: setattr(weight, "is_shuffled", True), "shuffled for a kernel"),
+])
+def test_memory_that_is_not_as_it_was_loaded_is_refused(change, reason):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False))
+    change(model[0].weight)
+    with pytest.raises(Refused, match="parameter 0.weight: .*" + reason):
+        find_parameters(model)
+
+
+def test_a_tensor_of_another_class_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False))
+    weight = torch.ones(4, 4).as_subclass(TensorOfItsOwn)
+    model[0].weight = torch.nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(Refused, match="0.weight: a TensorOfItsOwn, whose memory"):
+        find_parameters(model)
 
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
@@ -441,7 +465,7 @@ def test_experts_and_weights_that_attention_computes_follow():
         for name, parameter in held.items():
             assert stand_in.bytes_of(parameter) == bytes(expected[name].raw), name
         attention.w_kc = attention.w_kc.float()
-        with pytest.raises(Refused, match="w_kc is torch.float32"):
+        with pytest.raises(Refused, match="w_kc: torch.float32"):
             find_parameters(model)
         attention.use_deep_gemm_bmm = True
         with pytest.raises(Refused, match="FP8"):

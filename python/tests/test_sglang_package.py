@@ -19,7 +19,7 @@ pytest.importorskip("sglang", reason="SGLang is not installed (requirements-sgla
 import sglang_stand_in as stand_in  # noqa: E402
 import torch  # noqa: E402
 
-from weir.sglang import LOADER, STATUS_NAME, layouts, loader, placement, wish  # noqa: E402
+from weir.sglang import LOADER, STATUS_NAME, kernels, loader, placement, wish  # noqa: E402
 from weir.sglang.client import Client  # noqa: E402
 from weir.sglang.wish import Wish  # noqa: E402
 
@@ -102,18 +102,18 @@ COMPRESSED = ("layers/quantization/compressed_tensors/compressed_tensors.py",
 
 def test_the_names_that_layouts_go_by_are_sglangs():
     known = classes_in(*QUANTIZATION, *COMPRESSED)
-    named = {layouts.PLAIN_EXPERTS, layouts.FP8_LINEAR, layouts.FP8_EXPERTS, layouts.CHANNEL_LINEAR,
-             layouts.CHANNEL_EXPERTS, "CompressedTensorsLinearMethod", "CompressedTensorsW8A8Fp8"}
-    missing = (named | layouts.PLAIN_METHODS | layouts.BLOCK_FUNCTIONS) - known
+    named = {kernels.PLAIN_EXPERTS, kernels.FP8_LINEAR, kernels.FP8_EXPERTS, kernels.CHANNEL_LINEAR,
+             kernels.CHANNEL_EXPERTS, "CompressedTensorsLinearMethod", "CompressedTensorsW8A8Fp8"}
+    missing = (named | kernels.PLAIN_METHODS | kernels.BLOCK_FUNCTIONS) - known
     assert not missing
     attributes = attributes_in(*QUANTIZATION, "layers/amx_utils.py") | known
-    marks = {attribute for attribute, _ in layouts.MARKS}
+    marks = {attribute for attribute, _ in kernels.MARKS}
     assert not marks - attributes
     assert {"block_quant", "weight_block_size", "w8a8_block_fp8_linear", "format_ue8m0",
             "is_shuffled", "use_intel_amx_backend"} <= attributes
     assert "runner_backend" in attributes_in("layers/moe/moe_runner/runner.py")
     source = (SOURCES / "layers/moe/utils.py").read_text(encoding="utf-8")
-    assert all(f'"{runner}"' in source for runner in layouts.EXPERT_RUNNERS)
+    assert all(f'"{runner}"' in source for runner in kernels.EXPERT_RUNNERS)
 
 
 def test_the_weights_that_attention_computes_have_the_names_that_are_looked_for():

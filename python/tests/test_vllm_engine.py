@@ -22,7 +22,8 @@ pytest.importorskip("ml_dtypes")
 
 import standin_vllm as standin  # noqa: E402
 
-from weir.vllm import extension, parameters, placement, trainer_side  # noqa: E402
+from weir.engines import Refused  # noqa: E402
+from weir.vllm import extension, placement, trainer_side, vllm_parameters  # noqa: E402
 from weir.vllm.adapter import UpdateLife  # noqa: E402
 from weir.vllm.receiver import Receiver, config_of_vllm, engine_config  # noqa: E402
 from weir.vllm.settings import Settings, Update  # noqa: E402
@@ -240,8 +241,8 @@ def test_a_layout_that_is_not_known_is_refused_with_what_was_seen(change, name, 
     parts = standin.fused(c, standin.sources(standin.hf_shapes(c), 1))
     engine = standin.Engine(c, parts, BLOCK)
     change(engine)
-    with pytest.raises(placement.Refused, match=reason) as refused:
-        parameters.find_parameters(engine)
+    with pytest.raises(Refused, match=reason) as refused:
+        vllm_parameters.find_parameters(engine)
     assert name in str(refused.value)
 
 
@@ -249,7 +250,7 @@ def test_deep_gemm_is_taken_as_long_as_its_scales_are_fp32():
     c = standin.config("qwen3_moe")
     engine = standin.Engine(c, standin.fused(c, standin.sources(standin.hf_shapes(c), 1)), BLOCK)
     _linear(engine).quant_method.fp8_linear = standin.named("DeepGemmFp8BlockScaledMMKernel")
-    assert parameters.find_parameters(engine).conversion == BLOCK
+    assert vllm_parameters.find_parameters(engine).conversion == BLOCK
 
 
 def test_derived_weights_in_another_layout_are_refused(open_run):
@@ -334,12 +335,12 @@ def _moe(*maps):
 
 
 def test_experts_are_taken_by_their_slots():
-    assert parameters.local_experts(_moe([-1, 1, 0, -1, 2])) == [2, 1, 4]
-    assert parameters.local_experts(_moe([2, 0, 1])) == [1, 2, 0]  # all here, in another order
+    assert vllm_parameters.local_experts(_moe([-1, 1, 0, -1, 2])) == [2, 1, 4]
+    assert vllm_parameters.local_experts(_moe([2, 0, 1])) == [1, 2, 0]  # all here, in another order
     with pytest.raises(ValueError, match="layer1 others"):
-        parameters.local_experts(_moe([0, 1, 2, -1], [0, 1, -1, 2]))
+        vllm_parameters.local_experts(_moe([0, 1, 2, -1], [0, 1, -1, 2]))
     with pytest.raises(ValueError, match="its weights 3"):
-        parameters.local_experts(_moe([0, 1, -1, -1]))
+        vllm_parameters.local_experts(_moe([0, 1, -1, -1]))
 
 
 def test_what_no_mesh_can_say_is_refused_by_name():

@@ -29,7 +29,7 @@ from vllm.config.weight_transfer import WeightTransferConfig  # noqa: E402
 from vllm.distributed.weight_transfer import base, factory  # noqa: E402
 
 import weir.vllm as plugin  # noqa: E402
-from weir.vllm import interface, layouts  # noqa: E402
+from weir.vllm import interface, kernel_classes  # noqa: E402
 from weir.vllm.extension import WeirWorkerExtension  # noqa: E402
 from weir.vllm.receiver import engine_config  # noqa: E402
 
@@ -271,15 +271,16 @@ def names_of(package):
 
 def test_every_kernel_and_method_that_layouts_know_is_one_of_vllms():
     known = names_of("model_executor/kernels/linear") | names_of("model_executor/layers")
-    asked = {*layouts.PLAIN_METHODS, *layouts.BLOCK_KERNELS, *layouts.DEEP_GEMM_KERNELS,
-             *layouts.CHANNEL_KERNELS, *layouts.EXPERT_BACKENDS, *layouts.DEEP_GEMM_BACKENDS,
-             *layouts.REASONS, "Fp8LinearMethod", "Fp8MoEMethod", "CompressedTensorsLinearMethod",
-             "CompressedTensorsW8A8Fp8", "CompressedTensorsW8A8Fp8MoEMethod",
-             "UnquantizedFusedMoEMethod", "RoutedExperts"}
+    asked = {*kernel_classes.PLAIN_METHODS, *kernel_classes.BLOCK_KERNELS,
+             *kernel_classes.DEEP_GEMM_KERNELS, *kernel_classes.CHANNEL_KERNELS,
+             *kernel_classes.EXPERT_BACKENDS, *kernel_classes.DEEP_GEMM_BACKENDS,
+             *kernel_classes.REASONS, "Fp8LinearMethod", "Fp8MoEMethod",
+             "CompressedTensorsLinearMethod", "CompressedTensorsW8A8Fp8",
+             "CompressedTensorsW8A8Fp8MoEMethod", "UnquantizedFusedMoEMethod", "RoutedExperts"}
     assert asked <= known, asked - known
 
 
-@pytest.mark.parametrize("kernel", sorted(layouts.BLOCK_KERNELS))
+@pytest.mark.parametrize("kernel", sorted(kernel_classes.BLOCK_KERNELS))
 def test_a_kernel_of_blocks_rearranges_nothing_when_weights_are_loaded(kernel):
     """Should a version of vLLM give one of them a step of its own, it is to be looked at again."""
     for path in (SOURCES / "model_executor/kernels/linear/scaled_mm").glob("*.py"):
@@ -300,7 +301,7 @@ def test_experts_that_are_taken_are_those_that_vllm_leaves_as_loaded():
     lists = [n for n in ast.walk(function) if isinstance(n, ast.Compare)
              and isinstance(n.ops[0], ast.NotIn)]
     left_alone = {a.attr for a in ast.walk(lists[-1]) if isinstance(a, ast.Attribute)}
-    assert layouts.EXPERT_BACKENDS <= left_alone
+    assert kernel_classes.EXPERT_BACKENDS <= left_alone
     assert not {"FLASHINFER_CUTLASS", "MARLIN", "AITER"} & left_alone
 
 
@@ -309,7 +310,7 @@ def test_real_methods_without_quantisation_are_taken():
 
     layer = torch.nn.Module()
     layer.quant_method = UnquantizedLinearMethod.__new__(UnquantizedLinearMethod)
-    assert layouts.layout_of(layer).kind == layouts.PLAIN
+    assert kernel_classes.layout_of(layer).kind == "plain"
 
 
 # ---- configs -------------------------------------------------------------------------------------

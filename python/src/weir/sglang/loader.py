@@ -33,7 +33,7 @@ def _open_receiver(model: Any, settings: Mapping[str, Any]) -> Any:
     from weir.vllm.receiver import Receiver
     from weir.vllm.settings import Settings
 
-    from .parameters import find_parameters
+    from .sglang_parameters import find_parameters
     from .placement import placement_of_sglang
 
     config = getattr(model, "config", None)

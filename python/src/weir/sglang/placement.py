@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Tuple
 
-from weir.vllm.placement import Placement, Refused
+from weir.engines import Refused
+from weir.vllm.placement import Placement
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Callable, Optional
 
-from .placement import Refused
+from weir.engines import Refused
+
 from .receiver import Receiver, receiver_for_vllm
 from .settings import Settings, Update
 

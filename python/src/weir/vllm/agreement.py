@@ -11,7 +11,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, List, Optional, Sequence
 
-from .placement import Placement, Refused
+from weir.engines import Refused
+
+from .placement import Placement
 
 _LATEST = -1  # a version that a worker never got to know
 

@@ -17,12 +17,14 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
+from weir.engines import Refused
+
 from .adapter import UpdateLife
-from .parameters import has_experts
-from .placement import Refused, placement_of_vllm
+from .placement import placement_of_vllm
 from .receiver import Receiver
 from .settings import Settings, Update
 from .trainer_side import send_with
+from .vllm_parameters import has_experts
 
 __all__ = ["WeirInitInfo", "WeirUpdateInfo", "WeirWeightTransferEngine"]
 

@@ -12,9 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence
 
-
-class Refused(ValueError):
-    """An engine, or a parameter of one, that Weir does not write into, and why."""
+from weir.engines import Refused
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 from weir import Replica, Report, Security
 
+from weir.engines import Refused
+from weir.engines.live_parameters import LiveModel, LiveParameter, addresses
+
 from .agreement import Agreement
-from .parameters import (
-    LiveModel,
-    LiveParameter,
-    addresses,
-    find_parameters,
-    has_experts,
-    local_experts,
-)
-from .placement import Placement, Refused, experts_json
+from .placement import Placement, experts_json
 from .settings import Settings
+from .vllm_parameters import find_parameters, has_experts, local_experts
 
 logger = logging.getLogger("weir.vllm")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in the memory of a parameter of SGLang's, and whether Weir may write there.
+"""What the layers of SGLang's model hold, and whether Weir may write there.
 
-As `weir.vllm.layouts`, whose words these are: a parameter is taken only when its layer's method,
+In the words of `weir.engines.layouts`: a parameter is taken only when its layer's method,
 and the kernel that this has chosen, are known to keep what a conversion of Weir's writes. Shapes do
 not tell: [w3; w1], blocks of rows and rounded scales look like what was loaded.
 
@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Optional, Tuple
 
-from weir.vllm.layouts import BLOCK, CHANNEL, PLAIN, Layout, view_of
-from weir.vllm.placement import Refused
+from weir.engines import Refused
+from weir.engines.layouts import CHANNEL, PLAIN, Layout, block_layout, type_name, view_of
 
 # Methods that keep weights as they were loaded.
 PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"})
@@ -50,14 +50,10 @@ MARKS = (
 )
 
 
-def _type(thing: object) -> str:
-    return type(thing).__name__
-
-
 def _refuse_marks(method: object, module: object) -> None:
     for attribute, meaning in MARKS:
         if getattr(method, attribute, False) is True:
-            raise Refused("%s.%s: %s" % (_type(method), attribute, meaning))
+            raise Refused(f"{type_name(method)}.{attribute}: {meaning}")
     if getattr(module, "use_intel_amx_backend", False):
         raise Refused("repacked for AMX")
 
@@ -68,49 +64,34 @@ def _function_name(function: Any) -> str:
     return str(getattr(function, "__name__", function))
 
 
-def _block_size(*owners: object) -> Optional[Tuple[int, ...]]:
-    for owner in owners:
-        size = getattr(owner, "weight_block_size", None)
-        if size is not None:
-            return tuple(int(n) for n in size)
-    return None
-
-
-def _block(method: object, *owners: object) -> Layout:
-    size = _block_size(method, *owners)
-    if size != (128, 128):
-        raise Refused("blocks of %s: fp8_128x128 has (128, 128)" % (size,))
-    return Layout(BLOCK)
-
-
 def _fp8_linear(method: Any) -> Layout:
     if not getattr(method, "block_quant", False):
         return Layout(CHANNEL, transposed=True)
     name = _function_name(getattr(method, "w8a8_block_fp8_linear", None))
     if name not in BLOCK_FUNCTIONS:
-        raise Refused("kernel %s: known are %s" % (name, ", ".join(sorted(BLOCK_FUNCTIONS))))
-    return _block(method, getattr(method, "quant_config", None))
+        raise Refused(f"kernel {name}: known are {', '.join(sorted(BLOCK_FUNCTIONS))}")
+    return block_layout(method, getattr(method, "quant_config", None))
 
 
 def _compressed_linear(module: Any) -> Layout:
     scheme: Any = getattr(module, "scheme", None)
-    if _type(scheme) != "CompressedTensorsW8A8Fp8":
-        raise Refused("scheme %s: known is CompressedTensorsW8A8Fp8" % _type(scheme))
+    if type_name(scheme) != "CompressedTensorsW8A8Fp8":
+        raise Refused(f"scheme {type_name(scheme)}: known is CompressedTensorsW8A8Fp8")
     _refuse_marks(scheme, module)
     strategy = str(getattr(scheme.strategy, "value", scheme.strategy)).lower()
     if strategy == "channel":
         return Layout(CHANNEL, transposed=True)
     if strategy == "block":
-        return _block(scheme, module)
-    raise Refused("compressed-tensors strategy %s: known are channel and block" % strategy)
+        return block_layout(scheme, module)
+    raise Refused(f"compressed-tensors strategy {strategy}: known are channel and block")
 
 
 def _runner(method: Any) -> str:
     backend = getattr(getattr(method, "runner", None), "runner_backend", None)
     name = str(getattr(backend, "value", backend))
     if name not in EXPERT_RUNNERS:
-        raise Refused("experts run by %s: known are %s (--moe-runner-backend)"
-                      % (name, ", ".join(sorted(EXPERT_RUNNERS))))
+        known = ", ".join(sorted(EXPERT_RUNNERS))
+        raise Refused(f"experts run by {name}: known are {known} (--moe-runner-backend)")
     return name
 
 
@@ -122,7 +103,7 @@ def _experts(name: str, method: Any) -> Layout:
         return Layout(CHANNEL)
     if not getattr(method, "block_quant", False):
         raise Refused("one scale per expert: no conversion of Weir's writes that")
-    return _block(method, getattr(method, "quant_config", None))
+    return block_layout(method, getattr(method, "quant_config", None))
 
 
 def layout_of(module: Any) -> Layout:
@@ -131,7 +112,7 @@ def layout_of(module: Any) -> Layout:
     Raises Refused, saying what was seen and what is known (not which module: the caller knows).
     """
     method = getattr(module, "quant_method", None)
-    name = _type(method)
+    name = type_name(method)
     _refuse_marks(method, module)
     if method is None or name in PLAIN_METHODS:
         return Layout(PLAIN)
@@ -143,25 +124,25 @@ def layout_of(module: Any) -> Layout:
         return _compressed_linear(module)
     if name in (PLAIN_EXPERTS, FP8_EXPERTS, CHANNEL_EXPERTS):
         return _experts(name, method)
-    raise Refused("method %s is not known" % name)
+    raise Refused(f"method {name} is not known")
 
 
 def _row_scales(tensor: Any, n_rows: int) -> Any:
     """(N, 1) and (1, N) are N scales, one per row; one alone is of the whole tensor."""
     if tensor.numel() != n_rows or not tensor.is_contiguous():
-        raise Refused("%s scales of shape %s: expected one per row, %d"
-                      % (str(tensor.dtype).replace("torch.", ""), list(tensor.shape), n_rows))
+        dtype = str(tensor.dtype).replace("torch.", "")
+        raise Refused(
+            f"{dtype} scales of shape {list(tensor.shape)}: expected one per row, {n_rows}"
+        )
     return tensor.view(n_rows)
 
 
 def view_in(module: Any, attribute: str, parameter: Any, data: Any,
             layout: Layout) -> Tuple[str, Any]:
-    """As weir.vllm.layouts.view_of() of `data`, which is `parameter`'s memory or rows of it."""
+    """As weir.engines.layouts.view_of() of `data`, which is `parameter`'s memory or rows of it."""
     if getattr(parameter, "format_ue8m0", False):
         raise Refused("scales made powers of two for DeepGEMM (UE8M0); fp8_128x128 writes fp32 "
                       "scales (choose --fp8-gemm-backend triton)")
-    if getattr(parameter, "is_shuffled", False):
-        raise Refused("shuffled for a kernel")
     name, view = view_of(attribute, data, layout)
     if layout == Layout(CHANNEL, transposed=True) and name == "weight_scale":
         view = _row_scales(data, int(module.weight.shape[1]))

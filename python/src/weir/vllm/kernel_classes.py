@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in the memory of a parameter, and whether Weir may write there.
+"""What the layers of vLLM's model hold, and whether Weir may write there.
 
 vLLM rearranges weights once they are loaded, each layer for the kernel that will read it. Shapes
 do not tell: [w3; w1] as FlashInfer wants it has the shape of [w1; w3]. So a parameter is taken only
 when its layer's method and kernel are known to keep what a conversion of Weir's writes, and its
-dtype, shape and strides are those of that layout. All else is refused, with what was seen.
+dtype, shape and strides are those of that layout (`weir.engines.layouts`). All else is refused,
+with what was seen.
 
 The tables name classes of vLLM, because those are what decides: test_vllm_interface.py compares
 them with the installed package. Nothing is imported from it here.
@@ -12,15 +13,10 @@ them with the installed package. Nothing is imported from it here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, FrozenSet, Optional, Tuple
+from typing import Any, FrozenSet
 
-from .placement import Refused
-
-PLAIN, BLOCK, CHANNEL = "plain", "block", "channel"
-
-# What a quantised layer's weights are, in the words of docs/formats.md.
-CONVERSIONS = {BLOCK: "fp8_128x128", CHANNEL: "cutlass_fp8_e4m3_per_channel"}
+from weir.engines import Refused
+from weir.engines.layouts import BLOCK, CHANNEL, PLAIN, Layout, block_layout, type_name
 
 # Methods that keep weights as they were loaded.
 PLAIN_METHODS = frozenset({"UnquantizedLinearMethod", "UnquantizedEmbeddingMethod"})
@@ -68,21 +64,6 @@ REASONS = {
     "AITER": "it shuffles weights",
 }
 
-_FLOATS = ("torch.bfloat16", "torch.float16", "torch.float32")
-_E4M3, _F32 = "torch.float8_e4m3fn", "torch.float32"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a layer keeps its weights. `transposed`: matrices are (K, N), with K contiguous."""
-
-    kind: str
-    transposed: bool = False
-
-
-def _type(thing: object) -> str:
-    return type(thing).__name__
-
 
 def _list(names: FrozenSet[str]) -> str:
     return ", ".join(sorted(names))
@@ -96,7 +77,7 @@ def _block_linear(method: object) -> Layout:
     kernel = getattr(method, "fp8_linear", None)
     if kernel is None:
         return _block_linear_before_kernels(method)
-    name = _type(kernel)
+    name = type_name(kernel)
     if name in BLOCK_KERNELS | DEEP_GEMM_KERNELS:
         return Layout(BLOCK)
     raise Refused(f"kernel {name}: known are {_list(BLOCK_KERNELS | DEEP_GEMM_KERNELS)}")
@@ -106,13 +87,13 @@ def _block_linear_before_kernels(method: object) -> Layout:
     """vLLM before it had a class per kernel: one operator that chooses."""
     operator = getattr(method, "w8a8_block_fp8_linear", None)
     if operator is None or getattr(method, "use_marlin", False):
-        raise Refused(f"{_type(method)} does not say which kernel reads it")
+        raise Refused(f"{type_name(method)} does not say which kernel reads it")
     return Layout(BLOCK)
 
 
 def _channel_linear(method: object) -> Layout:
     kernel = getattr(method, "fp8_linear", None)
-    name = _type(kernel)
+    name = type_name(kernel)
     if name in CHANNEL_KERNELS or name == "Fp8LinearOp":
         return Layout(CHANNEL, transposed=True)
     raise Refused(f"kernel {name}: known are {_list(CHANNEL_KERNELS)}")
@@ -120,8 +101,8 @@ def _channel_linear(method: object) -> Layout:
 
 def _compressed_linear(module: Any) -> Layout:
     scheme: Any = getattr(module, "scheme", None)
-    if _type(scheme) != "CompressedTensorsW8A8Fp8":
-        raise Refused(f"scheme {_type(scheme)}: known is CompressedTensorsW8A8Fp8")
+    if type_name(scheme) != "CompressedTensorsW8A8Fp8":
+        raise Refused(f"scheme {type_name(scheme)}: known is CompressedTensorsW8A8Fp8")
     strategy = _name(getattr(scheme.strategy, "value", scheme.strategy))
     if strategy == "BLOCK":
         return _block_linear(scheme)
@@ -133,7 +114,7 @@ def _compressed_linear(module: Any) -> Layout:
 def _check_expert_backend(method: object, attribute: str) -> None:
     backend = getattr(method, attribute, None)
     if backend is None:
-        raise Refused(f"{_type(method)} does not say which backend reads it ({attribute})")
+        raise Refused(f"{type_name(method)} does not say which backend reads it ({attribute})")
     name = _name(backend)
     if name in EXPERT_BACKENDS | DEEP_GEMM_BACKENDS:
         return
@@ -151,21 +132,13 @@ def _fp8_experts(method: object) -> Layout:
     raise Refused("one scale per expert or tensor: no conversion of Weir's writes that")
 
 
-def _block_size(*owners: object) -> Optional[Tuple[int, ...]]:
-    for owner in owners:
-        size = getattr(owner, "weight_block_size", None)
-        if size is not None:
-            return tuple(int(n) for n in size)
-    return None
-
-
 def layout_of(module: Any) -> Layout:
     """How this module keeps its weights.
 
     Raises Refused, saying what was seen and what is known (not which module: the caller knows).
     """
     method = getattr(module, "quant_method", None)
-    name = _type(method)
+    name = type_name(method)
     if method is None or name in PLAIN_METHODS:
         return Layout(PLAIN)
     if name == "UnquantizedFusedMoEMethod":
@@ -181,65 +154,6 @@ def layout_of(module: Any) -> Layout:
         layout = _fp8_experts(method)
     else:
         raise Refused(f"method {name} is not known")
-    size = _block_size(module, method, getattr(module, "scheme", None))
-    if layout.kind == BLOCK and size != (128, 128):
-        raise Refused(f"blocks of {size}: fp8_128x128 has (128, 128)")
+    if layout.kind == BLOCK:
+        return block_layout(module, method, getattr(module, "scheme", None))
     return layout
-
-
-# ---- one parameter of a layer --------------------------------------------------------------------
-
-
-def _seen(tensor: Any) -> str:
-    dtype = str(tensor.dtype).replace("torch.", "")
-    return f"{dtype} {list(tensor.shape)}, strides {list(tensor.stride())}"
-
-
-def _contiguous(tensor: Any, what: str) -> Any:
-    if not tensor.is_contiguous():
-        raise Refused(f"{_seen(tensor)}: expected {what} without gaps")
-    return tensor
-
-
-def _codes(tensor: Any, layout: Layout) -> Any:
-    if str(tensor.dtype) != _E4M3:
-        raise Refused(f"{_seen(tensor)}: expected float8_e4m3fn")
-    if not layout.transposed or tensor.dim() != 2:
-        return _contiguous(tensor, "rows")
-    if not tensor.t().is_contiguous():
-        raise Refused(f"{_seen(tensor)}: expected (K, N) with K contiguous")
-    return tensor.t()
-
-
-def _scales(tensor: Any, layout: Layout) -> Any:
-    if str(tensor.dtype) != _F32:
-        packed = " (DeepGEMM packs powers of two on Blackwell: VLLM_USE_DEEP_GEMM=0)"
-        hint = packed if str(tensor.dtype) == "torch.int32" else ""
-        raise Refused(f"{_seen(tensor)}: expected float32 scales{hint}")
-    _contiguous(tensor, "scales")
-    per_row = layout.kind == CHANNEL and tensor.dim() > 1 and tensor.shape[-1] == 1
-    return tensor.view(tensor.shape[:-1]) if per_row else tensor
-
-
-def without_padding(module: Any, attribute: str, tensor: Any) -> Any:
-    """Of a vocabulary, the rows that the model has: vLLM pads them to a multiple of 64, and has
-    padding last where one worker holds all of them. A view; other parameters as they are."""
-    n_rows = getattr(module, "org_vocab_size", None)
-    if attribute != "weight" or n_rows is None or not 0 < int(n_rows) < tensor.shape[0]:
-        return tensor
-    return tensor[: int(n_rows)]
-
-
-def view_of(attribute: str, tensor: Any, layout: Layout) -> Tuple[str, Any]:
-    """The attribute's name at Weir's, and the contiguous view of the parameter's own memory that
-    Weir writes. Raises Refused, saying what was seen and what was expected."""
-    if layout.kind == PLAIN or not attribute.endswith(
-        ("weight", "weight_scale", "weight_scale_inv")
-    ):
-        if str(tensor.dtype) not in _FLOATS:
-            raise Refused(f"{_seen(tensor)}: expected bfloat16, float16 or float32")
-        return attribute, _contiguous(tensor, "rows")
-    if attribute.endswith("weight"):
-        return attribute, _codes(tensor, layout)
-    scale = "weight_scale_inv" if layout.kind == BLOCK else "weight_scale"
-    return attribute.split("weight_scale")[0] + scale, _scales(tensor, layout)
