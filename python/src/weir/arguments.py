@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import numbers
 import operator
 import os
 from typing import Any, Iterable, Mapping, Optional, Tuple
 
 from weir import abi
 from weir.errors import CallError
+from weir.security import Security
 
 _MAX_MS = 2**32 - 1
 
@@ -50,11 +52,11 @@ def config(value: Any) -> Optional[bytes]:
 
 def milliseconds(name: str, seconds: Any) -> int:
     """At least one: C takes 0 for the default."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
         raise CallError(f"{name}: {seconds!r} is no number of seconds")
-    if not 0 <= seconds * 1000 <= _MAX_MS:
+    if not 0 <= float(seconds) * 1000 <= _MAX_MS:
         raise CallError(f"{name}: {seconds!r} s is not between 0 and {_MAX_MS // 1000}")
-    return max(1, math.ceil(seconds * 1000))
+    return max(1, math.ceil(float(seconds) * 1000))
 
 
 def whole(name: str, value: Any, most: int = _MAX_MS) -> int:
@@ -66,6 +68,14 @@ def whole(name: str, value: Any, most: int = _MAX_MS) -> int:
     if not 0 <= number <= most:
         raise CallError(f"{name}: {number} is not between 0 and {most}")
     return number
+
+
+def axis(value: Any) -> int:
+    """An axis of a tensor; negative ones count from its last."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise CallError(f"axis: {value!r} is no whole number") from None
 
 
 def version(value: Any) -> int:
@@ -81,6 +91,15 @@ def choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
         known = ", ".join(repr(word) for word in choices)
         raise CallError(f"{name}: {value!r} is none of {known}")
     return choices[value]
+
+
+def security(value: Any) -> abi.weir_security:
+    """A weir.Security; None is what the environment says."""
+    if value is None:
+        return abi.weir_security()
+    if not isinstance(value, Security):
+        raise CallError(f"security: {value!r} is no weir.Security")
+    return value.to_abi()
 
 
 def texts(name: str, values: Iterable[Any]) -> Tuple[Any, int]:

@@ -57,8 +57,7 @@ class Directory(Handle):
         options.max_connections_per_host = arguments.whole(
             "max_connections_per_host", max_connections_per_host
         )
-        if security is not None:
-            options.security = security.to_abi()
+        options.security = arguments.security(security)
         self._options = options
         self._open(self._open_directory)
         self._title = f"directory {self._address}"

@@ -47,6 +47,8 @@ class Replica(Handle):
                 failure leaves them UNUSABLE)
     wire        "kernel" or "checkpoint"
     device      where allocate() allocates: None or "host", "cuda:1"
+    listen      host by which replicas on other machines read from this one; None: only those on
+                this machine do. Beyond loopback ``security`` is required
     timeout     seconds: bounds every wait of this handle; lease: of its registration
     peer_wait   seconds: how long to wait for a replica to read from instead of the trainers
     pause()     before the first live byte changes
@@ -139,8 +141,7 @@ class Replica(Handle):
             ("listen", listen),
         ):
             setattr(options, field, arguments.text(field, value))
-        if security is not None:
-            options.security = security.to_abi()
+        options.security = arguments.security(security)
         self._options = options
         self._open(self._open_replica)
 

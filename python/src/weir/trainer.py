@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Tuple, Union
 
-from weir import abi, arguments, shards
+from weir import abi, arguments, local_address, shards
 from weir.calls import Handle
 from weir.directory import Directory
-from weir.errors import CallError, check
+from weir.errors import CallError, Status, WeirError, check, error_of
 from weir.library import library
 from weir.registration import Registration, is_module, named_weights
 from weir.report import Report
@@ -27,6 +27,16 @@ _DELIVERIES = {
 }
 _EXPLICIT = abi.WEIR_MESH_EXPLICIT.encode()
 WIRES = {"kernel": abi.WEIR_WIRE_KERNEL, "checkpoint": abi.WEIR_WIRE_CHECKPOINT}
+
+
+def _not_reachable(error: WeirError, directory: str, own: str) -> WeirError:
+    """Of a trainer that did not say ``listen``, and may not listen where others would find it."""
+    return error_of(
+        error.status,
+        f"{error}; {own}, where replicas find this trainer as the directory is {directory}, is "
+        "taken for want of listen: give security, or listen=\"127.0.0.1\" when all replicas run "
+        "on this machine",
+    )
 
 
 def progress_callback(progress: Optional[Progress]) -> Any:
@@ -59,6 +69,9 @@ class Trainer(Handle):
                 as JSON or as lists
     delivery    None (pull from host memory, push from a GPU), "pull" or "push"
     wire        "kernel" or "checkpoint"
+    listen      host by which replicas reach this rank; None: 127.0.0.1 where the directory is
+                there, else this machine's address on the way to the directory. Beyond loopback
+                ``security`` is required, a certificate and a token or ``insecure``
     timeout     seconds: bounds every wait of this handle; lease: of its registration
     stream      CUDA: the stream whose work writes the weights, a torch.cuda.Stream or its number;
                 None: the default stream
@@ -130,13 +143,13 @@ class Trainer(Handle):
             ("conversion", conversion),
             ("transport", transport),
             ("transport_directory", transport_directory),
-            ("listen", listen),
             ("traceparent", traceparent),
         ):
             setattr(options, name, arguments.text(name, value))
-        if security is not None:
-            options.security = security.to_abi()
+        options.security = arguments.security(security)
         self._options = options
+        self._listen = listen
+        arguments.text("listen", listen)
         self._given = (
             None if rank is None else arguments.whole("rank", rank),
             None if n_ranks is None else arguments.whole("n_ranks", n_ranks),
@@ -183,7 +196,14 @@ class Trainer(Handle):
             )
         self._options.rank, self._options.n_ranks, self._options.mesh = rank, n_ranks, mesh
         out = ctypes.c_void_p()
-        check(library().weir_trainer_open(ctypes.byref(self._options), ctypes.byref(out)))
+        own = local_address.towards(self.directory) if self._listen is None else None
+        self._options.listen = arguments.text("listen", own or self._listen)
+        try:
+            check(library().weir_trainer_open(ctypes.byref(self._options), ctypes.byref(out)))
+        except CallError as error:
+            if own is None or error.status != Status.ERR_REFUSED or own not in str(error):
+                raise
+            raise _not_reachable(error, self.directory, own) from None
         assert out.value is not None
         self._opened_as = place
         return out.value
