@@ -168,6 +168,21 @@ def test_what_is_no_utf8_or_no_number_arrives_as_text(lines: List[Any]) -> None:
     assert logs.flush() and lines == [(logging.INFO, "\ufffd", {"n": "many"})]
 
 
+def test_lines_of_the_package_go_where_the_librarys_go(
+    logger: Tuple[logging.Logger, List[logging.LogRecord]], caplog: pytest.LogCaptureFixture
+) -> None:
+    own, records = logger
+    with caplog.at_level(logging.DEBUG):
+        logs.log(logging.ERROR, "before there is a logger")
+        weir.set_logger(own, logging.WARNING)
+        logs.log(logging.WARNING, "heard")
+        logs.log(logging.INFO, "below the level")
+        weir.set_logger(None)
+        logs.log(logging.ERROR, "after")
+    assert [(r.levelno, r.getMessage()) for r in records] == [(logging.WARNING, "heard")]
+    assert caplog.records == []
+
+
 def test_a_logger_may_call_weir_and_be_slow(lines: List[Any]) -> None:
     got: List[Optional[str]] = []
 

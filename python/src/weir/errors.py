@@ -136,11 +136,13 @@ def check(status: int, *, cause: Optional[BaseException] = None) -> int:
     """
     if status >= 0:
         return status
-    error = error_of(status, last_error())
+    line = last_error()
     if cause is None:
         written_in_python = sys.modules.get("weir.python_conversions")
         if written_in_python is not None:
-            cause = written_in_python.failure_named_in(error.message)
+            cause = written_in_python.failure_named_in(line)
+    what = "" if cause is None else f" (it raised {type(cause).__name__}: {cause})"
+    error = error_of(status, line + what)
     try:
         if cause is not None and not isinstance(cause, Exception):
             raise cause  # KeyboardInterrupt is no failure of the call's

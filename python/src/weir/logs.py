@@ -33,6 +33,8 @@ _LEVEL_OF = {
 # Those names that a LogRecord already uses for itself.
 _TAKEN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
+_NOWHERE = sys.maxsize  # no line is of that level
+
 
 class _Line(NamedTuple):
     level: int
@@ -62,8 +64,16 @@ def set_logger(
         library().weir_log_set_structured(abi.weir_log_record_fn(), None, 0)
         _courier.stop()
         if logger is not None:
-            _courier.start(_to_logger(logger) if isinstance(logger, logging.Logger) else logger)
+            least = min(at for c, at in _LEVEL_OF.items() if c <= c_level)
+            taker = _to_logger(logger) if isinstance(logger, logging.Logger) else logger
+            _courier.start(taker, least)
             library().weir_log_set_structured(_sink, None, c_level)
+
+
+def log(level: int, text: str) -> None:
+    """A line of this package, to where the library's lines go. ``level`` is one of logging's."""
+    if level >= _courier.least:
+        _courier.put(_Line(level, text, {}, time.time(), threading.get_ident()))
 
 
 def flush(timeout: float = 10.0) -> bool:
@@ -87,6 +97,7 @@ class _Courier:
 
     def __init__(self) -> None:
         self._function: Optional[LogFunction] = None
+        self.least = _NOWHERE
         self._reset()
 
     def _reset(self) -> None:
@@ -96,14 +107,16 @@ class _Courier:
     def put(self, line: Any) -> None:
         self._queue.put(line)
 
-    def start(self, function: LogFunction) -> None:
-        self._function = function
+    def start(self, function: LogFunction, least: int) -> None:
+        """``least``: the level below which lines are not wanted."""
+        self._function, self.least = function, least
         self._thread = threading.Thread(target=self._run, name="weir-log", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread behind what is queued, unless it is the one that asks."""
         thread, self._thread = self._thread, None
+        self.least = _NOWHERE
         if thread is not None:
             self._queue.put(None)
             if thread is not threading.current_thread():
@@ -122,7 +135,7 @@ class _Courier:
         function, had_thread = self._function, self._thread is not None
         self._reset()
         if had_thread and function is not None:
-            self.start(function)
+            self.start(function, self.least)
 
     def _run(self) -> None:
         function, lines = self._function, self._queue

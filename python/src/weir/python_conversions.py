@@ -19,7 +19,7 @@ import threading
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional
 from typing import Sequence, Tuple, Union
 
-from weir import abi, dtypes
+from weir import abi, dtypes, logs
 from weir.conversions import Output
 from weir.dtypes import DType
 from weir.errors import CallError, Status, check
@@ -28,8 +28,6 @@ from weir.tensors import Tensor, tensor
 
 #: Fills the outputs, by suffix, of one tile. All are contiguous host memory: see Tensor.numpy().
 ConvertFunction = Callable[[Tensor, Dict[str, Tensor]], None]
-
-_log = logging.getLogger("weir")
 
 
 def register_conversion(
@@ -57,6 +55,10 @@ def register_conversion(
 
     Raises :class:`weir.CallError`: ERR_EXISTS for a name that is taken, ERR_INVALID.
     """
+    if not isinstance(name, str) or not isinstance(compile_target, str):
+        raise CallError(
+            f"conversion {name!r} for {compile_target!r}: name and compile target are to be texts"
+        )
     if not callable(fn):
         raise CallError(f"conversion '{name}': {fn!r} is no function")
     rows = [_output(name, output) for output in outputs]
@@ -91,8 +93,11 @@ def register_default_rule(
     """Adds a rule for ``conversion`` behind all others, or before them.
 
     ``matches(quantization_config)`` gets that part of a config.json as a dict; true selects the
-    conversion. A rule that raises cannot read its config, so it does not match.
+    conversion, which may be registered later. A rule that raises cannot read its config, so it does
+    not match.
     """
+    if not isinstance(conversion, str):
+        raise CallError(f"a rule is for a conversion's name, got {conversion!r}")
     if not callable(matches):
         raise CallError(f"the rule for '{conversion}': {matches!r} is no function")
     rule = abi.weir_default_rule_fn(_Rule(matches, conversion))
@@ -186,7 +191,7 @@ class _Kernel:
     def _convert(self, tile: Any) -> int:
         if not self._was_used:
             self._was_used = True
-            _log.warning("conversion '%s' is written in Python: slow", self._name)
+            logs.log(logging.WARNING, f"conversion '{self._name}' is written in Python: slow")
         source = _source_of(tile)
         if not tile.propagate and _has_nonfinite(source):
             return Status.ERR_NONFINITE
@@ -256,8 +261,11 @@ class _Rule:
     def __call__(self, context: Any, config: int) -> int:
         try:
             return 1 if self._matches(_dict_of(config)) else 0
-        except Exception:
-            _log.debug("the rule for '%s' cannot read a config", self._conversion, exc_info=True)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            logs.log(
+                logging.DEBUG, f"the rule for '{self._conversion}' cannot read a config: {why}"
+            )
             return -1
 
 
