@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, List
 from weir.library import __version__
 
 if TYPE_CHECKING:
+    from weir import frameworks as frameworks
+    from weir import sglang as sglang
+    from weir import vllm as vllm
     from weir.conversions import Family as Family
     from weir.conversions import Format as Format
     from weir.conversions import Output as Output
@@ -79,10 +82,14 @@ _MODULE_OF = {
     "version": "library",
 }
 
+_PACKAGES = ("frameworks", "sglang", "vllm")
+
 __all__ = ["__version__", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"weir.{name}")
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'weir' has no attribute {name!r}")
@@ -92,4 +99,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> List[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -18,7 +18,7 @@ import sys
 import threading
 import warnings
 import weakref
-from typing import Any, Callable, Generic, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, Generic, List, NoReturn, Optional, Tuple, TypeVar
 
 from weir.errors import CallError, Status
 
@@ -427,6 +427,11 @@ class Handle:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{self._title}: a handle can be neither copied nor pickled: open one where it is used"
+        )
 
     def __repr__(self) -> str:
         state = " (closed)" if self._pointer is None else ""

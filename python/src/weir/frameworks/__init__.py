@@ -5,3 +5,7 @@ One module per framework, each loadable by the name that the framework's configu
 `arena` keeps what a framework lends for a moment, `channel` is what the hooks share. No framework
 is imported unless it is installed, and none of them by importing this package.
 """
+
+from weir.submodules import importer
+
+__getattr__ = importer(__name__, "nemo_rl", "prime_rl", "verl")

@@ -8,7 +8,11 @@ is: it needs neither SGLang nor torch. They meet in `weir.sglang.wish`. Importin
 imports nothing of SGLang.
 """
 
+from weir.submodules import importer
+
 LOADER = "weir.sglang.loader.install"
 STATUS_NAME = "weir.status"
 
 __all__ = ["LOADER", "STATUS_NAME"]
+
+__getattr__ = importer(__name__, "client", "loader")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 
+from weir.submodules import importer
+
 from .interface import interface_version, vllm_version
 
 BACKEND = "weir"
@@ -17,6 +19,8 @@ BACKEND = "weir"
 logger = logging.getLogger("weir.vllm")
 
 __all__ = ["BACKEND", "register"]
+
+__getattr__ = importer(__name__, "extension", "settings")
 
 
 def _register_in(factory: object, module: str, class_name: str) -> None:
