@@ -397,6 +397,18 @@ REFUSED: List[Tuple[str, Callable[[], Any], str]] = [
         lambda: weir.convert("fp8_128x128", [X, X, X], n_experts=2),
         "3 sources are not the same number for 2 experts",
     ),
+    ("no name", lambda: weir.convert(weir.formats()[0], X), "conversion: Format(name="),
+    (
+        "threads",
+        lambda: weir.convert("bf16_cast", X, n_threads=-1),
+        "n_threads: -1 is not between 0 and",
+    ),
+    ("axis", lambda: weir.convert("bf16_cast", X, axis="0"), "axis: '0' is no whole number"),
+    (
+        "half experts",
+        lambda: weir.convert("bf16_cast", X, n_experts=1.5),
+        "n_experts: 1.5 is no whole number",
+    ),
     ("kind", lambda: weir.convert("bf16_cast", "weights"), "builtins.str is no array"),
     (
         "NaN",

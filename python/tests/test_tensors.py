@@ -187,6 +187,15 @@ def test_the_cuda_array_interface_of_host_memory_is_refused() -> None:
         weir.tensor(Interface(data=(own.ctypes.data, False)), name="w")
 
 
+@pytest.mark.parametrize("told", [{"shape": (2,)}, {"shape": 2, "typestr": "<f4", "data": (8, 0)},
+                                  {"shape": (2,), "typestr": "<f4", "data": 8}, None])
+def test_a_cuda_array_interface_that_lacks_something_is_refused_by_name(told: Any) -> None:
+    array = Interface()
+    array.__cuda_array_interface__ = told
+    with pytest.raises(weir.CallError, match="^w: its __cuda_array_interface__ "):
+        weir.tensor(array, name="w")
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2, 2, 2, 2, 2, 2, 2)])
 def test_up_to_eight_axes(shape: Tuple[int, ...]) -> None:
     described = weir.tensor(numpy.zeros(shape, numpy.float32), name="é.weight").to_abi()

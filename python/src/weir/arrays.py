@@ -196,8 +196,14 @@ _INTERFACE_DTYPES = {
 
 def _of_cuda_interface(label: str, array: Any) -> Described:
     told = array.__cuda_array_interface__
-    typestr, shape = told["typestr"], tuple(told["shape"])
-    address, read_only = told["data"]
+    try:
+        typestr, shape = str(told["typestr"]), tuple(told["shape"])
+        address, read_only = told["data"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CallError(
+            f"{label}: its __cuda_array_interface__ {told!r} is to have typestr, shape and data, "
+            f"a pair: {type(error).__name__} {error}"
+        ) from error
     if told.get("mask") is not None:
         refuse(label, "is masked, Weir takes plain arrays")
     foreign = {"little": ">", "big": "<"}[sys.byteorder]

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from weir import abi, conversion_outputs, dlpack, pools
+from weir import abi, arguments, conversion_outputs, dlpack, pools
 from weir.arrays import refuse
 from weir.conversion_outputs import Ready, Wanted
 from weir.dtypes import DType
@@ -69,7 +69,7 @@ def formats() -> List[Format]:
         names = (ctypes.c_char_p * n_room)()
         n = library().weir_conversion_names(names, n_room)
         if n <= n_room:
-            return [_format_of(_row((names[i] or b"").decode())) for i in range(n)]
+            return [_format_of(row_of((names[i] or b"").decode())) for i in range(n)]
         n_room = n
 
 
@@ -146,11 +146,12 @@ def convert(
     Raises :class:`weir.CallError`: ERR_NOT_FOUND, ERR_INVALID, ERR_NONFINITE (with tensor and
     index). The content of outputs is then unspecified.
     """
-    row = _row(conversion)
+    row = row_of(conversion)
     given = list(sources) if isinstance(sources, (list, tuple)) else [sources]
     taken = _taken(given, names)
     device = taken[0].device
-    args = _args(row, taken, axis, n_experts)
+    n_threads = arguments.whole("n_threads", n_threads)
+    args = _args(row, taken, arguments.axis(axis), arguments.whole("n_experts", n_experts))
     args.round_masters, args.propagate, args.reference = round_masters, propagate, reference
     cuda_stream = None if device == "cpu" else _stream_of(stream, device)
     outputs = conversion_outputs.prepare(
@@ -195,7 +196,7 @@ def _taken(given: Sequence[Any], names: Union[str, Sequence[str], None]) -> List
 
 
 def _args(row: Any, taken: Sequence[Tensor], axis: int, n_experts: int) -> abi.weir_convert_args:
-    if n_experts < 0 or n_experts and len(taken) % n_experts != 0:
+    if n_experts and len(taken) % n_experts != 0:
         raise CallError(f"{len(taken)} sources are not the same number for {n_experts} experts")
     if axis < 0:
         axis += len(taken[0].shape)
@@ -282,8 +283,11 @@ def _convert_there(
 # ---- rows ------------------------------------------------------------------------------------
 
 
-def _row(name: str) -> Any:
+def row_of(name: str) -> Any:
+    """The C library's row of a conversion. Raises ERR_NOT_FOUND, which lists those there are."""
     row = ctypes.POINTER(abi.weir_conversion)()
+    if not isinstance(name, str):
+        raise CallError(f"conversion: {name!r} is no text, as \"bf16_cast\" is")
     check(library().weir_conversion_get(name.encode(), ctypes.byref(row)))
     return row
 
