@@ -2,7 +2,8 @@
 """The driver: takes running SGLang servers from one version to the next, all of them or none.
 
     engines = weir.sglang.client.Client(["10.0.0.2:30000"], model="policy",
-    directory="10.0.0.1:8500") trainer.publish(step)
+                                        directory="10.0.0.1:8500")
+    trainer.publish(step)
     engines.update(step)
 
 Per update, each call to all servers at once:
@@ -10,8 +11,7 @@ Per update, each call to all servers at once:
     look      GET /server_info: its ranks, and whether it has the loader
     pause     POST /pause_generation
     begin     POST /begin_weight_update, where this version of SGLang has it. For the draft model,
-    so
-              that SGLang repacks nothing of the one that Weir writes in the bytes that kernels read
+              so that SGLang repacks nothing of the one that Weir writes in kernels' bytes
     update    POST /update_weights_from_tensor, with the wish, for the target model
     end       POST /end_weight_update, whatever came of it
     ask       POST /get_weights_by_name: what the workers hold now, by their own word
