@@ -190,22 +190,24 @@ def test_an_engine_holds_what_sharded_ranks_trained(
 
 
 @pytest.mark.parametrize(
-    "wrong, error, text",
+    "wrong, n_ranks, error, text",
     [
-        ("shape", "ERR_LAYOUT", "up_proj.weight: shape disagreement [330, 192] vs [332, 192]"),
-        ("lacks", "ERR_LAYOUT", "up_proj.weight: coverage gap at axis 0 [165, 330)"),
-        ("mesh", "ERR_LAYOUT", "this rank must register rows [0, 192)"),
-        ("missing", "ERR_TIMED_OUT", "from rank 1"),
+        ("shape", 2, "ERR_LAYOUT", "up_proj.weight: shape disagreement [330, 192] vs [332, 192]"),
+        ("lacks", 2, "ERR_LAYOUT", "up_proj.weight: coverage gap at axis 0 [165, 330)"),
+        ("lacks", 4, "ERR_LAYOUT", "up_proj.weight: coverage gap at axis 0 [83, 166)"),
+        ("mesh", 2, "ERR_LAYOUT", "this rank must register rows [0, 192)"),
+        ("missing", 2, "ERR_TIMED_OUT", "from rank 1"),
     ],
 )
 def test_ranks_that_do_not_agree_are_told_so_on_every_rank(
-    tmp_path, directory, processes, wrong, error, text
+    tmp_path, directory, processes, wrong, n_ranks, error, text
 ):
     given = given_to(tmp_path, directory, "", "bf16_cast", 1)
     given["wrong"] = wrong
     given["trainer"]["timeout"] = 1.0 if wrong == "missing" else TIMEOUT_S
     begun = time.monotonic()
-    outcomes = [processes.outcome(p) for p in processes.start_all(ranks.run_wrong_rank, 2, given)]
+    started = processes.start_all(ranks.run_wrong_rank, n_ranks, given)
+    outcomes = [processes.outcome(pipe) for pipe in started]
     assert time.monotonic() - begun < 15
     for rank, (kind, value) in enumerate(outcomes):
         if wrong == "missing" and rank == 1:

@@ -292,13 +292,14 @@ static weir_status go_by_all(weir_registries *registries)
     return set_all(registries, complete ? all : "");
 }
 
-/* The last that a rank said was that it waits for the others, its text among theirs: gone now, it
- * has failed or was stopped, which is no reason for others not to say what they know. */
-static bool was_waiting(const weir_registries *registries, const weir_known_rank *known)
+/* The last that a rank said was that it waits for the others, its text among theirs, or that it
+ * goes by the same texts: gone now, it has ended the exchange, failed or was stopped, which is no
+ * reason for others not to say what they know. */
+static bool said_all_it_had_to(const weir_registries *registries, const weir_known_rank *known)
 {
     const rank_registry *of = &registries->ranks[known->rank];
-    return registries->all[0] != '\0' && of->all[0] == '\0' &&
-           strcmp(of->worker_id, known->worker_id) == 0;
+    return registries->all[0] != '\0' && strcmp(of->worker_id, known->worker_id) == 0 &&
+           (of->all[0] == '\0' || strcmp(of->all, registries->all) == 0);
 }
 
 static weir_status take_text(weir_registries *registries, const weir_known_rank *known,
@@ -344,7 +345,7 @@ static weir_status ask(void *context, size_t i)
     registry_head head;
     weir_status status = fetch_head(registries, known, &head);
     bool gone = status == WEIR_ERR_PEER_LOST || status == WEIR_ERR_TIMED_OUT;
-    known->done = gone && was_waiting(registries, known);
+    known->done = gone && said_all_it_had_to(registries, known);
     if (known->done)
         return WEIR_OK;
     known->done = status == WEIR_OK && goes_by(registries, &head);

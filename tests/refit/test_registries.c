@@ -4,6 +4,7 @@
 #include "refit/registries.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 
 #include "base/alloc.h"
 #include "refit/holders.h"
@@ -192,12 +193,17 @@ typedef struct liar {
     weir_manifest_service *service;
     const char *head, *text;
     char head_digest[WEIR_SHA256_HEX], text_digest[WEIR_SHA256_HEX];
+    bool told_text;
+    sem_t asked_again; /* by who has its text */
 } liar;
 
 static bool lie(void *context, const weir_manifest_request *request, weir_manifest_found *out)
 {
-    const liar *l = context;
+    liar *l = context;
     bool is_head = strcmp(request->version_uid, "registry") == 0;
+    if (is_head && l->told_text)
+        sem_post(&l->asked_again);
+    l->told_text = !is_head || l->told_text;
     *out = is_head ? (weir_manifest_found){ l->head, strlen(l->head), l->head_digest }
                    : (weir_manifest_found){ l->text, strlen(l->text), l->text_digest };
     return true;
@@ -208,31 +214,44 @@ static void lied(void *context)
     (void)context;
 }
 
+/* Instead of a rank of the case, which is closed. */
+static void open_liar(exchange_case *c, uint32_t rank, liar *l)
+{
+    char id[WEIR_ID_BYTES];
+    weir_worker *worker = &c->ranks[rank].trainer->worker;
+    assert_int_equal(sem_init(&l->asked_again, 0, 0), 0);
+    assert_ok(weir_sha256_hex(l->head, strlen(l->head), l->head_digest));
+    assert_ok(weir_sha256_hex(l->text, strlen(l->text), l->text_digest));
+    weir_manifest_source source = { lie, lied, l };
+    assert_ok(weir_manifest_service_open("127.0.0.1", &source, NULL, &l->service));
+    weir_source_record record =
+        weir_worker_entry(worker, 0, "", weir_manifest_service_address(l->service));
+    record.status = WEIR_SOURCE_INITIALIZING;
+    record.rank = rank;
+    record.n_ranks = N_RANKS;
+    snprintf(record.worker_id, sizeof(record.worker_id), "trainer-%u-liar", rank);
+    assert_ok(weir_directory_publish_source(worker->client, &record, id));
+    weir_trainer_close(c->ranks[rank].trainer);
+    c->ranks[rank].trainer = NULL;
+}
+
+static void close_liar(liar *l)
+{
+    weir_manifest_service_close(l->service);
+    sem_destroy(&l->asked_again);
+}
+
 static void check_lie(const char *head, const char *text, weir_status status, const char *line)
 {
     exchange_case *c = open_case();
     liar l = { .head = head, .text = text };
-    char id[WEIR_ID_BYTES];
-    weir_trainer_close(c->ranks[1].trainer);
-    c->ranks[1].trainer = NULL;
-    assert_ok(weir_sha256_hex(head, strlen(head), l.head_digest));
-    assert_ok(weir_sha256_hex(text, strlen(text), l.text_digest));
-    weir_manifest_source source = { lie, lied, &l };
-    assert_ok(weir_manifest_service_open("127.0.0.1", &source, NULL, &l.service));
-    weir_worker *worker = &c->ranks[0].trainer->worker;
-    weir_source_record record =
-        weir_worker_entry(worker, 0, "", weir_manifest_service_address(l.service));
-    record.status = WEIR_SOURCE_INITIALIZING;
-    record.rank = 1;
-    record.n_ranks = N_RANKS;
-    snprintf(record.worker_id, sizeof(record.worker_id), "trainer-1-liar");
-    assert_ok(weir_directory_publish_source(worker->client, &record, id));
+    open_liar(c, 1, &l);
     c->ranks[0].text = "a";
     exchange_one(&c->ranks[0]);
     if (c->ranks[0].status != status || strstr(c->ranks[0].line, line) == NULL)
         fail_msg("got %s: '%s', wanted '%s'", weir_status_name(c->ranks[0].status),
                  c->ranks[0].line, line);
-    weir_manifest_service_close(l.service);
+    close_liar(&l);
     close_case(c);
 }
 
@@ -254,6 +273,39 @@ static void heads_that_make_no_sense_are_refused(void **state)
     check_lie(HEAD("1", "1", "4", DIGEST), "", WEIR_ERR_LAYOUT,
               "says that it is trainer rank 1 of 4, not 1 of 3");
     check_lie(HEAD("1", "1", "3", DIGEST), "another", WEIR_ERR_CORRUPT, "its registry has digest ");
+}
+
+/* It has heard of all, says so, and is closed before others have heard of all: as a rank that found
+ * what it was told wrong, and left. */
+static void a_rank_that_left_has_said_what_it_had_to(void **state)
+{
+    (void)state;
+    char digests[N_RANKS][WEIR_SHA256_HEX], all[WEIR_SHA256_HEX], heads[N_RANKS][512];
+    liar liars[N_RANKS] = { 0 };
+    pthread_t thread;
+    exchange_case *c = open_case();
+    for (uint32_t rank = 0; rank < N_RANKS; rank++)
+        assert_ok(weir_sha256_hex(first[rank], strlen(first[rank]), digests[rank]));
+    assert_ok(weir_sha256_hex(digests, sizeof(digests), all));
+    for (uint32_t rank = 1; rank < N_RANKS; rank++) {
+        snprintf(heads[rank], sizeof(heads[rank]),
+                 "{\"format\":1,\"rank\":%u,\"n_ranks\":%d,\"registry\":\"%s\",\"all\":\"%s\","
+                 "\"before\":\"\"}",
+                 rank, N_RANKS, digests[rank], all);
+        liars[rank].head = heads[rank];
+        liars[rank].text = first[rank];
+    }
+    open_liar(c, 1, &liars[1]);
+    c->ranks[0].text = first[0];
+    assert_int_equal(pthread_create(&thread, NULL, exchange_one, &c->ranks[0]), 0);
+    assert_int_equal(sem_wait(&liars[1].asked_again), 0);
+    close_liar(&liars[1]);
+    open_liar(c, 2, &liars[2]);
+    pthread_join(thread, NULL);
+    if (c->ranks[0].status != WEIR_OK)
+        fail_msg("%s", c->ranks[0].line);
+    close_liar(&liars[2]);
+    close_case(c);
 }
 
 /* ---- texts -----------------------------------------------------------------------------------*/
@@ -353,6 +405,7 @@ int main(void)
         cmocka_unit_test(what_was_taken_back_is_not_gone_by),
         cmocka_unit_test(a_wait_can_be_cancelled),
         cmocka_unit_test(heads_that_make_no_sense_are_refused),
+        cmocka_unit_test(a_rank_that_left_has_said_what_it_had_to),
         cmocka_unit_test(texts_that_are_none_are_refused_with_their_rank),
         cmocka_unit_test(a_tensor_is_listed_once),
         cmocka_unit_test(every_box_of_a_tensor_is_on_a_line_of_its_own),
