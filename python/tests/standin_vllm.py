@@ -20,7 +20,7 @@ import recipes
 import tiny_model
 import torch
 
-from weir.vllm.placement import Placement
+from weir.engines.placement import Placement
 
 NOISE = 0.625  # what parameters hold before the first version
 ALONE = Placement()

@@ -28,7 +28,7 @@ from weir.sglang import (  # noqa: E402
     http_calls,
     kernels,
     loader,
-    placement,
+    sglang_placement,
     wish,
 )
 from weir.sglang.client import Client  # noqa: E402
@@ -479,10 +479,10 @@ def test_experts_and_weights_that_attention_computes_follow():
 @pytest.mark.parametrize("older", [False, True])
 def test_sglang_says_where_a_worker_stands(older):
     with stand_in.parallel_state(5, 8, experts=(1, 2), older=older):
-        place = placement.placement_of_sglang()
+        place = sglang_placement.placement_of_sglang()
     assert (place.worker, place.n_workers, place.mesh) == (5, 8, "tp=8,ep=2")
     with stand_in.parallel_state():
-        assert placement.placement_of_sglang().mesh is None
+        assert sglang_placement.placement_of_sglang().mesh is None
 
 
 @pytest.mark.parametrize("state, reason", [
@@ -495,7 +495,7 @@ def test_sglang_says_where_a_worker_stands(older):
 ])
 def test_engines_that_no_mesh_describes_are_refused(state, reason):
     with stand_in.parallel_state(**state), pytest.raises(Refused, match=reason):
-        placement.placement_of_sglang()
+        sglang_placement.placement_of_sglang()
 
 
 WORKER = """

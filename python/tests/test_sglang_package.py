@@ -19,7 +19,7 @@ pytest.importorskip("sglang", reason="SGLang is not installed (requirements-sgla
 import sglang_stand_in as stand_in  # noqa: E402
 import torch  # noqa: E402
 
-from weir.sglang import LOADER, STATUS_NAME, kernels, loader, placement, wish  # noqa: E402
+from weir.sglang import LOADER, STATUS_NAME, kernels, loader, sglang_placement, wish  # noqa: E402
 from weir.sglang.client import Client  # noqa: E402
 from weir.sglang.wish import Wish  # noqa: E402
 
@@ -126,11 +126,11 @@ def test_the_groups_that_say_where_a_worker_stands_are_there():
     from sglang.srt.server_args import ServerArgs
 
     with pytest.raises((AssertionError, RuntimeError)):
-        placement.placement_of_sglang()  # of a process that is no worker
+        sglang_placement.placement_of_sglang()  # of a process that is no worker
     groups = {"tp_group": stand_in.group(1, 2), "pp_group": stand_in.group(0, 1),
               "attn_tp_group": stand_in.group(1, 2), "moe_ep_group": stand_in.group(0, 1)}
     with get_parallel().override(**groups):
-        assert placement.placement_of_sglang().mesh == "tp=2"
+        assert sglang_placement.placement_of_sglang().mesh == "tp=2"
     settings = {"enable_eplb", "ep_num_redundant_experts", "init_expert_location",
                 "custom_weight_loader"}
     assert settings <= set(getattr(ServerArgs, "__dataclass_fields__", {}) or fields_of(ServerArgs))
@@ -199,7 +199,7 @@ class RealEngine(stand_in.Engine):
 @pytest.mark.parametrize("wire", ["kernel", "checkpoint"])
 def test_sglangs_own_updater_installs_versions_in_place(updater, structs, monkeypatch, wire):
     manager, model = updater
-    monkeypatch.setattr(placement, "placement_of_sglang", placement.SGLangPlacement)
+    monkeypatch.setattr(sglang_placement, "placement_of_sglang", sglang_placement.SGLangPlacement)
     addresses = [p.data_ptr() for p in model.parameters()]
     trainer, weights = tiny.open_trainer(n_threads=1, wire=wire)
     with trainer, stand_in.serve(RealEngine(manager, model, structs)) as address:

@@ -22,8 +22,8 @@ pytest.importorskip("ml_dtypes")
 
 import standin_vllm as standin  # noqa: E402
 
-from weir.engines import Refused  # noqa: E402
-from weir.vllm import extension, placement, trainer_side, vllm_parameters  # noqa: E402
+from weir.engines import Refused, placement  # noqa: E402
+from weir.vllm import extension, trainer_side, vllm_parameters, vllm_placement  # noqa: E402
 from weir.vllm.adapter import UpdateLife  # noqa: E402
 from weir.vllm.receiver import Receiver, config_of_vllm, engine_config  # noqa: E402
 from weir.vllm.settings import Settings, Update  # noqa: E402
@@ -346,9 +346,9 @@ def test_experts_are_taken_by_their_slots():
 def test_what_no_mesh_can_say_is_refused_by_name():
     for name in ("enable_eplb", "enable_elastic_ep"):
         with pytest.raises(ValueError, match=name):
-            placement._refuse_what_no_mesh_says(types.SimpleNamespace(**{name: True}))
+            vllm_placement._refuse_what_no_mesh_says(types.SimpleNamespace(**{name: True}))
     with pytest.raises(ValueError, match="prefill_context_parallel_size=2"):
-        placement._refuse_what_no_mesh_says(
+        vllm_placement._refuse_what_no_mesh_says(
             types.SimpleNamespace(prefill_context_parallel_size=2))
 
 

@@ -20,7 +20,8 @@ pytest.importorskip("ml_dtypes")
 
 import standin_vllm as standin  # noqa: E402
 
-from weir.vllm import adapter, placement  # noqa: E402
+from weir.engines.placement import Placement  # noqa: E402
+from weir.vllm import adapter  # noqa: E402
 from weir.vllm.receiver import Receiver  # noqa: E402
 
 First, Second = TypeVar("First"), TypeVar("Second")
@@ -144,7 +145,7 @@ def test_interface_1_installs_with_its_parallel_config_and_model_alone(adapter_o
                                                                        monkeypatch):
     loaded = adapter_of(1, WeightTransferEngine=Engine1)
     monkeypatch.setattr(loaded, "placement_of_vllm",
-                        lambda parallel, has_experts: placement.Placement())
+                        lambda parallel, has_experts: Placement())
     target = model()
     engine = loaded.WeirWeightTransferEngine(None, None, target)
     with pytest.raises(ValueError, match="name it in init_info"):
@@ -161,7 +162,7 @@ def test_interface_1_installs_with_its_parallel_config_and_model_alone(adapter_o
 
 def test_interface_2_owns_the_update(adapter_of, trainer, monkeypatch):
     def receiver(given, vllm_config, settings):
-        return Receiver(given, settings, config=CONFIG, placement=placement.Placement(),
+        return Receiver(given, settings, config=CONFIG, placement=Placement(),
                         model_name="policy")
 
     monkeypatch.setattr(adapter.UpdateLife, "make_receiver", staticmethod(receiver))

@@ -34,7 +34,7 @@ def _open_receiver(model: Any, settings: Mapping[str, Any]) -> Any:
     from weir.vllm.settings import Settings
 
     from .sglang_parameters import find_parameters
-    from .placement import placement_of_sglang
+    from .sglang_placement import placement_of_sglang
 
     config = getattr(model, "config", None)
     if config is None:

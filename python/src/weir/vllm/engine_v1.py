@@ -20,11 +20,11 @@ from vllm.distributed.weight_transfer.base import (
 from weir.engines import Refused
 
 from .adapter import UpdateLife
-from .placement import placement_of_vllm
 from .receiver import Receiver
 from .settings import Settings, Update
 from .trainer_side import send_with
 from .vllm_parameters import has_experts
+from .vllm_placement import placement_of_vllm
 
 __all__ = ["WeirInitInfo", "WeirUpdateInfo", "WeirWeightTransferEngine"]
 

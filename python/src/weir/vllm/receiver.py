@@ -20,10 +20,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 from weir import Replica, Report, Security
 
 from weir.engines import Refused
+from weir.engines.agreement import Agreement
 from weir.engines.live_parameters import LiveModel, LiveParameter, addresses
+from weir.engines.placement import Placement, experts_json
 
-from .agreement import Agreement
-from .placement import Placement, experts_json
 from .settings import Settings
 from .vllm_parameters import find_parameters, has_experts, local_experts
 
@@ -281,7 +281,7 @@ def config_of_vllm(model_config: Any) -> Any:
 
 def receiver_for_vllm(model: Any, vllm_config: Any, settings: Settings) -> Receiver:
     """The receiver of the worker that runs in this process, as vLLM's own state describes it."""
-    from .placement import placement_of_vllm
+    from .vllm_placement import placement_of_vllm
 
     model_config = vllm_config.model_config
     served = getattr(model_config, "served_model_name", None) or model_config.model

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Tuple
 
 from weir.engines import Refused
-from weir.vllm.placement import Placement
+from weir.engines.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def _size(group: Any) -> int:
 
 
 def _refuse(what: str, why: str) -> None:
-    raise Refused("weir: %s: %s" % (what, why))
+    raise Refused(f"{what}: {why}")
 
 
 def _refuse_settings(server_args: Any) -> None:

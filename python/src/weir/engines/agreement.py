@@ -11,8 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, List, Optional, Sequence
 
-from weir.engines import Refused
-
+from . import Refused
 from .placement import Placement
 
 _LATEST = -1  # a version that a worker never got to know
@@ -59,7 +58,7 @@ class Agreement:
     def _check(self) -> None:
         if self._broken is not None:
             raise TimeoutError(
-                f"{self._broken}: init_weight_transfer_engine on all workers makes them meet again"
+                f"{self._broken}: all workers meet again once each has been initialised anew"
             )
 
     def agree(self, version: int, error: Optional[BaseException]) -> bool:
