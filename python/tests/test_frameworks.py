@@ -197,6 +197,20 @@ def test_verl_moves_every_step_to_every_rollout_worker():
                 expect_version(got, version)
 
 
+def test_verl_the_address_to_listen_at_is_the_senders_alone(monkeypatch):
+    listened = {}
+    for kind in (weir.Trainer, weir.Replica):
+        def open_one(self, *given, kind=kind, before=kind.__init__, **told):
+            listened[kind] = told.get("listen")
+            before(self, *given, **told)
+
+        monkeypatch.setattr(kind, "__init__", open_one)
+    with VerlRun(listen="127.0.0.2") as run:
+        _, (got,) = run.update(1)
+    expect_version(got, 1)
+    assert listened == {weir.Trainer: "127.0.0.2", weir.Replica: None}
+
+
 def test_verl_steps_that_do_not_grow_bring_what_was_sent_last():
     with VerlRun() as run:
         for version, step in ((1, 0), (2, 0), (3, 9), (4, 9), (5, None), (6, 2)):
@@ -342,7 +356,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def sender_process():
-    process = tiny.start_python(SENDER)
+    process = tiny.start_python(SENDER, warnings="ignore")  # of verl, where it is installed
     try:
         yield process, json.loads(process.stdout.readline())
     finally:

@@ -69,7 +69,8 @@ class Options:
     Those that `weir.Trainer` and `weir.Replica` have too mean the same. Of the others:
     mode         "checkpoint" or "kernel", above
     directory    of a `weir serve`; None: the sender runs one, which only this machine reaches
-                 unless `listen` says the address of another
+                 unless `listen` says its address
+    listen       of the sender alone: its address for the others
     parameters   kernel: "package.module:function", or the function, whose result is the mapping of
                  live parameters by name
     installer    kernel: the same for a function (version, directory) that has the engine install,
@@ -137,8 +138,8 @@ class Options:
     def shared(self) -> Dict[str, Any]:
         """What a trainer and a replica are told alike. A checkpoint is bf16 under its own names,
         which is a layout like any other: neither side has anything to convert behind it."""
-        names = ("config", "run", "family", "transport", "transport_directory", "listen",
-                 "window_bytes", "n_threads", "timeout")
+        names = ("config", "run", "family", "transport", "transport_directory", "window_bytes",
+                 "n_threads", "timeout")
         told = {name: getattr(self, name) for name in names}
         told["security"] = self.secured()
         is_kernel = self.mode == "kernel"
@@ -197,6 +198,7 @@ class Sender:
             directory=self.open(),
             replica_mesh=self.options.replica_mesh if is_kernel else None,
             replica_experts=self.options.experts if is_kernel else None,
+            listen=self.options.listen,
             **self.options.shared(),
         )
 
