@@ -42,6 +42,7 @@ static weir_replica *open_replica(const rig *r, const char *name, const weir_eng
     weir_replica *replica = NULL;
     options.timeout_ms = TIMEOUT_MS;
     options.lease_ms = LEASE_MS;
+    options.reads_trainers_alone = true; /* one that is late reads another's single manifest */
     if (hooks != NULL)
         options.hooks = *hooks;
     assert_ok(weir_replica_open(&options, &replica));
