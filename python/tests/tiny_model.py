@@ -111,13 +111,13 @@ def open_replica(directory, **options):
     return replica
 
 
-def start_python(code, *arguments, **options):
+def start_python(code, *arguments, warnings="error", **options):
     """Runs code in an interpreter of its own, where this module can be imported."""
     environment = dict(os.environ)
     here = str(pathlib.Path(__file__).parent)
     package = str(pathlib.Path(weir.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([here, package, environment.get("PYTHONPATH", "")])
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+    return subprocess.Popen([sys.executable, "-W", warnings, "-c", code, *map(str, arguments)],
                             env=environment, text=True, stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
