@@ -454,9 +454,9 @@ static weir_status pair(pairing *p, const weir_tensor *tensors, const weir_param
     if (n_missing == 0)
         return WEIR_OK;
     return weir_fail(WEIR_ERR_LAYOUT,
-                     "parameter %s of the engine is missing, and %zu others of %zu: %zu tensors "
-                     "are given, of which the model has %zu",
-                     parameters[first].name, n_missing - 1, n, p->n_given, n - n_missing);
+                     "parameter %s of the engine is missing, %zu of %zu in all: %zu tensors are "
+                     "given, of which the model has %zu",
+                     parameters[first].name, n_missing, n, p->n_given, n - n_missing);
 }
 
 /* Nobody would hear that they are not followed. */
@@ -465,10 +465,10 @@ static weir_status refuse_extra(const pairing *p, const weir_tensor *tensors, si
     size_t i = 0;
     while (p->used[i])
         i++;
-    return weir_fail(WEIR_ERR_LAYOUT,
-                     "%s, and %zu others that are given: the model has no such "
-                     "parameter",
-                     tensors[i].name, n_extra - 1);
+    return weir_fail(
+        WEIR_ERR_LAYOUT,
+        "%s is no parameter of the model, %zu in all of the %zu tensors that are given",
+        tensors[i].name, n_extra, p->n_given);
 }
 
 static weir_status bind(weir_replica *replica, const weir_tensor *tensors, size_t n_tensors,

@@ -200,8 +200,8 @@ static void what_does_not_fit_is_named_with_both_sides(void **state)
     size_t n = memory->n;
     char line[160];
 
-    snprintf(line, sizeof(line), "parameter %s of the engine is missing, and 2 others of %zu",
-             tensors[n - 1].name, n);
+    snprintf(line, sizeof(line),
+             "parameter %s of the engine is missing, 3 of %zu in all: ", tensors[n - 1].name, n);
     assert_error(weir_replica_bind(replica, tensors, n - 3, NULL), WEIR_ERR_LAYOUT, line);
     assert_error(weir_replica_bind(replica, NULL, 0, NULL), WEIR_ERR_LAYOUT, "is missing");
     assert_error(weir_replica_bind(replica, NULL, n, NULL), WEIR_ERR_INVALID, "at NULL");
@@ -252,7 +252,7 @@ static void names_and_memory_must_be_there_once(void **state)
 
     add_extra(memory);
     assert_error(weir_replica_bind(replica, memory->tensors, memory->n, NULL), WEIR_ERR_LAYOUT,
-                 "a.counter, and 1 others that are given: the model has no such parameter");
+                 "a.counter is no parameter of the model, 2 in all of the ");
     for (size_t i = 0; i < memory->n; i++)
         assert_false(memory->used[i]); /* written only on success */
     expect_unbound(replica);

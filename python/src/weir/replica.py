@@ -342,7 +342,7 @@ class Replica(Handle):
 
     @property
     def version(self) -> int:
-        """That it holds; 0 when it is EMPTY or UNUSABLE."""
+        """That it holds; 0, which a version may have, too, when ``state`` is another."""
         return self._version
 
     # ---- closing ---------------------------------------------------------------------------------
