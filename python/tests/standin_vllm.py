@@ -372,8 +372,9 @@ EXPERTS = ([5, 0, 7, 2], [1, 6, 3, 4])
 def open_worker(directory, rank):
     """A receiver that fails installs before their first byte while it is `sabotaged`, its engine,
     and what that must hold of a version."""
-    from weir.vllm.receiver import Receiver
+    from weir.engines.receiver import Receiver
     from weir.vllm.settings import Settings
+    from weir.vllm.vllm_parameters import find_parameters, local_experts
 
     class Worker(Receiver):
         sabotaged = False
@@ -392,7 +393,9 @@ def open_worker(directory, rank):
 
     engine = Engine(c, parts(1), "fp8_128x128", expert_map=expert_map)
     settings = Settings(directory, timeout=10, agree_timeout=10)
-    return Worker(engine, settings, config=c, placement=place, model_name="policy"), engine, parts
+    worker = Worker(engine, settings, config=c, placement=place, model_name="policy",
+                    find=find_parameters, experts_of=local_experts)
+    return worker, engine, parts
 
 
 def main(directory, rank, store):

@@ -23,10 +23,11 @@ pytest.importorskip("ml_dtypes")
 import standin_vllm as standin  # noqa: E402
 
 from weir.engines import Refused, placement  # noqa: E402
+from weir.engines.receiver import engine_config  # noqa: E402
 from weir.vllm import extension, trainer_side, vllm_parameters, vllm_placement  # noqa: E402
 from weir.vllm.adapter import UpdateLife  # noqa: E402
-from weir.vllm.receiver import Receiver, config_of_vllm, engine_config  # noqa: E402
 from weir.vllm.settings import Settings, Update  # noqa: E402
+from weir.vllm.vllm_receiver import config_of_vllm, open_receiver  # noqa: E402
 
 BLOCK, CHANNEL, CAST = "fp8_128x128", "cutlass_fp8_e4m3_per_channel", "bf16_cast"
 TIMEOUT_S = 10.0
@@ -56,8 +57,8 @@ class Run:
 
     def receiver(self, engine, **settings):
         settings = Settings(self.trainer.directory, **{"timeout": TIMEOUT_S, **settings})
-        return Receiver(engine, settings, config=self.c, placement=placement.Placement(),
-                        model_name="policy")
+        return open_receiver(engine, settings, config=self.c, placement=placement.Placement(),
+                             model_name="policy")
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_derived_weights_go_back_with_the_version_before(open_run, monkeypatch):
     def refuse(version):
         raise ValueError("not this one")
 
-    monkeypatch.setattr("weir.vllm.receiver.Replica", functools.partial(
+    monkeypatch.setattr("weir.engines.receiver.Replica", functools.partial(
         weir.Replica, postprocess=refuse))
     receiver = run.receiver(engine)
     run.publish(1)
@@ -522,8 +523,8 @@ class Client:
 
     def init_weight_transfer_engine(self, init_info):
         info = json.loads(json.dumps(init_info))
-        self.receiver = Receiver(self.engine, Settings(**info), config=self.run.c,
-                                 placement=placement.Placement(), model_name="other")
+        self.receiver = open_receiver(self.engine, Settings(**info), config=self.run.c,
+                                      placement=placement.Placement(), model_name="other")
 
     def start_weight_update(self):
         self.calls.append("start")

@@ -29,9 +29,9 @@ from vllm.config.weight_transfer import WeightTransferConfig  # noqa: E402
 from vllm.distributed.weight_transfer import base, factory  # noqa: E402
 
 import weir.vllm as plugin  # noqa: E402
+from weir.engines.receiver import engine_config  # noqa: E402
 from weir.vllm import interface, kernel_classes  # noqa: E402
 from weir.vllm.extension import WeirWorkerExtension  # noqa: E402
-from weir.vllm.receiver import engine_config  # noqa: E402
 
 SOURCES = pathlib.Path(inspect.getfile(base)).parents[2]
 WORKER = ast.parse((SOURCES / "v1/worker/gpu_worker.py").read_text())

@@ -22,7 +22,7 @@ import standin_vllm as standin  # noqa: E402
 
 from weir.engines.placement import Placement  # noqa: E402
 from weir.vllm import adapter  # noqa: E402
-from weir.vllm.receiver import Receiver  # noqa: E402
+from weir.vllm.vllm_receiver import open_receiver  # noqa: E402
 
 First, Second = TypeVar("First"), TypeVar("Second")
 CONFIG = standin.config("llama")
@@ -162,8 +162,8 @@ def test_interface_1_installs_with_its_parallel_config_and_model_alone(adapter_o
 
 def test_interface_2_owns_the_update(adapter_of, trainer, monkeypatch):
     def receiver(given, vllm_config, settings):
-        return Receiver(given, settings, config=CONFIG, placement=Placement(),
-                        model_name="policy")
+        return open_receiver(given, settings, config=CONFIG, placement=Placement(),
+                             model_name="policy")
 
     monkeypatch.setattr(adapter.UpdateLife, "make_receiver", staticmethod(receiver))
     loaded = adapter_of(2, WeightTransferEngine=Engine2)

@@ -164,8 +164,8 @@ def llama_of_vllm(c):
 
 
 def test_vllms_own_layers_take_a_version(vllm_config, monkeypatch):
-    from weir.vllm.receiver import receiver_for_vllm
     from weir.vllm.settings import Settings
+    from weir.vllm.vllm_receiver import receiver_for_vllm
 
     config = standin.config("llama")
     monkeypatch.setattr(vllm_config.model_config, "hf_config", config)

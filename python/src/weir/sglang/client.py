@@ -78,7 +78,7 @@ class Client:
     """Drives the servers at `addresses` ("HOST:PORT" or URLs).
 
     model, directory and **settings are what their workers are told: the fields of
-    `weir.vllm.settings.Settings`, paths among them being those of the workers' machines.
+    `weir.engines.worker_settings.Settings`, paths among them being those of the workers' machines.
     n_ranks  tensor parallel ranks of each server; None: as it says itself
     mode     of /pause_generation: "retract" lets requests wait and go on with the new weights,
              "abort" ends them, "in_place" keeps their KV cache of the old weights
@@ -102,7 +102,7 @@ class Client:
         ca: Optional[str] = None,
         **settings: Any,
     ) -> None:
-        from weir.vllm.settings import Settings
+        from weir.engines.worker_settings import Settings
 
         named = [addresses] if isinstance(addresses, str) else list(addresses)
         if not named or len(set(named)) != len(named):

@@ -30,8 +30,8 @@ HOLDING, EMPTY, UNUSABLE = "holding", "empty", "unusable"
 
 
 def _open_receiver(model: Any, settings: Mapping[str, Any]) -> Any:
-    from weir.vllm.receiver import Receiver
-    from weir.vllm.settings import Settings
+    from weir.engines.receiver import Receiver
+    from weir.engines.worker_settings import Settings
 
     from .sglang_parameters import find_parameters
     from .sglang_placement import placement_of_sglang

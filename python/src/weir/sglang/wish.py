@@ -35,7 +35,7 @@ class WishError(ValueError):
 @dataclass(frozen=True)
 class Wish:
     """Install `version` (a number above 0, or "latest": any newer one). `settings`: whom to follow,
-    the fields of `weir.vllm.settings.Settings`, "directory" and "model" among them."""
+    the fields of `weir.engines.worker_settings.Settings`, "directory" and "model" among them."""
 
     version: Union[int, str]
     settings: Mapping[str, Any]

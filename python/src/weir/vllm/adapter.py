@@ -11,9 +11,10 @@ import logging
 from typing import Any, Callable, Optional
 
 from weir.engines import Refused
+from weir.engines.receiver import Receiver
+from weir.engines.worker_settings import Settings, Update
 
-from .receiver import Receiver, receiver_for_vllm
-from .settings import Settings, Update
+from .vllm_receiver import receiver_for_vllm
 
 logger = logging.getLogger("weir.vllm")
 

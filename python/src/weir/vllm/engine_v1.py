@@ -18,13 +18,14 @@ from vllm.distributed.weight_transfer.base import (
 )
 
 from weir.engines import Refused
+from weir.engines.receiver import Receiver
+from weir.engines.worker_settings import Settings, Update
 
 from .adapter import UpdateLife
-from .receiver import Receiver
-from .settings import Settings, Update
 from .trainer_side import send_with
 from .vllm_parameters import has_experts
 from .vllm_placement import placement_of_vllm
+from .vllm_receiver import open_receiver
 
 __all__ = ["WeirInitInfo", "WeirUpdateInfo", "WeirWeightTransferEngine"]
 
@@ -44,7 +45,7 @@ def receiver_of_model(model: Any, parallel_config: Any, settings: Settings) -> R
     if settings.model is None:
         raise Refused("model: this vLLM does not say what it serves: name it in init_info")
     first = next(iter(model.parameters()))
-    return Receiver(
+    return open_receiver(
         model,
         settings,
         config=model.config,

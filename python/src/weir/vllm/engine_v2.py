@@ -15,8 +15,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
+from weir.engines.worker_settings import Settings, Update
+
 from .adapter import UpdateLife
-from .settings import Settings, Update
 from .trainer_side import send_with
 
 __all__ = ["WeirInitInfo", "WeirUpdateInfo", "WeirWeightTransferEngine"]

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional, Union
 
-from .receiver import Receiver, receiver_for_vllm
-from .settings import Settings, Update
+from weir.engines.receiver import Receiver
+from weir.engines.worker_settings import Settings, Update
+
+from .vllm_receiver import receiver_for_vllm
 
 
 def _model_of(worker: Any) -> Any:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from weir import Report, Security, Shard, Trainer
-
-from .settings import SECURITY_FIELDS
+from weir.engines.worker_settings import SECURITY_FIELDS
 
 Piece = Tuple[str, Any]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One worker of an engine as a replica of Weir's: what all interfaces of vLLM have in common.
+"""One worker of an engine as a replica of Weir's, whatever the engine calls it through.
 
 Takes a torch module, its config and the worker's place; gives an installed version or an error.
 Before an install the parameters must be where they were bound, and after it they still are, so
@@ -11,23 +11,19 @@ It pauses no scheduler and empties no cache: whoever drives the engine does.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 from weir import Replica, Report, Security
 
-from weir.engines import Refused
-from weir.engines.agreement import Agreement
-from weir.engines.live_parameters import LiveModel, LiveParameter, addresses
-from weir.engines.placement import Placement, experts_json
+from . import Refused
+from .agreement import Agreement
+from .live_parameters import LiveModel, LiveParameter, addresses
+from .placement import Placement, experts_json
+from .worker_settings import Settings
 
-from .settings import Settings
-from .vllm_parameters import find_parameters, has_experts, local_experts
-
-logger = logging.getLogger("weir.vllm")
+logger = logging.getLogger("weir.engines")
 
 
 def _with_aliases(hf_config: Any) -> Dict[str, Any]:
@@ -84,9 +80,10 @@ class Receiver:
     """A worker that installs versions.
 
     `placement`: this worker's place in its engine; its mesh is what the trainer publishes for.
-    `find`: what finds the parameters, where the engine is not vLLM. Made by all workers of the
-    engine at once. Raises Refused for an engine or a parameter that Weir does not write into,
-    weir.WeirError for what the replica or its directory refuses.
+    `find`: what finds the engine's parameters. `experts_of`: the ids of a worker's experts in slot
+    order, None where it holds all; needed where experts are spread over all workers. Made by all
+    workers of the engine at once. Raises Refused for an engine or a parameter that Weir does not
+    write into, weir.WeirError for what the replica or its directory refuses.
     """
 
     def __init__(
@@ -97,10 +94,12 @@ class Receiver:
         config: Any,
         placement: Placement,
         model_name: str,
+        find: Callable[..., LiveModel],
+        experts_of: Callable[[Any], Optional[List[int]]] = lambda model: None,
         dtype: Any = None,
-        find: Callable[..., LiveModel] = find_parameters,
     ) -> None:
         self.settings = settings
+        self._experts_of = experts_of
         self._live = find(model, settings.ignore, is_padded=placement.mesh is not None)
         self._device = self._live.parameters[0].memory.device if self._live.parameters else None
         self._agreement: Optional[Agreement] = None
@@ -122,7 +121,7 @@ class Receiver:
     def _gather_experts(self, model: Any, placement: Placement) -> Optional[str]:
         if not placement.expert_parallel or placement.ep_size == 1:
             return None
-        mine = local_experts(model) or []
+        mine = self._experts_of(model) or []
         if self._agreement is None:
             return experts_json([mine]) if mine else None
         workers = self._agreement.gather(mine, most=4096)
@@ -267,29 +266,3 @@ class Receiver:
         agreement, self._agreement = self._agreement, None
         if agreement is not None:
             agreement.close()
-
-
-def config_of_vllm(model_config: Any) -> Any:
-    """The model's config.json where it is served from a folder, which is what a trainer has too;
-    else what transformers made of it."""
-    path = os.path.join(str(model_config.model), "config.json")
-    if not os.path.isfile(path):
-        return model_config.hf_config
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def receiver_for_vllm(model: Any, vllm_config: Any, settings: Settings) -> Receiver:
-    """The receiver of the worker that runs in this process, as vLLM's own state describes it."""
-    from .vllm_placement import placement_of_vllm
-
-    model_config = vllm_config.model_config
-    served = getattr(model_config, "served_model_name", None) or model_config.model
-    return Receiver(
-        model,
-        settings,
-        config=config_of_vllm(model_config),
-        dtype=model_config.dtype,
-        placement=placement_of_vllm(vllm_config.parallel_config, has_experts(model)),
-        model_name=served if isinstance(served, str) else served[0],
-    )
