@@ -25,6 +25,7 @@ import weir  # noqa: E402
 from weir import placements, shards  # noqa: E402
 from weir.errors import CallError, Status  # noqa: E402
 from weir.placements import Cut  # noqa: E402
+from weir.registration import Registration  # noqa: E402
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 
@@ -335,8 +336,62 @@ def test_addresses_are_those_of_the_views(fake_group):
     locals_ = [torch.ones(2, 3), AsyncCollectiveTensor(torch.ones(2, 3)), torch.ones(2, 3)]
     dtensors = [as_dtensor(one, mesh, [Shard(0)], torch.Size((4, 3))) for one in locals_]
     views = [shards.shards_of(NAME, dtensor)[0].local.data_ptr() for dtensor in dtensors]
-    assert shards.local_addresses(dtensors) == views
-    assert shards.local_addresses(dtensors[:1]) == [locals_[0].data_ptr()]
+    assert shards.look_at_locals(dtensors)[0] == views
+    assert shards.look_at_locals(dtensors[:1])[0] == [locals_[0].data_ptr()]
+
+
+def addresses_told(registration):
+    return [entry.local.data for entry in registration.array]
+
+
+def test_a_moved_dtensor_has_another_address_and_the_boxes_it_had(fake_group, monkeypatch):
+    fake_group(0, 2)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    strided = [_StridedShard(0, split_factor=2)]
+    dtensors = [
+        as_dtensor(torch.ones(4, 3), mesh, placed, torch.Size((8, 3)))
+        for placed in ([Shard(0)], strided, [Shard(0)])
+    ]
+    registration = Registration([(NAME, d) for d in dtensors], is_sharded=True)
+    assert registration.n == 4 and registration.moved() is None
+    before = addresses_told(registration)
+    dtensors[1]._local_tensor.data = torch.zeros(4, 3)
+    monkeypatch.setattr(shards, "shards_of", lambda *_: pytest.fail("boxes are computed again"))
+    assert registration.moved() is registration
+    base = dtensors[1]._local_tensor.data_ptr()
+    assert addresses_told(registration) == [before[0], base, base + 24, before[3]]
+    assert registration.moved() is registration, "C has not taken it yet"
+    registration.note_told()
+    assert registration.moved() is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(2, 3).double(),
+        lambda: torch.ones(3, 3),
+        lambda: torch.ones(3, 2).t(),
+        lambda: torch.ones(2, 3, device="meta"),
+    ],
+    ids=["dtype", "shape", "strides", "device"],
+)
+def test_a_dtensor_that_is_no_longer_what_it_was_is_named(fake_group, make):
+    fake_group(0, 2)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    dtensors = [
+        as_dtensor(torch.ones(2, 3), mesh, [Shard(0)], torch.Size((4, 3))) for _ in range(2)
+    ]
+    kept = dtensors[1]._local_tensor
+    registration = Registration([("other", dtensors[0]), (NAME, dtensors[1])], is_sharded=True)
+    before = addresses_told(registration)
+    dtensors[0]._local_tensor.data = torch.zeros(2, 3)
+    dtensors[1]._local_tensor = make()
+    with pytest.raises(weir.WeirError, match=NAME.replace(".", r"\.")):
+        registration.moved()
+    assert addresses_told(registration) == before
+    dtensors[1]._local_tensor = kept
+    assert registration.moved() is registration
+    assert addresses_told(registration) == [dtensors[0]._local_tensor.data_ptr(), before[1]]
 
 
 def test_sharded_tensors_have_their_boxes_in_their_metadata(fake_group):

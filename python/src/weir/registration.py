@@ -6,7 +6,10 @@ Names and memory are kept here for as long as the C library keeps pointers to th
 
 from __future__ import annotations
 
+import ctypes
+import operator
 import sys
+from array import array
 from collections.abc import Mapping
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -14,7 +17,11 @@ from weir import abi, shards
 from weir.errors import CallError
 from weir.tensors import Addresses, Tensor, shape_to_abi, tensor
 
+_KIND = operator.attrgetter("dtype", "shape", "device")
+
 Named = List[Tuple[str, Any]]
+_Place = Tuple[int, int, Any]  # which tensor, its address, whose memory that is
+_Box = Tuple[Tuple[int, ...], Tuple[int, ...], Tuple[int, ...]]  # global shape, lo, hi
 
 
 def is_module(weights: Any) -> bool:
@@ -52,92 +59,156 @@ def named_weights(weights: Any) -> Named:
     return named
 
 
+def _describe(name: str, value: Any) -> Tuple[List[Tensor], List[_Box]]:
+    """What a rank holds of an array: contiguous memory and its boxes."""
+    if not isinstance(value, shards.Shard) and not shards.is_sharded(value):
+        whole = tensor(value, name=name)
+        return [whole], [(whole.shape, (0,) * len(whole.shape), whole.shape)]
+    tensors, boxes = [], []
+    for part in shards.shards_of(name, value):
+        local = tensor(part.local, name=name)
+        if local.shape != part.shape:
+            raise CallError(
+                f"{name}: memory of shape {list(local.shape)} for the box from "
+                f"{list(part.lo)} to {list(part.hi)} of {list(part.global_shape)}"
+            )
+        tensors.append(local)
+        boxes.append((part.global_shape, part.lo, part.hi))
+    return tensors, boxes
+
+
+def _differing(now: List[Any], before: List[Any]) -> List[int]:
+    if now == before:
+        return []
+    return [i for i, (one, other) in enumerate(zip(now, before)) if one != other]
+
+
+def _address_column(structs: Any, offset: int) -> memoryview:
+    """The pointers at ``offset`` of an array of C structs, as integers that can be written at once:
+    one attribute of one struct after the other takes longer than all else of telling C anew."""
+    flat = (ctypes.c_ubyte * ctypes.sizeof(structs)).from_buffer(structs)
+    step = ctypes.sizeof(structs._type_) // ctypes.sizeof(ctypes.c_void_p)
+    return memoryview(flat).cast("B").cast("Q")[offset // ctypes.sizeof(ctypes.c_void_p) :: step]
+
+
 class Registration:
     """Arrays as C structs: ``array`` of ``n`` weir_tensor, or of weir_tensor_shard.
 
     Raises :class:`weir.CallError` naming the first array that cannot be taken; nothing else has
-    happened then.
+    happened then. When memory moves, addresses are all that is written anew: names, boxes and
+    shapes stay what they were.
     """
 
     def __init__(self, named: Named, *, is_sharded: bool) -> None:
         self.is_sharded = is_sharded
-        self._named = named
-        self._parts: List[shards.Shard] = []
         self._tensors: List[Tensor] = []
-        self._dtensors = [value for _, value in named if shards.is_dtensor(value)]
-        # Before the views are taken: a storage that is replaced meanwhile is seen as moved.
-        self._locals = shards.local_addresses(self._dtensors)
+        self._boxes: List[_Box] = []  # of each, when they are shards
+        self._plain: List[int] = []  # which of them are no DTensor's
+        self._dtensors = [pair for pair in named if is_sharded and shards.is_dtensor(pair[1])]
+        self._entries: List[range] = []  # of each DTensor: which of the tensors are its boxes
+        # Before the views are taken: what is replaced meanwhile is seen as another.
+        self._bases, self._looks = self._look_at_dtensors()
         for name, value in named:
+            first = len(self._tensors)
             if is_sharded:
-                self._add_shards(name, value)
+                tensors, boxes = _describe(name, value)
+                self._tensors += tensors
+                self._boxes += boxes
             else:
                 self._tensors.append(tensor(value, name=name))
-        self._book = Addresses(self._tensors)
-        self._addresses = list(self._book.now)
+            added = range(first, len(self._tensors))
+            if is_sharded and shards.is_dtensor(value):
+                self._entries.append(added)
+            else:
+                self._plain += added
+        self._book = Addresses([self._tensors[i] for i in self._plain])
+        self._now = [described.address for described in self._tensors]
+        self._told = list(self._now)  # the addresses that C has
+        for i, entries in enumerate(self._entries):
+            if entries:
+                self._bases[i] = self._now[entries.start]
         self.n = len(self._tensors)
         self.is_on_gpu = any(not described.is_host for described in self._tensors)
         self.array = self._shard_array() if is_sharded else self._tensor_array()
-
-    def _add_shards(self, name: str, value: Any) -> None:
-        if not isinstance(value, shards.Shard) and not shards.is_sharded(value):
-            whole = tensor(value, name=name)
-            self._add(shards.Shard(whole, whole.shape, (0,) * len(whole.shape), whole.shape), whole)
-            return
-        for part in shards.shards_of(name, value):
-            self._add(part, tensor(part.local, name=name))
-
-    def _add(self, part: shards.Shard, local: Tensor) -> None:
-        if local.shape != part.shape:
-            raise CallError(
-                f"{local.name}: memory of shape {list(local.shape)} for the box from "
-                f"{list(part.lo)} to {list(part.hi)} of {list(part.global_shape)}"
-            )
-        self._parts.append(part)
-        self._tensors.append(local)
+        self._column = _address_column(self.array, abi.weir_tensor.data.offset)
 
     def _tensor_array(self) -> Any:
         return (abi.weir_tensor * self.n)(*(described.to_abi() for described in self._tensors))
 
     def _shard_array(self) -> Any:
-        array = (abi.weir_tensor_shard * self.n)()
-        for entry, part, local in zip(array, self._parts, self._tensors):
+        structs = (abi.weir_tensor_shard * self.n)()
+        for entry, (global_shape, lo, hi), local in zip(structs, self._boxes, self._tensors):
             entry.local = local.to_abi()
-            entry.global_shape = shape_to_abi(part.global_shape)
-            entry.box.rank = len(part.lo)
-            entry.box.lo[: len(part.lo)] = part.lo
-            entry.box.hi[: len(part.hi)] = part.hi
-        return array
+            entry.global_shape = shape_to_abi(global_shape)
+            entry.box.rank = len(lo)
+            entry.box.lo[: len(lo)] = lo
+            entry.box.hi[: len(hi)] = hi
+        return structs
+
+    # ---- what has moved --------------------------------------------------------------------------
 
     def has_moved(self) -> bool:
         """Whether a tensor lies elsewhere than C was told. Raises as moved() does."""
-        if shards.local_addresses(self._dtensors) != self._locals:
-            return True
-        self._book.look()
-        return self._book.now != self._addresses
+        if self._book.look():
+            for place, address in zip(self._plain, self._book.now):
+                self._now[place] = address
+        self._follow_dtensors()
+        return self._now != self._told
 
     def moved(self) -> "Optional[Registration]":
-        """None when every tensor lies where it lay; else the same weights where they lie now.
+        """None when every tensor lies where C was told; else itself, with the addresses of now.
 
-        ERR_LAYOUT or ERR_INVALID names a tensor that is not what it was; then nothing has changed.
-        Below a microsecond per tensor when nothing has moved.
+        ERR_LAYOUT or ERR_INVALID names a tensor that is not what it was; C's structs have not
+        changed then. About a microsecond per tensor, and some more for each DTensor that moved.
         """
         if not self.has_moved():
             return None
-        if shards.local_addresses(self._dtensors) != self._locals:
-            return self._again()
-        for i, address in enumerate(self._book.now):
-            if address != self._addresses[i]:
-                entry = self.array[i].local if self.is_sharded else self.array[i]
-                entry.data = address
-        self._addresses = list(self._book.now)
+        self._column[:] = memoryview(array("Q", self._now))
         return self
 
-    def _again(self) -> "Registration":
-        again = Registration(self._named, is_sharded=self.is_sharded)
-        for before, after in zip(self._tensors, again._tensors):
-            if before.dtype is not after.dtype or before.shape != after.shape:
-                raise CallError(
-                    f"{before.name}: {before!r} when it was registered, {after!r} by now: register "
-                    "it again"
-                )
-        return again
+    def note_told(self) -> None:
+        """C has taken the addresses that the structs have."""
+        self._told = self._column.tolist()
+
+    def _look_at_dtensors(self) -> Tuple[List[int], List[List[Any]]]:
+        if not self._dtensors:
+            return [], []
+        return shards.look_at_locals([dtensor for _, dtensor in self._dtensors])
+
+    def _follow_dtensors(self) -> None:
+        bases, looks = self._look_at_dtensors()
+        if bases == self._bases and looks == self._looks:
+            return
+        others = {i for pair in zip(looks, self._looks) for i in _differing(*pair)}
+        found: List[_Place] = []  # taken when all of them are what they were
+        for i in sorted(others.union(_differing(bases, self._bases))):
+            found += self._described_again(i) if i in others else self._moved_to(i, bases[i])
+        for entry, address, owner in found:
+            described = self._tensors[entry]
+            described.address, described.owner = address, owner
+            self._now[entry] = address
+        self._bases, self._looks = bases, looks
+
+    def _moved_to(self, i: int, base: int) -> List[_Place]:
+        """All boxes of a DTensor are views of one memory, the first where that begins."""
+        owner = shards.local_tensor(*self._dtensors[i])
+        held = [(entry, self._tensors[entry]) for entry in self._entries[i]]
+        if base == 0 or any(str(owner.device) != known.device for _, known in held):
+            return self._described_again(i)
+        shift = base - held[0][1].address if held else 0
+        return [(entry, known.address + shift, owner) for entry, known in held]
+
+    def _described_again(self, i: int) -> List[_Place]:
+        name, dtensor = self._dtensors[i]
+        entries = self._entries[i]
+        tensors, boxes = _describe(name, dtensor)
+        before = self._tensors[entries.start : entries.stop]
+        if list(map(_KIND, tensors)) != list(map(_KIND, before)):
+            raise CallError(
+                f"{name}: {before!r} when it was registered, {tensors!r} by now: register it again"
+            )
+        if boxes != self._boxes[entries.start : entries.stop]:
+            raise CallError(
+                f"{name}: this rank holds other rows of it than it registered: register it again"
+            )
+        return [(entry, now.address, now.owner) for entry, now in zip(entries, tensors)]

@@ -11,6 +11,7 @@ torch is looked up in `sys.modules`, never imported: who hands in a DTensor has 
 
 from __future__ import annotations
 
+import operator
 import sys
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -108,7 +109,13 @@ def refuse_flat_parameters(module: Any) -> None:
 # ---- DTensor -------------------------------------------------------------------------------------
 
 
-def _local_tensor(name: str, dtensor: Any) -> Any:
+_LOCAL = operator.attrgetter("_local_tensor")
+_SPEC = operator.attrgetter("_spec")
+_SHAPE = operator.attrgetter("shape")
+_DTYPE = operator.attrgetter("dtype")
+
+
+def _waited(name: str, dtensor: Any) -> Any:
     """This rank's memory, once what was still under way is there."""
     torch: Any = sys.modules["torch"]
     with torch.no_grad():
@@ -125,16 +132,31 @@ def _local_tensor(name: str, dtensor: Any) -> Any:
     return local
 
 
-def local_addresses(dtensors: Sequence[Any]) -> List[int]:
-    """Where the ranks' memory of DTensors lies by now: a storage may have been replaced.
+def local_tensor(name: str, dtensor: Any) -> Any:
+    """This rank's memory of a DTensor, detached: the public to_local() takes many times as long,
+    and is asked only where what is there is no plain tensor."""
+    local = dtensor._local_tensor
+    return local.detach() if type(local) is sys.modules["torch"].Tensor else _waited(name, dtensor)
 
-    A fraction of a microsecond each, which the public to_local() is not.
-    """
-    found = [dtensor._local_tensor.data_ptr() for dtensor in dtensors]
-    for i, address in enumerate(found):
-        if address == 0 and dtensors[i]._local_tensor.numel() > 0:  # behind a wrapper
-            found[i] = int(_local_tensor("a DTensor", dtensors[i]).data_ptr())
-    return found
+
+def look_at_locals(dtensors: Sequence[Any]) -> Tuple[List[int], List[List[Any]]]:
+    """Where the ranks' memory of DTensors lies by now, and columns of what they look like: while
+    those are equal and the device is, a DTensor's boxes are those it had. Below a microsecond
+    each, for which nothing is made of one DTensor that a map can make of all."""
+    torch: Any = sys.modules["torch"]
+    locals_ = list(map(_LOCAL, dtensors))
+    addresses = list(map(torch.Tensor.data_ptr, locals_))
+    if 0 in addresses:
+        for i, local in enumerate(locals_):
+            if addresses[i] == 0 and local.numel() > 0:  # behind a wrapper
+                addresses[i] = int(local_tensor("a DTensor", dtensors[i]).data_ptr())
+    is_contiguous = list(map(torch.Tensor.is_contiguous, locals_))
+    return addresses, [
+        list(map(_SPEC, dtensors)),
+        list(map(_SHAPE, locals_)),
+        list(map(_DTYPE, locals_)),
+        is_contiguous,
+    ]
 
 
 def _mesh_dim(mesh: Any, dim: int) -> str:
@@ -217,7 +239,7 @@ def _shards_of_dtensor(name: str, dtensor: Any) -> List[Shard]:
     at = dtensor.device_mesh.get_coordinate()
     if at is None:
         return []
-    local = _local_tensor(name, dtensor)
+    local = _waited(name, dtensor)
     axes = _held_axes(name, dtensor, local, at)
     lengths = tuple(placements.length(ranges) for ranges in axes)
     if 0 in lengths and local.numel() == 0:

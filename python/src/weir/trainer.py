@@ -262,6 +262,7 @@ class Trainer(Handle):
         else:
             status = library().weir_trainer_register(pointer, registration.array, registration.n)
         check(status)
+        registration.note_told()
         self._registration = registration
 
     def _publish(self, pointer: int, version: int) -> Report:
