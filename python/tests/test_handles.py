@@ -46,6 +46,7 @@ def test_packages_are_there_by_name_and_bring_nothing_before() -> None:
         "assert not {'weir.sglang', 'weir.vllm', 'weir.frameworks'} & set(sys.modules)\n"
         "assert {'sglang', 'vllm', 'frameworks'} <= set(dir(weir))\n"
         "weir.sglang.client.Client, weir.vllm.settings.Settings\n"
+        "weir.engines.worker_settings.Settings\n"
         "assert 'torch' not in sys.modules\n"
         "weir.frameworks.prime_rl.WeirWeightBroadcast\n"
         "assert not hasattr(weir.sglang, 'nothing') and not hasattr(weir, 'nothing')\n"

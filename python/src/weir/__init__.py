@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, List
 from weir.library import __version__
 
 if TYPE_CHECKING:
+    from weir import engines as engines
     from weir import frameworks as frameworks
     from weir import sglang as sglang
     from weir import vllm as vllm
@@ -82,7 +83,7 @@ _MODULE_OF = {
     "version": "library",
 }
 
-_PACKAGES = ("frameworks", "sglang", "vllm")
+_PACKAGES = ("engines", "frameworks", "sglang", "vllm")
 
 __all__ = ["__version__", *_MODULE_OF]
 

@@ -6,9 +6,13 @@ what follows from that is here, once. Nothing is imported from an engine, and to
 call needs it.
 """
 
+from weir.submodules import importer
+
 
 class Refused(ValueError):
     """An engine, or a parameter of one, that Weir does not write into, and why."""
 
 
 __all__ = ["Refused"]
+
+__getattr__ = importer(__name__, "worker_settings")
