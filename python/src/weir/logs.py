@@ -223,6 +223,8 @@ def _receive(context: Any, level: int, line: bytes, fields: Any, n_fields: int) 
 
 
 def _close() -> None:
+    if _courier.least == _NOWHERE:  # there is no logger, and perhaps no library either
+        return
     # A C thread that called into an interpreter that is no more would never come back.
     library().weir_log_set_structured(abi.weir_log_record_fn(), None, 0)
     _courier.stop()
