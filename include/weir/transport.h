@@ -80,7 +80,8 @@ typedef struct weir_group_options {
 } weir_group_options;
 #define WEIR_GROUP_OPTIONS_INIT WEIR_SIZED(weir_group_options)
 
-/* GPU memory that is broadcast: sent by the root, written by the others. */
+/* Memory that is broadcast: sent by the root, written by the others. On a GPU, or in the host, as
+ * `memory` of the transport says; it must stay until the broadcast has ended. */
 typedef struct weir_group_part {
     void *data;
     uint64_t n_bytes;
@@ -156,6 +157,11 @@ typedef struct weir_transport_ops {
     /* Leaves. abort: queued broadcasts are cancelled on this rank, whatever the others do; false
      * only when all queued ones are known to be done. Accepts NULL; bounded. */
     void (*group_close)(weir_group *group, bool abort);
+    /* Of transports that broadcast host memory, which has no streams (`stream` is ignored there):
+     * *out_n_done is how many calls of group_broadcast have ended on this rank, in their order: the
+     * root's bytes may be overwritten, the others' are there. Never blocks. Why the group broke
+     * otherwise. */
+    weir_status (*group_progress)(weir_group *group, uint64_t *out_n_done);
 } weir_transport_ops;
 
 struct weir_transport {

@@ -170,7 +170,9 @@ typedef enum weir_delivery {
     WEIR_DELIVERY_PULL = 1,    /* published in slots that replicas read whenever they like */
     WEIR_DELIVERY_PUSH = 2,    /* weir_trainer_wait() converts and sends, straight into the replicas'
                                   memory where that can be mapped, else by broadcasts: no slot, but
-                                  the tensors must not change until it returns */
+                                  the tensors must not change until it returns. Of a rank of a mesh,
+                                  or for engines of several workers: by broadcasts alone (nccl, ucx),
+                                  to all workers of whom a part is, group by group of a window */
 } weir_delivery;
 
 /* What travels. */
@@ -215,6 +217,8 @@ typedef struct weir_trainer_options {
     weir_delivery delivery;
     uint64_t window_bytes;     /* PUSH by broadcast: device memory that converted bytes pass through;
                                   0: 192 MiB. Into mapped memory they are stored directly.
+                                  PUSH with `mesh` or `replica_mesh`: through n_slots buffers of
+                                  window_bytes / n_slots; 0: 192 MiB.
                                   PULL with `mesh` or `replica_mesh` ("" for one rank, for engines of
                                   one worker): not 0, no version is kept whole. Groups of shards pass
                                   through n_slots buffers of window_bytes / n_slots while
@@ -226,7 +230,8 @@ typedef struct weir_trainer_options {
                                   they are read behind it. NULL: the default stream */
     const char *mesh;          /* how the ranks shard the model, "fsdp=8,ep=4": mesh.h. Needs
                                   weir_trainer_register_shards(); n_ranks is then the mesh's. Sharded
-                                  versions are delivered by PULL. WEIR_MESH_EXPLICIT: no mesh says
+                                  versions are delivered by PULL unless PUSH is asked for, or a
+                                  transport that can only broadcast. WEIR_MESH_EXPLICIT: no mesh says
                                   it, n_ranks ranks tell each other what each has registered */
     const char *expert_owners; /* JSON: the expert rank of each expert; NULL: contiguous */
     const char *replica_mesh;  /* the engines that versions are made for, "tp=4,ep=8"; NULL: of one

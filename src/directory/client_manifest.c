@@ -172,6 +172,7 @@ weir_status weir_directory_ask_group(weir_directory_client *client, const char *
     request.worker = ask->worker;
     request.group = ask->group;
     request.round = ask->round;
+    request.fresh = ask->fresh;
     if (ask->gave_up != NULL)
         request.gave_up = (char *)ask->gave_up;
     const question what = { &weir__worker__worker_service__descriptor, "AskGroup", &request.base,

@@ -86,7 +86,8 @@ static weir_rpc_code ask_group(void *context, const weir_rpc_call_info *call,
                                            .worker = request->worker,
                                            .group = request->group,
                                            .round = request->round,
-                                           .gave_up = request->gave_up };
+                                           .gave_up = request->gave_up,
+                                           .fresh = request->fresh };
     if (request->reader[0] == '\0') {
         snprintf(text, WEIR_RPC_MESSAGE_TEXT, "reader is required");
         return WEIR_RPC_INVALID_ARGUMENT;

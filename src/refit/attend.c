@@ -241,7 +241,7 @@ static weir_status take_call(weir_attendance *a, const weir_round_round *called)
         return weir_places_take(&a->next, &a->replica->worker, &told, a->remote->shards,
                                 a->remote->n_shards);
     }
-    return a->link.ops->caps & WEIR_CAP_MATCHED ? join_group(a, called) : WEIR_OK;
+    return a->link.ops->caps & WEIR_CAP_MAP ? WEIR_OK : join_group(a, called);
 }
 
 /* A rank whose bytes are all here may still call the version off, because another replica failed:

@@ -98,6 +98,13 @@ weir_status weir_manifest_encode(const weir_manifest *manifest, weir_arena *aren
     message.n_digests = 2 * manifest->n_digests;
     message.group_ends = (uint32_t *)manifest->group_ends;
     message.n_group_ends = manifest->n_groups;
+    if (manifest->group_bytes != NULL) {
+        message.group_bytes = (uint64_t *)manifest->group_bytes;
+        message.group_keys = (uint32_t *)manifest->group_keys;
+        message.group_audiences = (uint32_t *)manifest->group_audiences;
+        message.n_group_bytes = message.n_group_keys = message.n_group_audiences =
+            manifest->n_groups;
+    }
     return pack(&message.base, out);
 }
 
@@ -132,6 +139,31 @@ static weir_status check_groups(const Weir__Manifest__Manifest *message)
     return WEIR_OK;
 }
 
+/* A number of each kind for every group, or none. */
+static weir_status check_broadcast(const Weir__Manifest__Manifest *message)
+{
+    size_t n = message->n_group_ends;
+    if (message->n_group_bytes == 0 && message->n_group_keys == 0 &&
+        message->n_group_audiences == 0)
+        return WEIR_OK;
+    if (message->n_group_bytes != n || message->n_group_keys != n ||
+        message->n_group_audiences != n)
+        return weir_fail(WEIR_ERR_CORRUPT,
+                         "manifest: of %zu groups that are broadcast %zu sizes, %zu keys and %zu "
+                         "audiences are told",
+                         n, message->n_group_bytes, message->n_group_keys,
+                         message->n_group_audiences);
+    for (size_t g = 0; g < n; g++) {
+        if (message->group_audiences[g] >= WEIR_MAX_AUDIENCES)
+            return weir_fail(WEIR_ERR_CORRUPT, "manifest: group %zu is for audience %u of %u", g,
+                             message->group_audiences[g], WEIR_MAX_AUDIENCES);
+        if (g > 0 && message->group_keys[g] < message->group_keys[g - 1])
+            return weir_fail(WEIR_ERR_CORRUPT, "manifest: group %zu has key %u, behind key %u", g,
+                             message->group_keys[g], message->group_keys[g - 1]);
+    }
+    return WEIR_OK;
+}
+
 weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
                                  weir_manifest *out)
 {
@@ -153,6 +185,8 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
         return weir_fail(WEIR_ERR_CORRUPT, "manifest has a plan of %zu bytes",
                          strlen(message->plan));
     weir_status status = check_groups(message);
+    if (status == WEIR_OK)
+        status = check_broadcast(message);
     if (status != WEIR_OK)
         return status;
     *out = (weir_manifest){ .model = message->model,
@@ -174,14 +208,56 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
                             .n_digests = message->n_digests / 2,
                             .group_ends = message->group_ends,
                             .n_groups = message->n_group_ends };
+    if (message->n_group_bytes > 0) {
+        out->group_bytes = message->group_bytes;
+        out->group_keys = message->group_keys;
+        out->group_audiences = message->group_audiences;
+    }
     return read_regions(message, arena, out);
 }
 
 /* ---- groups ----------------------------------------------------------------------------------*/
 
+/* Points the message at as many places in broadcast groups as the record names. */
+static weir_status list_memberships(const weir_group_record *record,
+                                    Weir__Manifest__Membership *storage,
+                                    Weir__Manifest__Membership **listed,
+                                    Weir__Manifest__Group *message)
+{
+    if (record->n_memberships > WEIR_MAX_AUDIENCES)
+        return weir_fail(WEIR_ERR_INVALID, "a reader in %zu broadcast groups, at most %u are known",
+                         record->n_memberships, WEIR_MAX_AUDIENCES);
+    for (size_t i = 0; i < record->n_memberships; i++) {
+        const weir_membership *from = &record->memberships[i];
+        weir__manifest__membership__init(&storage[i]);
+        storage[i].audience = from->audience;
+        storage[i].group_key.data = (uint8_t *)from->key;
+        storage[i].group_key.len = WEIR_GROUP_KEY_BYTES;
+        storage[i].position = from->position;
+        storage[i].n_members = from->n_members;
+        listed[i] = &storage[i];
+    }
+    message->memberships = listed;
+    message->n_memberships = record->n_memberships;
+    return WEIR_OK;
+}
+
 weir_status weir_group_record_encode(const weir_group_record *record, weir_buffer *out)
 {
+    Weir__Manifest__Membership storage[WEIR_MAX_AUDIENCES], *listed[WEIR_MAX_AUDIENCES];
     Weir__Manifest__Group message = WEIR__MANIFEST__GROUP__INIT;
+    weir_status status = list_memberships(record, storage, listed, &message);
+    if (status != WEIR_OK)
+        return status;
+    message.format = record->format;
+    message.version = record->version;
+    message.group = record->group;
+    message.n_groups = record->n_groups;
+    message.n_bytes = record->n_bytes;
+    if (record->run != NULL)
+        message.run = (char *)record->run;
+    if (record->version_uid != NULL)
+        message.version_uid = (char *)record->version_uid;
     message.state = record->state;
     message.round = record->round;
     message.digests = (uint64_t *)(void *)record->digests;
@@ -189,6 +265,32 @@ weir_status weir_group_record_encode(const weir_group_record *record, weir_buffe
     if (record->why != NULL)
         message.why = (char *)record->why;
     return pack(&message.base, out);
+}
+
+static weir_status read_memberships(const Weir__Manifest__Group *message, weir_arena *arena,
+                                    weir_group_record *out)
+{
+    size_t n = message->n_memberships;
+    if (n > WEIR_MAX_AUDIENCES)
+        return weir_fail(WEIR_ERR_CORRUPT, "record of a group: %zu memberships, at most %u", n,
+                         WEIR_MAX_AUDIENCES);
+    weir_membership *memberships = weir_arena_zeroed(arena, n + 1, sizeof(*memberships));
+    if (memberships == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < n; i++) {
+        const Weir__Manifest__Membership *from = message->memberships[i];
+        if (from->audience >= WEIR_MAX_AUDIENCES || from->group_key.len != WEIR_GROUP_KEY_BYTES ||
+            from->position == 0 || from->position >= from->n_members)
+            return weir_fail(WEIR_ERR_CORRUPT,
+                             "record of a group: member %u of %u of broadcast group %u, with a key "
+                             "of %zu bytes",
+                             from->position, from->n_members, from->audience, from->group_key.len);
+        memberships[i] = (weir_membership){ from->audience, from->group_key.data, from->position,
+                                            from->n_members };
+    }
+    out->memberships = memberships;
+    out->n_memberships = n;
+    return WEIR_OK;
 }
 
 weir_status weir_group_record_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
@@ -202,10 +304,20 @@ weir_status weir_group_record_decode(const void *bytes, size_t n_bytes, weir_are
     if (message->n_digests % 2 != 0)
         return weir_fail(WEIR_ERR_CORRUPT, "record of a group has %zu halves of digests",
                          message->n_digests);
+    if (message->format > WEIR_GROUP_FORMAT)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "record of a group: format %u, this build reads %u",
+                         message->format, WEIR_GROUP_FORMAT);
     *out = (weir_group_record){ .state = message->state,
                                 .round = message->round,
                                 .digests = (const weir_digest *)(const void *)message->digests,
                                 .n_digests = message->n_digests / 2,
-                                .why = message->why };
-    return WEIR_OK;
+                                .why = message->why,
+                                .format = message->format,
+                                .run = message->run,
+                                .version = message->version,
+                                .version_uid = message->version_uid,
+                                .group = message->group,
+                                .n_groups = message->n_groups,
+                                .n_bytes = message->n_bytes };
+    return read_memberships(message, arena, out);
 }

@@ -14,6 +14,7 @@
 
 #include "base/arena.h"
 #include "weir/mesh.h"
+#include "weir/transport.h"
 
 /* Bytes that grow and are kept: filling it again with as much allocates nothing. */
 typedef struct weir_buffer {
@@ -52,7 +53,23 @@ typedef struct weir_manifest {
     const uint32_t *group_ends; /* the version passes through a window, in groups of shards that
                                    follow each other: one past the last of each */
     size_t n_groups;            /* 0: all of it is there */
+    /* Of groups that are broadcast, parallel to group_ends; NULL: they are read, and regions have
+     * keys. Keys: layers, and tensors outside them, of all ranks of a version the same; ascending.
+     */
+    const uint64_t *group_bytes;
+    const uint32_t *group_keys, *group_audiences;
 } weir_manifest;
+
+#define WEIR_GROUP_FORMAT 1u
+#define WEIR_MAX_AUDIENCES 64u /* broadcast groups of one rank */
+
+/* A reader's place in one of a rank's broadcast groups. */
+typedef struct weir_membership {
+    uint32_t audience; /* below WEIR_MAX_AUDIENCES */
+    const void *key;   /* WEIR_GROUP_KEY_BYTES */
+    uint32_t position; /* 1 … n_members - 1: rank 0 is the trainer's */
+    uint32_t n_members;
+} weir_membership;
 
 /* What a reader that asked for a group of it is told. */
 typedef struct weir_group_record {
@@ -61,6 +78,15 @@ typedef struct weir_group_record {
     const weir_digest *digests; /* of the group's shards, when it is there */
     size_t n_digests;
     const char *why;
+    /* Of a group that is broadcast; format 0: it is read, and none of this is said. */
+    uint32_t format;
+    const char *run;
+    uint64_t version;
+    const char *version_uid;
+    uint32_t group, n_groups;
+    uint64_t n_bytes;
+    const weir_membership *memberships; /* of the one that asked, until the round has begun */
+    size_t n_memberships;
 } weir_group_record;
 
 /* Of a shard's name at most, without its 0. */
@@ -96,6 +122,7 @@ weir_status weir_manifest_decode(const void *bytes, size_t n_bytes, weir_arena *
                                  weir_manifest *out);
 
 weir_status weir_group_record_encode(const weir_group_record *record, weir_buffer *out);
+/* ERR_UNSUPPORTED for a newer header; ERR_CORRUPT for memberships that make no sense. */
 weir_status weir_group_record_decode(const void *bytes, size_t n_bytes, weir_arena *arena,
                                      weir_group_record *out);
 

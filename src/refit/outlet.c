@@ -137,7 +137,7 @@ const char *weir_outlet_transport(const weir_outlet *outlet)
 
 bool weir_outlet_broadcasts(const weir_outlet *outlet)
 {
-    return (outlet->link.ops->caps & WEIR_CAP_MATCHED) != 0;
+    return !(outlet->link.ops->caps & WEIR_CAP_MAP); /* which takes no window */
 }
 
 /* ---- before the steps ------------------------------------------------------------------------*/

@@ -134,3 +134,9 @@ void weir_transport_lacks_group_close(weir_group *group, bool abort)
 {
     (void)group, (void)abort;
 }
+
+weir_status weir_transport_lacks_group_progress(weir_group *group, uint64_t *out_n_done)
+{
+    (void)out_n_done;
+    return lacks(group->transport, "tell how far a broadcast is: its stream does");
+}

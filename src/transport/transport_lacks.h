@@ -12,7 +12,8 @@
     .group_key = weir_transport_lacks_group_key, .group_open = weir_transport_lacks_group_open, \
     .group_test = weir_transport_lacks_group_test,                                              \
     .group_broadcast = weir_transport_lacks_group_broadcast,                                    \
-    .group_close = weir_transport_lacks_group_close
+    .group_close = weir_transport_lacks_group_close,                                            \
+    .group_progress = weir_transport_lacks_group_progress
 #define WEIR_TRANSPORT_LACKS_READ                                                             \
     .allocate = weir_transport_lacks_allocate, .expose = weir_transport_lacks_expose,         \
     .release = weir_transport_lacks_release, .region_data = weir_transport_lacks_region_data, \
@@ -53,5 +54,6 @@ weir_status weir_transport_lacks_group_broadcast(weir_group *group, uint32_t roo
                                                  const weir_group_part *parts, size_t n_parts,
                                                  void *stream);
 void weir_transport_lacks_group_close(weir_group *group, bool abort);
+weir_status weir_transport_lacks_group_progress(weir_group *group, uint64_t *out_n_done);
 
 #endif

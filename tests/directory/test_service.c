@@ -153,9 +153,9 @@ static bool repeat(void *context, const weir_manifest_request *request, weir_man
 {
     static char said[256];
     (void)context;
-    int n = snprintf(said, sizeof(said), "%s %s %s %u %u %u %s", request->version_uid,
+    int n = snprintf(said, sizeof(said), "%s %s %s %u %u %u %s%s", request->version_uid,
                      request->slot, request->reader, request->worker, request->group,
-                     request->round, request->gave_up);
+                     request->round, request->gave_up, request->fresh ? " fresh" : "");
     *out = (weir_manifest_found){ said, (size_t)n, "" };
     return true;
 }
@@ -176,17 +176,18 @@ static void test_what_a_reader_says_of_a_group_arrives(void **state)
     unsigned char *buffer = NULL;
     size_t buffer_bytes = 0, n_bytes;
     char digest[WEIR_DIGEST_TEXT];
-    weir_group_ask ask = { "replica-1", 3, 17, 2, NULL };
+    weir_group_ask ask = { "replica-1", 3, 17, 2, NULL, false };
     assert_int_equal(weir_directory_ask_group(client, address, "rank 0", "uid", "rank-0", &ask, 0,
                                               &buffer, &buffer_bytes, &n_bytes),
                      WEIR_OK);
     assert_int_equal(n_bytes, strlen("uid rank-0 replica-1 3 17 2 "));
     assert_memory_equal(buffer, "uid rank-0 replica-1 3 17 2 ", n_bytes);
     ask.gave_up = "it fails";
+    ask.fresh = true;
     assert_int_equal(weir_directory_ask_group(client, address, "rank 0", "uid", "rank-0", &ask, 500,
                                               &buffer, &buffer_bytes, &n_bytes),
                      WEIR_OK);
-    assert_memory_equal(buffer, "uid rank-0 replica-1 3 17 2 it fails", n_bytes);
+    assert_memory_equal(buffer, "uid rank-0 replica-1 3 17 2 it fails fresh", n_bytes);
     assert_int_equal(weir_directory_get_manifest(client, address, "rank 0", "uid", "rank-0",
                                                  &buffer, &buffer_bytes, &n_bytes, digest),
                      WEIR_OK);
