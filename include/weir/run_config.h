@@ -70,8 +70,7 @@ typedef enum weir_run_type {
 
 /* What carries a broadcast. */
 typedef enum weir_run_transport {
-    WEIR_RUN_BY_NCCL = 0,     /* GPUs, from trainers that have the whole model to engines that take
-                                 whole tensors */
+    WEIR_RUN_BY_NCCL = 0,     /* GPUs */
     WEIR_RUN_BY_UCX = 1,      /* the same protocol without GPUs */
     WEIR_RUN_BY_CUDA_IPC = 2, /* GPUs of one machine */
     WEIR_RUN_BY_AUTO = 3,     /* the first of these that can, where the weights lie */
@@ -105,6 +104,7 @@ typedef struct weir_run_broadcast {
     const char *host;
     uint32_t port, timeout_s;
     uint32_t inference_world_size; /* workers of all servers */
+    uint32_t window_bytes; /* of a trainer rank; 0: as weir_trainer_options.window_bytes has it */
     bool quantize_in_weight_transfer;
     const char *marker_dir; /* NULL: no marker files */
 } weir_run_broadcast;

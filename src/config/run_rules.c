@@ -368,25 +368,6 @@ static void check_trainer_host(weir_run_config *config)
                       "and weir orchestrate with --trainer-host");
 }
 
-/* ---- what the transport carries --------------------------------------------------------------*/
-
-/* What NCCL broadcasts is the same for all who receive it. */
-static void check_carried_parts(weir_run_config *config)
-{
-    const weir_run_settings *settings = &config->settings;
-    const weir_run_broadcast *broadcast = &settings->trainer.broadcast;
-    if (broadcast->type != WEIR_RUN_NCCL || broadcast->transport != WEIR_RUN_BY_NCCL ||
-        !broadcast->quantize_in_weight_transfer || !settings->inference.present ||
-        (settings->inference.tp == 1 && settings->inference.ep == 1))
-        return;
-    weir_run_complain(config, written_of(config, SHARED "transport", TRAINER "transport"),
-                      weir_run_line(config,
-                                    "NCCL brings every worker the same bytes, and in kernel format "
-                                    "each worker of tp %u, ep %u takes its own part",
-                                    settings->inference.tp, settings->inference.ep),
-                      "leave it out, or set it to cuda_ipc (GPUs of one machine) or ucx");
-}
-
 /* ---- the table -------------------------------------------------------------------------------*/
 
 typedef struct run_rule {
@@ -422,8 +403,6 @@ static const run_rule rules[] = {
     { check_trainer_host,
       { "deployment.type", "orchestrator.servers", ORCHESTRATOR "host", TRAINER "type" } },
     { check_expert_ranks, { "inference.tp", "inference.dp", "inference.ep" } },
-    { check_carried_parts,
-      { TRAINER "transport", TRAINER FLAG, SHARED FLAG, "inference.tp", "inference.ep" } },
 };
 
 static bool is_judged_already(weir_run_config *config, const run_rule *rule)

@@ -124,6 +124,10 @@ static const weir_run_row rows[] = {
       .most = 1073741824,
       .help = "workers of all servers; where none is written: servers * tp * dp, multi_node "
               "gpus_per_node * num_infer_nodes" },
+    { "trainer.weight_broadcast.window_bytes", WEIR_RUN_INTEGER, AT(trainer.broadcast.window_bytes),
+      .default_value = "0", .most = UINT32_MAX,
+      .help = "memory of each trainer rank that a version passes through while it is converted; "
+              "0: 192 MiB where it is broadcast, room for all of it where it is read" },
     { "trainer.weight_broadcast.quantize_in_weight_transfer", WEIR_RUN_BOOLEAN,
       AT(trainer.broadcast.quantize_in_weight_transfer), .default_value = "false",
       .from = "weight_broadcast.quantize_in_weight_transfer", .help = "as the shared one" },

@@ -28,7 +28,7 @@ typedef struct weir_run_row {
     const char *help;
 } weir_run_row;
 
-#define WEIR_RUN_MAX_ROWS 64u
+#define WEIR_RUN_MAX_ROWS 80u
 
 /* All rows, in the order in which what one takes from another is there already. */
 const weir_run_row *weir_run_rows(size_t *out_n_rows);

@@ -105,6 +105,8 @@ static void the_nearest_key_is_of_the_same_block(void **state)
         { "weight_broadcast", "nccl_timeout", "weight_broadcast.timeout" },
         { "trainer.weight_broadcast", "world_size",
           "trainer.weight_broadcast.inference_world_size" },
+        { "trainer.weight_broadcast", "window", "trainer.weight_broadcast.window_bytes" },
+        { "trainer.weight_broadcast", "window_size", "trainer.weight_broadcast.window_bytes" },
         { "inference", "tensor_parallel_size", "inference.tp" },
         { "inference", "data_parallel", "inference.dp" },
     };

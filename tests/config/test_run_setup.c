@@ -43,6 +43,7 @@ static void defaults_are_those_of_the_table(void **state)
     assert_int_equal(settings->trainer.broadcast.port, 29501);
     assert_int_equal(settings->trainer.broadcast.timeout_s, 1200);
     assert_int_equal(settings->trainer.broadcast.inference_world_size, 1);
+    assert_int_equal(settings->trainer.broadcast.window_bytes, 0);
     assert_false(settings->trainer.broadcast.quantize_in_weight_transfer);
     assert_null(settings->trainer.broadcast.marker_dir);
     assert_int_equal(settings->trainer.impl, WEIR_RUN_IMPL_HF);
