@@ -302,9 +302,9 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
 WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
                                        unsigned n_replicas, unsigned timeout_ms);
 
-/* PUSH: how many replicas are ready for `version`, or hold it from an earlier call: so many
- * weir_trainer_wait() would send to at once. Does not wait. ERR_NOT_FOUND when it cannot be pushed.
- */
+/* PUSH, or through a window: how many replicas (engines, of all their workers) are ready for
+ * `version`, or hold it from an earlier call: so many weir_trainer_wait() would send to at once. Does
+ * not wait. ERR_NOT_FOUND when it cannot be pushed. */
 WEIR_API weir_status weir_trainer_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n);
 
 /* Makes a call on the trainer that is waiting, or the next one that would, end with ERR_CANCELLED.

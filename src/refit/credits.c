@@ -41,14 +41,18 @@ void weir_credits_reset(weir_credits *credits)
     credits->why[0] = '\0';
 }
 
+static bool is_there(const weir_credits *credits, const weir_reader *reader, uint64_t now_ns)
+{
+    bool holds = reader->next == credits->n_groups;
+    return !reader->left && (holds || now_ns - reader->seen_ns < SEEN_NS);
+}
+
 void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now_ns)
 {
     size_t kept = 0;
     for (size_t i = 0; i < credits->n_readers; i++) {
         weir_reader *reader = &credits->readers[i];
-        bool holds = reader->next == credits->n_groups;
-        bool recent = now_ns - reader->seen_ns < SEEN_NS;
-        if (!reader->left && !holds && !recent)
+        if (!reader->left && !is_there(credits, reader, now_ns))
             continue;
         if (kept != i)
             credits->readers[kept] = *reader;
@@ -74,8 +78,11 @@ void weir_credits_made(weir_credits *credits)
     credits->made++;
 }
 
+/* Those who are told that it failed come again, or do not: until then they are not there. */
 void weir_credits_end(weir_credits *credits, const char *why)
 {
+    for (size_t i = 0; i < credits->n_readers && why != NULL; i++)
+        credits->readers[i].seen_ns = 0;
     credits->sending = false;
     credits->sent = why == NULL;
     snprintf(credits->why, sizeof(credits->why), "%s", why != NULL ? why : "");
@@ -97,6 +104,29 @@ static weir_reader *find_reader(const weir_credits *credits, const char *id)
             return &credits->readers[i];
     }
     return NULL;
+}
+
+/* Worker ids are a name and eight digits, new with each start. 0: this is none. */
+static size_t name_bytes(const char *id)
+{
+    const char *digits = strrchr(id, '-');
+    bool is_worker =
+        digits != NULL && strlen(digits) == 9 && strspn(digits + 1, "0123456789abcdef") == 8;
+    return is_worker ? (size_t)(digits - id) : 0;
+}
+
+/* Who comes under the name of another reader of the same worker stands in its place. */
+static void supersede(weir_credits *credits, const weir_group_ask *ask)
+{
+    size_t n_name = name_bytes(ask->reader);
+    for (size_t i = 0; i < credits->n_readers && n_name > 0; i++) {
+        weir_reader *reader = &credits->readers[i];
+        if (reader->left || reader->worker != ask->worker || name_bytes(reader->id) != n_name ||
+            strncmp(reader->id, ask->reader, n_name) != 0)
+            continue;
+        reader->left = true;
+        snprintf(reader->why, sizeof(reader->why), "it was started anew");
+    }
 }
 
 static weir_status add_reader(weir_credits *credits, const char *id, weir_reader **out)
@@ -166,6 +196,8 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
         leave(credits, ask);
         return WEIR_OK;
     }
+    if (find_reader(credits, ask->reader) == NULL)
+        supersede(credits, ask);
     *out = state_of(credits, ask);
     if (*out == WEIR_GROUP_GONE || *out == WEIR_GROUP_OFF)
         return WEIR_OK;
@@ -236,6 +268,20 @@ const weir_reader *weir_credits_lost(const weir_credits *credits)
             return reader;
     }
     return NULL;
+}
+
+uint32_t weir_credits_ready(const weir_credits *credits, uint64_t now_ns)
+{
+    uint32_t least = UINT32_MAX;
+    memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
+    for (size_t i = 0; i < credits->n_readers; i++)
+        credits->counts[credits->readers[i].worker] +=
+            is_there(credits, &credits->readers[i], now_ns);
+    for (uint32_t w = 0; w < credits->n_workers; w++) {
+        if (reads_group(credits, credits->n_groups, w) && credits->counts[w] < least)
+            least = credits->counts[w];
+    }
+    return least != UINT32_MAX ? least : 0;
 }
 
 uint64_t weir_credits_progress(const weir_credits *credits)

@@ -82,6 +82,9 @@ typedef struct weir_credit_gap {
 bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credit_gap *out_gap);
 /* A reader that gave up and that nobody can replace any more; NULL: there is none. */
 const weir_reader *weir_credits_lost(const weir_credits *credits);
+/* Of how many engines readers have come for every worker that reads something: seen in the last
+ * moments, or holding all of it from an earlier round. */
+uint32_t weir_credits_ready(const weir_credits *credits, uint64_t now_ns);
 /* Grows whenever a reader goes on. */
 uint64_t weir_credits_progress(const weir_credits *credits);
 

@@ -12,6 +12,7 @@
 #include "family/mapping.h"
 #include "refit/serve.h"
 #include "refit/trainer.h"
+#include "refit/window.h"
 
 void weir_delivery_close(weir_trainer *trainer)
 {
@@ -167,6 +168,8 @@ weir_status weir_delivery_serve(weir_trainer *trainer, uint64_t version, unsigne
 weir_status weir_trainer_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n)
 {
     weir_push_version asked;
+    if (trainer->window != NULL)
+        return weir_window_ready(trainer, version, out_n);
     weir_status status = find_version(trainer, version, &asked);
     return status == WEIR_OK ? weir_push_count_ready(trainer->push, &asked, out_n) : status;
 }

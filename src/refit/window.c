@@ -361,6 +361,29 @@ static weir_status run_round(round *r)
     return status;
 }
 
+static weir_status find_version(const weir_trainer *trainer, uint64_t version)
+{
+    const weir_window *window = trainer->window;
+    if (window != NULL && window->version != NULL && window->version->version == version)
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_NOT_FOUND,
+                     "version %" PRIu64 " cannot be sent: trainer rank %u has published %s"
+                     "%" PRIu64 " last",
+                     version, trainer->rank, trainer->has_published ? "" : "nothing, ",
+                     trainer->last_version);
+}
+
+weir_status weir_window_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n)
+{
+    weir_status status = find_version(trainer, version);
+    if (status != WEIR_OK)
+        return status;
+    pthread_mutex_lock(&trainer->lock);
+    *out_n = weir_credits_ready(&trainer->window->credits, weir_now_ns());
+    pthread_mutex_unlock(&trainer->lock);
+    return WEIR_OK;
+}
+
 weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
                               unsigned timeout_ms)
 {
@@ -370,19 +393,16 @@ weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned 
                          "version %" PRIu64 " passes through a window: it can be sent only to a "
                          "number of replicas, not to none",
                          version);
-    if (window == NULL || window->version == NULL || window->version->version != version)
-        return weir_fail(WEIR_ERR_NOT_FOUND,
-                         "version %" PRIu64 " cannot be sent: trainer rank %u has published %s"
-                         "%" PRIu64 " last",
-                         version, trainer->rank, trainer->has_published ? "" : "nothing, ",
-                         trainer->last_version);
+    weir_status status = find_version(trainer, version);
+    if (status != WEIR_OK)
+        return status;
     round r = { .trainer = trainer,
                 .window = window,
                 .version = version,
                 .n_replicas = n_replicas,
                 .timeout_ms = timeout_ms,
                 .deadline = weir_deadline_in(timeout_ms) };
-    weir_status status = weir_delivery_follow(trainer);
+    status = weir_delivery_follow(trainer);
     if (status != WEIR_OK)
         return status;
     weir_keeper_begin(trainer->worker.keeper);

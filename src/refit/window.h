@@ -45,6 +45,8 @@ void weir_window_withdraw(weir_trainer *trainer);
 /* Stop 6, the trainer's end: sends `version` to n_replicas engines. */
 weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
                               unsigned timeout_ms);
+/* How many engines wait for it. */
+weir_status weir_window_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n);
 
 /* Answers a reader: false when the version is not this window's, or the request makes no sense. The
  * lock is held, and what *out points to lasts until it is released. */

@@ -220,6 +220,60 @@ static void test_a_round_begins_without_those_that_were_not_seen_for_long(void *
     weir_credits_close(&credits);
 }
 
+static void test_engines_are_ready_when_all_their_workers_are(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    assert_int_equal(weir_credits_ready(&credits, SECOND_NS), 0);
+    ask_at(&credits, "a0", 0, 0, 0, 9 * SECOND_NS);
+    ask_at(&credits, "b0", 0, 0, 0, 9 * SECOND_NS);
+    ask_at(&credits, "a1", 1, 0, 0, 9 * SECOND_NS);
+    assert_int_equal(weir_credits_ready(&credits, 10 * SECOND_NS), 1);
+    ask_at(&credits, "b1", 1, 0, 0, 9 * SECOND_NS);
+    assert_int_equal(weir_credits_ready(&credits, 10 * SECOND_NS), 2);
+    give_up(&credits, "b0", "it was killed");
+    assert_int_equal(weir_credits_ready(&credits, 10 * SECOND_NS), 1);
+    assert_int_equal(weir_credits_ready(&credits, 20 * SECOND_NS), 0);
+    weir_credits_close(&credits);
+}
+
+static void test_of_a_failed_round_those_are_there_who_come_again(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    ask_at(&credits, "a0", 0, 0, 0, 9 * SECOND_NS);
+    ask_at(&credits, "a1", 1, 0, 0, 9 * SECOND_NS);
+    weir_credits_begin(&credits, 1, 9 * SECOND_NS);
+    make(&credits, 0);
+    ask_at(&credits, "a1", 1, N_GROUPS, credits.round, 9 * SECOND_NS); /* has it all */
+    weir_credits_end(&credits, "a0 is silent");
+    assert_int_equal(weir_credits_ready(&credits, 9 * SECOND_NS), 0);
+    ask_at(&credits, "a0", 0, 0, 0, 10 * SECOND_NS);
+    assert_int_equal(weir_credits_ready(&credits, 10 * SECOND_NS), 1);
+    weir_credits_close(&credits);
+}
+
+static void test_a_reader_that_is_started_anew_stands_in_its_own_place(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    weir_credit_gap gap;
+    open_credits(&credits, 2);
+    weir_credits_begin(&credits, 1, 0);
+    ask_at(&credits, "s-dp0-0000000a", 0, N_GROUPS, credits.round, 0);
+    ask_at(&credits, "s-dp0-0000000b", 1, N_GROUPS, credits.round, 0);
+    ask_at(&credits, "t-dp0-0000000c", 1, N_GROUPS, credits.round, 0);
+    assert_true(weir_credits_passed(&credits, N_GROUPS, &gap));
+    ask_at(&credits, "s-dp0-0000000d", 0, 0, credits.round, 0);
+    assert_false(weir_credits_passed(&credits, N_GROUPS, &gap));
+    assert_string_equal(gap.reader->id, "s-dp0-0000000d");
+    assert_false(credits.readers[1].left || credits.readers[2].left);
+    assert_true(credits.readers[0].left);
+    weir_credits_close(&credits);
+}
+
 static void test_a_version_that_was_withdrawn_is_over_for_all(void **state)
 {
     (void)state;
@@ -292,6 +346,9 @@ int main(void)
         cmocka_unit_test(test_a_reader_that_gives_up_is_lost_once_none_can_take_its_place),
         cmocka_unit_test(test_a_failed_round_is_off_for_those_in_it_and_may_be_followed_by_another),
         cmocka_unit_test(test_a_round_begins_without_those_that_were_not_seen_for_long),
+        cmocka_unit_test(test_engines_are_ready_when_all_their_workers_are),
+        cmocka_unit_test(test_of_a_failed_round_those_are_there_who_come_again),
+        cmocka_unit_test(test_a_reader_that_is_started_anew_stands_in_its_own_place),
         cmocka_unit_test(test_a_version_that_was_withdrawn_is_over_for_all),
         cmocka_unit_test(test_what_no_reader_says_is_refused),
         cmocka_unit_test(test_progress_grows_with_every_step_of_a_reader),
