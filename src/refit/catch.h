@@ -2,12 +2,16 @@
 /* catch.h - the reader's end of groups that are broadcast (cast.h has the protocol): its places in
  * the broadcast groups of each rank, and the windows that bytes are caught in.
  *
- * What is caught lies in a window as in the trainer's buffer; group_transfer.c copies from there
- * what it would have read, to where it would have read it. So verification, staging, loading and
- * rolling back are as of any version that is read. Groups of an audience that the reader is in, but
- * of which it needs nothing, are caught and let go.
+ *   catch.c         places, windows, and the way from a window to where bytes belong
+ *   catch_turns.c   whose group is caught when
  *
- * Windows are taken in the order of cast.h, over all ranks: whose turn it is not, waits.
+ * What is caught lies in a window as in the trainer's buffer; from there is copied what would have
+ * been read, to where it would have been read. So verification, staging, loading and rolling back
+ * are as of any version that is read. Groups of an audience that the reader is in, but of which it
+ * needs nothing, are caught and let go.
+ *
+ * Groups are caught in the order of cast.h, over all ranks: whose turn it is not, waits. The group
+ * behind the one that is being caught is asked for meanwhile.
  *
  * Ownership  windows are the replica's, kept from refit to refit, as large as the largest group
  * that any rank broadcasts; broadcast groups are the remote's they are of.
@@ -15,8 +19,78 @@
 #ifndef WEIR_REFIT_CATCH_H
 #define WEIR_REFIT_CATCH_H
 
+#include "refit/landing.h"
+#include "refit/manifest.h"
 #include "refit/matched.h"
 
 #define WEIR_CATCH_WINDOWS 2u
+
+struct weir_replica;
+struct weir_remote;
+struct weir_participant;
+struct weir_group_pass;
+
+/* A group on its way through the replica. */
+typedef struct weir_catch_window {
+    void *data;
+    struct weir_participant *from; /* NULL: nothing is caught here */
+    weir_matched *cast;
+    uint64_t ticket;
+    uint32_t group;
+    bool is_caught;
+    size_t part, end_part; /* of the landing: the next one to copy, one past the last */
+} weir_catch_window;
+
+/* Zeroed is valid: nothing was ever caught. */
+typedef struct weir_catch {
+    weir_catch_window windows[WEIR_CATCH_WINDOWS];
+    uint64_t window_bytes; /* each */
+    weir_task *copy;
+    weir_work_rows *rows; /* of one part */
+    size_t rows_room;
+} weir_catch;
+
+/* ---- catch.c ---------------------------------------------------------------------------------*/
+
+/* Whether what the participant publishes is broadcast. */
+bool weir_catch_is_cast(const struct weir_participant *participant);
+/* Whether this worker is sent some of it. */
+bool weir_catch_is_sent(const struct weir_remote *remote);
+
+/* Before a refit: leaves groups when one of them has broken meanwhile. */
+void weir_catch_look(struct weir_remote *remote);
+/* Leaves all groups of the rank, cancelling what is under way. */
+void weir_catch_leave(struct weir_remote *remote);
+/* Whether it stands in no group of the rank. */
+bool weir_catch_is_fresh(const struct weir_remote *remote);
+/* Takes the places that the rank names: keeps those with a known key, begins to join the others,
+ * leaves what is not named. ERR_LAYOUT names a tensor that this worker needs and is not sent. */
+weir_status weir_catch_enter(struct weir_replica *replica, struct weir_participant *participant,
+                             const weir_membership *memberships, size_t n_memberships);
+/* IN_PROGRESS until all have joined the groups of the rank. */
+weir_status weir_catch_joined(const struct weir_remote *remote);
+/* The first group from `group` on that this worker is sent; n_groups: there is none. */
+uint32_t weir_catch_next(const struct weir_remote *remote, uint32_t group);
+
+/* Windows for what the participants broadcast, taken once and when groups grow; nothing is in them.
+ * ERR_UNSUPPORTED where a transport does not reach this replica's memory. */
+weir_status weir_catch_open(struct weir_replica *replica);
+void weir_catch_close(struct weir_replica *replica);
+/* Copies a part to where it would have been read. */
+weir_status weir_catch_copy(struct weir_replica *replica, const void *window,
+                            const weir_landing_part *part);
+
+/* ---- catch_turns.c ---------------------------------------------------------------------------*/
+
+/* Moves a participant that broadcasts on: joins its groups, asks for the next. */
+weir_status weir_catch_step(struct weir_group_pass *pass, struct weir_participant *participant);
+/* Moves all windows on: catches what is next, copies and verifies what was caught.
+ * ERR_UNSUPPORTED when a loader needs what can never come. */
+weir_status weir_catch_turns(struct weir_group_pass *pass);
+/* Whether bytes or those who join are waited for, which is not to be slept through. */
+bool weir_catch_is_busy(const struct weir_group_pass *pass);
+/* ERR_TIMED_OUT, after `waited_s`, naming the rank and the group that hold all others up.
+ * `slowest` broadcasts and is not done. */
+weir_status weir_catch_time_out(const struct weir_group_pass *pass, double waited_s);
 
 #endif

@@ -95,6 +95,21 @@ void weir_landing_aim(weir_replica *replica)
     }
 }
 
+void weir_landing_rows(const weir_replica *replica, const weir_landing_part *part,
+                       const unsigned char *window, weir_work_rows *out)
+{
+    for (size_t i = 0; i < part->n_copies; i++) {
+        const weir_plan_copy *planned = &replica->schedule.planned[part->first_copy + i];
+        uint64_t run_bytes = run_bytes_of(replica, planned);
+        out[i] = (weir_work_rows){ .to = destination(replica, planned),
+                                   .from = window + planned->source_offset,
+                                   .row_bytes = run_bytes,
+                                   .n_rows = run_bytes != 0 ? planned->n_bytes / run_bytes : 0,
+                                   .to_pitch = planned->pitch_bytes,
+                                   .from_pitch = run_bytes };
+    }
+}
+
 static weir_status open_reads(weir_replica *replica)
 {
     const weir_schedule *schedule = &replica->schedule;

@@ -31,8 +31,18 @@ weir_status weir_remote_open(weir_worker *worker, const char *worker_id, const c
     return WEIR_OK;
 }
 
+static void leave_casts(weir_remote *remote)
+{
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
+        weir_matched_close(remote->casts[a], remote->is_casting);
+        remote->casts[a] = NULL;
+    }
+    remote->is_casting = false;
+}
+
 void weir_remote_disconnect(weir_remote *remote)
 {
+    leave_casts(remote);
     const weir_transport_ops *ops = remote->link.ops;
     for (size_t i = 0; i < remote->n_imported; i++) {
         ops->forget(remote->imported[i].remote);
@@ -141,36 +151,66 @@ static weir_status buffer_set(weir_buffer *buffer, const void *data, size_t n_by
     return WEIR_OK;
 }
 
+/* Of `n_groups` groups; NULL only equals NULL. */
+static bool same_numbers(const void *a, const void *b, size_t n_groups, size_t number_bytes)
+{
+    if (a == NULL || b == NULL || n_groups == 0)
+        return n_groups == 0 || a == b;
+    return memcmp(a, b, n_groups * number_bytes) == 0;
+}
+
 static bool same_groups(const weir_remote *remote)
 {
-    const weir_manifest *manifest = &remote->manifest;
-    return remote->n_groups == manifest->n_groups &&
-           (manifest->n_groups == 0 ||
-            memcmp(remote->group_ends, manifest->group_ends,
-                   manifest->n_groups * sizeof(*manifest->group_ends)) == 0);
+    const weir_manifest *m = &remote->manifest;
+    size_t n = m->n_groups;
+    return remote->n_groups == n &&
+           same_numbers(remote->group_ends, m->group_ends, n, sizeof(*m->group_ends)) &&
+           same_numbers(remote->group_bytes, m->group_bytes, n, sizeof(*m->group_bytes)) &&
+           same_numbers(remote->group_keys, m->group_keys, n, sizeof(*m->group_keys)) &&
+           same_numbers(remote->group_audiences, m->group_audiences, n,
+                        sizeof(*m->group_audiences));
 }
 
 bool weir_remote_layouts_equal(const weir_remote *a, const weir_remote *b)
 {
+    size_t n = a->n_groups;
     return a->shards != NULL && b->shards != NULL && (a->push == NULL) == (b->push == NULL) &&
            buffer_equals(&a->layout, b->layout.data, b->layout.n_bytes) &&
-           strcmp(a->engine_mesh, b->engine_mesh) == 0 && a->n_groups == b->n_groups &&
-           (a->n_groups == 0 ||
-            memcmp(a->group_ends, b->group_ends, a->n_groups * sizeof(*a->group_ends)) == 0);
+           strcmp(a->engine_mesh, b->engine_mesh) == 0 && n == b->n_groups &&
+           same_numbers(a->group_ends, b->group_ends, n, sizeof(*a->group_ends)) &&
+           same_numbers(a->group_bytes, b->group_bytes, n, sizeof(*a->group_bytes)) &&
+           same_numbers(a->group_keys, b->group_keys, n, sizeof(*a->group_keys)) &&
+           same_numbers(a->group_audiences, b->group_audiences, n, sizeof(*a->group_audiences));
+}
+
+/* NULL without memory. */
+static void *keep_numbers(weir_remote *remote, const void *numbers, size_t number_bytes)
+{
+    size_t n_bytes = remote->manifest.n_groups * number_bytes;
+    void *kept = weir_arena_alloc(&remote->layout_arena, n_bytes);
+    if (kept != NULL && n_bytes > 0)
+        memcpy(kept, numbers, n_bytes);
+    return kept;
 }
 
 static weir_status copy_groups(weir_remote *remote)
 {
-    const weir_manifest *manifest = &remote->manifest;
-    size_t n_bytes = manifest->n_groups * sizeof(*manifest->group_ends);
-    uint32_t *ends = weir_arena_alloc(&remote->layout_arena, n_bytes);
-    if (ends == NULL)
+    const weir_manifest *m = &remote->manifest;
+    remote->group_bytes = NULL;
+    remote->group_keys = remote->group_audiences = NULL;
+    remote->group_ends = keep_numbers(remote, m->group_ends, sizeof(*m->group_ends));
+    if (remote->group_ends == NULL)
         return WEIR_ERR_NO_MEMORY;
-    if (n_bytes > 0)
-        memcpy(ends, manifest->group_ends, n_bytes);
-    remote->group_ends = ends;
-    remote->n_groups = manifest->n_groups;
-    return WEIR_OK;
+    remote->n_groups = m->n_groups;
+    if (m->group_bytes == NULL)
+        return WEIR_OK;
+    remote->group_keys = keep_numbers(remote, m->group_keys, sizeof(*m->group_keys));
+    remote->group_audiences = keep_numbers(remote, m->group_audiences, sizeof(*m->group_audiences));
+    remote->group_bytes = keep_numbers(remote, m->group_bytes, sizeof(*m->group_bytes));
+    return remote->group_keys != NULL && remote->group_audiences != NULL &&
+                   remote->group_bytes != NULL
+               ? WEIR_OK
+               : WEIR_ERR_NO_MEMORY;
 }
 
 /* New layout bytes are decoded and checked; equal ones stand checked. */
@@ -236,11 +276,56 @@ static weir_status read_digests(weir_remote *remote)
     return WEIR_OK;
 }
 
+uint32_t weir_remote_group_of(const weir_remote *remote, size_t shard)
+{
+    uint32_t low = 0, high = (uint32_t)remote->n_groups;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (remote->group_ends[middle] <= remote->numbers[shard])
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* What is broadcast of a group is caught in one piece: from the begin of the buffer that it passes
+ * through, which has room for it, to the end of its last shard. */
+static weir_status check_broadcast(const weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    uint64_t most_bytes = 0;
+    for (size_t r = 0; r < manifest->n_regions; r++)
+        if (manifest->regions[r].n_bytes > most_bytes)
+            most_bytes = manifest->regions[r].n_bytes;
+    for (size_t g = 0; g < remote->n_groups; g++)
+        if (remote->group_bytes[g] > most_bytes)
+            return weir_fail(WEIR_ERR_CORRUPT,
+                             "group %zu has %" PRIu64 " bytes, the largest of its buffers %" PRIu64,
+                             g, remote->group_bytes[g], most_bytes);
+    for (size_t s = 0; s < remote->n_shards; s++) {
+        const weir_shard *shard = &remote->shards[s];
+        uint32_t group = weir_remote_group_of(remote, s);
+        uint64_t n_bytes = remote->group_bytes[group];
+        if (n_bytes > manifest->regions[shard->region].n_bytes)
+            return weir_fail(WEIR_ERR_CORRUPT,
+                             "group %u of %s has %" PRIu64 " bytes, its buffer %" PRIu64, group,
+                             shard->name, n_bytes, manifest->regions[shard->region].n_bytes);
+        if (shard->offset + shard->n_bytes > n_bytes)
+            return weir_fail(WEIR_ERR_CORRUPT,
+                             "%s ends with byte %" PRIu64 " of group %u, which has %" PRIu64,
+                             shard->name, shard->offset + shard->n_bytes, group, n_bytes);
+    }
+    return WEIR_OK;
+}
+
 static weir_status read_layout(weir_remote *remote, const weir_mesh_place *place)
 {
     weir_status status = decode_layout(remote, place);
     if (status == WEIR_OK)
         status = read_digests(remote);
+    if (status == WEIR_OK && remote->group_bytes != NULL)
+        status = check_broadcast(remote);
     if (status != WEIR_OK)
         weir_error_prefix("%s", remote->who);
     return status;
@@ -267,6 +352,28 @@ static weir_status connect_peer(weir_remote *remote)
     return remote->link.ops->connect(remote->link.transport, remote->address.data,
                                      remote->address.n_bytes, remote->who,
                                      remote->worker->timeout_ms, &remote->peer);
+}
+
+/* What is broadcast comes to those who stand in its groups: nothing is connected or imported. */
+static weir_status open_broadcast(weir_remote *remote)
+{
+    const weir_manifest *manifest = &remote->manifest;
+    weir_link link = { NULL, NULL };
+    weir_status status = weir_worker_link(remote->worker, manifest->transport, &link);
+    if (status == WEIR_OK && !(link.ops->caps & WEIR_CAP_MATCHED))
+        status = weir_fail(WEIR_ERR_UNSUPPORTED,
+                           "version %" PRIu64 " is broadcast over transport %s, which cannot here",
+                           manifest->version, link.ops->name);
+    if (status != WEIR_OK) {
+        weir_error_prefix("%s", remote->who);
+        return status;
+    }
+    if (remote->peer != NULL || remote->push != NULL || remote->link.transport != link.transport)
+        weir_remote_disconnect(remote);
+    remote->link = link;
+    remote->regions =
+        weir_arena_zeroed(&remote->arena, manifest->n_regions, sizeof(*remote->regions));
+    return remote->regions != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
 }
 
 /* ---- pushes ----------------------------------------------------------------------------------*/
@@ -383,6 +490,13 @@ static weir_status import_regions(weir_remote *remote)
     return WEIR_OK;
 }
 
+/* So is that of a rank that has nothing to send, by a transport that only broadcasts. */
+static bool is_broadcast(const weir_manifest *manifest)
+{
+    return manifest->group_bytes != NULL ||
+           (manifest->n_digests == 0 && manifest->address_bytes == 0);
+}
+
 weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish)
 {
     bool news;
@@ -392,6 +506,8 @@ weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wis
         status = read_layout(remote, wish->place);
     if (status == WEIR_OK && remote->manifest.push_address[0] != '\0')
         return join_push(remote);
+    if (status == WEIR_OK && is_broadcast(&remote->manifest))
+        return open_broadcast(remote);
     if (status == WEIR_OK)
         status = connect_peer(remote);
     if (status == WEIR_OK)

@@ -9,7 +9,7 @@
 
 #include "base/arena.h"
 #include "refit/manifest.h"
-#include "refit/worker.h"
+#include "refit/matched.h"
 #include "rpc/frame_link.h"
 
 typedef struct weir_imported {
@@ -41,10 +41,15 @@ typedef struct weir_remote {
     const uint32_t *group_ends; /* of what it publishes, which passes through a window; n_groups 0:
                                    all of it is there, and the digests are known */
     size_t n_groups;
-    uint64_t layout_generation;     /* grows whenever the layout changed */
-    char endpoint[WEIR_NAME_BYTES]; /* that the manifest came from */
-    weir_buffer bytes;              /* the manifest as it came */
-    weir_arena arena;               /* and decoded; both until the next fetch */
+    const uint64_t *group_bytes; /* parallel, of groups that are broadcast; NULL: they are read */
+    const uint32_t *group_keys, *group_audiences;
+    weir_matched *casts[WEIR_MAX_AUDIENCES]; /* catch.c: its broadcast groups that this worker
+                                                stands in, by audience */
+    bool is_casting;                         /* not all that they were for has ended */
+    uint64_t layout_generation;              /* grows whenever the layout changed */
+    char endpoint[WEIR_NAME_BYTES];          /* that the manifest came from */
+    weir_buffer bytes;                       /* the manifest as it came */
+    weir_arena arena;                        /* and decoded; both until the next fetch */
     weir_manifest manifest;
     weir_remote_region **regions; /* the manifest's, imported */
 } weir_remote;
@@ -63,7 +68,8 @@ typedef struct weir_manifest_wish {
     bool is_whole;                /* it must neither push nor pass through a window */
 } weir_manifest_wish;
 
-/* Fetches and checks the manifest, connects and imports what is not known yet. */
+/* Fetches and checks the manifest, connects and imports what is not known yet: nothing of a version
+ * that is broadcast, but that its transport can is seen to. */
 weir_status weir_remote_fetch(weir_remote *remote, const weir_manifest_wish *wish);
 /* Whether it still hands out the manifest that was fetched last, of this version. Not OK: the
  * calling thread's last error says why not. */
@@ -76,7 +82,9 @@ bool weir_remote_layouts_equal(const weir_remote *a, const weir_remote *b);
 void weir_remote_hear(weir_remote *remote, bool *out_news);
 /* The first of its shards whose number is not below `number`; n_shards: there is none. */
 size_t weir_remote_first_shard(const weir_remote *remote, uint32_t number);
-/* Forgets the connection: the next fetch makes a new one. */
+/* The group that one of its shards is in; n_groups 0: 0. */
+uint32_t weir_remote_group_of(const weir_remote *remote, size_t shard);
+/* Forgets the connection, and leaves the broadcast groups: the next fetch makes new ones. */
 void weir_remote_disconnect(weir_remote *remote);
 
 #endif

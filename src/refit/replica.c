@@ -203,6 +203,7 @@ void weir_replica_close(weir_replica *replica)
     weir_schedule_close(&replica->schedule);
     weir_schedule_close(&replica->other);
     weir_staging_close(replica);
+    weir_catch_close(replica);
     weir_loader_close(replica->loader);
     weir_buffer_free(&replica->answer);
     weir_task_close(replica->derive);

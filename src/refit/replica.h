@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "directory/service.h"
 #include "refit/attend.h"
+#include "refit/catch.h"
 #include "refit/landing.h"
 #include "refit/loader.h"
 #include "refit/remote.h"
@@ -39,9 +40,12 @@ typedef struct weir_discovery {
 typedef struct weir_group_reading {
     bool joined;    /* it counts on this reader until it hears otherwise */
     bool done;      /* and has heard that all were read */
-    bool held_back; /* its next part has no room in the loader yet */
+    bool held_back; /* it waits for others: for room in the loader, for its turn */
     uint32_t round; /* of the trainer's; 0: none has begun */
     size_t part;    /* of the participant's: asked for, or being read */
+    bool is_told;   /* of what is broadcast: in which of its groups this worker stands */
+    bool is_made;   /* and the group that was asked for last is */
+    uint32_t group; /* which one that is */
     uint64_t done_bytes;
     unsigned wait_ms; /* from one question to the next */
     weir_deadline ask_at;
@@ -153,6 +157,7 @@ struct weir_replica {
     char aborted_uid[WEIR_ID_BYTES]; /* the last version of which it was told that; "": none */
     uint64_t aborted;
     weir_buffer answer; /* to what was asked for last of a window */
+    weir_catch caught;
 
     /* What is held, and told to others. */
     char source_id[WEIR_ID_BYTES]; /* of its entry in the directory; "" before the first */
@@ -222,19 +227,20 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
 /* Says how far the reads have come, and whom they wait for. */
 void weir_transfer_note(const weir_replica *replica, uint64_t version, uint64_t done_bytes);
 
-/* group_transfer.c, stop 6 of a version that passes through a window. */
+/* group_ask.c, stop 6 of a version that passes through a window: what is said. */
 bool weir_group_any(const weir_schedule *schedule);
 /* Tells all participants that this replica reads the version. ERR_NOT_FOUND: it comes too late. */
 weir_status weir_group_join(weir_replica *replica, const weir_discovery *discovery);
-/* Every copy's bytes are at its destination, and verified. Transfers that are under way after a
- * failure are the caller's to end. */
-weir_status weir_group_transfer(weir_replica *replica, const weir_discovery *discovery,
-                                bool *out_landed);
 /* Tells those who still count on this replica that it has given up: the calling thread's last error
  * says why. */
 void weir_group_leave(weir_replica *replica, const weir_discovery *discovery);
 /* The version is held: nobody has to be told. */
 void weir_group_keep(weir_replica *replica);
+
+/* group_transfer.c: every copy's bytes are at its destination, and verified. Transfers that are
+ * under way after a failure are the caller's to end. */
+weir_status weir_group_transfer(weir_replica *replica, const weir_discovery *discovery,
+                                bool *out_landed);
 
 /* attend.c, stop 6 of a version that is pushed: the same, and verified; staged: written over the
  * undo log. *out_paused: whether the engine was paused; *out_landed: whether bytes may have landed,

@@ -152,14 +152,15 @@ static weir_status check_reach(const weir_replica *replica)
     bool staged = replica->mode == WEIR_INSTALL_STAGED && !schedule->loads;
     uint32_t memory = staged ? WEIR_MEMORY_HOST : weir_work_memory(replica->work);
     for (size_t p = 0; p < schedule->n_participants && memory == WEIR_MEMORY_CUDA; p++) {
-        const weir_transport_ops *ops = schedule->participants[p].remote->link.ops;
-        if (!(ops->memory & memory))
+        const weir_participant *participant = &schedule->participants[p];
+        const weir_transport_ops *ops = participant->remote->link.ops;
+        if (!weir_catch_is_cast(participant) && !(ops->memory & memory))
             return weir_fail(WEIR_ERR_UNSUPPORTED,
                              "replica %s %s on a GPU, where transport %s of %s cannot write: "
                              "%s, or publish through cuda_ipc",
                              replica->worker.id,
                              schedule->loads ? "loads a checkpoint" : "installs direct", ops->name,
-                             schedule->participants[p].remote->who,
+                             participant->remote->who,
                              schedule->loads ? "have kernel bytes sent" : "install staged");
     }
     return WEIR_OK;

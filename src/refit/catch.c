@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* catch.c - a reader's places in the broadcast groups of each rank, the windows that it catches
+ * groups in, and the way from there to where bytes belong.
+ */
+#include "refit/catch.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "refit/replica.h"
+
+bool weir_catch_is_cast(const weir_participant *participant)
+{
+    return participant->remote->group_bytes != NULL;
+}
+
+/* Padding, which has no bytes, is for nobody. */
+bool weir_catch_is_sent(const weir_remote *remote)
+{
+    for (size_t s = 0; s < remote->n_shards; s++) {
+        if (remote->shards[s].n_bytes > 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- places ----------------------------------------------------------------------------------*/
+
+bool weir_catch_is_fresh(const weir_remote *remote)
+{
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
+        if (remote->casts[a] != NULL)
+            return false;
+    }
+    return true;
+}
+
+weir_status weir_catch_joined(const weir_remote *remote)
+{
+    weir_status all = WEIR_OK;
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
+        weir_status status =
+            remote->casts[a] != NULL ? weir_matched_joined(remote->casts[a]) : WEIR_OK;
+        if (status < WEIR_OK)
+            return status;
+        all = status == WEIR_IN_PROGRESS ? status : all;
+    }
+    return all;
+}
+
+void weir_catch_leave(weir_remote *remote)
+{
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
+        weir_matched_close(remote->casts[a], true);
+        remote->casts[a] = NULL;
+    }
+    remote->is_casting = false;
+}
+
+void weir_catch_look(weir_remote *remote)
+{
+    weir_error_line before; /* it is no failure of this refit */
+    weir_error_save(&before);
+    if (remote->is_casting || weir_catch_joined(remote) != WEIR_OK)
+        weir_catch_leave(remote);
+    weir_error_restore(&before);
+}
+
+uint32_t weir_catch_next(const weir_remote *remote, uint32_t group)
+{
+    while (group < remote->n_groups && remote->casts[remote->group_audiences[group]] == NULL)
+        group++;
+    return group;
+}
+
+static weir_matched *take_kept(weir_matched **kept, const void *key)
+{
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
+        weir_matched *one = kept[a];
+        if (one == NULL || memcmp(weir_matched_key(one), key, WEIR_GROUP_KEY_BYTES) != 0)
+            continue;
+        kept[a] = NULL;
+        return one;
+    }
+    return NULL;
+}
+
+static weir_status open_place(weir_replica *replica, weir_remote *remote,
+                              const weir_membership *place)
+{
+    char who[2 * WEIR_NAME_BYTES + 48];
+    snprintf(who, sizeof(who), "broadcast group %u of %s", place->audience, remote->who);
+    const weir_matched_options options = { .link = remote->link,
+                                           .work = replica->work,
+                                           .key = place->key,
+                                           .rank = place->position,
+                                           .n_ranks = place->n_members,
+                                           .timeout_ms = replica->worker.timeout_ms,
+                                           .who = who };
+    remote->is_casting = true;
+    replica->worker.counters.connections++;
+    return weir_matched_open(&options, &remote->casts[place->audience]);
+}
+
+static weir_status take_places(weir_replica *replica, weir_remote *remote,
+                               const weir_membership *memberships, size_t n, weir_matched **kept)
+{
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < n && status == WEIR_OK; i++) {
+        weir_matched **place = &remote->casts[memberships[i].audience];
+        if (*place != NULL)
+            return weir_fail(WEIR_ERR_CORRUPT, "%s names broadcast group %u twice", remote->who,
+                             memberships[i].audience);
+        *place = take_kept(kept, memberships[i].key);
+        if (*place == NULL)
+            status = open_place(replica, remote, &memberships[i]);
+    }
+    return status;
+}
+
+/* What this worker needs comes to it. */
+static weir_status check_parts(const weir_replica *replica, const weir_participant *participant)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    const weir_remote *remote = participant->remote;
+    for (size_t k = 0; k < participant->n_parts; k++) {
+        const weir_landing_part *part = &schedule->landing.parts[participant->first_part + k];
+        uint32_t audience = remote->group_audiences[part->group];
+        if (remote->casts[audience] != NULL)
+            continue;
+        return weir_fail(WEIR_ERR_LAYOUT,
+                         "%s does not send %s to replica %s (worker %u of its engine), which needs "
+                         "it: its group %u goes to broadcast group %u, where that one is not named",
+                         remote->who,
+                         remote->shards[schedule->planned[part->first_copy].shard].name,
+                         replica->worker.id, replica->mesh_worker, part->group, audience);
+    }
+    return WEIR_OK;
+}
+
+weir_status weir_catch_enter(weir_replica *replica, weir_participant *participant,
+                             const weir_membership *memberships, size_t n_memberships)
+{
+    weir_remote *remote = participant->remote;
+    weir_matched *kept[WEIR_MAX_AUDIENCES];
+    memcpy(kept, remote->casts, sizeof(kept));
+    memset(remote->casts, 0, sizeof(remote->casts));
+    weir_status status = take_places(replica, remote, memberships, n_memberships, kept);
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++)
+        weir_matched_close(kept[a], status != WEIR_OK);
+    return status == WEIR_OK ? check_parts(replica, participant) : status;
+}
+
+/* ---- windows ---------------------------------------------------------------------------------*/
+
+static void free_windows(weir_replica *replica)
+{
+    weir_catch *caught = &replica->caught;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        if (caught->windows[w].data != NULL)
+            weir_work_free(replica->work, caught->windows[w].data, caught->window_bytes);
+        caught->windows[w] = (weir_catch_window){ 0 };
+    }
+    caught->window_bytes = 0;
+}
+
+static weir_status check_reach(const weir_replica *replica, const weir_remote *remote)
+{
+    uint32_t memory = weir_work_memory(replica->work);
+    if (remote->link.ops->memory & memory)
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_UNSUPPORTED,
+                     "%s broadcasts over %s, which does not reach %s, where replica %s has its "
+                     "parameters",
+                     remote->who, remote->link.ops->name,
+                     memory == WEIR_MEMORY_CUDA ? "a GPU" : "host memory", replica->worker.id);
+}
+
+/* The largest group of all ranks, and the part of most copies. */
+static weir_status measure(const weir_replica *replica, uint64_t *out_bytes, size_t *out_copies)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    weir_status status = WEIR_OK;
+    for (size_t p = 0; p < schedule->n_participants && status == WEIR_OK; p++) {
+        const weir_participant *participant = &schedule->participants[p];
+        const weir_remote *remote = participant->remote;
+        if (!weir_catch_is_cast(participant))
+            continue;
+        status = check_reach(replica, remote);
+        for (size_t g = 0; g < remote->n_groups; g++)
+            *out_bytes = remote->group_bytes[g] > *out_bytes ? remote->group_bytes[g] : *out_bytes;
+        for (size_t k = 0; k < participant->n_parts; k++) {
+            size_t n = schedule->landing.parts[participant->first_part + k].n_copies;
+            *out_copies = n > *out_copies ? n : *out_copies;
+        }
+    }
+    return status;
+}
+
+static weir_status reserve_windows(weir_replica *replica, uint64_t n_bytes)
+{
+    weir_catch *caught = &replica->caught;
+    weir_status status = WEIR_OK;
+    if (n_bytes <= caught->window_bytes)
+        return WEIR_OK;
+    free_windows(replica);
+    caught->window_bytes = n_bytes;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS && status == WEIR_OK; w++) {
+        status = weir_work_allocate(replica->work, n_bytes, &caught->windows[w].data);
+        replica->worker.counters.allocations++;
+    }
+    if (status == WEIR_OK)
+        return WEIR_OK;
+    weir_error_prefix("the %u windows that groups of up to %" PRIu64 " bytes are caught in",
+                      WEIR_CATCH_WINDOWS, n_bytes);
+    free_windows(replica);
+    return status;
+}
+
+static weir_status reserve_rows(weir_catch *caught, size_t n)
+{
+    if (n <= caught->rows_room)
+        return WEIR_OK;
+    weir_work_rows *rows = weir_realloc(caught->rows, n * sizeof(*rows));
+    if (rows == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    caught->rows = rows;
+    caught->rows_room = n;
+    return WEIR_OK;
+}
+
+weir_status weir_catch_open(weir_replica *replica)
+{
+    weir_catch *caught = &replica->caught;
+    uint64_t n_bytes = 0;
+    size_t n_copies = 0;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++)
+        caught->windows[w] = (weir_catch_window){ .data = caught->windows[w].data };
+    weir_status status = measure(replica, &n_bytes, &n_copies);
+    if (status == WEIR_OK)
+        status = reserve_windows(replica, n_bytes);
+    if (status == WEIR_OK)
+        status = reserve_rows(caught, n_copies);
+    if (status == WEIR_OK && n_bytes > 0 && caught->copy == NULL)
+        status = weir_task_open(replica->work, &caught->copy);
+    return status;
+}
+
+void weir_catch_close(weir_replica *replica)
+{
+    free_windows(replica);
+    weir_task_close(replica->caught.copy);
+    weir_free(replica->caught.rows);
+    replica->caught = (weir_catch){ 0 };
+}
+
+weir_status weir_catch_copy(weir_replica *replica, const void *window,
+                            const weir_landing_part *part)
+{
+    weir_catch *caught = &replica->caught;
+    weir_landing_rows(replica, part, window, caught->rows);
+    weir_status status =
+        weir_task_copy_rows(caught->copy, WEIR_LANE_COMPUTE, caught->rows, part->n_copies);
+    return status == WEIR_OK ? weir_task_wait(caught->copy, replica->worker.timeout_ms) : status;
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* catch_turns.c - whose group is caught when, and what becomes of it.
+ *
+ * Broadcasts of one stream wait for each other, so all ranks and readers keep one order: by key of
+ * the group, by rank, by number. Nothing is caught before every rank has said which of its groups
+ * come to this reader. A rank is asked for one group ahead of the one that is on its way; that a
+ * group is there says nothing of its turn.
+ */
+#include <inttypes.h>
+
+#include "base/error.h"
+#include "refit/group_pass.h"
+
+static bool is_sent(const weir_group_pass *pass, const weir_participant *participant)
+{
+    return weir_catch_is_cast(participant) && weir_group_is_asked(pass->replica, participant);
+}
+
+/* ---- one participant -------------------------------------------------------------------------*/
+
+static bool is_in_a_window(const weir_group_pass *pass, const weir_participant *participant)
+{
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        if (pass->replica->caught.windows[w].from == participant)
+            return true;
+    }
+    return false;
+}
+
+weir_status weir_catch_step(weir_group_pass *pass, weir_participant *participant)
+{
+    weir_group_reading *reading = &participant->reading;
+    weir_remote *remote = participant->remote;
+    bool was_told = reading->is_told;
+    if (reading->done) /* its rank may be gone */
+        return WEIR_OK;
+    weir_status status = was_told ? weir_catch_joined(remote) : WEIR_OK;
+    if (status < WEIR_OK)
+        return status;
+    bool is_last = was_told && reading->group == remote->n_groups;
+    /* Asking for the end says that all is taken. */
+    reading->held_back = reading->is_made || (is_last && is_in_a_window(pass, participant));
+    if (reading->held_back)
+        return WEIR_OK;
+    status = weir_group_ask_in_time(pass, participant);
+    pass->moved |= !was_told && reading->is_told;
+    if (status != WEIR_OK)
+        return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+    reading->is_made = true;
+    if (reading->group < remote->n_groups)
+        return WEIR_OK;
+    reading->done = true;
+    remote->is_casting = false;
+    return WEIR_OK;
+}
+
+/* ---- what was caught -------------------------------------------------------------------------*/
+
+static uint64_t bytes_of_part(const weir_replica *replica, const weir_landing_part *part)
+{
+    uint64_t n_bytes = 0;
+    for (size_t i = 0; i < part->n_copies; i++)
+        n_bytes += replica->schedule.planned[part->first_copy + i].n_bytes;
+    return n_bytes;
+}
+
+static bool has_room(const weir_group_pass *pass, const weir_catch_window *window)
+{
+    const weir_replica *replica = pass->replica;
+    return !pass->loads || weir_loader_has_room(replica->loader,
+                                                replica->schedule.landing.parts[window->part].load);
+}
+
+/* Direct, what is copied is written over what was live. */
+static weir_status take_parts(weir_group_pass *pass, weir_catch_window *window)
+{
+    weir_replica *replica = pass->replica;
+    weir_status status = WEIR_OK;
+    for (; window->part < window->end_part && has_room(pass, window); window->part++) {
+        const weir_landing_part *part = &replica->schedule.landing.parts[window->part];
+        pass->landed |= !pass->loads;
+        status = weir_catch_copy(replica, window->data, part);
+        if (status == WEIR_OK)
+            status = weir_group_take_part(pass, window->from, part);
+        if (status != WEIR_OK)
+            return status;
+        window->from->reading.done_bytes += bytes_of_part(replica, part);
+    }
+    if (window->part == window->end_part) {
+        window->from = NULL;
+        pass->moved = true;
+    }
+    return WEIR_OK;
+}
+
+static weir_status advance_window(weir_group_pass *pass, weir_catch_window *window)
+{
+    if (window->from == NULL)
+        return WEIR_OK;
+    if (!window->is_caught) {
+        weir_status status = weir_matched_ended(window->cast, window->ticket);
+        if (status < WEIR_OK)
+            weir_error_prefix("%s: the broadcast of group %u of %zu", window->from->remote->who,
+                              window->group, window->from->remote->n_groups);
+        if (status != WEIR_OK)
+            return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+        window->is_caught = true;
+        pass->moved = true;
+    }
+    return take_parts(pass, window);
+}
+
+/* ---- whose turn it is ------------------------------------------------------------------------*/
+
+static bool is_before(const weir_participant *a, const weir_participant *b)
+{
+    uint32_t key = a->remote->group_keys[a->reading.group];
+    uint32_t other = b->remote->group_keys[b->reading.group];
+    return key != other ? key < other : a->remote->manifest.rank < b->remote->manifest.rank;
+}
+
+/* Whose group is the next of all; NULL: not known yet, or nothing is left. */
+static weir_participant *whose_turn(const weir_group_pass *pass)
+{
+    const weir_schedule *schedule = &pass->replica->schedule;
+    weir_participant *first = NULL;
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        weir_participant *participant = &schedule->participants[p];
+        if (!is_sent(pass, participant))
+            continue;
+        if (!participant->reading.is_told)
+            return NULL;
+        if (participant->reading.group < participant->remote->n_groups &&
+            (first == NULL || is_before(participant, first)))
+            first = participant;
+    }
+    return first;
+}
+
+static weir_catch_window *free_window(const weir_group_pass *pass)
+{
+    weir_catch *caught = &pass->replica->caught;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        if (caught->windows[w].from == NULL)
+            return &caught->windows[w];
+    }
+    return NULL;
+}
+
+/* The parts of the group that this replica needs, which follow each other. */
+static void list_parts(const weir_replica *replica, const weir_participant *participant,
+                       weir_catch_window *window)
+{
+    const weir_landing_part *parts = replica->schedule.landing.parts;
+    size_t end = participant->first_part + participant->n_parts;
+    window->part = participant->first_part + participant->reading.part;
+    window->end_part = window->part;
+    while (window->end_part < end && parts[window->end_part].group == window->group)
+        window->end_part++;
+}
+
+static weir_status catch_group(weir_group_pass *pass, weir_participant *participant,
+                               weir_catch_window *window)
+{
+    weir_group_reading *reading = &participant->reading;
+    weir_remote *remote = participant->remote;
+    uint32_t group = reading->group;
+    window->cast = remote->casts[remote->group_audiences[group]];
+    window->group = group;
+    window->is_caught = false;
+    list_parts(pass->replica, participant, window);
+    remote->is_casting = true;
+    if (participant->read_begun_s == 0)
+        participant->read_begun_s = weir_now_s();
+    weir_status status =
+        weir_matched_queue(window->cast, window->data, remote->group_bytes[group], &window->ticket);
+    if (status != WEIR_OK) {
+        weir_error_prefix("%s: group %u of %zu", remote->who, group, remote->n_groups);
+        return status;
+    }
+    window->from = participant;
+    reading->part = window->end_part - participant->first_part;
+    reading->group = weir_catch_next(remote, group + 1);
+    reading->is_made = false;
+    reading->held_back = false;
+    reading->ask_at = 0;
+    pass->moved = true;
+    return WEIR_OK;
+}
+
+static weir_status catch_next(weir_group_pass *pass)
+{
+    weir_status status = WEIR_OK;
+    while (status == WEIR_OK) {
+        weir_participant *next = whose_turn(pass);
+        weir_catch_window *window = free_window(pass);
+        if (next == NULL || window == NULL || !next->reading.is_made)
+            return WEIR_OK;
+        status = weir_catch_joined(next->remote);
+        if (status == WEIR_OK)
+            status = catch_group(pass, next, window);
+    }
+    return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+}
+
+/* ---- all of them -----------------------------------------------------------------------------*/
+
+/* Something else can still come: to a window, or to the loader by another way. */
+static bool may_go_on(const weir_group_pass *pass)
+{
+    const weir_schedule *schedule = &pass->replica->schedule;
+    if (pass->moved || weir_loader_is_ready(pass->replica->loader))
+        return true;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        const weir_catch_window *window = &pass->replica->caught.windows[w];
+        if (window->from != NULL && !window->is_caught)
+            return true;
+    }
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_participant *participant = &schedule->participants[p];
+        bool waits = participant->reading.done || participant->reading.held_back;
+        if (!is_sent(pass, participant) && !waits)
+            return true;
+    }
+    return free_window(pass) != NULL && whose_turn(pass) != NULL;
+}
+
+/* A loader converts group by group; what it waits for may stand behind what it has no room for. */
+static weir_status check_order(const weir_group_pass *pass)
+{
+    const weir_schedule *schedule = &pass->replica->schedule;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS && pass->loads; w++) {
+        const weir_catch_window *window = &pass->replica->caught.windows[w];
+        if (window->from == NULL || !window->is_caught || may_go_on(pass))
+            continue;
+        const weir_remote *remote = window->from->remote;
+        const weir_landing_part *part = &schedule->landing.parts[window->part];
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s sends %s before tensors that this replica has to convert first",
+                         remote->who,
+                         remote->shards[schedule->planned[part->first_copy].shard].name);
+    }
+    return WEIR_OK;
+}
+
+weir_status weir_catch_turns(weir_group_pass *pass)
+{
+    weir_status status = WEIR_OK;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS && status == WEIR_OK; w++)
+        status = advance_window(pass, &pass->replica->caught.windows[w]);
+    if (status == WEIR_OK)
+        status = catch_next(pass);
+    return status == WEIR_OK ? check_order(pass) : status;
+}
+
+bool weir_catch_is_busy(const weir_group_pass *pass)
+{
+    const weir_schedule *schedule = &pass->replica->schedule;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        const weir_catch_window *window = &pass->replica->caught.windows[w];
+        if (window->from != NULL && !window->is_caught)
+            return true;
+    }
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_participant *participant = &schedule->participants[p];
+        const weir_group_reading *reading = &participant->reading;
+        if (is_sent(pass, participant) && reading->is_told && !reading->done &&
+            weir_catch_joined(participant->remote) == WEIR_IN_PROGRESS)
+            return true;
+    }
+    return false;
+}
+
+/* ---- whom a wait is for ----------------------------------------------------------------------*/
+
+static weir_status not_made(const weir_group_pass *pass, const weir_participant *whom,
+                            double waited_s, const char *why)
+{
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out after %.1f s: %s has not made group %u of %zu of version %" PRIu64
+                     "%s",
+                     waited_s, whom->remote->who, weir_group_next(pass->replica, whom),
+                     whom->remote->n_groups, pass->discovery->version, why);
+}
+
+weir_status weir_catch_time_out(const weir_group_pass *pass, double waited_s)
+{
+    const weir_schedule *schedule = &pass->replica->schedule;
+    const weir_participant *turn = whose_turn(pass);
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        const weir_participant *one = &schedule->participants[p];
+        if (!is_sent(pass, one) || one->reading.done)
+            continue;
+        if (!one->reading.is_told)
+            return not_made(pass, one, waited_s, ": it has not begun to send it");
+        if (weir_catch_joined(one->remote) == WEIR_IN_PROGRESS)
+            return not_made(pass, one, waited_s, ": its broadcast group is not joined by all");
+    }
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        const weir_catch_window *window = &pass->replica->caught.windows[w];
+        if (window->from != NULL && !window->is_caught)
+            return weir_fail(WEIR_ERR_TIMED_OUT,
+                             "timed out after %.1f s: the broadcast of group %u of %zu of version "
+                             "%" PRIu64 " by %s does not end",
+                             waited_s, window->group, window->from->remote->n_groups,
+                             pass->discovery->version, window->from->remote->who);
+    }
+    return not_made(pass, turn != NULL ? turn : pass->slowest, waited_s, "");
+}
