@@ -496,9 +496,10 @@ weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned 
                               unsigned timeout_ms)
 {
     unsigned bound_ms = timeout_ms ? timeout_ms : trainer->worker.timeout_ms;
-    if (trainer->pushes || trainer->asked_delivery == WEIR_DELIVERY_PUSH)
+    bool is_pushed = trainer->pushes || trainer->asked_delivery == WEIR_DELIVERY_PUSH;
+    if (is_pushed && !trainer->is_sharded)
         return weir_delivery_serve(trainer, version, n_replicas, bound_ms);
-    if (weir_window_is_wanted(trainer))
+    if (is_pushed || weir_window_is_wanted(trainer))
         return send_through_window(trainer, version, n_replicas, bound_ms);
     return await_acks(trainer, version, n_replicas, bound_ms);
 }

@@ -2,9 +2,8 @@
 /* cast.h - how the groups of a window are broadcast: the trainer rank's place in one broadcast
  * group per audience, from version to version.
  *
- *   reader:  asks, fresh or not ...........  joins .......  asks g, catches g, asks g + 1 ...
- * behind trainer:                   WAIT, memberships            READY with digests, casts g the
- * last
+ *   reader:   asks, fresh or not .....  joins ......  asks g, catches g, asks g + 1, ... behind all
+ *   trainer:          WAIT, memberships          READY with digests, casts g
  *
  * Readers ask as of any window (credits.h), at the same address, and hear the same states; OFF is
  * the abort. A round begins when of every worker that is sent something n_replicas readers wait,
@@ -17,7 +16,7 @@
  * Order  broadcasts of one stream wait for each other, so all ranks and readers keep one order: by
  * the key of the group (its layer, or its tensor outside the layers), then by rank, then by number.
  *
- * Belongs to window.c. Calls that say so are made under the trainer's lock.
+ * Belongs to window_cast.c. Calls that say so are made under the trainer's lock.
  */
 #ifndef WEIR_REFIT_CAST_H
 #define WEIR_REFIT_CAST_H
@@ -28,10 +27,12 @@
 
 typedef struct weir_cast weir_cast;
 
-/* `groups` and `audiences` are borrowed. Gives *out. */
-weir_status weir_cast_open(weir_trainer *trainer, const weir_groups *groups,
+/* Through a transport that is WEIR_CAP_MATCHED. `groups` and `audiences` are borrowed. Gives *out.
+ */
+weir_status weir_cast_open(weir_trainer *trainer, const weir_link *link, const weir_groups *groups,
                            const weir_audiences *audiences, weir_cast **out);
 void weir_cast_close(weir_cast *cast); /* accepts NULL */
+const char *weir_cast_transport(const weir_cast *cast);
 
 /* Under the lock: who is in the round from now on. Leaves groups whose members have changed. */
 weir_status weir_cast_gather(weir_cast *cast, const weir_credits *credits);

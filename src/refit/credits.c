@@ -47,6 +47,19 @@ static bool is_there(const weir_credits *credits, const weir_reader *reader, uin
     return !reader->left && (holds || now_ns - reader->seen_ns < SEEN_NS);
 }
 
+static bool reads_group(const weir_credits *credits, uint32_t group, uint32_t worker)
+{
+    return credits->reads[(size_t)group * credits->n_workers + worker] != 0;
+}
+
+/* Who holds the version already is sent nothing. */
+static void begin_reader(const weir_credits *credits, weir_reader *reader)
+{
+    reader->began = reader->joined = false;
+    reader->member = credits->casts && !reader->left && reader->next < credits->n_groups &&
+                     reads_group(credits, credits->n_groups, reader->worker);
+}
+
 void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now_ns)
 {
     size_t kept = 0;
@@ -56,7 +69,7 @@ void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now
             continue;
         if (kept != i)
             credits->readers[kept] = *reader;
-        kept++;
+        begin_reader(credits, &credits->readers[kept++]);
     }
     credits->n_readers = kept;
     credits->round++;
@@ -161,14 +174,35 @@ static weir_status check_ask(const weir_credits *credits, const weir_group_ask *
     return WEIR_OK;
 }
 
+static void drop_out(weir_reader *reader, const char *why)
+{
+    reader->left = true;
+    snprintf(reader->why, sizeof(reader->why), "%s", why);
+    weir_error_one_line(reader->why);
+}
+
 static void leave(weir_credits *credits, const weir_group_ask *ask)
 {
     weir_reader *reader = find_reader(credits, ask->reader);
-    if (reader == NULL)
-        return;
-    reader->left = true;
-    snprintf(reader->why, sizeof(reader->why), "%s", ask->gave_up);
-    weir_error_one_line(reader->why);
+    if (reader != NULL)
+        drop_out(reader, ask->gave_up);
+}
+
+static bool in_round(const weir_credits *credits, const weir_reader *reader)
+{
+    return credits->casts && credits->sending && reader->member;
+}
+
+/* Of a round under way whose groups are broadcast. */
+static weir_group_state state_of_cast(const weir_credits *credits, const weir_group_ask *ask)
+{
+    const weir_reader *reader = find_reader(credits, ask->reader);
+    if (reader == NULL || !reader->member)
+        return WEIR_GROUP_GONE;
+    if (reader->left) /* it may come for the next one */
+        return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_WAIT;
+    return ask->group < credits->made || ask->group == credits->n_groups ? WEIR_GROUP_READY
+                                                                         : WEIR_GROUP_WAIT;
 }
 
 static weir_group_state state_of(const weir_credits *credits, const weir_group_ask *ask)
@@ -179,6 +213,8 @@ static weir_group_state state_of(const weir_credits *credits, const weir_group_a
         return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_GONE;
     if (!credits->sending && !credits->sent)
         return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_WAIT;
+    if (credits->casts && credits->sending)
+        return state_of_cast(credits, ask);
     if (ask->group < credits->oldest || (credits->sent && ask->round == 0))
         return WEIR_GROUP_GONE;
     return ask->group < credits->made || ask->group == credits->n_groups ? WEIR_GROUP_READY
@@ -196,12 +232,15 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
         leave(credits, ask);
         return WEIR_OK;
     }
-    if (find_reader(credits, ask->reader) == NULL)
-        supersede(credits, ask);
-    *out = state_of(credits, ask);
-    if (*out == WEIR_GROUP_GONE || *out == WEIR_GROUP_OFF)
-        return WEIR_OK;
     weir_reader *reader = find_reader(credits, ask->reader);
+    if (reader == NULL)
+        supersede(credits, ask);
+    else if (in_round(credits, reader) && reader->began && ask->round == 0)
+        drop_out(reader, "it has begun anew in the midst of the round");
+    *out = state_of(credits, ask);
+    if (*out == WEIR_GROUP_GONE || *out == WEIR_GROUP_OFF ||
+        (reader != NULL && in_round(credits, reader) && reader->left))
+        return WEIR_OK;
     if (reader == NULL)
         status = add_reader(credits, ask->reader, &reader);
     if (status != WEIR_OK)
@@ -210,15 +249,13 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
     reader->next = ask->group;
     reader->left = false;
     reader->seen_ns = now_ns;
+    reader->fresh = ask->fresh;
+    reader->began |= ask->round != 0;
+    reader->joined |= ask->round != 0 && !ask->fresh;
     return WEIR_OK;
 }
 
 /* ---- what the trainer waits for --------------------------------------------------------------*/
-
-static bool reads_group(const weir_credits *credits, uint32_t group, uint32_t worker)
-{
-    return credits->reads[(size_t)group * credits->n_workers + worker] != 0;
-}
 
 bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credit_gap *out_gap)
 {
@@ -243,6 +280,38 @@ bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credi
     return true;
 }
 
+bool weir_credits_gathered(const weir_credits *credits, unsigned n_replicas, uint64_t now_ns,
+                           weir_credit_gap *out_gap)
+{
+    memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
+    for (size_t i = 0; i < credits->n_readers; i++)
+        credits->counts[credits->readers[i].worker] +=
+            is_there(credits, &credits->readers[i], now_ns);
+    for (uint32_t w = 0; w < credits->n_workers; w++) {
+        if (!reads_group(credits, credits->n_groups, w) || credits->counts[w] >= n_replicas)
+            continue;
+        *out_gap = (weir_credit_gap){ .worker = w, .n_there = credits->counts[w] };
+        return false;
+    }
+    return true;
+}
+
+const weir_reader *weir_credits_member(const weir_credits *credits, const char *id)
+{
+    const weir_reader *reader = find_reader(credits, id);
+    return reader != NULL && reader->member && !reader->left ? reader : NULL;
+}
+
+const weir_reader *weir_credits_outside(const weir_credits *credits)
+{
+    for (size_t i = 0; i < credits->n_readers; i++) {
+        const weir_reader *reader = &credits->readers[i];
+        if (reader->member && !reader->left && !reader->joined)
+            return reader;
+    }
+    return NULL;
+}
+
 /* Whether a group that the worker reads is gone. */
 static bool is_late(const weir_credits *credits, uint32_t worker)
 {
@@ -251,6 +320,15 @@ static bool is_late(const weir_credits *credits, uint32_t worker)
             return true;
     }
     return false;
+}
+
+/* The counts are of who is there. */
+static bool is_irreplaceable(const weir_credits *credits, const weir_reader *reader)
+{
+    if (credits->casts)
+        return reader->member;
+    return credits->counts[reader->worker] < credits->n_replicas &&
+           is_late(credits, reader->worker);
 }
 
 const weir_reader *weir_credits_lost(const weir_credits *credits)
@@ -263,8 +341,7 @@ const weir_reader *weir_credits_lost(const weir_credits *credits)
     }
     for (size_t i = 0; i < credits->n_readers && any; i++) {
         const weir_reader *reader = &credits->readers[i];
-        if (reader->left && credits->counts[reader->worker] < credits->n_replicas &&
-            is_late(credits, reader->worker))
+        if (reader->left && is_irreplaceable(credits, reader))
             return reader;
     }
     return NULL;
@@ -287,7 +364,9 @@ uint32_t weir_credits_ready(const weir_credits *credits, uint64_t now_ns)
 uint64_t weir_credits_progress(const weir_credits *credits)
 {
     uint64_t sum = credits->made;
-    for (size_t i = 0; i < credits->n_readers; i++)
-        sum += credits->readers[i].left ? 0 : (uint64_t)credits->readers[i].next + 1;
+    for (size_t i = 0; i < credits->n_readers; i++) {
+        const weir_reader *reader = &credits->readers[i];
+        sum += reader->left ? 0u : (uint64_t)reader->next + 1 + reader->began + reader->joined;
+    }
     return sum;
 }

@@ -7,6 +7,9 @@
  *
  * A version is offered until it has been read. Sending it is a round; a round that fails may be
  * followed by another, and whoever was in the midst of the old one is told that it is off.
+ *
+ * Groups that are broadcast (cast.h) are sent to those who wait when the round begins, its members:
+ * nothing of theirs is ever gone, whoever comes later is late, and none of them can be replaced.
  */
 #ifndef WEIR_REFIT_CREDITS_H
 #define WEIR_REFIT_CREDITS_H
@@ -32,6 +35,11 @@ typedef struct weir_reader {
     uint32_t next;    /* the group that it asked for last */
     bool left;        /* gave up, for the reason in `why` */
     uint64_t seen_ns; /* when it asked */
+    /* Of groups that are broadcast: */
+    bool fresh;  /* stood in no broadcast group when it asked */
+    bool member; /* of the round; and of those: */
+    bool began;  /* has said so itself */
+    bool joined; /* stands in all of its groups */
     char why[WEIR_CREDIT_TEXT];
 } weir_reader;
 
@@ -41,6 +49,7 @@ typedef struct weir_credits {
     uint32_t *counts;           /* n_workers: scratch */
     weir_reader *readers;
     size_t n_readers, readers_room;
+    bool casts;                 /* set by who opens it: groups are broadcast */
     bool sending, sent;         /* a round is under way; one has ended well */
     bool withdrawn;             /* there will be none */
     uint32_t round;             /* of all versions; 0: there was none */
@@ -80,6 +89,13 @@ typedef struct weir_credit_gap {
 } weir_credit_gap;
 /* Whether all have read this group; n_groups: all of them. */
 bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credit_gap *out_gap);
+/* Whether readers of n_replicas have come for every worker that is sent something. */
+bool weir_credits_gathered(const weir_credits *credits, unsigned n_replicas, uint64_t now_ns,
+                           weir_credit_gap *out_gap);
+/* The member of that name; NULL: it is none. */
+const weir_reader *weir_credits_member(const weir_credits *credits, const char *id);
+/* A member that does not stand in its broadcast groups yet; NULL: all do. */
+const weir_reader *weir_credits_outside(const weir_credits *credits);
 /* A reader that gave up and that nobody can replace any more; NULL: there is none. */
 const weir_reader *weir_credits_lost(const weir_credits *credits);
 /* Of how many engines readers have come for every worker that reads something: seen in the last

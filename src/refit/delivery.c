@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* delivery.c - how a trainer rank's bytes reach the replicas: read from slots, or pushed.
+/* delivery.c - how a trainer rank's bytes reach the replicas: read from slots, pushed, or broadcast
+ * through a window.
  *
  * Tensors on a GPU are pushed unless something else was asked for: a slot would take as much device
- * memory again as the converted model.
+ * memory again as the converted model. What a rank of a mesh pushes is broadcast.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -37,6 +38,65 @@ static bool will_push(const weir_trainer *trainer, uint32_t memory)
            strcmp(transport, "nccl") == 0;
 }
 
+/* ---- broadcast -------------------------------------------------------------------------------*/
+
+static const char *cast_transport(const weir_trainer *trainer, uint32_t memory)
+{
+    if (trainer->settings.transport != NULL)
+        return trainer->settings.transport;
+    return memory == WEIR_MEMORY_CUDA ? "nccl" : "ucx";
+}
+
+weir_status weir_delivery_link(weir_trainer *trainer, weir_link *out)
+{
+    const char *name =
+        trainer->casts ? cast_transport(trainer, trainer->memory) : trainer->settings.transport;
+    return weir_worker_link(&trainer->worker, name, out);
+}
+
+static weir_status check_cast(const weir_trainer *trainer, uint32_t memory)
+{
+    const weir_transport_ops *ops;
+    weir_status status = weir_transport_get(cast_transport(trainer, memory), &ops);
+    if (status != WEIR_OK)
+        return status;
+    const char *where = memory == WEIR_MEMORY_CUDA ? "GPU" : "host";
+    if (!(ops->caps & WEIR_CAP_MATCHED))
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "transport %s cannot broadcast, as a sharded version is pushed: name nccl "
+                         "for tensors on a GPU and ucx for those in host memory, or let the "
+                         "replicas read it (PULL)",
+                         ops->name);
+    if (!(ops->memory & memory))
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "transport %s does not broadcast %s memory, where the tensors of trainer "
+                         "rank %u lie",
+                         ops->name, where, trainer->rank);
+    return WEIR_OK;
+}
+
+/* Whether a rank of a mesh broadcasts: when it was told to, or its transport can do nothing else.
+ */
+static weir_status settle_cast(const weir_trainer *trainer, uint32_t memory, bool *out)
+{
+    const weir_transport_ops *ops;
+    const char *name = trainer->settings.transport;
+    *out = false;
+    if (!trainer->is_sharded)
+        return WEIR_OK;
+    bool only_casts = name != NULL && weir_transport_get(name, &ops) == WEIR_OK &&
+                      (ops->caps & WEIR_CAP_MATCHED) && !(ops->caps & WEIR_CAP_READ);
+    if (only_casts && trainer->asked_delivery == WEIR_DELIVERY_PULL)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "transport %s can only broadcast: replicas cannot read versions through "
+                         "it. Push them (PUSH), or name a transport that can be read",
+                         name);
+    *out = only_casts || trainer->asked_delivery == WEIR_DELIVERY_PUSH;
+    return *out ? check_cast(trainer, memory) : WEIR_OK;
+}
+
+/* ---- push ------------------------------------------------------------------------------------*/
+
 static weir_status open_push(weir_trainer *trainer, uint32_t memory, unsigned device)
 {
     const weir_transport_ops *ops;
@@ -67,10 +127,13 @@ weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tenso
     weir_status status = weir_work_locate_all(tensors, n_tensors, &memory, &device);
     if (status != WEIR_OK)
         return status;
-    bool pushes = will_push(trainer, memory);
-    bool same =
-        memory == trainer->memory && device == trainer->worker.device && pushes == trainer->pushes;
-    if (same && (trainer->push != NULL || !pushes))
+    bool pushes = will_push(trainer, memory), casts;
+    status = settle_cast(trainer, memory, &casts);
+    if (status != WEIR_OK)
+        return status;
+    bool same = memory == trainer->memory && device == trainer->worker.device &&
+                pushes == trainer->pushes && casts == trainer->casts;
+    if (same && (trainer->push != NULL || !pushes) && (trainer->work != NULL || !casts))
         return WEIR_OK;
     if (trainer->memory != 0) {
         status = weir_slots_retire(trainer);
@@ -82,10 +145,11 @@ weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tenso
     weir_delivery_close(trainer);
     trainer->memory = memory;
     trainer->pushes = pushes;
+    trainer->casts = casts;
     trainer->worker.device = device;
     if (pushes)
         return open_push(trainer, memory, device);
-    if (memory == WEIR_MEMORY_CUDA)
+    if (memory == WEIR_MEMORY_CUDA || casts)
         return weir_work_open(memory, device, trainer->worker.pool, &trainer->work);
     return WEIR_OK;
 }

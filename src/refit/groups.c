@@ -3,7 +3,8 @@
  *
  * Conversions come in the order of their tensors, and what one of them makes (weights and their
  * scales) belongs together. The smallest run of conversions that shares no shard with any other is
- * a unit; units are laid one behind the other until the next does not fit.
+ * a unit; units are laid one behind the other until the next does not fit, or is of another key or
+ * audience.
  */
 #include "refit/groups.h"
 
@@ -15,8 +16,16 @@
 
 #define NO_JOB SIZE_MAX
 
+typedef struct unit {
+    size_t first_job, end_job;
+    uint32_t key, audience; /* of what is read: 0 */
+} unit;
+
 typedef struct cutter {
     weir_source *source;
+    weir_audiences *audiences; /* NULL: groups are read */
+    unit *units;
+    size_t n_units;
     uint64_t buffer_bytes;
     size_t *last_job;  /* of each shard */
     uint32_t *order;   /* shards as they are placed, by their old numbers */
@@ -32,6 +41,19 @@ static size_t n_outputs_of(const weir_stage_job *job)
     return job->args.conversion->n_outputs;
 }
 
+static void note_last_jobs(cutter *c)
+{
+    const weir_source *source = c->source;
+    for (size_t s = 0; s < source->n_shards; s++)
+        c->last_job[s] = NO_JOB;
+    for (size_t i = 0; i < source->n_jobs; i++) {
+        for (size_t o = 0; o < n_outputs_of(&source->jobs[i]); o++) {
+            if (source->jobs[i].shards[o] != WEIR_ANY)
+                c->last_job[source->jobs[i].shards[o]] = i;
+        }
+    }
+}
+
 static weir_status start(cutter *c)
 {
     weir_source *source = c->source;
@@ -42,17 +64,18 @@ static weir_status start(cutter *c)
     c->renamed = weir_arena_zeroed(&source->arena, n_shards, sizeof(*c->renamed));
     groups->shard_ends = weir_arena_zeroed(&source->arena, n_jobs, sizeof(*groups->shard_ends));
     groups->job_ends = weir_arena_zeroed(&source->arena, n_jobs, sizeof(*groups->job_ends));
-    if (c->last_job == NULL || c->order == NULL || c->renamed == NULL ||
+    c->units = weir_arena_zeroed(&source->arena, n_jobs, sizeof(*c->units));
+    if (c->last_job == NULL || c->order == NULL || c->renamed == NULL || c->units == NULL ||
         groups->shard_ends == NULL || groups->job_ends == NULL)
         return WEIR_ERR_NO_MEMORY;
-    for (size_t s = 0; s < n_shards; s++)
-        c->last_job[s] = NO_JOB;
-    for (size_t i = 0; i < n_jobs; i++) {
-        for (size_t o = 0; o < n_outputs_of(&source->jobs[i]); o++) {
-            if (source->jobs[i].shards[o] != WEIR_ANY)
-                c->last_job[source->jobs[i].shards[o]] = i;
-        }
+    if (c->audiences != NULL) {
+        groups->n_bytes = weir_arena_zeroed(&source->arena, n_jobs, sizeof(*groups->n_bytes));
+        groups->keys = weir_arena_zeroed(&source->arena, n_jobs, sizeof(*groups->keys));
+        groups->audiences = weir_arena_zeroed(&source->arena, n_jobs, sizeof(*groups->audiences));
+        if (groups->n_bytes == NULL || groups->keys == NULL || groups->audiences == NULL)
+            return WEIR_ERR_NO_MEMORY;
     }
+    note_last_jobs(c);
     for (size_t s = 0; s < n_shards; s++) { /* padding, which nobody makes, takes no room */
         if (c->last_job[s] == NO_JOB)
             c->order[c->n_placed++] = (uint32_t)s;
@@ -77,12 +100,78 @@ static size_t end_of_unit(const cutter *c, size_t first)
     return last + 1;
 }
 
+/* The workers that any of the unit's shards are for. */
+static weir_status find_audience(cutter *c, unit *u)
+{
+    const weir_source *source = c->source;
+    weir_status status = WEIR_OK;
+    u->audience = WEIR_ANY;
+    for (size_t i = u->first_job; i < u->end_job; i++) {
+        const weir_stage_job *job = &source->jobs[i];
+        for (size_t o = 0; o < n_outputs_of(job) && status == WEIR_OK; o++) {
+            uint32_t shard = job->shards[o];
+            uint32_t audience = shard != WEIR_ANY ? c->audiences->of_shards[shard] : WEIR_ANY;
+            if (audience == WEIR_ANY || audience == u->audience)
+                continue;
+            status = weir_audiences_join(c->audiences, u->audience, audience, &u->audience);
+        }
+    }
+    if (status == WEIR_OK && u->audience == WEIR_ANY) /* for nobody */
+        status = weir_audiences_join(c->audiences, WEIR_ANY, WEIR_ANY, &u->audience);
+    return status;
+}
+
+static weir_status find_units(cutter *c)
+{
+    weir_status status = WEIR_OK;
+    for (size_t first = 0; first < c->source->n_jobs && status == WEIR_OK;) {
+        unit *u = &c->units[c->n_units++];
+        *u = (unit){ .first_job = first, .end_job = end_of_unit(c, first) };
+        first = u->end_job;
+        if (c->audiences == NULL)
+            continue;
+        u->key = c->source->jobs[u->first_job].key;
+        status = find_audience(c, u);
+    }
+    return status;
+}
+
+static int compare_units(const void *a, const void *b)
+{
+    const unit *x = a, *y = b;
+    if (x->key != y->key)
+        return x->key < y->key ? -1 : 1;
+    if (x->audience != y->audience)
+        return x->audience < y->audience ? -1 : 1;
+    return (x->first_job > y->first_job) - (x->first_job < y->first_job);
+}
+
+/* Units, and their jobs with them, by key and audience. */
+static weir_status order_units(cutter *c)
+{
+    weir_source *source = c->source;
+    size_t n = source->n_jobs, n_moved = 0;
+    weir_stage_job *before = weir_arena_alloc(&source->arena, n * sizeof(*before));
+    if (before == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    memcpy(before, source->jobs, n * sizeof(*before));
+    qsort(c->units, c->n_units, sizeof(*c->units), compare_units);
+    for (size_t u = 0; u < c->n_units; u++) {
+        size_t n_jobs = c->units[u].end_job - c->units[u].first_job;
+        memcpy(&source->jobs[n_moved], &before[c->units[u].first_job], n_jobs * sizeof(*before));
+        c->units[u].first_job = n_moved;
+        c->units[u].end_job = n_moved += n_jobs;
+    }
+    note_last_jobs(c);
+    return WEIR_OK;
+}
+
 /* Adds the unit's shards to the order; returns their bytes. A shard is added by its last job. */
-static uint64_t add_unit(cutter *c, size_t first, size_t end)
+static uint64_t add_unit(cutter *c, const unit *u)
 {
     const weir_source *source = c->source;
     uint64_t n_bytes = 0;
-    for (size_t i = first; i < end; i++) {
+    for (size_t i = u->first_job; i < u->end_job; i++) {
         const weir_stage_job *job = &source->jobs[i];
         for (size_t o = 0; o < n_outputs_of(job); o++) {
             uint32_t shard = job->shards[o];
@@ -112,42 +201,56 @@ static int compare_numbers(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Within a group shards keep their order: rows that continue each other are read as one. */
-static void close_group(cutter *c, size_t n_placed, size_t end_job)
+/* Within a group shards keep their order: rows that continue each other are read as one. `last` is
+ * the last unit of it. */
+static void close_group(cutter *c, size_t n_placed, const unit *last)
 {
     weir_source *source = c->source;
     weir_groups *groups = c->groups;
-    uint64_t offset = 0;
+    uint64_t offset = 0, end = 0;
     qsort(c->order + c->n_closed, n_placed - c->n_closed, sizeof(*c->order), compare_numbers);
     for (; c->n_closed < n_placed; c->n_closed++) {
         weir_shard *shard = &source->shards[c->order[c->n_closed]];
         c->renamed[c->order[c->n_closed]] = (uint32_t)c->n_closed;
         shard->region = groups->n_groups % groups->n_buffers;
         shard->offset = offset;
+        end = offset + shard->n_bytes;
         offset += weir_source_align(shard->n_bytes);
     }
+    if (c->audiences != NULL) {
+        groups->n_bytes[groups->n_groups] = end;
+        groups->keys[groups->n_groups] = last->key;
+        groups->audiences[groups->n_groups] = last->audience;
+    }
     groups->shard_ends[groups->n_groups] = (uint32_t)n_placed;
-    groups->job_ends[groups->n_groups++] = end_job;
+    groups->job_ends[groups->n_groups++] = last->end_job;
     if (offset > c->largest_bytes)
         c->largest_bytes = offset;
     c->used_bytes = 0;
 }
 
+static bool belong_together(const unit *a, const unit *b)
+{
+    return a->key == b->key && a->audience == b->audience;
+}
+
 static weir_status form_groups(cutter *c)
 {
-    size_t n_jobs = c->source->n_jobs, first = 0;
-    for (size_t end; first < n_jobs; first = end) {
+    const unit *before = NULL;
+    for (size_t i = 0; i < c->n_units; i++) {
+        const unit *u = &c->units[i];
         size_t n_before = c->n_placed;
-        end = end_of_unit(c, first);
-        uint64_t n_bytes = add_unit(c, first, end);
+        uint64_t n_bytes = add_unit(c, u);
         if (n_bytes > c->buffer_bytes)
-            return fail_large(c, first, n_bytes);
-        if (c->used_bytes > 0 && c->used_bytes + n_bytes > c->buffer_bytes)
-            close_group(c, n_before, first);
+            return fail_large(c, u->first_job, n_bytes);
+        bool fits = c->used_bytes == 0 || c->used_bytes + n_bytes <= c->buffer_bytes;
+        if (before != NULL && (!fits || !belong_together(before, u)))
+            close_group(c, n_before, before);
         c->used_bytes += n_bytes;
+        before = u;
     }
-    if (n_jobs > 0)
-        close_group(c, c->n_placed, n_jobs);
+    if (before != NULL)
+        close_group(c, c->n_placed, before);
     return WEIR_OK;
 }
 
@@ -172,12 +275,18 @@ static weir_status rename_shards(cutter *c)
     return WEIR_OK;
 }
 
-weir_status weir_groups_cut(weir_source *source, uint64_t buffer_bytes, unsigned n_buffers,
-                            weir_groups *out)
+weir_status weir_groups_cut(weir_source *source, weir_audiences *audiences, uint64_t buffer_bytes,
+                            unsigned n_buffers, weir_groups *out)
 {
     weir_groups groups = { .n_buffers = n_buffers };
-    cutter c = { .source = source, .buffer_bytes = buffer_bytes, .groups = &groups };
+    cutter c = {
+        .source = source, .audiences = audiences, .buffer_bytes = buffer_bytes, .groups = &groups
+    };
     weir_status status = start(&c);
+    if (status == WEIR_OK)
+        status = find_units(&c);
+    if (status == WEIR_OK && audiences != NULL)
+        status = order_units(&c);
     if (status == WEIR_OK)
         status = form_groups(&c);
     if (status == WEIR_OK)
@@ -216,6 +325,23 @@ unsigned char *weir_groups_readers(const weir_groups *groups, const weir_shard *
                 *reads = shards[s].n_bytes > 0 && weir_mesh_place_matches(&shards[s].place, &place);
             any[w] |= *reads;
         }
+    }
+    return readers;
+}
+
+unsigned char *weir_groups_receivers(const weir_groups *groups, const weir_audiences *audiences,
+                                     weir_arena *arena)
+{
+    uint32_t n_workers = audiences->n_workers;
+    unsigned char *readers = weir_arena_zeroed(arena, (size_t)groups->n_groups + 1, n_workers);
+    if (readers == NULL)
+        return NULL;
+    unsigned char *any = readers + (size_t)groups->n_groups * n_workers;
+    for (uint32_t g = 0; g < groups->n_groups; g++) {
+        const unsigned char *sent = weir_audiences_row(audiences, groups->audiences[g]);
+        memcpy(readers + (size_t)g * n_workers, sent, n_workers);
+        for (uint32_t w = 0; w < n_workers; w++)
+            any[w] |= sent[w];
     }
     return readers;
 }

@@ -61,8 +61,8 @@ typedef struct weir_magnitude_target {
     unsigned char *data;
     const weir_shard *shards;
     size_t first_job, end_job;
-    const weir_stage_job *jobs; /* whose shards count, where they were put into another order; NULL:
-                                   the share's own */
+    const weir_stage_job *jobs; /* of first_job and those behind it: whose shards count, where they
+                                   were put into another order; NULL: the share's own */
     weir_digest *digests;
     bool round_masters;
 } weir_magnitude_target;

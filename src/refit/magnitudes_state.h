@@ -43,7 +43,8 @@ static inline uint32_t weir_magnitudes_shard(const weir_magnitudes *m,
                                              const weir_magnitude_target *target, size_t job,
                                              size_t o)
 {
-    return target->jobs != NULL ? target->jobs[job].shards[o] : m->share->jobs[job].shards[o];
+    return target->jobs != NULL ? target->jobs[job - target->first_job].shards[o]
+                                : m->share->jobs[job].shards[o];
 }
 
 /* Rows of this rank of a piece, as they lie on the blocks of its border. */

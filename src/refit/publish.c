@@ -130,6 +130,14 @@ static weir_status create_version(weir_trainer *trainer, weir_slot *slot, weir_a
                      slot->version, trainer->worker.model, trainer->worker.run, MAX_ATTEMPTS);
 }
 
+static const char *transport_of(const weir_trainer *trainer, const weir_slot *slot)
+{
+    if (trainer->pushes)
+        return weir_outlet_transport(trainer->push->outlet);
+    return trainer->casts ? weir_cast_transport(trainer->window->cast)
+                          : slot->region->transport->ops->name;
+}
+
 static weir_shard_record describe_shard(const weir_trainer *trainer, const weir_slot *slot)
 {
     weir_shard_record shard = { .n_tensors = trainer->source.n_shards,
@@ -140,9 +148,7 @@ static weir_shard_record describe_shard(const weir_trainer *trainer, const weir_
     snprintf(shard.manifest_digest, sizeof(shard.manifest_digest), "%s", slot->manifest_digest);
     snprintf(shard.manifest_endpoint, sizeof(shard.manifest_endpoint), "%s",
              weir_manifest_service_address(trainer->service));
-    snprintf(shard.transport, sizeof(shard.transport), "%s",
-             trainer->pushes ? weir_outlet_transport(trainer->push->outlet)
-                             : slot->region->transport->ops->name);
+    snprintf(shard.transport, sizeof(shard.transport), "%s", transport_of(trainer, slot));
     return shard;
 }
 

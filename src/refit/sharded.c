@@ -241,6 +241,15 @@ static weir_status add_gathering(weir_sharded *sharded, size_t i, weir_stage_job
     return WEIR_OK;
 }
 
+/* Tensors outside the layers each for itself, in the order of the mapping, then layer by layer: of
+ * all ranks the same. */
+static uint32_t key_of(const weir_sharded *sharded, const weir_share_job *job)
+{
+    const weir_map_entry *entry = entry_of(sharded, job->copy.tensor);
+    return entry->layer < 0 ? job->copy.tensor
+                            : (uint32_t)sharded->n_tensors + (uint32_t)entry->layer;
+}
+
 static weir_status make_job(weir_sharded *sharded, size_t i)
 {
     weir_source *source = &sharded->trainer->source;
@@ -262,6 +271,8 @@ static weir_status make_job(weir_sharded *sharded, size_t i)
         job->borrows |= pieces[k].loan != WEIR_ANY;
     }
     weir_status status = aim_job(sharded, i);
+    job->number = (uint32_t)i;
+    job->key = key_of(sharded, from);
     job->args = (weir_convert_args)WEIR_CONVERT_ARGS_INIT;
     job->args.conversion = conversion_of(sharded, from);
     job->by_magnitude = from->border != WEIR_ANY;
@@ -358,10 +369,11 @@ static weir_status open_border(weir_sharded *sharded)
 static weir_status open_magnitudes(weir_sharded *sharded)
 {
     const weir_trainer *trainer = sharded->trainer;
+    bool on_gpu = trainer->memory == WEIR_MEMORY_CUDA;
     weir_magnitudes_options options = { .share = sharded->share,
                                         .tensors = sharded->tensors,
                                         .pool = trainer->worker.pool,
-                                        .work = trainer->work,
+                                        .work = on_gpu ? trainer->work : NULL,
                                         .timeout_ms = trainer->worker.timeout_ms,
                                         .arena = sharded->arena };
     return weir_magnitudes_open(&options, &sharded->magnitudes);
@@ -408,19 +420,40 @@ weir_status weir_sharded_borrow(weir_sharded *sharded, uint64_t version)
     return status;
 }
 
+/* Jobs in the order of the share, as many as follow each other there: their magnitudes are kept by
+ * its numbers. */
+static size_t run_of_jobs(const weir_stage_job *jobs, size_t n, bool *out_any)
+{
+    size_t run = 0;
+    *out_any = false;
+    do {
+        *out_any |= jobs[run].by_magnitude;
+    } while (++run < n && jobs[run].number == jobs[run - 1].number + 1);
+    return run;
+}
+
 weir_status weir_sharded_convert(weir_sharded *sharded, unsigned char *data, size_t first_job,
                                  size_t n_jobs, weir_digest *digests)
 {
+    weir_status status = WEIR_OK;
     if (sharded == NULL || sharded->magnitudes == NULL)
         return WEIR_OK;
-    weir_magnitude_target target = { .data = data,
-                                     .shards = sharded->trainer->source.shards,
-                                     .first_job = first_job,
-                                     .end_job = first_job + n_jobs,
-                                     .jobs = sharded->trainer->source.jobs,
-                                     .digests = digests,
-                                     .round_masters = !sharded->trainer->keep_masters };
-    return weir_magnitudes_convert(sharded->magnitudes, &target);
+    const weir_source *source = &sharded->trainer->source;
+    for (size_t i = 0, n; i < n_jobs && status == WEIR_OK; i += n) {
+        const weir_stage_job *jobs = &source->jobs[first_job + i];
+        bool any;
+        n = run_of_jobs(jobs, n_jobs - i, &any);
+        weir_magnitude_target target = { .data = data,
+                                         .shards = source->shards,
+                                         .first_job = jobs->number,
+                                         .end_job = jobs->number + n,
+                                         .jobs = jobs,
+                                         .digests = digests,
+                                         .round_masters = !sharded->trainer->keep_masters };
+        if (any)
+            status = weir_magnitudes_convert(sharded->magnitudes, &target);
+    }
+    return status;
 }
 
 /* ---- opening ---------------------------------------------------------------------------------*/

@@ -8,7 +8,8 @@
  *
  * FREE -> FILLING -> SEALED -> PUBLISHED -> RETIRED -> FREE. A slot is taken back only when the
  * directory has no lease on its version: the directory's refusal to delete the shard is what keeps
- * the bytes under a reader. The slots of a version that passes through a window are its buffers.
+ * the bytes under a reader. The slots of a version that passes through a window are its buffers:
+ * plain memory where they are broadcast.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -58,25 +59,26 @@ static void unpin_slot(weir_slot *slot)
     slot->pinned_bytes = 0;
 }
 
-static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
+static weir_status allocate_plain(weir_trainer *trainer, weir_slot *slot, uint64_t n_bytes)
 {
-    const weir_source *source = &trainer->source;
-    weir_link link = { NULL, NULL };
-    weir_status status = WEIR_OK;
-    if (!trainer->pushes)
-        status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
+    void *data;
+    trainer->worker.counters.allocations++;
+    weir_status status = weir_work_allocate(trainer->work, n_bytes, &data);
+    if (status != WEIR_OK) {
+        weir_error_prefix("buffer of %" PRIu64 " bytes", n_bytes);
+        return status;
+    }
+    slot->data = data;
+    slot->plain_bytes = n_bytes;
+    return WEIR_OK;
+}
+
+static weir_status allocate_region(weir_trainer *trainer, weir_slot *slot, uint64_t n_bytes)
+{
+    weir_link link;
+    weir_status status = weir_delivery_link(trainer, &link);
     if (status != WEIR_OK)
         return status;
-    uint64_t n_bytes = source->slot_bytes ? source->slot_bytes : 1;
-    weir_free(slot->digests);
-    weir_free(slot->shards);
-    slot->digests = weir_alloc_zeroed(source->n_shards, sizeof(*slot->digests));
-    slot->shards = weir_alloc(source->n_shards * sizeof(*slot->shards));
-    if (slot->digests == NULL || slot->shards == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    memcpy(slot->shards, source->shards, source->n_shards * sizeof(*slot->shards));
-    if (trainer->pushes)
-        return WEIR_OK;
     if (trainer->window != NULL && (link.ops->caps & WEIR_CAP_DURABLE))
         return weir_fail(WEIR_ERR_UNSUPPORTED,
                          "transport %s keeps versions whole: none can pass through a window",
@@ -95,12 +97,31 @@ static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
     return link.ops->caps & WEIR_CAP_DURABLE ? WEIR_OK : seal_region(trainer, slot, &link);
 }
 
+static weir_status allocate_slot(weir_trainer *trainer, weir_slot *slot)
+{
+    const weir_source *source = &trainer->source;
+    uint64_t n_bytes = source->slot_bytes ? source->slot_bytes : 1;
+    weir_free(slot->digests);
+    weir_free(slot->shards);
+    slot->digests = weir_alloc_zeroed(source->n_shards, sizeof(*slot->digests));
+    slot->shards = weir_alloc(source->n_shards * sizeof(*slot->shards));
+    if (slot->digests == NULL || slot->shards == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    memcpy(slot->shards, source->shards, source->n_shards * sizeof(*slot->shards));
+    if (trainer->pushes)
+        return WEIR_OK;
+    return trainer->casts ? allocate_plain(trainer, slot, n_bytes)
+                          : allocate_region(trainer, slot, n_bytes);
+}
+
 static void release_slot(weir_trainer *trainer, weir_slot *slot)
 {
     weir_slot_drop(trainer, slot);
     unpin_slot(slot);
     if (slot->region != NULL)
         slot->region->transport->ops->release(slot->region);
+    if (slot->plain_bytes != 0)
+        weir_work_free(trainer->work, slot->data, slot->plain_bytes);
     weir_free(slot->digests);
     weir_free(slot->shards);
     weir_buffer_free(&slot->manifest);
@@ -134,7 +155,7 @@ static weir_status still_read(const weir_trainer *trainer, const weir_slot *slot
                      readers[0] != '\0' ? " by " : "", readers, trainer->n_slots);
 }
 
-/* No lease keeps the bytes of what is sent, or read group by group. */
+/* No lease keeps the bytes of what is sent, or passes through a window. */
 static bool keeps_no_bytes(const weir_trainer *trainer)
 {
     return trainer->pushes || trainer->window != NULL;
@@ -418,6 +439,20 @@ static void describe_push(const weir_trainer *trainer, weir_manifest_region *reg
     manifest->push_address = weir_push_address(trainer->push);
 }
 
+/* Nor has what is broadcast: a region bounds the shards of each buffer. */
+static void describe_cast(const weir_trainer *trainer, weir_manifest_region *regions,
+                          weir_manifest *manifest)
+{
+    const weir_groups *groups = &trainer->window->groups;
+    for (unsigned i = 0; i < trainer->n_slots; i++)
+        regions[i] = (weir_manifest_region){ "", 0, trainer->source.slot_bytes };
+    manifest->n_regions = trainer->n_slots;
+    manifest->transport = weir_cast_transport(trainer->window->cast);
+    manifest->group_bytes = groups->n_bytes;
+    manifest->group_keys = groups->keys;
+    manifest->group_audiences = groups->audiences;
+}
+
 static weir_status describe_slot(const weir_trainer *trainer, const weir_slot *slot,
                                  const weir_link *link, weir_manifest_region *regions,
                                  weir_manifest *manifest)
@@ -454,6 +489,8 @@ static weir_status encode_manifest(weir_trainer *trainer, weir_slot *slot, const
     }
     if (trainer->pushes)
         describe_push(trainer, regions, &manifest);
+    else if (trainer->casts)
+        describe_cast(trainer, regions, &manifest);
     else
         status = describe_slot(trainer, slot, link, regions, &manifest);
     if (status == WEIR_OK)
@@ -472,7 +509,7 @@ weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t vers
     weir_link link = { NULL, NULL };
     weir_status status = WEIR_OK;
     if (!trainer->pushes)
-        status = weir_worker_link(&trainer->worker, trainer->settings.transport, &link);
+        status = weir_delivery_link(trainer, &link);
     if (status != WEIR_OK)
         return status;
     slot->version = version;

@@ -179,13 +179,7 @@ static weir_status read_meshes(weir_trainer *trainer, const weir_trainer_options
         status = weir_engine_mesh_read(whole ? NULL : options->replica_mesh,
                                        whole ? NULL : options->replica_experts,
                                        &trainer->replica_mesh, trainer->mesh_text);
-    if (status != WEIR_OK)
-        return status;
-    if (options->delivery == WEIR_DELIVERY_PUSH)
-        return weir_fail(WEIR_ERR_UNSUPPORTED,
-                         "trainer rank %u: a sharded version is read by the replicas, not pushed",
-                         options->rank);
-    return WEIR_OK;
+    return status;
 }
 
 static weir_status name_slots(weir_trainer *trainer, const weir_trainer_options *options)

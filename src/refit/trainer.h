@@ -32,6 +32,8 @@ typedef struct weir_stage_job {
     uint64_t offsets[WEIR_MAX_OUTPUTS]; /* bytes within the shard */
     bool borrows;                       /* its rows are whole only once other ranks' have come */
     bool by_magnitude;                  /* sharded.c converts it, not stage.c */
+    uint32_t number;                    /* of the share's jobs */
+    uint32_t key; /* of the group that it is broadcast with: cast.h. 0 of a rank without a mesh */
 } weir_stage_job;
 
 /* What stop 1 gives: this rank's part of the model. Planned once per layout. */
@@ -64,9 +66,10 @@ typedef enum weir_slot_state {
 /* One version's bytes. FREE -> FILLING -> SEALED -> PUBLISHED -> RETIRED -> FREE. */
 typedef struct weir_slot {
     weir_slot_state state;
-    weir_region *region; /* NULL of what is pushed */
+    weir_region *region; /* NULL of what is pushed, or broadcast */
     unsigned char *data;
     uint64_t pinned_bytes; /* not 0: pinned for a GPU */
+    uint64_t plain_bytes;  /* not 0: memory of the trainer's work, which is broadcast */
     weir_shard *shards;    /* the source's shards with this version's digests */
     weir_digest *digests;
     uint64_t version;
@@ -98,11 +101,13 @@ struct weir_trainer {
     weir_delivery asked_delivery;
     uint32_t memory; /* where the tensors lie; 0: none were registered yet */
     bool pushes;     /* slots are empty: weir_trainer_wait() sends */
+    bool casts;      /* the groups of its window are broadcast */
     bool scan_first;
     void *stream; /* of the caller */
     uint64_t window_bytes;
     char *listen;
-    weir_work *work; /* PULL of tensors on a GPU: converts into slots */
+    weir_work *work; /* PULL of tensors on a GPU: converts into slots. Of a window that is
+                        broadcast: has its buffers */
     weir_task *stage;
     struct weir_push *push;     /* NULL until tensors that are pushed were registered */
     struct weir_window *window; /* NULL unless versions pass through one */
@@ -118,7 +123,7 @@ struct weir_trainer {
     unsigned n_slots;
     bool has_published;
     uint64_t last_version;
-    char announced[33]; /* the signature that the directory has of this rank's entry; "": none */
+    char announced[33];   /* the signature that the directory has of this rank's entry; "": none */
     weir_attempt attempt; /* that was published last, where the directory knows of none */
     char given_trace[WEIR_TRACE_BYTES]; /* that all versions belong to; "": each to its own */
     pthread_mutex_t lock;     /* slots' uid and manifest, and this, against the manifest service: */
@@ -161,6 +166,8 @@ void weir_slots_release(weir_trainer *trainer);
 weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tensors,
                                  size_t n_tensors);
 void weir_delivery_close(weir_trainer *trainer);
+/* What moves the bytes of slots, opened at the first call. */
+weir_status weir_delivery_link(weir_trainer *trainer, weir_link *out);
 /* ERR_LAYOUT when tied sources that the mapping could not read differ. */
 weir_status weir_delivery_check_tied(weir_trainer *trainer);
 /* What reads the tensors from now on waits for what the caller has queued. */

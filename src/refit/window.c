@@ -21,31 +21,28 @@
 #include "base/clock.h"
 #include "base/error.h"
 
-#define LOOK_EVERY_NS 20000000 /* for a cancellation, and for the end of the bound */
+#define LOOK_EVERY_US 20000u /* for a cancellation, and for the end of the bound */
 #define PIECES_PER_BUFFER 4u
-#define ANSWER_BYTES (WEIR_CREDIT_TEXT + 64u)
-
-/* One round. */
-typedef struct round {
-    weir_trainer *trainer;
-    weir_window *window;
-    uint64_t version;
-    unsigned n_replicas, timeout_ms;
-    weir_deadline deadline; /* renewed by progress */
-    uint64_t progress, done_bytes;
-} round;
+#define ANSWER_BYTES (WEIR_CREDIT_TEXT + WEIR_NAME_BYTES + 192u)
+#define MEMBERSHIP_BYTES (WEIR_GROUP_KEY_BYTES + 32u)
+#define DEFAULT_CAST_BYTES ((uint64_t)192 << 20)
 
 /* ---- open and close --------------------------------------------------------------------------*/
 
 bool weir_window_is_wanted(const weir_trainer *trainer)
 {
-    return trainer->is_sharded && trainer->window_bytes > 0;
+    return trainer->is_sharded && (trainer->window_bytes > 0 || trainer->casts);
+}
+
+static uint64_t buffer_bytes_of(const weir_trainer *trainer)
+{
+    uint64_t n_bytes = trainer->window_bytes > 0 ? trainer->window_bytes : DEFAULT_CAST_BYTES;
+    return n_bytes / trainer->n_slots;
 }
 
 uint64_t weir_window_most_piece(const weir_trainer *trainer)
 {
-    uint64_t buffer_bytes = trainer->window_bytes / trainer->n_slots;
-    return weir_window_is_wanted(trainer) ? buffer_bytes / PIECES_PER_BUFFER + 1 : 0;
+    return weir_window_is_wanted(trainer) ? buffer_bytes_of(trainer) / PIECES_PER_BUFFER + 1 : 0;
 }
 
 static uint64_t largest_group(const weir_groups *groups)
@@ -58,31 +55,60 @@ static uint64_t largest_group(const weir_groups *groups)
     return most;
 }
 
+static weir_status cut_window(weir_trainer *trainer, weir_window *window)
+{
+    weir_source *source = &trainer->source;
+    weir_status status = WEIR_OK;
+    if (trainer->casts)
+        status = weir_audiences_find(source->shards, source->n_shards, &trainer->replica_mesh,
+                                     &source->arena, &window->audiences);
+    if (status == WEIR_OK)
+        status = weir_groups_cut(source, trainer->casts ? &window->audiences : NULL,
+                                 buffer_bytes_of(trainer), trainer->n_slots, &window->groups);
+    return status;
+}
+
+static weir_status open_cast(weir_trainer *trainer, weir_window *window)
+{
+    weir_link link;
+    weir_status status = weir_delivery_link(trainer, &link);
+    if (status == WEIR_OK)
+        status = weir_cast_open(trainer, &link, &window->groups, &window->audiences, &window->cast);
+    return status;
+}
+
 static weir_status fill_window(weir_trainer *trainer, weir_window *window)
 {
     weir_source *source = &trainer->source;
-    weir_status status = weir_groups_cut(source, trainer->window_bytes / trainer->n_slots,
-                                         trainer->n_slots, &window->groups);
+    const weir_groups *groups = &window->groups;
+    weir_status status = cut_window(trainer, window);
     if (status != WEIR_OK)
         return status;
-    const weir_groups *groups = &window->groups;
+    window->run = trainer->worker.run;
     window->digests = weir_arena_zeroed(&source->arena, source->n_shards, sizeof(weir_digest));
     const unsigned char *reads =
-        weir_groups_readers(groups, source->shards, &trainer->replica_mesh, &source->arena);
+        trainer->casts
+            ? weir_groups_receivers(groups, &window->audiences, &source->arena)
+            : weir_groups_readers(groups, source->shards, &trainer->replica_mesh, &source->arena);
     window->making = weir_arena_zeroed(&source->arena, source->n_shards, sizeof(weir_digest));
     if (window->digests == NULL || window->making == NULL || reads == NULL)
         return WEIR_ERR_NO_MEMORY;
     status = weir_credits_open(&window->credits, groups->n_groups,
                                weir_replica_mesh_workers(&trainer->replica_mesh), groups->n_buffers,
                                reads);
+    window->credits.casts = trainer->casts;
     if (status == WEIR_OK)
         status = weir_buffer_reserve(&window->answer,
-                                     ANSWER_BYTES + largest_group(groups) * sizeof(weir_digest));
+                                     ANSWER_BYTES + window->audiences.n * MEMBERSHIP_BYTES +
+                                         largest_group(groups) * sizeof(weir_digest));
+    if (status == WEIR_OK && trainer->casts)
+        status = open_cast(trainer, window);
     return status;
 }
 
 static void free_window(weir_window *window)
 {
+    weir_cast_close(window->cast);
     weir_credits_close(&window->credits);
     weir_buffer_free(&window->answer);
     pthread_cond_destroy(&window->changed);
@@ -128,6 +154,7 @@ void weir_window_offer(weir_trainer *trainer, const weir_slot *slot)
     pthread_mutex_lock(&trainer->lock);
     weir_credits_reset(&window->credits);
     window->version = slot;
+    window->number = slot->version;
     memcpy(window->uid, slot->uid, sizeof(window->uid));
     pthread_mutex_unlock(&trainer->lock);
 }
@@ -154,6 +181,21 @@ static void add_digests(const weir_window *window, uint32_t group, weir_group_re
     record->n_digests = groups->shard_ends[group] - first;
 }
 
+/* Of groups that are broadcast: what the answer is of, and where its reader stands. */
+static void add_header(weir_window *window, const char *reader, weir_group_record *record)
+{
+    const weir_groups *groups = &window->groups;
+    record->format = WEIR_GROUP_FORMAT;
+    record->run = window->run;
+    record->version = window->number;
+    record->version_uid = window->uid;
+    record->n_groups = groups->n_groups;
+    record->n_bytes = record->group < groups->n_groups ? groups->n_bytes[record->group] : 0;
+    if (record->state == WEIR_GROUP_WAIT && window->credits.made == 0 &&
+        weir_credits_member(&window->credits, reader) != NULL)
+        record->memberships = weir_cast_memberships(window->cast, reader, &record->n_memberships);
+}
+
 bool weir_window_answer(weir_window *window, const weir_manifest_request *request,
                         weir_manifest_found *out)
 {
@@ -162,16 +204,20 @@ bool weir_window_answer(weir_window *window, const weir_manifest_request *reques
                            .worker = request->worker,
                            .group = request->group,
                            .round = request->round,
-                           .gave_up = request->gave_up };
+                           .gave_up = request->gave_up,
+                           .fresh = request->fresh };
     weir_group_state state;
     if (strcmp(window->uid, request->version_uid) != 0 ||
         weir_credits_ask(credits, &ask, weir_now_ns(), &state) != WEIR_OK)
         return false;
     weir_group_record record = { .state = state,
                                  .round = credits->sending ? credits->round : request->round,
-                                 .why = state == WEIR_GROUP_OFF ? credits->why : "" };
+                                 .why = state == WEIR_GROUP_OFF ? credits->why : "",
+                                 .group = request->group };
     if (state == WEIR_GROUP_READY)
         add_digests(window, request->group, &record);
+    if (window->cast != NULL)
+        add_header(window, request->reader, &record);
     if (weir_group_record_encode(&record, &window->answer) != WEIR_OK)
         return false;
     *out = (weir_manifest_found){ window->answer.data, window->answer.n_bytes, "" };
@@ -181,7 +227,7 @@ bool weir_window_answer(weir_window *window, const weir_manifest_request *reques
 
 /* ---- making groups ---------------------------------------------------------------------------*/
 
-static weir_status make_group(weir_trainer *trainer, uint32_t group)
+weir_status weir_window_make(weir_trainer *trainer, uint32_t group)
 {
     weir_window *window = trainer->window;
     const weir_groups *groups = &window->groups;
@@ -204,23 +250,24 @@ weir_status weir_window_try(weir_trainer *trainer)
 {
     weir_status status = WEIR_OK;
     for (uint32_t g = 0; g < trainer->window->groups.n_groups && status == WEIR_OK; g++)
-        status = make_group(trainer, g);
+        status = weir_window_make(trainer, g);
     return status;
 }
 
-static uint64_t bytes_of_group(const round *r, uint32_t group)
+void weir_window_group_done(weir_window_round *r, uint32_t group)
 {
     const weir_groups *groups = &r->window->groups;
-    uint64_t n_bytes = 0;
+    const weir_source *source = &r->trainer->source;
     for (uint32_t s = weir_groups_first_shard(groups, group); s < groups->shard_ends[group]; s++)
-        n_bytes += r->trainer->source.shards[s].n_bytes;
-    return n_bytes;
+        r->done_bytes += source->shards[s].n_bytes;
+    weir_worker_progress(&r->trainer->worker, WEIR_STOP_TRANSFER, r->version, r->done_bytes,
+                         source->n_bytes);
 }
 
 /* ---- waiting ---------------------------------------------------------------------------------*/
 
-/* "; NAME gave up: REASON" of a reader that came and went, or "". */
-static const char *who_left(const round *r, uint32_t worker, char *text, size_t text_bytes)
+const char *weir_window_who_left(const weir_window_round *r, uint32_t worker, char *text,
+                                 size_t text_bytes)
 {
     const weir_credits *credits = &r->window->credits;
     text[0] = '\0';
@@ -233,7 +280,7 @@ static const char *who_left(const round *r, uint32_t worker, char *text, size_t 
 }
 
 /* The lock is held: the gap points into the table. */
-static weir_status time_out(const round *r, uint32_t group, const weir_credit_gap *gap)
+static weir_status time_out(const weir_window_round *r, uint32_t group, const weir_credit_gap *gap)
 {
     const weir_worker *worker = &r->trainer->worker;
     uint32_t n_groups = r->window->groups.n_groups;
@@ -247,7 +294,8 @@ static weir_status time_out(const round *r, uint32_t group, const weir_credit_ga
                          "timed out after %.1f s: %u of %u replicas have a worker %u that has come "
                          "for %s version %" PRIu64 " of %s%s",
                          r->timeout_ms / 1e3, gap->n_there, r->n_replicas, gap->worker, what,
-                         r->version, worker->model, who_left(r, gap->worker, left, sizeof(left)));
+                         r->version, worker->model,
+                         weir_window_who_left(r, gap->worker, left, sizeof(left)));
     return weir_fail(WEIR_ERR_TIMED_OUT,
                      "timed out after %.1f s: %s (worker %u of its engine) has not read %s version "
                      "%" PRIu64 " of %s: the last that it asked for is group %u",
@@ -255,7 +303,7 @@ static weir_status time_out(const round *r, uint32_t group, const weir_credit_ga
                      worker->model, gap->reader->next);
 }
 
-static weir_status gave_up(const round *r, const weir_reader *reader)
+weir_status weir_window_gave_up(const weir_window_round *r, const weir_reader *reader)
 {
     return weir_fail(WEIR_ERR_PEER_LOST,
                      "%s (worker %u of its engine) gave up version %" PRIu64 " at group %u of %u: "
@@ -264,11 +312,11 @@ static weir_status gave_up(const round *r, const weir_reader *reader)
                      r->window->groups.n_groups, reader->why);
 }
 
-static void await_change(const round *r)
+void weir_window_await_change(const weir_window_round *r, unsigned wait_us)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += LOOK_EVERY_NS;
+    until.tv_nsec += (long)wait_us * 1000; /* less than a second */
     if (until.tv_nsec >= 1000000000) {
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
@@ -276,29 +324,34 @@ static void await_change(const round *r)
     pthread_cond_timedwait(&r->window->changed, &r->trainer->lock, &until);
 }
 
+void weir_window_note_progress(weir_window_round *r)
+{
+    uint64_t progress = weir_credits_progress(&r->window->credits);
+    if (progress != r->progress)
+        r->deadline = weir_deadline_in(r->timeout_ms);
+    r->progress = progress;
+}
+
 /* One look under the lock, and a little wait when there is nothing to see. IN_PROGRESS: somebody
  * has not read the group. */
-static weir_status look(round *r, uint32_t group)
+static weir_status look(weir_window_round *r, uint32_t group)
 {
     const weir_credits *credits = &r->window->credits;
     weir_credit_gap gap;
     const weir_reader *lost = weir_credits_lost(credits);
     if (lost != NULL)
-        return gave_up(r, lost);
+        return weir_window_gave_up(r, lost);
     if (weir_credits_passed(credits, group, &gap))
         return WEIR_OK;
-    uint64_t progress = weir_credits_progress(credits);
-    if (progress != r->progress)
-        r->deadline = weir_deadline_in(r->timeout_ms);
-    r->progress = progress;
+    weir_window_note_progress(r);
     if (weir_deadline_passed(r->deadline))
         return time_out(r, group, &gap);
     weir_worker_waits_for(&r->trainer->worker, gap.reader != NULL ? gap.reader->id : "");
-    await_change(r);
+    weir_window_await_change(r, LOOK_EVERY_US);
     return WEIR_IN_PROGRESS;
 }
 
-static weir_status wait_until_read(round *r, uint32_t group)
+static weir_status wait_until_read(weir_window_round *r, uint32_t group)
 {
     for (;;) {
         pthread_mutex_lock(&r->trainer->lock);
@@ -316,7 +369,7 @@ static weir_status wait_until_read(round *r, uint32_t group)
 /* ---- a round ---------------------------------------------------------------------------------*/
 
 /* Frees the buffer, fills it, and lets readers have it. */
-static weir_status send_group(round *r, uint32_t group)
+static weir_status send_group(weir_window_round *r, uint32_t group)
 {
     weir_trainer *trainer = r->trainer;
     weir_credits *credits = &r->window->credits;
@@ -325,14 +378,12 @@ static weir_status send_group(round *r, uint32_t group)
         status = wait_until_read(r, group - credits->n_buffers);
         if (status != WEIR_OK)
             return status;
-        r->done_bytes += bytes_of_group(r, group - credits->n_buffers);
-        weir_worker_progress(&trainer->worker, WEIR_STOP_TRANSFER, r->version, r->done_bytes,
-                             trainer->source.n_bytes);
+        weir_window_group_done(r, group - credits->n_buffers);
     }
     pthread_mutex_lock(&trainer->lock);
     weir_credits_fill(credits, group);
     pthread_mutex_unlock(&trainer->lock);
-    status = make_group(trainer, group);
+    status = weir_window_make(trainer, group);
     if (status != WEIR_OK)
         return status;
     pthread_mutex_lock(&trainer->lock);
@@ -341,7 +392,7 @@ static weir_status send_group(round *r, uint32_t group)
     return WEIR_OK;
 }
 
-static weir_status run_round(round *r)
+static weir_status run_round(weir_window_round *r)
 {
     uint32_t n_groups = r->window->groups.n_groups;
     weir_status status = WEIR_OK;
@@ -396,17 +447,17 @@ weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned 
     weir_status status = find_version(trainer, version);
     if (status != WEIR_OK)
         return status;
-    round r = { .trainer = trainer,
-                .window = window,
-                .version = version,
-                .n_replicas = n_replicas,
-                .timeout_ms = timeout_ms,
-                .deadline = weir_deadline_in(timeout_ms) };
+    weir_window_round r = { .trainer = trainer,
+                            .window = window,
+                            .version = version,
+                            .n_replicas = n_replicas,
+                            .timeout_ms = timeout_ms,
+                            .deadline = weir_deadline_in(timeout_ms) };
     status = weir_delivery_follow(trainer);
     if (status != WEIR_OK)
         return status;
     weir_keeper_begin(trainer->worker.keeper);
-    status = run_round(&r);
+    status = window->cast != NULL ? weir_window_cast(&r) : run_round(&r);
     weir_keeper_end(trainer->worker.keeper);
     return status;
 }

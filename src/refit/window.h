@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* window.h - a sharded version that is read while it is made: groups of shards pass through a few
- * buffers instead of lying in a slot whole.
+/* window.h - a sharded version that is read while it is made, or broadcast: groups of shards pass
+ * through a few buffers instead of lying in a slot whole.
  *
  * Publishing says what the version consists of; the bytes are made while weir_trainer_wait() waits
  * for the replicas. The trainer's slots are the buffers, and the first of them stands for the
@@ -13,6 +13,7 @@
 #ifndef WEIR_REFIT_WINDOW_H
 #define WEIR_REFIT_WINDOW_H
 
+#include "refit/cast.h"
 #include "refit/credits.h"
 #include "refit/groups.h"
 
@@ -22,7 +23,11 @@ typedef struct weir_window {
     weir_digest *making;      /* the same while they are made, the trainer's thread alone */
     const weir_slot *version; /* that is offered; NULL: none */
     char uid[WEIR_ID_BYTES];  /* that answers are for, also when it is offered no more */
+    uint64_t number;          /* and its number */
     weir_credits credits;
+    weir_audiences audiences; /* of groups that are broadcast, as the next */
+    weir_cast *cast;          /* NULL: groups are read */
+    const char *run;          /* the trainer's */
     weir_buffer answer;
     pthread_cond_t changed; /* by the monotonic clock: a reader has said something */
 } weir_window;
@@ -52,5 +57,34 @@ weir_status weir_window_ready(weir_trainer *trainer, uint64_t version, unsigned 
  * lock is held, and what *out points to lasts until it is released. */
 bool weir_window_answer(weir_window *window, const weir_manifest_request *request,
                         weir_manifest_found *out);
+
+/* ---- a round, as window.c and window_cast.c run it -------------------------------------------*/
+
+typedef struct weir_window_round {
+    weir_trainer *trainer;
+    weir_window *window;
+    uint64_t version;
+    unsigned n_replicas, timeout_ms;
+    weir_deadline deadline; /* renewed by progress */
+    uint64_t progress, done_bytes;
+} weir_window_round;
+
+/* Converts a group into its buffer. */
+weir_status weir_window_make(weir_trainer *trainer, uint32_t group);
+/* Has every reader done with a group: tells whoever watches. */
+void weir_window_group_done(weir_window_round *r, uint32_t group);
+
+/* The lock is held. */
+/* The bound begins anew when a reader has gone on. */
+void weir_window_note_progress(weir_window_round *r);
+void weir_window_await_change(const weir_window_round *r, unsigned wait_us);
+/* What a reader's leaving the round is. */
+weir_status weir_window_gave_up(const weir_window_round *r, const weir_reader *reader);
+/* "; NAME gave up: REASON" of a reader of this worker that came and went, or "". */
+const char *weir_window_who_left(const weir_window_round *r, uint32_t worker, char *text,
+                                 size_t text_bytes);
+
+/* window_cast.c: the round of a window whose groups are broadcast. */
+weir_status weir_window_cast(weir_window_round *r);
 
 #endif

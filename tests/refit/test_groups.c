@@ -139,7 +139,7 @@ static void test_any_source_is_cut_into_groups_that_fit(void **state)
         unsigned n_buffers = 1 + roll(&seed, 4);
         uint64_t buffer_bytes = 11000 + roll(&seed, 20000);
         weir_groups groups;
-        assert_int_equal(weir_groups_cut(&m->source, buffer_bytes, n_buffers, &groups), WEIR_OK);
+        assert_int_equal(weir_groups_cut(&m->source, NULL, buffer_bytes, n_buffers, &groups), WEIR_OK);
         check_cut(m, &groups, buffer_bytes);
         drop(m);
     }
@@ -156,7 +156,7 @@ static void test_jobs_follow_their_shards(void **state)
     m->source.jobs[1].shards[0] = 1, m->source.jobs[1].shards[1] = 3;
     keep(m);
     weir_groups groups;
-    assert_int_equal(weir_groups_cut(&m->source, 1300, 2, &groups), WEIR_OK);
+    assert_int_equal(weir_groups_cut(&m->source, NULL, 1300, 2, &groups), WEIR_OK);
     check_cut(m, &groups, 1300);
     assert_int_equal(groups.n_groups, 2);
     assert_string_equal(m->source.shards[0].name, "shard-0");
@@ -178,7 +178,7 @@ static void test_what_does_not_fit_is_named(void **state)
     m->source.jobs[2].shards[0] = 2, m->source.jobs[2].shards[1] = 3; /* one unit with it */
     keep(m);
     weir_groups groups;
-    assert_int_equal(weir_groups_cut(&m->source, 2000, 2, &groups), WEIR_ERR_UNSUPPORTED);
+    assert_int_equal(weir_groups_cut(&m->source, NULL, 2000, 2, &groups), WEIR_ERR_UNSUPPORTED);
     assert_non_null(strstr(weir_last_error(), "shard-1: a piece of 2304 bytes"));
     assert_non_null(strstr(weir_last_error(), "a buffer of 2000 bytes"));
     drop(m);
@@ -192,13 +192,13 @@ static void test_padding_that_nobody_makes_takes_no_room(void **state)
     m->source.jobs[0].shards[0] = 1, m->source.jobs[0].shards[1] = 2;
     keep(m);
     weir_groups groups;
-    assert_int_equal(weir_groups_cut(&m->source, 512, 2, &groups), WEIR_OK);
+    assert_int_equal(weir_groups_cut(&m->source, NULL, 512, 2, &groups), WEIR_OK);
     check_cut(m, &groups, 512);
     assert_int_equal(groups.n_groups, 1);
     drop(m);
     m = make(1, 0); /* nothing but padding: no group */
     keep(m);
-    assert_int_equal(weir_groups_cut(&m->source, 512, 2, &groups), WEIR_OK);
+    assert_int_equal(weir_groups_cut(&m->source, NULL, 512, 2, &groups), WEIR_OK);
     assert_int_equal(groups.n_groups, 0);
     assert_int_equal(m->source.slot_bytes, 0);
     drop(m);
@@ -231,7 +231,7 @@ static void test_a_heap_that_is_full_is_an_error(void **state)
     keep(m);
     m->source.arena.cap_bytes = m->source.arena.used_bytes + 16;
     weir_groups groups;
-    assert_int_equal(weir_groups_cut(&m->source, 512, 2, &groups), WEIR_ERR_NO_MEMORY);
+    assert_int_equal(weir_groups_cut(&m->source, NULL, 512, 2, &groups), WEIR_ERR_NO_MEMORY);
     drop(m);
 }
 
