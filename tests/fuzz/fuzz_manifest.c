@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fuzz_manifest.c - any bytes as a manifest: decoded within bounds and with what manifest.h
- * promises of every shard, or refused; and whatever was decoded, a plan of it stays within its
- * parameter. */
+/* fuzz_manifest.c - any bytes as a manifest, as a layout, and as what a reader of a group is told:
+ * decoded within bounds and with what manifest.h promises of every shard and group, or refused; and
+ * whatever was decoded, a plan of it stays within its parameter. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -95,6 +95,44 @@ static void decode_layout(const void *bytes, size_t n_bytes, const weir_manifest
         plan_first(shards, n_shards);
 }
 
+/* Groups that are broadcast: what readers count on without a look of their own. */
+static void look_at_groups(const weir_manifest *manifest)
+{
+    uint32_t end = 0, key = 0;
+    bool none = manifest->group_bytes == NULL;
+    must(none == (manifest->group_keys == NULL) && none == (manifest->group_audiences == NULL));
+    for (size_t g = 0; g < manifest->n_groups; g++) {
+        must(manifest->group_ends[g] > end && manifest->group_ends[g] <= manifest->n_digests);
+        end = manifest->group_ends[g];
+        if (none)
+            continue;
+        must(manifest->group_keys[g] >= key && manifest->group_audiences[g] < WEIR_MAX_AUDIENCES);
+        key = manifest->group_keys[g];
+    }
+}
+
+/* What a reader of a group is told; encoded again it says the same. */
+static void decode_record(const void *bytes, size_t n_bytes, weir_arena *arena)
+{
+    weir_buffer again = { 0 };
+    weir_group_record record, other;
+    if (weir_group_record_decode(bytes, n_bytes, arena, &record) != WEIR_OK)
+        return;
+    must(record.format <= WEIR_GROUP_FORMAT && record.n_memberships <= WEIR_MAX_AUDIENCES);
+    for (size_t i = 0; i < record.n_memberships; i++) {
+        const weir_membership *place = &record.memberships[i];
+        const unsigned char *key = place->key;
+        must(place->audience < WEIR_MAX_AUDIENCES && place->position > 0);
+        must(place->position < place->n_members);
+        must((key[0] ^ key[WEIR_GROUP_KEY_BYTES - 1]) < 256); /* all of it is there */
+    }
+    if (weir_group_record_encode(&record, &again) == WEIR_OK &&
+        weir_group_record_decode(again.data, again.n_bytes, arena, &other) == WEIR_OK)
+        must(other.version == record.version && other.n_bytes == record.n_bytes &&
+             other.n_digests == record.n_digests && other.n_memberships == record.n_memberships);
+    weir_buffer_free(&again);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     weir_arena arena;
@@ -103,12 +141,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (weir_manifest_decode(data, size, &arena, &manifest) == WEIR_OK) {
         must(strlen(manifest.engine_mesh) < WEIR_MESH_TEXT);
         must(strlen(manifest.plan) < WEIR_PLAN_TEXT);
+        look_at_groups(&manifest);
         decode_layout(manifest.layout, manifest.layout_bytes, manifest.regions, manifest.n_regions,
                       &arena);
     }
     weir_arena_reset(&arena);
     const weir_manifest_region region = { data, 1, 1u << 20 };
     decode_layout(data, size, &region, 1, &arena);
+    weir_arena_reset(&arena);
+    decode_record(data, size, &arena);
     weir_arena_close(&arena);
     return 0;
 }
