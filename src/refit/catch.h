@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* catch.h - the reader's end of groups that are broadcast (cast.h has the protocol): its places in
- * the broadcast groups of each rank, and the windows that bytes are caught in.
+/* catch.h - the reader's end of groups that are broadcast (group_cast.h has the protocol): its
+ * places in the broadcast groups of each rank, and the windows that bytes are caught in.
  *
  *   catch.c         places, windows, and the way from a window to where bytes belong
  *   catch_turns.c   whose group is caught when
@@ -10,8 +10,8 @@
  * are as of any version that is read. Groups of an audience that the reader is in, but of which it
  * needs nothing, are caught and let go.
  *
- * Groups are caught in the order of cast.h, over all ranks: whose turn it is not, waits. The group
- * behind the one that is being caught is asked for meanwhile.
+ * Groups are caught in the order of group_cast.h, over all ranks: whose turn it is not, waits. The
+ * group behind the one that is being caught is asked for meanwhile.
  *
  * Ownership  windows are the replica's, kept from refit to refit, as large as the largest group
  * that any rank broadcasts; broadcast groups are the remote's they are of.

@@ -8,8 +8,9 @@
  * A version is offered until it has been read. Sending it is a round; a round that fails may be
  * followed by another, and whoever was in the midst of the old one is told that it is off.
  *
- * Groups that are broadcast (cast.h) are sent to those who wait when the round begins, its members:
- * nothing of theirs is ever gone, whoever comes later is late, and none of them can be replaced.
+ * Groups that are broadcast (group_cast.h) are sent to those who wait when the round begins, its
+ * members: nothing of theirs is ever gone, whoever comes later is late, and none of them can be
+ * replaced.
  */
 #ifndef WEIR_REFIT_CREDITS_H
 #define WEIR_REFIT_CREDITS_H

@@ -6,7 +6,7 @@
  * nothing is allocated but in the source's arena, nothing is moved.
  *
  * Groups that are broadcast have one key and one audience each, and come in the order of those:
- * cast.h says why.
+ * group_cast.h says why.
  */
 #ifndef WEIR_REFIT_GROUPS_H
 #define WEIR_REFIT_GROUPS_H

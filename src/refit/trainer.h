@@ -33,7 +33,8 @@ typedef struct weir_stage_job {
     bool borrows;                       /* its rows are whole only once other ranks' have come */
     bool by_magnitude;                  /* sharded.c converts it, not stage.c */
     uint32_t number;                    /* of the share's jobs */
-    uint32_t key; /* of the group that it is broadcast with: cast.h. 0 of a rank without a mesh */
+    uint32_t
+        key; /* of the group that it is broadcast with: group_cast.h. 0 of a rank without a mesh */
 } weir_stage_job;
 
 /* What stop 1 gives: this rank's part of the model. Planned once per layout. */

@@ -13,8 +13,8 @@
 #ifndef WEIR_REFIT_WINDOW_H
 #define WEIR_REFIT_WINDOW_H
 
-#include "refit/cast.h"
 #include "refit/credits.h"
+#include "refit/group_cast.h"
 #include "refit/groups.h"
 
 typedef struct weir_window {

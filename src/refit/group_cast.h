@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cast.h - how the groups of a window are broadcast: the trainer rank's place in one broadcast
- * group per audience, from version to version.
+/* group_cast.h - how the groups of a window are broadcast: the trainer rank's place in one
+ * broadcast group per audience, from version to version.
  *
  *   reader:   asks, fresh or not .....  joins ......  asks g, catches g, asks g + 1, ... behind all
  *   trainer:          WAIT, memberships          READY with digests, casts g
@@ -18,8 +18,8 @@
  *
  * Belongs to window_cast.c. Calls that say so are made under the trainer's lock.
  */
-#ifndef WEIR_REFIT_CAST_H
-#define WEIR_REFIT_CAST_H
+#ifndef WEIR_REFIT_GROUP_CAST_H
+#define WEIR_REFIT_GROUP_CAST_H
 
 #include "refit/audiences.h"
 #include "refit/credits.h"

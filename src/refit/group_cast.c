@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cast.c - who stands in which broadcast group of a trainer rank, and the broadcasts themselves.
+/* group_cast.c - who stands in which broadcast group of a trainer rank, and the broadcasts
+ * themselves.
  *
  * Members are compared by name from round to round: a group whose members are the same, none of
  * them fresh, is used again, and nothing is allocated for it. When to broadcast what is said by
  * window_cast.c.
  */
-#include "refit/cast.h"
+#include "refit/group_cast.h"
 
 #include <stdio.h>
 #include <stdlib.h>
