@@ -34,6 +34,7 @@ class BroadcastCase(flow_case.FlowCase):
     kernel_mode = True
     n_workers = WORKERS
     timeout = 20
+    window = 0  # bytes of each trainer rank; 0: the default
 
     def setUp(self):
         super().setUp()
@@ -60,7 +61,7 @@ weight_broadcast:
   tp: {self.n_workers}
 trainer:
   model: {{impl: custom}}
-  weight_broadcast: {{host: 127.0.0.1}}
+  weight_broadcast: {{host: 127.0.0.1, window_bytes: {self.window}}}
 orchestrator:
   servers: {json.dumps(urls)}
   server_policy: {policy}

@@ -65,18 +65,6 @@ class Pushed(OneWorkerEach):
         self.verify_servers(servers, 2)
 
 
-    def test_what_not_all_take_alike_is_not_pushed(self):
-        self.n_workers = 2
-        path = self.write_config(["http://127.0.0.1:1"])
-        for more, words in ((["--delivery", "push"], "engines of tp or ep above 1 are not for"),
-                            (["--delivery", "push", "--mesh", "fsdp=1"], "ranks of a mesh are not"),
-                            (["--transport", "nccl"], "NCCL brings every worker the same bytes")):
-            process = self.start("broadcast", path, self.checkpoint(1), *more)
-            code, errors = process.wait()
-            self.assertEqual(code, 1)
-            self.assertIn(words, errors)
-
-
 class ReadByThoseWhoInstallDirectly(OneWorkerEach):
     def test_from_host_memory_they_read_unless_told_otherwise(self):
         servers = [self.replica_server(0, "--install", "direct")]

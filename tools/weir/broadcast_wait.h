@@ -16,11 +16,13 @@ typedef struct weir_broadcast_wait {
     weir_trainer *trainer;
     uint64_t version;
     unsigned timeout_ms;
-    bool pushes; /* sent while it waits, to all who are ready; else they read it */
+    bool sends;                   /* while it waits, to all who are ready; else they read it */
+    uint32_t workers_per_replica; /* as the trainer counts replicas */
 } weir_broadcast_wait;
 
-/* Whom the policy drop goes on without is noted on stderr. *out_n: workers that hold it. Errors are
- * weir_trainer_wait()'s. */
-weir_status weir_broadcast_await(const weir_broadcast_wait *wait, unsigned *out_n);
+/* Whom the policy drop goes on without is noted on stderr. *out_n: workers that hold it. Statuses
+ * are weir_trainer_wait()'s, and `why` gets the line. */
+weir_status weir_broadcast_await(const weir_broadcast_wait *wait, unsigned *out_n, char *why,
+                                 size_t n_why);
 
 #endif

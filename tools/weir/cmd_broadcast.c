@@ -6,9 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "broadcast_delivery.h"
 #include "broadcast_missing.h"
 #include "broadcast_wait.h"
-#include "publish_job.h"
 #include "weir/fleet.h"
 #include "weir/orchestrate.h"
 
@@ -39,6 +39,10 @@ const char weir_usage_broadcast[] =
     "                              read it. Default: push what all take alike from a GPU. From "
     "host\n"
     "                              memory pushes go into staged servers alone\n"
+    "  --window BYTES              keep no version whole, but convert it while it travels, "
+    "through\n"
+    "                              so much memory of this rank (default: as the configuration "
+    "says)\n"
     "\n"
     "--directory, --model, --run, --wire, --layout, --conversion and --replica-mesh are not "
     "taken:\n"
@@ -55,22 +59,24 @@ enum {
     OPTION_FOLLOW,
     OPTION_DEVICE,
     OPTION_DELIVERY,
+    OPTION_WINDOW,
     OPTION_TRAINER_HOST
 };
 
-static const struct option options[] = { WEIR_FLOW_LONG_OPTIONS,
-                                         { "version", required_argument, NULL, OPTION_VERSION },
-                                         { "rank", required_argument, NULL, OPTION_RANK },
-                                         { "ranks", required_argument, NULL, OPTION_RANKS },
-                                         { "mesh", required_argument, NULL, OPTION_MESH },
-                                         { "expert-owners", required_argument, NULL,
-                                           OPTION_OWNERS },
-                                         { "follow", no_argument, NULL, OPTION_FOLLOW },
-                                         { "device", required_argument, NULL, OPTION_DEVICE },
-                                         { "delivery", required_argument, NULL, OPTION_DELIVERY },
-                                         { "trainer-host", required_argument, NULL,
-                                           OPTION_TRAINER_HOST },
-                                         WEIR_CLI_OPTIONS_END };
+static const struct option options[] = {
+    WEIR_FLOW_LONG_OPTIONS,
+    { "version", required_argument, NULL, OPTION_VERSION },
+    { "rank", required_argument, NULL, OPTION_RANK },
+    { "ranks", required_argument, NULL, OPTION_RANKS },
+    { "mesh", required_argument, NULL, OPTION_MESH },
+    { "expert-owners", required_argument, NULL, OPTION_OWNERS },
+    { "follow", no_argument, NULL, OPTION_FOLLOW },
+    { "device", required_argument, NULL, OPTION_DEVICE },
+    { "delivery", required_argument, NULL, OPTION_DELIVERY },
+    { "window", required_argument, NULL, OPTION_WINDOW },
+    { "trainer-host", required_argument, NULL, OPTION_TRAINER_HOST },
+    WEIR_CLI_OPTIONS_END
+};
 
 typedef struct broadcast_job {
     weir_publish_job common;
@@ -80,7 +86,8 @@ typedef struct broadcast_job {
     weir_run_config *config;
     const weir_run_settings *settings;
     weir_directory *directory; /* of rank 0 */
-    char address[512], mesh[48], engine_config[4096];
+    weir_broadcast_delivery delivery;
+    char address[512], engine_config[4096];
 } broadcast_job;
 
 /* ---- options ---------------------------------------------------------------------------------*/
@@ -109,6 +116,9 @@ static int take_option(int option, broadcast_job *job)
         break;
     case OPTION_DELIVERY:
         return weir_publish_job_take_delivery("broadcast", optarg, common);
+    case OPTION_WINDOW:
+        good = weir_cli_byte_count("broadcast", "--window", optarg, &common->window_bytes);
+        break;
     case OPTION_TRAINER_HOST:
         job->trainer_host = optarg;
         break;
@@ -153,44 +163,6 @@ static void find_engine_config(broadcast_job *job)
         job->common.flow.config = job->engine_config;
 }
 
-/* What every server takes alike can be pushed, to all at once: weights that this rank has whole,
- * for engines of one worker or, in checkpoint format, of any. Else each worker reads its own part.
- */
-static bool is_for_all(const broadcast_job *job)
-{
-    const weir_run_settings *settings = job->settings;
-    return job->common.mesh == NULL &&
-           (!settings->trainer.broadcast.quantize_in_weight_transfer ||
-            !settings->inference.present ||
-            (settings->inference.tp == 1 && settings->inference.ep == 1));
-}
-
-static const char *transport_of(const broadcast_job *job)
-{
-    static const char *const names[] = {
-        [WEIR_RUN_BY_NCCL] = "nccl", [WEIR_RUN_BY_UCX] = "ucx", [WEIR_RUN_BY_CUDA_IPC] = "cuda_ipc"
-    };
-    const weir_transport_ops *nccl;
-    weir_run_transport transport = job->settings->trainer.broadcast.transport;
-    if (transport != WEIR_RUN_BY_AUTO)
-        return names[transport];
-    if (!job->common.device.cuda)
-        return "ucx";
-    return is_for_all(job) && weir_transport_get("nccl", &nccl) == WEIR_OK ? "nccl" : "cuda_ipc";
-}
-
-/* As the servers call it themselves (weir_inference_options.ep). */
-static void name_engine_mesh(broadcast_job *job)
-{
-    const weir_run_settings *settings = job->settings;
-    uint32_t tp = settings->inference.present ? settings->inference.tp : 1;
-    if (!settings->inference.present || settings->inference.ep == 1)
-        snprintf(job->mesh, sizeof(job->mesh), "tp=%u", tp);
-    else
-        snprintf(job->mesh, sizeof(job->mesh), "tp=%u,dp=%u,ep=%u", tp, settings->inference.dp,
-                 settings->inference.ep);
-}
-
 static void take_settings(broadcast_job *job)
 {
     const weir_run_settings *settings = job->settings;
@@ -198,22 +170,12 @@ static void take_settings(broadcast_job *job)
     weir_flow_options *flow = &job->common.flow;
     snprintf(job->address, sizeof(job->address), "%.255s:%u", settings->orchestrator.broadcast.host,
              broadcast->port);
-    name_engine_mesh(job);
     flow->directory = job->address;
     flow->model = settings->orchestrator.model.name;
     flow->run = settings->run;
     flow->layout = settings->inference.layout;
     flow->conversion = settings->inference.conversion;
-    flow->replica_mesh = is_for_all(job) ? NULL : job->mesh;
-    if (flow->replica_experts == NULL && flow->replica_mesh != NULL)
-        flow->replica_experts = settings->inference.experts;
     flow->wire = broadcast->quantize_in_weight_transfer ? WEIR_WIRE_KERNEL : WEIR_WIRE_CHECKPOINT;
-    if (flow->transport == NULL)
-        flow->transport = transport_of(job);
-    if (job->common.delivery == WEIR_DELIVERY_DEFAULT)
-        job->common.delivery = is_for_all(job) && strcmp(flow->transport, "ucx") != 0
-                                   ? WEIR_DELIVERY_PUSH
-                                   : WEIR_DELIVERY_PULL;
     if (flow->timeout_ms == 0)
         flow->timeout_ms = broadcast->timeout_s * 1000;
     find_engine_config(job);
@@ -268,28 +230,6 @@ static int await_directory(const broadcast_job *job)
     return WEIR_EXIT_OK;
 }
 
-static int check_delivery(const broadcast_job *job, const char *path)
-{
-    bool has_nccl = strcmp(job->common.flow.transport, "nccl") == 0;
-    bool pushes = job->common.delivery == WEIR_DELIVERY_PUSH;
-    const char *parts =
-        job->common.mesh != NULL ? "ranks of a mesh" : "engines of tp or ep above 1";
-    if (!is_for_all(job) && has_nccl)
-        return weir_cli_error(
-            "%s: trainer.weight_broadcast.transport: NCCL brings every worker the "
-            "same bytes, which %s are not for: leave the transport out, or say "
-            "cuda_ipc or ucx",
-            path, parts);
-    if (!is_for_all(job) && pushes)
-        return weir_cli_error(
-            "--delivery push brings every worker the same bytes, which %s are not "
-            "for",
-            parts);
-    return has_nccl && !pushes
-               ? weir_cli_error("--delivery pull: transport nccl cannot be read from")
-               : WEIR_EXIT_OK;
-}
-
 static int begin(broadcast_job *job, const char *path)
 {
     if (weir_run_config_open_at(path, job->trainer_host, &job->config) != WEIR_OK ||
@@ -300,7 +240,7 @@ static int begin(broadcast_job *job, const char *path)
                               "broadcast, type nccl is one",
                               path);
     take_settings(job);
-    int code = check_delivery(job, path);
+    int code = weir_broadcast_deliver(job->settings, path, &job->common, &job->delivery);
     if (code != WEIR_EXIT_OK)
         return code;
     return job->common.rank == 0 ? open_directory(job) : await_directory(job);
@@ -335,14 +275,12 @@ static int say_unpublished(const broadcast_job *job)
 }
 
 /* The line is the trainer's, and behind it whoever does not hold the version, by rank. */
-static int say_missing(const broadcast_job *job)
+static int say_missing(const broadcast_job *job, const char *line)
 {
     char missing[768];
     weir_flow_progress_end();
     if (weir_cli_stopped())
         return WEIR_EXIT_OK;
-    char line[1024];
-    snprintf(line, sizeof(line), "%s", weir_last_error());
     weir_broadcast_missing(job->settings, job->address, job->version, missing, sizeof(missing));
     if (job->common.flow.as_json)
         weir_flow_print_line(json_pack("{s:s, s:I, s:s, s:s}", "event", "failed", "version",
@@ -360,12 +298,13 @@ static int await_workers(const broadcast_job *job)
                                        .trainer = job->common.trainer,
                                        .version = job->version,
                                        .timeout_ms = job->common.flow.timeout_ms,
-                                       .pushes = job->common.delivery == WEIR_DELIVERY_PUSH };
+                                       .sends = job->delivery.sends,
+                                       .workers_per_replica = job->delivery.workers_per_replica };
     unsigned n_workers = 0;
+    char why[1024];
     double begun = weir_cli_now();
-    weir_status status = weir_broadcast_await(&wait, &n_workers);
-    if (status != WEIR_OK)
-        return say_missing(job);
+    if (weir_broadcast_await(&wait, &n_workers, why, sizeof(why)) != WEIR_OK)
+        return say_missing(job, why);
     weir_flow_progress_end();
     double seconds = weir_cli_now() - begun;
     if (job->common.flow.as_json)
