@@ -35,7 +35,7 @@ typedef struct weir_catch_window {
     void *data;
     struct weir_participant *from; /* NULL: nothing is caught here */
     weir_matched *cast;
-    uint64_t ticket;
+    uint64_t turn, ticket; /* of all that was ever caught; of its broadcast group */
     uint32_t group;
     bool is_caught;
     size_t part, end_part; /* of the landing: the next one to copy, one past the last */
@@ -45,6 +45,7 @@ typedef struct weir_catch_window {
 typedef struct weir_catch {
     weir_catch_window windows[WEIR_CATCH_WINDOWS];
     uint64_t window_bytes; /* each */
+    uint64_t n_turns;
     weir_task *copy;
     weir_work_rows *rows; /* of one part */
     size_t rows_room;

@@ -179,6 +179,7 @@ static weir_status catch_group(weir_group_pass *pass, weir_participant *particip
         return status;
     }
     window->from = participant;
+    window->turn = pass->replica->caught.n_turns++;
     reading->part = window->end_part - participant->first_part;
     reading->group = weir_catch_next(remote, group + 1);
     reading->is_made = false;
@@ -205,17 +206,27 @@ static weir_status catch_next(weir_group_pass *pass)
 
 /* ---- all of them -----------------------------------------------------------------------------*/
 
+/* The broadcast under way that is waited for longest; NULL: there is none. */
+static const weir_catch_window *oldest_under_way(const weir_group_pass *pass)
+{
+    const weir_catch_window *oldest = NULL;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        const weir_catch_window *window = &pass->replica->caught.windows[w];
+        if (window->from != NULL && !window->is_caught &&
+            (oldest == NULL || window->turn < oldest->turn))
+            oldest = window;
+    }
+    return oldest;
+}
+
 /* Something else can still come: to a window, or to the loader by another way. */
 static bool may_go_on(const weir_group_pass *pass)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
     if (pass->moved || weir_loader_is_ready(pass->replica->loader))
         return true;
-    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
-        const weir_catch_window *window = &pass->replica->caught.windows[w];
-        if (window->from != NULL && !window->is_caught)
-            return true;
-    }
+    if (oldest_under_way(pass) != NULL)
+        return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
         bool waits = participant->reading.done || participant->reading.held_back;
@@ -256,11 +267,8 @@ weir_status weir_catch_turns(weir_group_pass *pass)
 bool weir_catch_is_busy(const weir_group_pass *pass)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
-    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
-        const weir_catch_window *window = &pass->replica->caught.windows[w];
-        if (window->from != NULL && !window->is_caught)
-            return true;
-    }
+    if (oldest_under_way(pass) != NULL)
+        return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
         const weir_group_reading *reading = &participant->reading;
@@ -296,14 +304,12 @@ weir_status weir_catch_time_out(const weir_group_pass *pass, double waited_s)
         if (weir_catch_joined(one->remote) == WEIR_IN_PROGRESS)
             return not_made(pass, one, waited_s, ": its broadcast group is not joined by all");
     }
-    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
-        const weir_catch_window *window = &pass->replica->caught.windows[w];
-        if (window->from != NULL && !window->is_caught)
-            return weir_fail(WEIR_ERR_TIMED_OUT,
-                             "timed out after %.1f s: the broadcast of group %u of %zu of version "
-                             "%" PRIu64 " by %s does not end",
-                             waited_s, window->group, window->from->remote->n_groups,
-                             pass->discovery->version, window->from->remote->who);
-    }
+    const weir_catch_window *window = oldest_under_way(pass);
+    if (window != NULL)
+        return weir_fail(WEIR_ERR_TIMED_OUT,
+                         "timed out after %.1f s: the broadcast of group %u of %zu of version "
+                         "%" PRIu64 " by %s does not end",
+                         waited_s, window->group, window->from->remote->n_groups,
+                         pass->discovery->version, window->from->remote->who);
     return not_made(pass, turn != NULL ? turn : pass->slowest, waited_s, "");
 }
