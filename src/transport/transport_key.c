@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* transport_key.c - encodes and decodes addresses and keys.
  *
- *   0  "WEIR"   4  transport: 'u' ucx, 'c' cuda_ipc, 'f' file   5  'a' address, 'k' key
- *   6  u16 format version                                8  u32 bytes in all
- *  12  the fields: u32, u64; texts and blobs as a u32 length and that many bytes
- *  -8  u64 checksum of everything before it
+ *   0  "WEIR"   4  transport: 'u' ucx, 'c' cuda_ipc, 'f' file
+ *   5  'a' address, 'k' key, 'g' key of a group; 'h' hello, 's' start, 'w' word: messages in a
+ * group 6  u16 format version                                8  u32 bytes in all 12  the fields:
+ * u32, u64; texts and blobs as a u32 length and that many bytes -8  u64 checksum of everything
+ * before it
  */
 #include "transport/transport_key.h"
 
@@ -172,11 +173,19 @@ static const char *transport_name(uint8_t letter)
     return letter == 'u' ? "ucx" : letter == 'c' ? "cuda_ipc" : letter == 'f' ? "file" : "?";
 }
 
+static const char *envelope_name(char kind)
+{
+    return kind == 'k'   ? "key"
+           : kind == 'a' ? "address"
+           : kind == 'g' ? "key of a group"
+                         : "message";
+}
+
 static weir_status open_envelope(const void *data, size_t n_bytes, const char *who, char transport,
                                  char kind, reader *out)
 {
     const uint8_t *bytes = data;
-    const char *what = kind == 'k' ? "key" : "address";
+    const char *what = envelope_name(kind);
     if (bytes == NULL || n_bytes < HEAD_BYTES + CHECK_BYTES || memcmp(bytes, MAGIC, 4) != 0)
         return weir_fail(WEIR_ERR_CORRUPT, "%s: %zu bytes are no %s of Weir's", who, n_bytes, what);
     if (bytes[4] != (uint8_t)transport)
@@ -261,6 +270,183 @@ weir_status weir_ucx_key_decode(const void *data, size_t n_bytes, const char *wh
     if (out->rkey_bytes == 0 || out->base > UINT64_MAX - out->n_bytes)
         from.failed = true;
     return close_envelope(&from, who, "key of transport ucx");
+}
+
+/* ---- groups of ucx ---------------------------------------------------------------------------*/
+
+/* What an envelope of WEIR_GROUP_KEY_BYTES leaves for addresses, zeros behind them. */
+#define ADDRESS_ROOM                                                                       \
+    (WEIR_GROUP_KEY_BYTES - HEAD_BYTES - CHECK_BYTES - WEIR_UCX_NONCE - sizeof(uint64_t) - \
+     sizeof(uint16_t))
+
+static size_t ip_bytes(uint8_t family)
+{
+    return family == 4 ? 4 : family == 6 ? 16 : 0;
+}
+
+weir_status weir_ucx_group_key_encode(const weir_ucx_group_key *key, weir_key_buffer *out)
+{
+    uint8_t room[ADDRESS_ROOM] = { 0 };
+    size_t at = 0;
+    for (unsigned i = 0; i < key->n_addresses; i++) {
+        const weir_ip_address *address = &key->addresses[i];
+        size_t n_bytes = ip_bytes(address->family);
+        if (n_bytes == 0 || n_bytes + 1 > sizeof(room) - at)
+            continue;
+        room[at] = address->family;
+        memcpy(room + at + 1, address->bytes, n_bytes);
+        at += n_bytes + 1;
+    }
+    writer to = begin(out, 'u', 'g');
+    put(&to, key->nonce, sizeof(key->nonce));
+    put_number(&to, key->place, 8);
+    put_number(&to, key->port, 2);
+    put(&to, room, sizeof(room));
+    return end(&to);
+}
+
+/* False when anything but zeros follows the last address. */
+static bool take_addresses(const uint8_t *room, weir_ucx_group_key *out)
+{
+    size_t at = 0;
+    out->n_addresses = 0;
+    while (at < ADDRESS_ROOM && room[at] != 0) {
+        size_t n_bytes = ip_bytes(room[at]);
+        if (n_bytes == 0 || n_bytes + 1 > ADDRESS_ROOM - at ||
+            out->n_addresses == WEIR_UCX_ADDRESSES)
+            return false;
+        weir_ip_address *address = &out->addresses[out->n_addresses++];
+        address->family = room[at];
+        memcpy(address->bytes, room + at + 1, n_bytes);
+        at += n_bytes + 1;
+    }
+    while (at < ADDRESS_ROOM && room[at] == 0)
+        at++;
+    return at == ADDRESS_ROOM;
+}
+
+weir_status weir_ucx_group_key_decode(const void *data, size_t n_bytes, const char *who,
+                                      weir_ucx_group_key *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 'g', &from);
+    if (status != WEIR_OK)
+        return status;
+    memset(out, 0, sizeof(*out));
+    const uint8_t *nonce = take(&from, sizeof(out->nonce));
+    if (nonce != NULL)
+        memcpy(out->nonce, nonce, sizeof(out->nonce));
+    out->place = take_number(&from, 8);
+    out->port = (uint16_t)take_number(&from, 2);
+    const uint8_t *room = take(&from, ADDRESS_ROOM);
+    if (room == NULL || out->port == 0 || !take_addresses(room, out))
+        from.failed = true;
+    return close_envelope(&from, who, "key of a group of transport ucx");
+}
+
+weir_status weir_ucx_hello_encode(const weir_ucx_hello *hello, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 'h');
+    put(&to, hello->nonce, sizeof(hello->nonce));
+    put_number(&to, hello->rank, 4);
+    put_number(&to, hello->n_ranks, 4);
+    put_number(&to, hello->process, 4);
+    put_blob(&to, hello->ucx_version, strlen(hello->ucx_version));
+    put_blob(&to, hello->host, strlen(hello->host));
+    put_blob(&to, hello->worker, hello->worker_bytes);
+    return end(&to);
+}
+
+weir_status weir_ucx_hello_decode(const void *data, size_t n_bytes, const char *who,
+                                  weir_ucx_hello *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 'h', &from);
+    if (status != WEIR_OK)
+        return status;
+    const uint8_t *nonce = take(&from, sizeof(out->nonce));
+    if (nonce != NULL)
+        memcpy(out->nonce, nonce, sizeof(out->nonce));
+    out->rank = (uint32_t)take_number(&from, 4);
+    out->n_ranks = (uint32_t)take_number(&from, 4);
+    out->process = (uint32_t)take_number(&from, 4);
+    take_text(&from, out->ucx_version, sizeof(out->ucx_version));
+    take_text(&from, out->host, sizeof(out->host));
+    out->worker = take_blob(&from, &out->worker_bytes);
+    if (out->worker_bytes == 0)
+        from.failed = true;
+    return close_envelope(&from, who, "first message of a rank");
+}
+
+weir_status weir_ucx_start_encode(const weir_ucx_start *start, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 's');
+    put_number(&to, start->process, 4);
+    put_blob(&to, start->host, strlen(start->host));
+    put_blob(&to, start->before, start->before_bytes);
+    put_blob(&to, start->after, start->after_bytes);
+    return end(&to);
+}
+
+weir_status weir_ucx_start_decode(const void *data, size_t n_bytes, const char *who,
+                                  weir_ucx_start *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 's', &from);
+    if (status != WEIR_OK)
+        return status;
+    out->process = (uint32_t)take_number(&from, 4);
+    take_text(&from, out->host, sizeof(out->host));
+    out->before = take_blob(&from, &out->before_bytes);
+    out->after = take_blob(&from, &out->after_bytes);
+    if (out->before_bytes == 0 || out->after_bytes == 0)
+        from.failed = true;
+    return close_envelope(&from, who, "message of rank 0");
+}
+
+weir_status weir_ucx_word_encode(const weir_ucx_word *word, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 'w');
+    put_number(&to, (uint64_t)word->kind, 4);
+    put_number(&to, word->n_done, 8);
+    put_number(&to, (uint64_t)-word->status, 4);
+    put_blob(&to, word->reason, strlen(word->reason));
+    return end(&to);
+}
+
+weir_status weir_ucx_word_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_ucx_word *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 'w', &from);
+    if (status != WEIR_OK)
+        return status;
+    uint64_t kind = take_number(&from, 4);
+    out->n_done = take_number(&from, 8);
+    uint64_t error = take_number(&from, 4);
+    take_text(&from, out->reason, sizeof(out->reason));
+    if (kind >= WEIR_UCX_WORDS || error > (uint64_t)-WEIR_STATUS_MIN ||
+        (kind == WEIR_UCX_BROKEN) != (error > 0))
+        from.failed = true;
+    out->kind = from.failed ? WEIR_UCX_BROKEN : (weir_ucx_word_kind)kind;
+    out->status = from.failed ? WEIR_ERR_CORRUPT : (weir_status) - (int)error;
+    return close_envelope(&from, who, "message of a group");
+}
+
+weir_status weir_ucx_message_head(const void *data, size_t n_bytes, char *out_kind,
+                                  size_t *out_message_bytes)
+{
+    const uint8_t *bytes = data;
+    *out_message_bytes = 0;
+    if (n_bytes < HEAD_BYTES)
+        return WEIR_OK;
+    uint64_t total = load_number(bytes + 8, 4);
+    if (memcmp(bytes, MAGIC, 4) != 0 || bytes[4] != 'u' || strchr("hsw", bytes[5]) == NULL ||
+        bytes[5] == 0 || total < HEAD_BYTES + CHECK_BYTES || total > WEIR_UCX_MESSAGE_BYTES)
+        return weir_fail(WEIR_ERR_CORRUPT, "no message of a group");
+    *out_kind = (char)bytes[5];
+    *out_message_bytes = (size_t)total;
+    return WEIR_OK;
 }
 
 /* ---- cuda_ipc --------------------------------------------------------------------------------*/

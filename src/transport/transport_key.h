@@ -7,9 +7,8 @@
  * against forgery: whoever may publish is trusted to name memory of its own.
  *
  * Threads    plain values.
- * Ownership  a decoded struct borrows `rkey`, `worker` and `segment_data` from the bytes it was
- * made of. Errors     ERR_CORRUPT: does not decode. ERR_UNSUPPORTED: of another transport or format
- * version.
+ * Ownership  a decoded struct borrows what it points to from the bytes it was made of.
+ * Errors     ERR_CORRUPT: does not decode. ERR_UNSUPPORTED: of another transport or format version.
  */
 #ifndef WEIR_TRANSPORT_KEY_H
 #define WEIR_TRANSPORT_KEY_H
@@ -54,6 +53,76 @@ typedef struct weir_ucx_key {
 weir_status weir_ucx_key_encode(const weir_ucx_key *key, weir_key_buffer *out);
 weir_status weir_ucx_key_decode(const void *data, size_t n_bytes, const char *who,
                                 weir_ucx_key *out);
+
+/* A broadcast group of transport ucx: where its rank 0 listens, and the word that lets a rank in.
+ * WEIR_GROUP_KEY_BYTES when encoded, whatever is in it. */
+#define WEIR_UCX_NONCE 16
+#define WEIR_UCX_ADDRESSES 15
+typedef struct weir_ip_address {
+    uint8_t family;    /* 4 or 6 */
+    uint8_t bytes[16]; /* as on the wire; 4 of them for family 4 */
+} weir_ip_address;
+typedef struct weir_ucx_group_key {
+    uint8_t nonce[WEIR_UCX_NONCE];
+    uint64_t place; /* host and network namespace: ranks there reach it by the loopback address */
+    uint16_t port;
+    unsigned n_addresses; /* those that do not fit are left out */
+    weir_ip_address addresses[WEIR_UCX_ADDRESSES];
+} weir_ucx_group_key;
+weir_status weir_ucx_group_key_encode(const weir_ucx_group_key *key, weir_key_buffer *out);
+weir_status weir_ucx_group_key_decode(const void *data, size_t n_bytes, const char *who,
+                                      weir_ucx_group_key *out);
+
+/* What ranks of such a group tell each other over their connection to rank 0. */
+#define WEIR_UCX_MESSAGE_BYTES 9216 /* of one message at most */
+#define WEIR_UCX_REASON 512
+
+/* A rank to rank 0, first. */
+typedef struct weir_ucx_hello {
+    uint8_t nonce[WEIR_UCX_NONCE];
+    uint32_t rank, n_ranks, process;
+    char ucx_version[WEIR_KEY_TEXT];
+    char host[WEIR_KEY_TEXT];
+    const uint8_t *worker; /* UCX's own bytes */
+    size_t worker_bytes;
+} weir_ucx_hello;
+weir_status weir_ucx_hello_encode(const weir_ucx_hello *hello, weir_key_buffer *out);
+weir_status weir_ucx_hello_decode(const void *data, size_t n_bytes, const char *who,
+                                  weir_ucx_hello *out);
+
+/* Rank 0 to a rank once all are in: who it is, and the workers of the rank's neighbours. */
+typedef struct weir_ucx_start {
+    uint32_t process;
+    char host[WEIR_KEY_TEXT];
+    const uint8_t *before, *after;
+    size_t before_bytes, after_bytes;
+} weir_ucx_start;
+weir_status weir_ucx_start_encode(const weir_ucx_start *start, weir_key_buffer *out);
+weir_status weir_ucx_start_decode(const void *data, size_t n_bytes, const char *who,
+                                  weir_ucx_start *out);
+
+typedef enum weir_ucx_word_kind {
+    WEIR_UCX_LINKED, /* a rank: what came from the one before has been passed on */
+    WEIR_UCX_JOINED, /* rank 0: all are linked */
+    WEIR_UCX_DONE,   /* a rank: so many broadcasts have ended here */
+    WEIR_UCX_LEFT,   /* the sender goes, with all of its broadcasts done */
+    WEIR_UCX_BROKEN, /* the group is over: status and reason */
+    WEIR_UCX_WORDS
+} weir_ucx_word_kind;
+typedef struct weir_ucx_word {
+    weir_ucx_word_kind kind;
+    uint64_t n_done;
+    weir_status status; /* of BROKEN: an error */
+    char reason[WEIR_UCX_REASON];
+} weir_ucx_word;
+weir_status weir_ucx_word_encode(const weir_ucx_word *word, weir_key_buffer *out);
+weir_status weir_ucx_word_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_ucx_word *out);
+
+/* 's', 'h', 'w': which of the three the n_bytes that have come begin, and how long it will be; 0
+ * when that cannot be told yet. ERR_CORRUPT when they begin none. */
+weir_status weir_ucx_message_head(const void *data, size_t n_bytes, char *out_kind,
+                                  size_t *out_message_bytes);
 
 /* Where a process of transport cuda_ipc answers, and which GPU it allocates on. */
 typedef struct weir_cuda_ipc_address {

@@ -19,8 +19,8 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "transport/transport_lacks.h"
 #include "transport/transport_table.h"
+#include "transport/ucx_group.h"
 
 #define KEEPALIVE_MS 1000u
 
@@ -126,8 +126,8 @@ static weir_status open_context(ucx_transport *ucx, const weir_transport_options
         return result;
     ucp_params_t params = {
         .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED,
-        .features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
-        .mt_workers_shared = 1, /* the server's thread and the caller's share the context */
+        .features = UCP_FEATURE_RMA | UCP_FEATURE_TAG | UCP_FEATURE_WAKEUP,
+        .mt_workers_shared = 1, /* the caller's and our own threads share the context */
     };
     ucs_status_t status = ucp_init(&params, config, &ucx->context);
     ucp_config_release(config);
@@ -143,11 +143,13 @@ static void close_transport(weir_transport *transport)
     if (transport == NULL)
         return;
     ucx_transport *ucx = (ucx_transport *)transport;
+    weir_ucx_keys_close(ucx);
     weir_ucx_server_close(ucx);
     if (ucx->reader != NULL)
         ucp_worker_destroy(ucx->reader);
     weir_ucx_released_close(ucx);
-    ucp_cleanup(ucx->context);
+    if (!ucx->group_stuck) /* a worker that may not be progressed cannot be destroyed either */
+        ucp_cleanup(ucx->context);
     weir_free(ucx);
 }
 
@@ -186,7 +188,7 @@ static weir_status address_of(weir_transport *transport, const void **out, size_
 const weir_transport_ops weir_transport_ucx = {
     .size = sizeof(weir_transport_ops),
     .name = "ucx",
-    .caps = WEIR_CAP_READ | WEIR_CAP_LIVENESS | WEIR_CAP_MAP,
+    .caps = WEIR_CAP_READ | WEIR_CAP_MATCHED | WEIR_CAP_LIVENESS | WEIR_CAP_MAP,
     .memory = WEIR_MEMORY_HOST,
     .open = open_transport,
     .close = close_transport,
@@ -205,5 +207,10 @@ const weir_transport_ops weir_transport_ucx = {
     .test = weir_ucx_test,
     .finish = weir_ucx_finish,
     .map = weir_ucx_map,
-    WEIR_TRANSPORT_LACKS_GROUPS,
+    .group_key = weir_ucx_group_make_key,
+    .group_open = weir_ucx_group_open,
+    .group_test = weir_ucx_group_test,
+    .group_broadcast = weir_ucx_group_broadcast,
+    .group_close = weir_ucx_group_close,
+    .group_progress = weir_ucx_group_progress,
 };

@@ -2,8 +2,9 @@
 /* ucx.h - the objects of transport ucx; UCX's types appear in its files alone.
  *
  * Two workers, so that the data path needs no lock: the server's belongs to a thread that sleeps
- * until a reader needs it (ucx_server.c), the reader's is driven by the caller of test
- * (ucx_transfer.c). Regions are in ucx_region.c, peers and remote regions in ucx_peer.c.
+ * until a reader needs it (ucx_worker.c), the reader's is driven by the caller of test
+ * (ucx_transfer.c). Regions are in ucx_region.c, peers and remote regions in ucx_peer.c. Broadcast
+ * groups (ucx_group.h) have a thread and a worker each.
  */
 #ifndef WEIR_TRANSPORT_UCX_H
 #define WEIR_TRANSPORT_UCX_H
@@ -14,6 +15,10 @@
 #include "transport/transport_key.h"
 #include "weir/transport.h"
 
+/* UCX takes no length with its bytes. Behind ours lies as much padding as its decoders can walk
+ * over, so that no claim within them leads outside. */
+#define WEIR_UCX_PADDING ((size_t)20 << 10)
+#define WEIR_UCX_KEYS 32u      /* keys of groups that are not open yet; one more drops the oldest */
 #define WEIR_UCX_IN_FLIGHT 32u /* reads that one transfer has asked for at most */
 
 typedef struct ucx_region ucx_region;
@@ -29,10 +34,19 @@ typedef struct ucx_server {
     weir_key_buffer address;
 } ucx_server;
 
+/* Where rank 0 of a group will be met: the key is out, the group is not open yet. */
+typedef struct ucx_listener {
+    int fd;
+    weir_ucx_group_key key;
+} ucx_listener;
+
 typedef struct ucx_transport {
     weir_transport base;
     ucp_context_h context;
     weir_pool *pool;
+    ucx_listener listeners[WEIR_UCX_KEYS]; /* the oldest first */
+    unsigned n_listeners;
+    bool group_stuck; /* a worker that is never progressed again: the context stays */
     ucx_server server;
     ucp_worker_h reader;
     int reader_fd;
@@ -95,6 +109,11 @@ struct ucx_peer {
 /* ucx_worker.c */
 weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what);
 weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out_fd);
+/* An endpoint to the worker that n_bytes of UCX's own name; on_error hears, once, that it is gone.
+ */
+ucs_status_t weir_ucx_endpoint_open(ucp_worker_h worker, const uint8_t *address, size_t n_bytes,
+                                    ucp_err_handler_cb_t on_error, void *argument, ucp_ep_h *out);
+bool weir_ucx_version_agrees(const char *theirs);     /* remote keys and workers are as ours */
 weir_status weir_ucx_server_open(ucx_transport *ucx); /* does nothing when it is open */
 void weir_ucx_server_close(ucx_transport *ucx);
 weir_status weir_ucx_reader_open(ucx_transport *ucx);
@@ -102,6 +121,8 @@ weir_status weir_ucx_reader_open(ucx_transport *ucx);
  * process_fd (-1: none) ends the sleep too. */
 void weir_ucx_reader_turn(ucx_transport *ucx, int process_fd, unsigned ms);
 const char *weir_ucx_host(void); /* this boot of this host and this process namespace */
+/* Readable once that process has ended. -1: it is on another `host`, or (*out_gone) is no more. */
+int weir_ucx_process_open(const char *host, uint32_t process, bool *out_gone);
 
 /* ucx_region.c */
 weir_status weir_ucx_allocate(weir_transport *transport, uint64_t n_bytes, weir_region **out);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -43,6 +44,21 @@ const char *weir_ucx_host(void)
     return host;
 }
 
+int weir_ucx_process_open(const char *host, uint32_t process, bool *out_gone)
+{
+    int fd = -1;
+    *out_gone = false;
+#ifdef SYS_pidfd_open
+    if (strcmp(host, weir_ucx_host()) == 0) {
+        fd = (int)syscall(SYS_pidfd_open, (pid_t)process, 0);
+        *out_gone = fd < 0 && errno == ESRCH;
+    }
+#else
+    (void)host, (void)process;
+#endif
+    return fd;
+}
+
 weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out_fd)
 {
     ucp_worker_params_t params = {
@@ -60,6 +76,31 @@ weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out
     }
     *out = worker;
     return WEIR_OK;
+}
+
+ucs_status_t weir_ucx_endpoint_open(ucp_worker_h worker, const uint8_t *address, size_t n_bytes,
+                                    ucp_err_handler_cb_t on_error, void *argument, ucp_ep_h *out)
+{
+    uint8_t padded[WEIR_KEY_BLOB + WEIR_UCX_PADDING];
+    memset(padded + n_bytes, 0xff, sizeof(padded) - n_bytes);
+    memcpy(padded, address, n_bytes);
+    ucp_ep_params_t params = {
+        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
+        .address = (const ucp_address_t *)(const void *)padded,
+        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = { .cb = on_error, .arg = argument },
+    };
+    return ucp_ep_create(worker, &params, out);
+}
+
+/* Remote keys of one minor release agree with each other. */
+bool weir_ucx_version_agrees(const char *theirs)
+{
+    const char *ours = ucp_get_version_string();
+    const char *dot = strchr(ours, '.');
+    size_t n = dot != NULL ? strcspn(dot + 1, ".") + (size_t)(dot + 1 - ours) : strlen(ours);
+    return strncmp(ours, theirs, n) == 0 && (theirs[n] == '.' || theirs[n] == '\0');
 }
 
 /* ---- server ----------------------------------------------------------------------------------*/

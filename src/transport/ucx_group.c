@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ucx_group.c - broadcast groups of transport ucx: keys, the group's thread, and the caller's side.
+ *
+ * The caller's calls leave word under the lock and wake the thread; all of UCX and of the
+ * connections is the thread's. A group that fails tells the others, lets everything go at once, and
+ * its thread ends: what is left is the reason. It does not say which GPU or NIC the bytes go by:
+ * UCX chooses.
+ */
+#include "transport/ucx_group.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "transport/transport_table.h"
+
+#define TIMEOUT_MS 60000u
+#define TICK_MS 10       /* while something has its time */
+#define FINISH_MS 10000u /* for the others to have all, when rank 0 goes in peace */
+#define FLUSH_MS 1000u
+#define BROKEN_MS 300u /* for rank 0 to say why a neighbour is gone, before UCX's word is taken */
+
+/* ---- keys ------------------------------------------------------------------------------------*/
+
+static void drop_listener(ucx_transport *ucx, unsigned index, bool close_it)
+{
+    if (close_it)
+        close(ucx->listeners[index].fd);
+    ucx->n_listeners--;
+    memmove(&ucx->listeners[index], &ucx->listeners[index + 1],
+            (ucx->n_listeners - index) * sizeof(ucx->listeners[0]));
+}
+
+void weir_ucx_keys_close(ucx_transport *ucx)
+{
+    while (ucx->n_listeners > 0)
+        drop_listener(ucx, ucx->n_listeners - 1, true);
+}
+
+weir_status weir_ucx_group_make_key(weir_transport *transport, void *out_key)
+{
+    ucx_transport *ucx = (ucx_transport *)transport;
+    ucx_listener listener = { .fd = -1 };
+    weir_key_buffer bytes = { 0 };
+    if (getrandom(listener.key.nonce, sizeof(listener.key.nonce), 0) != sizeof(listener.key.nonce))
+        return weir_fail_errno("transport ucx: no random bytes");
+    weir_status status = weir_ucx_listen(&listener.fd, &listener.key.port);
+    if (status != WEIR_OK)
+        return status;
+    listener.key.place = weir_ucx_place();
+    weir_ucx_own_addresses(&listener.key);
+    status = weir_ucx_group_key_encode(&listener.key, &bytes);
+    if (status != WEIR_OK) {
+        close(listener.fd);
+        weir_key_buffer_close(&bytes);
+        return status;
+    }
+    memcpy(out_key, bytes.data, WEIR_GROUP_KEY_BYTES);
+    weir_key_buffer_close(&bytes);
+    if (ucx->n_listeners == WEIR_UCX_KEYS)
+        drop_listener(ucx, 0, true);
+    ucx->listeners[ucx->n_listeners++] = listener;
+    return WEIR_OK;
+}
+
+/* The group's from now on. -1: there is none. */
+static int take_listener(ucx_transport *ucx, const weir_ucx_group_key *key)
+{
+    for (unsigned i = 0; i < ucx->n_listeners; i++) {
+        if (memcmp(ucx->listeners[i].key.nonce, key->nonce, sizeof(key->nonce)) != 0)
+            continue;
+        int fd = ucx->listeners[i].fd;
+        drop_listener(ucx, i, false);
+        return fd;
+    }
+    return -1;
+}
+
+/* ---- what thread and caller share ------------------------------------------------------------*/
+
+ucx_phase weir_ucx_group_phase(ucx_group *group)
+{
+    pthread_mutex_lock(&group->lock);
+    ucx_phase phase = group->phase;
+    pthread_mutex_unlock(&group->lock);
+    return phase;
+}
+
+void weir_ucx_group_enter(ucx_group *group, ucx_phase phase)
+{
+    pthread_mutex_lock(&group->lock);
+    group->phase = phase;
+    pthread_mutex_unlock(&group->lock);
+}
+
+/* With the lock held. */
+static weir_status failed_already(const ucx_group *group)
+{
+    weir_error_restore(&group->why);
+    return group->failure;
+}
+
+static void keep_failure(ucx_group *group, weir_status status)
+{
+    pthread_mutex_lock(&group->lock);
+    group->phase = UCX_FAILED;
+    group->failure = status;
+    group->in_peace = group->over && group->n_done == group->n_queued;
+    weir_error_save(&group->why);
+    pthread_mutex_unlock(&group->lock);
+}
+
+/* ---- the thread ------------------------------------------------------------------------------*/
+
+static void wake(ucx_group *group)
+{
+    eventfd_write(group->meet.wake_fd, 1);
+}
+
+/* Goes on with what is queued; true when it has begun something. */
+static bool advance(ucx_group *group, uint64_t n_queued)
+{
+    bool any = false;
+    while (group->n_begun < n_queued) {
+        ucx_cast *cast = &group->casts[group->n_begun % WEIR_UCX_AHEAD];
+        any = weir_ucx_cast_advance(&group->chain, cast) || any;
+        if (!weir_ucx_cast_begun(cast))
+            return any;
+        group->n_begun++;
+    }
+    return weir_ucx_chain_pass_on(&group->chain) || any;
+}
+
+static void count_done(ucx_group *group)
+{
+    uint64_t n_done = group->n_done;
+    while (n_done < group->n_begun && weir_ucx_cast_ended(&group->casts[n_done % WEIR_UCX_AHEAD]))
+        n_done++;
+    if (n_done == group->n_done)
+        return;
+    weir_ucx_meet_done(group, n_done);
+    pthread_mutex_lock(&group->lock);
+    group->n_done = n_done;
+    pthread_mutex_unlock(&group->lock);
+}
+
+/* The empty broadcast that sets up the chain's links, so that this wait, too, is part of joining.
+ */
+static weir_status advance_probe(ucx_group *group, bool *any)
+{
+    if (group->probed)
+        return WEIR_OK;
+    *any = weir_ucx_cast_advance(&group->chain, &group->probe);
+    if (!weir_ucx_cast_ended(&group->probe))
+        return WEIR_OK;
+    group->probed = true;
+    return weir_ucx_meet_linked(group);
+}
+
+/* An endpoint that went down harms only what still needs it, and rank 0 knows better why. */
+static weir_status check_chain(ucx_group *group, bool needed)
+{
+    const ucx_chain *chain = &group->chain;
+    if (chain->failure != WEIR_OK) {
+        weir_error_restore(&chain->why);
+        return chain->failure;
+    }
+    if (chain->broken == UCS_OK || !needed)
+        return WEIR_OK;
+    if (group->broken_until == 0)
+        group->broken_until = weir_deadline_in(BROKEN_MS);
+    if (!weir_deadline_passed(group->broken_until))
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u went away: %s", group->who,
+                     chain->broken_rank, ucs_status_string(chain->broken));
+}
+
+/* A rank that went in peace has passed on all it had; who stays has no use for the group once the
+ * same is true of all. */
+static weir_status check_left(ucx_group *group, uint64_t n_queued)
+{
+    if (!group->left || group->n_done < n_queued || !weir_ucx_meet_all_done(group, n_queued))
+        return WEIR_OK;
+    group->over = true;
+    return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u has left", group->who, group->left_rank);
+}
+
+static int sleep_of(ucx_group *group, bool busy, ucx_phase phase)
+{
+    if (busy || !weir_ucx_chain_arm(&group->chain))
+        return 0;
+    return phase != UCX_JOINED || group->broken_until != 0 ? TICK_MS : -1;
+}
+
+static weir_status turn(ucx_group *group, ucx_phase phase, uint64_t n_queued)
+{
+    weir_status status = WEIR_OK;
+    bool busy = weir_ucx_chain_progress(&group->chain);
+    bool begun = false;
+    if (phase == UCX_LINKING)
+        status = advance_probe(group, &begun);
+    else if (phase == UCX_JOINED)
+        begun = advance(group, n_queued);
+    count_done(group);
+    if (status == WEIR_OK)
+        status = check_chain(group, phase == UCX_LINKING || group->n_done < n_queued);
+    if (status == WEIR_OK)
+        status = check_left(group, n_queued);
+    if (status == WEIR_OK)
+        status = weir_ucx_meet_turn(group, sleep_of(group, busy || begun, phase));
+    return status;
+}
+
+/* Whether who was told to finish has done so. */
+static bool may_go(const ucx_group *group, uint64_t n_queued)
+{
+    return group->n_done == n_queued && weir_ucx_meet_all_done(group, n_queued);
+}
+
+/* Until the group has failed, or its caller wants it closed. True: in peace. */
+static bool run(ucx_group *group)
+{
+    weir_status status = weir_ucx_chain_open((ucx_transport *)group->base.transport, &group->chain);
+    if (status == WEIR_OK)
+        status = weir_ucx_meet_begin(group);
+    weir_deadline finish_until = 0;
+    while (status == WEIR_OK) {
+        pthread_mutex_lock(&group->lock);
+        ucx_phase phase = group->phase;
+        uint64_t n_queued = group->n_queued;
+        ucx_stop stop = group->stop;
+        pthread_mutex_unlock(&group->lock);
+        if (stop == UCX_FINISH && finish_until == 0)
+            finish_until = weir_deadline_in(FINISH_MS);
+        if (stop == UCX_FINISH && phase == UCX_JOINED && may_go(group, n_queued))
+            return true;
+        if (stop == UCX_ABORT || (stop == UCX_FINISH && phase != UCX_JOINED) ||
+            (finish_until != 0 && weir_deadline_passed(finish_until))) {
+            status = weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u has left", group->who, group->rank);
+            break;
+        }
+        status = turn(group, phase, n_queued);
+    }
+    keep_failure(group, status);
+    return false;
+}
+
+/* The same words for the others, without the group's name: each puts its own in front. */
+static const char *reason_of(const ucx_group *group)
+{
+    size_t n = strlen(group->who);
+    const char *why = group->why.text;
+    return strncmp(why, group->who, n) == 0 && strncmp(why + n, ": ", 2) == 0 ? why + n + 2 : why;
+}
+
+static void *group_main(void *argument)
+{
+    ucx_group *group = argument;
+    bool in_peace = run(group);
+    if (in_peace) {
+        weir_ucx_chain_flush(&group->chain, FLUSH_MS);
+        weir_ucx_meet_leave(group, WEIR_UCX_LEFT, WEIR_OK, "");
+    } else {
+        weir_ucx_meet_leave(group, group->over ? WEIR_UCX_LEFT : WEIR_UCX_BROKEN,
+                            group->over ? WEIR_OK : group->failure, reason_of(group));
+    }
+    weir_ucx_chain_close(&group->chain);
+    return NULL;
+}
+
+/* The application's signal handlers must not run on our thread. */
+static int start_thread(ucx_group *group)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&group->thread, NULL, group_main, group);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
+/* ---- the caller's side -----------------------------------------------------------------------*/
+
+static weir_status check_options(const weir_group_options *options)
+{
+    if (options->key == NULL)
+        return weir_fail(WEIR_ERR_INVALID, "transport ucx: a group needs the key of its rank 0");
+    if (options->n_ranks == 0 || options->rank >= options->n_ranks)
+        return weir_fail(WEIR_ERR_INVALID, "transport ucx: rank %u of %u ranks", options->rank,
+                         options->n_ranks);
+    if (options->n_ranks > WEIR_UCX_RANKS)
+        return weir_fail(WEIR_ERR_UNSUPPORTED, "transport ucx: a group of %u ranks, at most %u",
+                         options->n_ranks, WEIR_UCX_RANKS);
+    return WEIR_OK;
+}
+
+static void free_group(ucx_group *group)
+{
+    weir_ucx_meet_close(&group->meet);
+    for (size_t i = 0; i < WEIR_UCX_AHEAD; i++)
+        weir_free(group->casts[i].many);
+    pthread_mutex_destroy(&group->lock);
+    weir_free(group->who);
+    weir_free(group);
+}
+
+static weir_status make_group(weir_transport *transport, const weir_group_options *options,
+                              const weir_ucx_group_key *key, ucx_group **out)
+{
+    ucx_group *group = weir_alloc_zeroed(1, sizeof(*group));
+    char *who = weir_strdup(options->who != NULL ? options->who : "broadcast group");
+    if (group == NULL || who == NULL) {
+        weir_free(group);
+        weir_free(who);
+        return WEIR_ERR_NO_MEMORY;
+    }
+    group->base.transport = transport;
+    group->who = who;
+    group->rank = options->rank;
+    group->n_ranks = options->n_ranks;
+    group->timeout_ms = options->timeout_ms != 0 ? options->timeout_ms : TIMEOUT_MS;
+    group->deadline = weir_deadline_in(group->timeout_ms);
+    group->chain.who = who;
+    group->chain.rank = group->rank;
+    group->chain.n_ranks = group->n_ranks;
+    memcpy(&group->chain.group, key->nonce, sizeof(group->chain.group));
+    group->probe.parts = group->probe.few;
+    group->probe.number = UINT64_MAX;
+    group->meet.key = *key;
+    group->meet.listener = group->meet.poll_fd = group->meet.wake_fd = -1;
+    pthread_mutex_init(&group->lock, NULL);
+    *out = group;
+    return weir_ucx_cast_begin(&group->probe, who);
+}
+
+static weir_status begin(ucx_group *group)
+{
+    ucx_transport *ucx = (ucx_transport *)group->base.transport;
+    if (group->rank == 0) {
+        group->meet.listener = take_listener(ucx, &group->meet.key);
+        if (group->meet.listener < 0)
+            return weir_fail(WEIR_ERR_INVALID,
+                             "%s: rank 0 opens a group with a key that is none of its own, or was "
+                             "opened before",
+                             group->who);
+    }
+    weir_status status = weir_ucx_meet_open(group);
+    if (status == WEIR_OK && start_thread(group) != 0)
+        status = weir_fail(WEIR_ERR_NO_MEMORY, "%s: cannot start its thread", group->who);
+    return status;
+}
+
+weir_status weir_ucx_group_open(weir_transport *transport, const weir_group_options *given,
+                                weir_group **out)
+{
+    weir_group_options options;
+    weir_ucx_group_key key;
+    ucx_group *group = NULL;
+    weir_status status =
+        weir_transport_struct_read(given, sizeof(options), "weir_group_options", &options);
+    if (status == WEIR_OK)
+        status = check_options(&options);
+    if (status == WEIR_OK)
+        status =
+            weir_ucx_group_key_decode(options.key, WEIR_GROUP_KEY_BYTES,
+                                      options.who != NULL ? options.who : "broadcast group", &key);
+    if (status == WEIR_OK)
+        status = make_group(transport, &options, &key, &group);
+    if (status != WEIR_OK)
+        return status;
+    status = begin(group);
+    if (status != WEIR_OK) {
+        free_group(group);
+        return status;
+    }
+    *out = &group->base;
+    return WEIR_OK;
+}
+
+weir_status weir_ucx_group_test(weir_group *base)
+{
+    ucx_group *group = (ucx_group *)base;
+    pthread_mutex_lock(&group->lock);
+    weir_status status = group->phase == UCX_FAILED   ? failed_already(group)
+                         : group->phase == UCX_JOINED ? WEIR_OK
+                                                      : WEIR_IN_PROGRESS;
+    pthread_mutex_unlock(&group->lock);
+    return status;
+}
+
+static weir_status check_parts(const ucx_group *group, uint32_t root, const weir_group_part *parts,
+                               size_t n_parts)
+{
+    if (root >= group->n_ranks)
+        return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast of rank %u of %u", group->who, root,
+                         group->n_ranks);
+    for (size_t i = 0; i < n_parts; i++) {
+        if (parts[i].data == NULL && parts[i].n_bytes > 0)
+            return weir_fail(WEIR_ERR_INVALID, "%s: part %zu of a broadcast has no data",
+                             group->who, i);
+    }
+    return WEIR_OK;
+}
+
+/* Lists grow once, and are kept. */
+static weir_status set_parts(ucx_cast *cast, const weir_group_part *parts, size_t n_parts)
+{
+    cast->parts = cast->few;
+    if (n_parts > WEIR_UCX_FEW_PARTS) {
+        if (n_parts > cast->many_parts) {
+            weir_group_part *many = weir_realloc(cast->many, n_parts * sizeof(*many));
+            if (many == NULL)
+                return WEIR_ERR_NO_MEMORY;
+            cast->many = many;
+            cast->many_parts = n_parts;
+        }
+        cast->parts = cast->many;
+    }
+    if (n_parts > 0)
+        memcpy(cast->parts, parts, n_parts * sizeof(*parts));
+    cast->n_parts = n_parts;
+    return WEIR_OK;
+}
+
+/* With the lock held. */
+static weir_status queue(ucx_group *group, uint32_t root, const weir_group_part *parts,
+                         size_t n_parts)
+{
+    if (group->phase == UCX_FAILED)
+        return failed_already(group);
+    if (group->phase != UCX_JOINED)
+        return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast before all ranks have joined",
+                         group->who);
+    if (group->n_queued - group->n_done == WEIR_UCX_AHEAD)
+        return weir_fail(WEIR_ERR_BUSY, "%s: %u broadcasts are queued already", group->who,
+                         WEIR_UCX_AHEAD);
+    ucx_cast *cast = &group->casts[group->n_queued % WEIR_UCX_AHEAD];
+    weir_status status = set_parts(cast, parts, n_parts);
+    if (status == WEIR_OK)
+        status = weir_ucx_cast_begin(cast, group->who);
+    if (status != WEIR_OK)
+        return status;
+    cast->root = root;
+    cast->number = group->n_queued++;
+    return WEIR_OK;
+}
+
+weir_status weir_ucx_group_broadcast(weir_group *base, uint32_t root, const weir_group_part *parts,
+                                     size_t n_parts, void *stream)
+{
+    ucx_group *group = (ucx_group *)base;
+    (void)stream;
+    weir_status status = check_parts(group, root, parts, n_parts);
+    if (status != WEIR_OK)
+        return status;
+    pthread_mutex_lock(&group->lock);
+    status = queue(group, root, parts, n_parts);
+    pthread_mutex_unlock(&group->lock);
+    if (status == WEIR_OK)
+        wake(group);
+    return status;
+}
+
+weir_status weir_ucx_group_progress(weir_group *base, uint64_t *out_n_done)
+{
+    ucx_group *group = (ucx_group *)base;
+    weir_status status = WEIR_OK;
+    pthread_mutex_lock(&group->lock);
+    if (group->phase == UCX_FAILED && !group->in_peace)
+        status = failed_already(group);
+    else
+        *out_n_done = group->n_done;
+    pthread_mutex_unlock(&group->lock);
+    return status;
+}
+
+void weir_ucx_group_close(weir_group *base, bool abort)
+{
+    if (base == NULL)
+        return;
+    ucx_group *group = (ucx_group *)base;
+    pthread_mutex_lock(&group->lock);
+    group->stop = abort ? UCX_ABORT : UCX_FINISH;
+    pthread_mutex_unlock(&group->lock);
+    wake(group);
+    pthread_join(group->thread, NULL);
+    if (group->chain.stuck) { /* UCX still has its pieces: they stay, with the worker */
+        ((ucx_transport *)base->transport)->group_stuck = true;
+        return;
+    }
+    free_group(group);
+}
