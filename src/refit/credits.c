@@ -201,6 +201,8 @@ static weir_group_state state_of_cast(const weir_credits *credits, const weir_gr
         return WEIR_GROUP_GONE;
     if (reader->left) /* it may come for the next one */
         return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_WAIT;
+    if (ask->round == 0) /* first it has to hear where it stands */
+        return WEIR_GROUP_WAIT;
     return ask->group < credits->made || ask->group == credits->n_groups ? WEIR_GROUP_READY
                                                                          : WEIR_GROUP_WAIT;
 }

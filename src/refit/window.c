@@ -182,8 +182,10 @@ static void add_digests(const weir_window *window, uint32_t group, weir_group_re
 }
 
 /* Of groups that are broadcast: what the answer is of, and where its reader stands. */
-static void add_header(weir_window *window, const char *reader, weir_group_record *record)
+static void add_header(weir_window *window, const weir_manifest_request *request,
+                       weir_group_record *record)
 {
+    bool has_begun = request->round != 0 && window->credits.made > 0;
     const weir_groups *groups = &window->groups;
     record->format = WEIR_GROUP_FORMAT;
     record->run = window->run;
@@ -191,9 +193,10 @@ static void add_header(weir_window *window, const char *reader, weir_group_recor
     record->version_uid = window->uid;
     record->n_groups = groups->n_groups;
     record->n_bytes = record->group < groups->n_groups ? groups->n_bytes[record->group] : 0;
-    if (record->state == WEIR_GROUP_WAIT && window->credits.made == 0 &&
-        weir_credits_member(&window->credits, reader) != NULL)
-        record->memberships = weir_cast_memberships(window->cast, reader, &record->n_memberships);
+    if (record->state == WEIR_GROUP_WAIT && !has_begun &&
+        weir_credits_member(&window->credits, request->reader) != NULL)
+        record->memberships =
+            weir_cast_memberships(window->cast, request->reader, &record->n_memberships);
 }
 
 bool weir_window_answer(weir_window *window, const weir_manifest_request *request,
@@ -217,7 +220,7 @@ bool weir_window_answer(weir_window *window, const weir_manifest_request *reques
     if (state == WEIR_GROUP_READY)
         add_digests(window, request->group, &record);
     if (window->cast != NULL)
-        add_header(window, request->reader, &record);
+        add_header(window, request, &record);
     if (weir_group_record_encode(&record, &window->answer) != WEIR_OK)
         return false;
     *out = (weir_manifest_found){ window->answer.data, window->answer.n_bytes, "" };
