@@ -336,6 +336,147 @@ static void test_progress_grows_with_every_step_of_a_reader(void **state)
     weir_credits_close(&credits);
 }
 
+/* ---- groups that are broadcast ---------------------------------------------------------------*/
+
+static weir_group_state ask_fresh(weir_credits *credits, const char *reader, uint32_t worker,
+                                  uint32_t round)
+{
+    weir_group_ask ask = { .reader = reader, .worker = worker, .round = round, .fresh = true };
+    weir_group_state state;
+    assert_int_equal(weir_credits_ask(credits, &ask, 0, &state), WEIR_OK);
+    return state;
+}
+
+/* One reader of each worker waits. */
+static void open_cast(weir_credits *credits)
+{
+    open_credits(credits, 2);
+    credits->casts = true;
+    assert_int_equal(ask_fresh(credits, "a", 0, 0), WEIR_GROUP_WAIT);
+    assert_int_equal(ask_fresh(credits, "b", 1, 0), WEIR_GROUP_WAIT);
+}
+
+static void test_a_round_begins_when_all_workers_have_come(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    weir_credit_gap gap;
+    open_cast(&credits);
+    assert_true(weir_credits_gathered(&credits, 1, 0, &gap));
+    assert_false(weir_credits_gathered(&credits, 2, 0, &gap));
+    assert_int_equal(gap.worker, 0);
+    assert_int_equal(gap.n_there, 1);
+    ask_fresh(&credits, "c", 0, 0);
+    assert_false(weir_credits_gathered(&credits, 2, 0, &gap));
+    assert_int_equal(gap.worker, 1);
+    assert_false(weir_credits_gathered(&credits, 1, 3 * SECOND_NS, &gap)); /* who asks no more */
+    assert_int_equal(gap.n_there, 0);
+    assert_null(weir_credits_member(&credits, "a")); /* there is no round */
+    weir_credits_begin(&credits, 1, 0);
+    assert_non_null(weir_credits_member(&credits, "a"));
+    assert_non_null(weir_credits_member(&credits, "c")); /* all who are there */
+    assert_null(weir_credits_member(&credits, "d"));
+    weir_credits_close(&credits);
+}
+
+static void test_nothing_of_a_member_is_gone_and_who_comes_later_is_late(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_cast(&credits);
+    weir_credits_begin(&credits, 1, 0);
+    assert_int_equal(ask_at(&credits, "a", 0, 0, 1, 0), WEIR_GROUP_WAIT);
+    for (uint32_t g = 0; g < 5; g++)
+        weir_credits_made(&credits);
+    assert_int_equal(ask_at(&credits, "a", 0, 0, 1, 0), WEIR_GROUP_READY); /* two buffers */
+    assert_int_equal(ask_at(&credits, "a", 0, 4, 1, 0), WEIR_GROUP_READY);
+    assert_int_equal(ask_at(&credits, "a", 0, 5, 1, 0), WEIR_GROUP_WAIT);
+    assert_int_equal(ask_at(&credits, "b", 1, 0, 0, 0), WEIR_GROUP_WAIT); /* has not heard of it */
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_GONE);
+    assert_int_equal(ask(&credits, "late", 0, 5), WEIR_GROUP_GONE);
+    assert_null(weir_credits_member(&credits, "late"));
+    weir_credits_close(&credits);
+}
+
+static void test_members_say_themselves_that_they_stand_in_their_groups(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_cast(&credits);
+    weir_credits_begin(&credits, 1, 0);
+    ask_fresh(&credits, "a", 0, 1); /* it is about to join */
+    assert_string_equal(weir_credits_outside(&credits)->id, "a");
+    uint64_t before = weir_credits_progress(&credits);
+    assert_int_equal(ask_at(&credits, "a", 0, 0, 1, 0), WEIR_GROUP_WAIT);
+    assert_true(weir_credits_progress(&credits) > before);
+    assert_string_equal(weir_credits_outside(&credits)->id, "b");
+    ask_at(&credits, "b", 1, 0, 1, 0);
+    assert_null(weir_credits_outside(&credits));
+    weir_credits_close(&credits);
+}
+
+static void test_a_member_that_leaves_ends_the_round_at_once(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_cast(&credits);
+    ask_fresh(&credits, "gone", 0, 0);
+    give_up(&credits, "gone", "before it began");
+    weir_credits_begin(&credits, 1, 0);
+    assert_null(weir_credits_lost(&credits));
+    give_up(&credits, "b", "no more disk");
+    assert_string_equal(weir_credits_lost(&credits)->id, "b");
+    assert_int_equal(ask_at(&credits, "b", 1, 0, 1, 0), WEIR_GROUP_OFF);
+    assert_string_equal(weir_credits_lost(&credits)->id, "b");   /* asking makes nothing good */
+    assert_int_equal(ask(&credits, "b", 1, 0), WEIR_GROUP_WAIT); /* for the next */
+    assert_string_equal(weir_credits_lost(&credits)->id, "b");
+    weir_credits_end(&credits, "b gave up");
+    assert_int_equal(ask_at(&credits, "a", 0, 0, 1, 0), WEIR_GROUP_OFF);
+    assert_string_equal(credits.why, "b gave up");
+    weir_credits_close(&credits);
+}
+
+static void test_a_member_that_begins_anew_has_left(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_cast(&credits);
+    weir_credits_begin(&credits, 1, 0);
+    ask_fresh(&credits, "a", 0, 0); /* the answer was lost */
+    assert_null(weir_credits_lost(&credits));
+    ask_at(&credits, "a", 0, 0, 1, 0);
+    assert_int_equal(ask_fresh(&credits, "a", 0, 0), WEIR_GROUP_WAIT);
+    assert_string_equal(weir_credits_lost(&credits)->id, "a");
+    assert_non_null(strstr(weir_credits_lost(&credits)->why, "begun anew"));
+    weir_credits_close(&credits);
+}
+
+static void test_who_holds_the_version_counts_and_is_sent_nothing(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    weir_credit_gap gap;
+    open_cast(&credits);
+    weir_credits_begin(&credits, 1, 0);
+    for (uint32_t g = 0; g < N_GROUPS; g++)
+        weir_credits_made(&credits);
+    assert_int_equal(ask_at(&credits, "a", 0, N_GROUPS, 1, 0), WEIR_GROUP_READY);
+    give_up(&credits, "b", "it failed at the end");
+    weir_credits_end(&credits, "b gave up");
+    ask_fresh(&credits, "b", 1, 0);
+    assert_true(weir_credits_gathered(&credits, 1, 0, &gap));
+    weir_credits_begin(&credits, 1, 0);
+    assert_null(weir_credits_member(&credits, "a"));
+    assert_non_null(weir_credits_member(&credits, "b"));
+    assert_false(passed(&credits, N_GROUPS));
+    ask_at(&credits, "b", 1, N_GROUPS, 2, 0);
+    assert_true(passed(&credits, N_GROUPS));
+    weir_credits_end(&credits, NULL);
+    assert_int_equal(ask_at(&credits, "b", 1, N_GROUPS, 2, 0), WEIR_GROUP_READY);
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_GONE);
+    weir_credits_close(&credits);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +493,12 @@ int main(void)
         cmocka_unit_test(test_a_version_that_was_withdrawn_is_over_for_all),
         cmocka_unit_test(test_what_no_reader_says_is_refused),
         cmocka_unit_test(test_progress_grows_with_every_step_of_a_reader),
+        cmocka_unit_test(test_a_round_begins_when_all_workers_have_come),
+        cmocka_unit_test(test_nothing_of_a_member_is_gone_and_who_comes_later_is_late),
+        cmocka_unit_test(test_members_say_themselves_that_they_stand_in_their_groups),
+        cmocka_unit_test(test_a_member_that_leaves_ends_the_round_at_once),
+        cmocka_unit_test(test_a_member_that_begins_anew_has_left),
+        cmocka_unit_test(test_who_holds_the_version_counts_and_is_sent_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

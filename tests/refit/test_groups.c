@@ -139,7 +139,8 @@ static void test_any_source_is_cut_into_groups_that_fit(void **state)
         unsigned n_buffers = 1 + roll(&seed, 4);
         uint64_t buffer_bytes = 11000 + roll(&seed, 20000);
         weir_groups groups;
-        assert_int_equal(weir_groups_cut(&m->source, NULL, buffer_bytes, n_buffers, &groups), WEIR_OK);
+        assert_int_equal(weir_groups_cut(&m->source, NULL, buffer_bytes, n_buffers, &groups),
+                         WEIR_OK);
         check_cut(m, &groups, buffer_bytes);
         drop(m);
     }
@@ -235,6 +236,126 @@ static void test_a_heap_that_is_full_is_an_error(void **state)
     drop(m);
 }
 
+/* ---- groups that are broadcast ---------------------------------------------------------------*/
+
+/* Units of a random source get keys and audiences of two workers; some shards are for nobody. */
+static void make_order(made *m, uint64_t *seed, weir_audiences *out)
+{
+    static const weir_replica_mesh mesh = { .tp = 2 };
+    weir_source *source = &m->source;
+    for (size_t s = 0; s < source->n_shards; s++) {
+        uint32_t t = roll(seed, 3);
+        source->shards[s].place = (weir_mesh_place){ 0, 0, t == 2 ? WEIR_ANY : t };
+        m->before[s].place = source->shards[s].place;
+    }
+    for (size_t i = 0; i < source->n_jobs; i++) {
+        source->jobs[i].key = roll(seed, 3);
+        source->jobs[i].number = (uint32_t)i;
+    }
+    assert_int_equal(
+        weir_audiences_find(source->shards, source->n_shards, &mesh, &source->arena, out), WEIR_OK);
+}
+
+static void test_groups_that_are_broadcast_have_one_key_and_one_audience(void **state)
+{
+    (void)state;
+    for (uint64_t run = 0; run < 2000; run++) {
+        uint64_t seed = run * 104729 + 3;
+        made *m = make_random(&seed);
+        weir_audiences audiences;
+        weir_groups groups;
+        make_order(m, &seed, &audiences);
+        uint64_t buffer_bytes = 100000 + roll(&seed, 100000);
+        assert_int_equal(weir_groups_cut(&m->source, &audiences, buffer_bytes, 2, &groups),
+                         WEIR_OK);
+        check_cut(m, &groups, buffer_bytes);
+        for (uint32_t g = 0; g < groups.n_groups; g++) {
+            const unsigned char *row = weir_audiences_row(&audiences, groups.audiences[g]);
+            uint64_t end = 0;
+            if (g > 0)
+                assert_true(groups.keys[g] > groups.keys[g - 1] ||
+                            (groups.keys[g] == groups.keys[g - 1] &&
+                             groups.audiences[g] >= groups.audiences[g - 1]));
+            for (uint32_t s = weir_groups_first_shard(&groups, g); s < groups.shard_ends[g]; s++) {
+                const weir_shard *shard = &m->source.shards[s];
+                end = shard->offset + shard->n_bytes;
+                assert_true(shard->place.t == WEIR_ANY ? row[0] && row[1] : row[shard->place.t]);
+            }
+            assert_int_equal(groups.n_bytes[g], end);
+        }
+        drop(m);
+    }
+}
+
+/* Two tensors of a layer behind one outside, each with a piece for either worker. */
+static void test_what_is_outside_the_layers_goes_first_and_like_goes_with_like(void **state)
+{
+    (void)state;
+    static const weir_replica_mesh mesh = { .tp = 2 };
+    made *m = make(6, 6);
+    for (size_t s = 0; s < 6; s++) {
+        m->source.shards[s].n_bytes = 100;
+        m->source.shards[s].place = (weir_mesh_place){ 0, 0, s % 2 };
+        m->source.jobs[s].shards[0] = (uint32_t)s, m->source.jobs[s].shards[1] = WEIR_ANY;
+        m->source.jobs[s].key = s < 4 ? 7 : 2;
+        m->source.jobs[s].number = (uint32_t)s;
+    }
+    keep(m);
+    weir_audiences audiences;
+    weir_groups groups;
+    assert_int_equal(weir_audiences_find(m->source.shards, 6, &mesh, &m->source.arena, &audiences),
+                     WEIR_OK);
+    assert_int_equal(weir_groups_cut(&m->source, &audiences, 4096, 2, &groups), WEIR_OK);
+    check_cut(m, &groups, 4096);
+    const uint32_t keys[] = { 2, 2, 7, 7 }, ends[] = { 1, 2, 4, 6 }, of[] = { 0, 1, 0, 1 };
+    const uint64_t n_bytes[] = { 100, 100, 356, 356 };
+    const char *const names[] = {
+        "shard-4", "shard-5", "shard-0", "shard-2", "shard-1", "shard-3"
+    };
+    assert_int_equal(groups.n_groups, 4);
+    assert_memory_equal(groups.keys, keys, sizeof(keys));
+    assert_memory_equal(groups.audiences, of, sizeof(of));
+    assert_memory_equal(groups.shard_ends, ends, sizeof(ends));
+    assert_memory_equal(groups.n_bytes, n_bytes, sizeof(n_bytes));
+    for (size_t i = 0; i < 6; i++) {
+        assert_string_equal(m->source.shards[i].name, names[i]);
+        assert_int_equal(m->source.jobs[i].shards[0], i);
+        assert_int_equal(m->source.jobs[i].number, names[i][6] - '0'); /* they moved with them */
+    }
+    const unsigned char *sent = weir_groups_receivers(&groups, &audiences, &m->source.arena);
+    const unsigned char expected[5 * 2] = { 1, 0, 0, 1, 1, 0, 0, 1, 1, 1 };
+    assert_non_null(sent);
+    assert_memory_equal(sent, expected, sizeof(expected));
+    drop(m);
+}
+
+static void test_what_is_made_together_is_for_all_of_their_workers(void **state)
+{
+    (void)state;
+    static const weir_replica_mesh mesh = { .tp = 3 };
+    made *m = make(3, 2);
+    for (size_t s = 0; s < 3; s++) {
+        m->source.shards[s].n_bytes = 100;
+        m->source.shards[s].place = (weir_mesh_place){ 0, 0, (uint32_t)s };
+    }
+    m->source.jobs[0].shards[0] = 0, m->source.jobs[0].shards[1] = 2; /* one unit for two */
+    m->source.jobs[1].shards[0] = 1, m->source.jobs[1].shards[1] = WEIR_ANY;
+    keep(m);
+    weir_audiences audiences;
+    weir_groups groups;
+    assert_int_equal(weir_audiences_find(m->source.shards, 3, &mesh, &m->source.arena, &audiences),
+                     WEIR_OK);
+    assert_int_equal(audiences.n, 3);
+    assert_int_equal(weir_groups_cut(&m->source, &audiences, 4096, 2, &groups), WEIR_OK);
+    check_cut(m, &groups, 4096);
+    assert_int_equal(groups.n_groups, 2);
+    assert_int_equal(audiences.n, 4);
+    const unsigned char both[3] = { 1, 0, 1 };
+    assert_int_equal(groups.audiences[0], 1); /* of worker 1 alone: its number is lower */
+    assert_memory_equal(weir_audiences_row(&audiences, groups.audiences[1]), both, 3);
+    drop(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +365,9 @@ int main(void)
         cmocka_unit_test(test_padding_that_nobody_makes_takes_no_room),
         cmocka_unit_test(test_workers_read_the_groups_of_their_part),
         cmocka_unit_test(test_a_heap_that_is_full_is_an_error),
+        cmocka_unit_test(test_groups_that_are_broadcast_have_one_key_and_one_audience),
+        cmocka_unit_test(test_what_is_outside_the_layers_goes_first_and_like_goes_with_like),
+        cmocka_unit_test(test_what_is_made_together_is_for_all_of_their_workers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
