@@ -36,7 +36,7 @@ weir_status weir_catch_step(weir_group_pass *pass, weir_participant *participant
         return WEIR_OK;
     weir_status status = was_told ? weir_catch_joined(remote) : WEIR_OK;
     if (status < WEIR_OK)
-        return status;
+        return weir_group_ask_why(pass, participant, status);
     bool is_last = was_told && reading->group == remote->n_groups;
     /* Asking for the end says that all is taken. */
     reading->held_back = reading->is_made || (is_last && is_in_a_window(pass, participant));
@@ -99,11 +99,12 @@ static weir_status advance_window(weir_group_pass *pass, weir_catch_window *wind
         return WEIR_OK;
     if (!window->is_caught) {
         weir_status status = weir_matched_ended(window->cast, window->ticket);
-        if (status < WEIR_OK)
-            weir_error_prefix("%s: the broadcast of group %u of %zu", window->from->remote->who,
-                              window->group, window->from->remote->n_groups);
-        if (status != WEIR_OK)
-            return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+        if (status == WEIR_IN_PROGRESS)
+            return WEIR_OK;
+        if (status != WEIR_OK) {
+            weir_error_prefix("group %u of %zu", window->group, window->from->remote->n_groups);
+            return weir_group_ask_why(pass, window->from, status);
+        }
         window->is_caught = true;
         pass->moved = true;
     }
@@ -175,8 +176,8 @@ static weir_status catch_group(weir_group_pass *pass, weir_participant *particip
     weir_status status =
         weir_matched_queue(window->cast, window->data, remote->group_bytes[group], &window->ticket);
     if (status != WEIR_OK) {
-        weir_error_prefix("%s: group %u of %zu", remote->who, group, remote->n_groups);
-        return status;
+        weir_error_prefix("group %u of %zu", group, remote->n_groups);
+        return weir_group_ask_why(pass, participant, status);
     }
     window->from = participant;
     window->turn = pass->replica->caught.n_turns++;
@@ -198,6 +199,8 @@ static weir_status catch_next(weir_group_pass *pass)
         if (next == NULL || window == NULL || !next->reading.is_made)
             return WEIR_OK;
         status = weir_catch_joined(next->remote);
+        if (status < WEIR_OK)
+            return weir_group_ask_why(pass, next, status);
         if (status == WEIR_OK)
             status = catch_group(pass, next, window);
     }

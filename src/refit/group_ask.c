@@ -17,6 +17,7 @@
 #define LAST_WAIT_MS 16u
 #define LEAVE_MS 1000u
 #define JOIN_MS 500u
+#define WHY_MS 1000u
 
 bool weir_group_any(const weir_schedule *schedule)
 {
@@ -69,8 +70,10 @@ static uint32_t known_as(const weir_replica *replica)
 
 /* ---- asking ----------------------------------------------------------------------------------*/
 
+/* timeout_ms 0: as long as any call may take. */
 static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
-                       const weir_participant *participant, weir_group_record *out)
+                       const weir_participant *participant, unsigned timeout_ms,
+                       weir_group_record *out)
 {
     const weir_remote *remote = participant->remote;
     weir_group_ask question = { .reader = replica->worker.id,
@@ -82,7 +85,7 @@ static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
     size_t n_bytes;
     weir_status status = weir_directory_ask_group(
         replica->worker.client, remote->endpoint, remote->who, discovery->uid, remote->slot,
-        &question, 0, &replica->answer.data, &replica->answer.capacity_bytes, &n_bytes);
+        &question, timeout_ms, &replica->answer.data, &replica->answer.capacity_bytes, &n_bytes);
     weir_arena_reset(&replica->scratch);
     if (status == WEIR_OK)
         status = weir_group_record_decode(replica->answer.data, n_bytes, &replica->scratch, out);
@@ -194,7 +197,7 @@ weir_status weir_group_ask_once(weir_replica *replica, const weir_discovery *dis
                                 weir_participant *participant)
 {
     weir_group_record record;
-    weir_status status = ask(replica, discovery, participant, &record);
+    weir_status status = ask(replica, discovery, participant, 0, &record);
     return status == WEIR_OK ? take_in(replica, discovery, participant, &record) : status;
 }
 
@@ -221,6 +224,27 @@ weir_status weir_group_ask_in_time(weir_group_pass *pass, weir_participant *part
     return status;
 }
 
+weir_status weir_group_ask_why(weir_group_pass *pass, const weir_participant *participant,
+                               weir_status failed)
+{
+    weir_replica *replica = pass->replica;
+    weir_deadline deadline = weir_deadline_in(WHY_MS);
+    weir_patience patience = { 0 };
+    weir_group_record record = { 0 };
+    weir_error_line line;
+    weir_error_save(&line);
+    weir_status status = failed == WEIR_ERR_PEER_LOST ? WEIR_OK : failed;
+    while (status == WEIR_OK && record.state != WEIR_GROUP_OFF && !weir_deadline_passed(deadline)) {
+        status = ask(replica, pass->discovery, participant, WHY_MS, &record);
+        if (status == WEIR_OK && record.state != WEIR_GROUP_OFF)
+            status = weir_worker_pause(&replica->worker, &patience);
+    }
+    if (status == WEIR_OK && record.state == WEIR_GROUP_OFF)
+        return read_state(replica, pass->discovery, participant, &record);
+    weir_error_restore(&line);
+    return failed;
+}
+
 /* ---- coming and going ------------------------------------------------------------------------*/
 
 /* A rank may hear last of all which version it is that it has published. */
@@ -230,7 +254,7 @@ static weir_status ask_to_join(weir_replica *replica, const weir_discovery *disc
     weir_deadline deadline = weir_deadline_in(JOIN_MS);
     weir_group_record record;
     for (weir_patience patience = { 0 };;) {
-        weir_status status = ask(replica, discovery, participant, &record);
+        weir_status status = ask(replica, discovery, participant, 0, &record);
         if (status == WEIR_OK)
             return take_in(replica, discovery, participant, &record);
         if (status != WEIR_ERR_NOT_FOUND || weir_deadline_passed(deadline))

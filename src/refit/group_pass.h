@@ -30,6 +30,11 @@ weir_status weir_group_ask_once(weir_replica *replica, const weir_discovery *dis
 /* The same, not before its time has come: what is not there is asked for less and less often. */
 weir_status weir_group_ask_in_time(weir_group_pass *pass, weir_participant *participant);
 
+/* A broadcast of the participant has failed: a rank that has given up says why, and the calling
+ * thread's last error then does. */
+weir_status weir_group_ask_why(weir_group_pass *pass, const weir_participant *participant,
+                               weir_status failed);
+
 /* The part has landed: verifies it, and hands it to the loader. */
 weir_status weir_group_take_part(weir_group_pass *pass, weir_participant *participant,
                                  const weir_landing_part *part);

@@ -599,6 +599,18 @@ static void a_group_that_breaks_ends_the_refit(void **state)
     close_bench(b);
 }
 
+static void who_broke_a_group_says_why(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_bench(WEIR_INSTALL_STAGED);
+    b->ranks[0].off_at = 0;
+    script_net.casts[b->casts[0][0]].is_broken = WEIR_ERR_PEER_LOST;
+    expect_fails(refit_once(b, &landed), WEIR_ERR_PEER_LOST,
+                 "trainer rank 0 has stopped sending version 7: layers.3.weight is not finite");
+    close_bench(b);
+}
+
 static void a_cancelled_refit_leaves_its_groups(void **state)
 {
     (void)state;
@@ -673,6 +685,7 @@ int main(void)
         cmocka_unit_test(a_round_that_is_off_is_left_and_the_next_begins_afresh),
         cmocka_unit_test(every_wait_is_bounded_and_names_the_rank_and_the_group),
         cmocka_unit_test(a_group_that_breaks_ends_the_refit),
+        cmocka_unit_test(who_broke_a_group_says_why),
         cmocka_unit_test(a_cancelled_refit_leaves_its_groups),
         cmocka_unit_test(who_is_not_sent_what_it_needs_says_so),
         cmocka_unit_test(who_comes_too_late_is_told),
