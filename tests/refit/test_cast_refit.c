@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cast_refit.c - versions that ranks of a mesh broadcast group by group: whole refits in one
+ * process over transport ucx, trainer ranks and workers in threads of their own. */
+#include "refit/refit_rig.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+
+#include "base/alloc.h"
+#include "refit/replica.h"
+#include "refit/window.h"
+
+#define WINDOW_BYTES ((uint64_t)192 << 10)
+#define MAX_PEERS 4
+#define SHORT_MS 700
+
+/* ---- a rig -----------------------------------------------------------------------------------*/
+
+typedef struct peer {
+    pthread_t thread;
+    weir_trainer *trainer; /* or: */
+    weir_replica *replica;
+    char name[16];
+    uint32_t worker;
+    uint64_t version;
+    unsigned n_replicas, timeout_ms;
+    weir_status status;
+    char line[WEIR_ERROR_TEXT];
+    weir_report report;
+} peer;
+
+typedef struct stage {
+    rig r;
+    weir_delivery delivery;
+    uint32_t n_ranks;
+    peer ranks[MAX_PEERS], workers[MAX_PEERS];
+    size_t n_workers;
+} stage;
+
+static void open_trainer(stage *s, uint32_t rank, const char *mesh)
+{
+    weir_trainer_options options = WEIR_TRAINER_OPTIONS_INIT;
+    options.directory = weir_directory_address(s->r.directory);
+    options.model = "model";
+    options.rank = rank;
+    options.family = s->r.family;
+    options.conversion = s->r.conversion;
+    options.config = s->r.config_path;
+    options.n_threads = 1;
+    options.timeout_ms = 10 * RIG_TIMEOUT_MS;
+    options.mesh = mesh;
+    options.replica_mesh = s->r.wire == WEIR_WIRE_KERNEL ? "tp=2" : NULL;
+    options.wire = s->r.wire;
+    options.delivery = s->delivery;
+    options.window_bytes = s->delivery == WEIR_DELIVERY_PUSH ? WINDOW_BYTES : 0;
+    assert_ok(weir_trainer_open(&options, &s->ranks[rank].trainer));
+}
+
+static stage *open_stage(const rig *wish, weir_delivery delivery, const char *mesh,
+                         uint32_t n_ranks)
+{
+    stage *s = calloc(1, sizeof(*s));
+    assert_non_null(s);
+    s->r = *wish;
+    s->delivery = delivery;
+    s->n_ranks = n_ranks;
+    rig_write_config(&s->r);
+    rig_model_open(&s->r);
+    weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
+    assert_ok(weir_directory_open(&options, &s->r.directory));
+    for (uint32_t rank = 0; rank < n_ranks; rank++)
+        open_trainer(s, rank, mesh);
+    return s;
+}
+
+static peer *add_worker(stage *s, const char *engine, uint32_t number, weir_install_mode mode)
+{
+    peer *worker = &s->workers[s->n_workers++];
+    snprintf(worker->name, sizeof(worker->name), "%s-%u", engine, number);
+    weir_replica_options options = rig_replica_options(&s->r, worker->name, mode);
+    options.mesh = "tp=2";
+    options.worker = worker->worker = number;
+    options.timeout_ms = 10 * RIG_TIMEOUT_MS;
+    assert_ok(weir_replica_open(&options, &worker->replica));
+    assert_ok(weir_replica_allocate(worker->replica));
+    return worker;
+}
+
+/* Two engines of two workers. */
+static void add_engines(stage *s, weir_install_mode first, weir_install_mode second)
+{
+    for (uint32_t w = 0; w < 4; w++)
+        add_worker(s, w < 2 ? "a" : "b", w % 2, w < 2 ? first : second);
+}
+
+static void close_stage(stage *s)
+{
+    char command[128];
+    for (size_t w = 0; w < s->n_workers; w++)
+        weir_replica_close(s->workers[w].replica);
+    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
+        weir_trainer_close(s->ranks[rank].trainer);
+    weir_directory_close(s->r.directory);
+    for (size_t t = 0; t < s->r.model.n; t++)
+        free(s->r.model.tensors[t].data);
+    weir_family_sources_free(s->r.model.tensors);
+    weir_config_close(s->r.config);
+    unlink(s->r.config_path);
+    snprintf(command, sizeof(command), "rm -rf %s", s->r.share);
+    assert_int_equal(system(command), 0);
+    free(s);
+}
+
+/* ---- threads ---------------------------------------------------------------------------------*/
+
+static void finish(peer *p, weir_status status)
+{
+    p->status = status;
+    snprintf(p->line, sizeof(p->line), "%s", status != WEIR_OK ? weir_last_error() : "");
+}
+
+static void *run_rank(void *context)
+{
+    peer *p = context;
+    weir_alloc_uncount_thread(); /* memory that conversions need is a thread's own */
+    weir_status status = WEIR_OK;
+    if (!p->trainer->has_published || p->trainer->last_version < p->version)
+        status = weir_trainer_publish(p->trainer, p->version, &p->report);
+    if (status == WEIR_OK && p->n_replicas > 0)
+        status = weir_trainer_wait(p->trainer, p->version, p->n_replicas, p->timeout_ms);
+    finish(p, status);
+    return NULL;
+}
+
+static void *run_worker(void *context)
+{
+    peer *p = context;
+    finish(p, weir_replica_install(p->replica, p->version, &p->report));
+    return NULL;
+}
+
+static void start_rank(peer *p, unsigned n_replicas, unsigned timeout_ms)
+{
+    p->n_replicas = n_replicas;
+    p->timeout_ms = timeout_ms;
+    assert_int_equal(pthread_create(&p->thread, NULL, run_rank, p), 0);
+}
+
+static void start_ranks(stage *s, unsigned version, unsigned n_replicas, unsigned timeout_ms)
+{
+    rig_fill(&s->r.model, version);
+    for (uint32_t rank = 0; rank < s->n_ranks; rank++) {
+        assert_ok(weir_trainer_register(s->ranks[rank].trainer, s->r.model.tensors, s->r.model.n));
+        s->ranks[rank].version = version;
+    }
+    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
+        start_rank(&s->ranks[rank], n_replicas, timeout_ms);
+}
+
+static void start_worker(peer *worker, uint64_t version)
+{
+    worker->version = version;
+    assert_int_equal(pthread_create(&worker->thread, NULL, run_worker, worker), 0);
+}
+
+static void join(peer *p)
+{
+    assert_int_equal(pthread_join(p->thread, NULL), 0);
+}
+
+static void join_ok(peer *p)
+{
+    join(p);
+    if (p->status != WEIR_OK)
+        fail_msg("version %" PRIu64 ": %s: %s", p->version, weir_status_name(p->status), p->line);
+}
+
+/* Engines, or of a checkpoint, which any worker takes whole, workers. */
+static unsigned n_replicas_of(const stage *s)
+{
+    return (unsigned)(s->r.wire == WEIR_WIRE_KERNEL ? s->n_workers / 2 : s->n_workers);
+}
+
+static void refit(stage *s, unsigned version)
+{
+    start_ranks(s, version, n_replicas_of(s), 0);
+    for (size_t w = 0; w < s->n_workers; w++)
+        start_worker(&s->workers[w], version);
+    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
+        join_ok(&s->ranks[rank]);
+    for (size_t w = 0; w < s->n_workers; w++)
+        join_ok(&s->workers[w]);
+}
+
+/* Against a conversion of the whole model in this process. */
+static void expect_verified(const stage *s, uint64_t version)
+{
+    for (size_t w = 0; w < s->n_workers; w++) {
+        weir_verify_options options = WEIR_VERIFY_OPTIONS_INIT;
+        weir_verify_report report;
+        options.directory = weir_directory_address(s->r.directory);
+        options.model = "model";
+        options.replica = s->workers[w].name;
+        options.family = s->r.family;
+        options.conversion = s->r.conversion;
+        options.config = s->r.config_path;
+        options.sources = s->r.model.tensors;
+        options.n_sources = s->r.model.n;
+        options.n_threads = 1;
+        options.timeout_ms = RIG_TIMEOUT_MS;
+        options.mesh = "tp=2";
+        options.worker = s->workers[w].worker;
+        assert_ok(weir_verify(&options, &report));
+        if (report.n_different != 0)
+            fail_msg("%s: %s", s->workers[w].name, report.first_difference);
+        assert_int_equal(report.version, version);
+    }
+}
+
+/* ---- refits ----------------------------------------------------------------------------------*/
+
+static void follow(const rig *wish, const char *mesh, weir_install_mode first,
+                   weir_install_mode second)
+{
+    stage *s = open_stage(wish, WEIR_DELIVERY_PUSH, mesh, 2);
+    add_engines(s, first, second);
+    for (unsigned version = 1; version <= 3; version++) {
+        refit(s, version);
+        expect_verified(s, version);
+    }
+    close_stage(s);
+}
+
+static void engines_get_their_parts_in_kernel_format(void **state)
+{
+    (void)state;
+    static const char *const conversions[] = { "fp8_128x128", "cutlass_fp8_e4m3_per_channel",
+                                               "bf16_cast" };
+    for (size_t c = 0; c < 3; c++) {
+        const rig wish = { .family = "llama", .conversion = conversions[c], .preset = "tiny" };
+        follow(&wish, "fsdp=2", WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+    }
+}
+
+static void experts_of_other_ranks_are_sent_too(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "qwen3_moe", .conversion = "fp8_128x128", .preset = "tiny" };
+    follow(&wish, "ep=2", WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+}
+
+static void engines_convert_a_checkpoint_themselves(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama",
+                       .conversion = "fp8_128x128",
+                       .preset = "tiny",
+                       .wire = WEIR_WIRE_CHECKPOINT };
+    follow(&wish, "fsdp=2", WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+}
+
+static void later_versions_allocate_register_plan_and_connect_nothing(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
+    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+    refit(s, 1);
+    refit(s, 2);
+    weir_counters before[2] = { s->ranks[0].trainer->worker.counters,
+                                s->ranks[1].trainer->worker.counters };
+    refit(s, 3);
+    for (size_t w = 0; w < s->n_workers; w++) {
+        const weir_counters *took = &s->workers[w].report.counters;
+        assert_int_equal(took->registrations + took->plans + took->connections, 0);
+        assert_int_equal(took->allocations, 0);
+    }
+    for (uint32_t rank = 0; rank < 2; rank++)
+        assert_memory_equal(&before[rank], &s->ranks[rank].trainer->worker.counters,
+                            sizeof(before[rank]));
+    close_stage(s);
+}
+
+/* ---- what fails ------------------------------------------------------------------------------*/
+
+static void a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
+    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
+    add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
+    start_ranks(s, 1, 1, SHORT_MS);
+    start_worker(&s->workers[0], 1);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        peer *p = &s->ranks[rank];
+        join(p);
+        assert_int_equal(p->status, WEIR_ERR_TIMED_OUT);
+        assert_non_null(strstr(p->line, "0 of 1 replicas have a worker 1 that has come for "
+                                        "version 1 of model"));
+        start_rank(p, 1, 0);
+    }
+    start_worker(&s->workers[1], 1);
+    for (size_t i = 0; i < 2; i++)
+        join_ok(&s->ranks[i]), join_ok(&s->workers[i]);
+    expect_verified(s, 1);
+    close_stage(s);
+}
+
+static weir_status refuse_to_pause(void *context)
+{
+    (void)context;
+    return WEIR_ERR_REFUSED;
+}
+
+static void who_gives_up_ends_the_round_and_the_next_version_goes_to_all(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
+    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
+    peer *bad = add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
+    refit(s, 1);
+    bad->replica->mode = WEIR_INSTALL_DIRECT; /* so that it pauses after it has joined */
+    bad->replica->hooks.pause = refuse_to_pause;
+    start_ranks(s, 2, 1, SHORT_MS);
+    for (size_t w = 0; w < 2; w++)
+        start_worker(&s->workers[w], 2);
+    join(bad);
+    assert_int_equal(bad->status, WEIR_ERR_REFUSED);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        join(&s->ranks[rank]);
+        if (strstr(s->ranks[rank].line, " gave up") == NULL)
+            fail_msg("rank %u: %s", rank, s->ranks[rank].line);
+    }
+    for (uint32_t rank = 0; rank < 2; rank++) /* who waited is told when the version goes */
+        assert_ok(weir_slot_retire_sent(s->ranks[rank].trainer, 2));
+    join(&s->workers[0]);
+    assert_true(s->workers[0].status != WEIR_OK);
+    assert_int_equal(weir_replica_version(s->workers[0].replica), 1);
+    bad->replica->hooks.pause = NULL;
+    refit(s, 3);
+    expect_verified(s, 3);
+    close_stage(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(engines_get_their_parts_in_kernel_format),
+        cmocka_unit_test(experts_of_other_ranks_are_sent_too),
+        cmocka_unit_test(engines_convert_a_checkpoint_themselves),
+        cmocka_unit_test(later_versions_allocate_register_plan_and_connect_nothing),
+        cmocka_unit_test(a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh),
+        cmocka_unit_test(who_gives_up_ends_the_round_and_the_next_version_goes_to_all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
