@@ -261,8 +261,7 @@ weir_status weir_catch_copy(weir_replica *replica, const void *window,
                             const weir_landing_part *part)
 {
     weir_catch *caught = &replica->caught;
-    weir_landing_rows(replica, part, window, caught->rows);
-    weir_status status =
-        weir_task_copy_rows(caught->copy, WEIR_LANE_COMPUTE, caught->rows, part->n_copies);
+    size_t n_rows = weir_landing_rows(replica, part, window, caught->rows);
+    weir_status status = weir_task_copy_rows(caught->copy, WEIR_LANE_COMPUTE, caught->rows, n_rows);
     return status == WEIR_OK ? weir_task_wait(caught->copy, replica->worker.timeout_ms) : status;
 }

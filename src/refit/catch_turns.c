@@ -209,13 +209,14 @@ static weir_status catch_next(weir_group_pass *pass)
 
 /* ---- all of them -----------------------------------------------------------------------------*/
 
-/* The broadcast under way that is waited for longest; NULL: there is none. */
-static const weir_catch_window *oldest_under_way(const weir_group_pass *pass)
+/* Of the windows that wait for their broadcast to end, or of those that are caught, the one whose
+ * turn was first; NULL: there is none. */
+static const weir_catch_window *oldest_window(const weir_group_pass *pass, bool is_caught)
 {
     const weir_catch_window *oldest = NULL;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
         const weir_catch_window *window = &pass->replica->caught.windows[w];
-        if (window->from != NULL && !window->is_caught &&
+        if (window->from != NULL && window->is_caught == is_caught &&
             (oldest == NULL || window->turn < oldest->turn))
             oldest = window;
     }
@@ -228,7 +229,7 @@ static bool may_go_on(const weir_group_pass *pass)
     const weir_schedule *schedule = &pass->replica->schedule;
     if (pass->moved || weir_loader_is_ready(pass->replica->loader))
         return true;
-    if (oldest_under_way(pass) != NULL)
+    if (oldest_window(pass, false) != NULL)
         return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
@@ -243,18 +244,14 @@ static bool may_go_on(const weir_group_pass *pass)
 static weir_status check_order(const weir_group_pass *pass)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
-    for (size_t w = 0; w < WEIR_CATCH_WINDOWS && pass->loads; w++) {
-        const weir_catch_window *window = &pass->replica->caught.windows[w];
-        if (window->from == NULL || !window->is_caught || may_go_on(pass))
-            continue;
-        const weir_remote *remote = window->from->remote;
-        const weir_landing_part *part = &schedule->landing.parts[window->part];
-        return weir_fail(WEIR_ERR_UNSUPPORTED,
-                         "%s sends %s before tensors that this replica has to convert first",
-                         remote->who,
-                         remote->shards[schedule->planned[part->first_copy].shard].name);
-    }
-    return WEIR_OK;
+    const weir_catch_window *window = pass->loads ? oldest_window(pass, true) : NULL;
+    if (window == NULL || may_go_on(pass))
+        return WEIR_OK;
+    const weir_remote *remote = window->from->remote;
+    const weir_landing_part *part = &schedule->landing.parts[window->part];
+    return weir_fail(WEIR_ERR_UNSUPPORTED,
+                     "%s sends %s before tensors that this replica has to convert first",
+                     remote->who, remote->shards[schedule->planned[part->first_copy].shard].name);
 }
 
 weir_status weir_catch_turns(weir_group_pass *pass)
@@ -270,7 +267,7 @@ weir_status weir_catch_turns(weir_group_pass *pass)
 bool weir_catch_is_busy(const weir_group_pass *pass)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
-    if (oldest_under_way(pass) != NULL)
+    if (oldest_window(pass, false) != NULL)
         return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
@@ -307,7 +304,7 @@ weir_status weir_catch_time_out(const weir_group_pass *pass, double waited_s)
         if (weir_catch_joined(one->remote) == WEIR_IN_PROGRESS)
             return not_made(pass, one, waited_s, ": its broadcast group is not joined by all");
     }
-    const weir_catch_window *window = oldest_under_way(pass);
+    const weir_catch_window *window = oldest_window(pass, false);
     if (window != NULL)
         return weir_fail(WEIR_ERR_TIMED_OUT,
                          "timed out after %.1f s: the broadcast of group %u of %zu of version "

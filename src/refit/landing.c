@@ -95,19 +95,34 @@ void weir_landing_aim(weir_replica *replica)
     }
 }
 
-void weir_landing_rows(const weir_replica *replica, const weir_landing_part *part,
-                       const unsigned char *window, weir_work_rows *out)
+static bool rows_continue(const weir_work_rows *before, const weir_work_rows *after)
 {
-    for (size_t i = 0; i < part->n_copies; i++) {
-        const weir_plan_copy *planned = &replica->schedule.planned[part->first_copy + i];
+    return before->n_rows == 1 && after->n_rows == 1 &&
+           (unsigned char *)before->to + before->row_bytes == after->to &&
+           (const unsigned char *)before->from + before->row_bytes == after->from;
+}
+
+size_t weir_landing_rows(const weir_replica *replica, const weir_landing_part *part,
+                         const unsigned char *window, weir_work_rows *out)
+{
+    size_t n = 0;
+    for (size_t i = part->first_copy; i < part->first_copy + part->n_copies; i++) {
+        const weir_plan_copy *planned = &replica->schedule.planned[i];
         uint64_t run_bytes = run_bytes_of(replica, planned);
-        out[i] = (weir_work_rows){ .to = destination(replica, planned),
-                                   .from = window + planned->source_offset,
-                                   .row_bytes = run_bytes,
-                                   .n_rows = run_bytes != 0 ? planned->n_bytes / run_bytes : 0,
-                                   .to_pitch = planned->pitch_bytes,
-                                   .from_pitch = run_bytes };
+        if (planned->n_bytes == 0)
+            continue;
+        weir_work_rows rows = { .to = destination(replica, planned),
+                                .from = window + planned->source_offset,
+                                .row_bytes = run_bytes,
+                                .n_rows = planned->n_bytes / run_bytes,
+                                .to_pitch = planned->pitch_bytes,
+                                .from_pitch = run_bytes };
+        if (n > 0 && rows_continue(&out[n - 1], &rows))
+            out[n - 1].row_bytes += run_bytes;
+        else
+            out[n++] = rows;
     }
+    return n;
 }
 
 static weir_status open_reads(weir_replica *replica)

@@ -70,9 +70,10 @@ weir_status weir_landing_part_up(struct weir_replica *replica);
 
 /* Lists what to read from every participant, into the places of this refit's versions. */
 void weir_landing_aim(struct weir_replica *replica);
-/* The same of one part, from `window`, which holds its region: a row for each of its copies. */
-void weir_landing_rows(const struct weir_replica *replica, const weir_landing_part *part,
-                       const unsigned char *window, weir_work_rows *out);
+/* The same of one part, from `window`, which holds its region: at most a row for each of its
+ * copies; returns how many. */
+size_t weir_landing_rows(const struct weir_replica *replica, const weir_landing_part *part,
+                         const unsigned char *window, weir_work_rows *out);
 /* ERR_CORRUPT names the first copy whose digest is not the published one. Groups are verified one
  * by one when they have landed, all else at one go. */
 weir_status weir_landing_verify(struct weir_replica *replica);

@@ -22,6 +22,7 @@
 #include "refit/credits.h"
 #include "refit/manifest.h"
 #include "transport/transport_lacks.h"
+#include "weir/cuda.h"
 
 #define SCRIPT_MAX 16
 
@@ -89,7 +90,6 @@ static inline weir_status script_group_broadcast(weir_group *group, uint32_t roo
                                                  void *stream)
 {
     script_cast *cast = (script_cast *)group;
-    (void)stream;
     assert_int_equal(root, 0);
     assert_int_equal(n_parts, 1);
     assert_int_equal(script_group_test(group), WEIR_OK);
@@ -98,7 +98,10 @@ static inline weir_status script_group_broadcast(weir_group *group, uint32_t roo
     script_net.queued[script_net.n_queued++] =
         (script_place){ (uint32_t)(cast - script_net.casts), number };
     cast->wanted[cast->n_wanted++ % SCRIPT_MAX] = parts->data;
-    return WEIR_OK;
+    if (group->transport->ops->memory == WEIR_MEMORY_HOST)
+        return WEIR_OK;
+    cast->n_done++; /* its stream tells */
+    return weir_cuda_copy(0, parts->data, cast->sent[number], parts->n_bytes, stream);
 }
 
 static inline weir_status script_group_progress(weir_group *group, uint64_t *out_n_done)
@@ -137,6 +140,13 @@ static weir_transport_ops script_ops = { .size = sizeof(weir_transport_ops),
                                          .group_broadcast = script_group_broadcast,
                                          .group_close = script_group_close,
                                          .group_progress = script_group_progress };
+
+static inline void script_net_open(uint32_t memory)
+{
+    memset(&script_net, 0, sizeof(script_net));
+    script_ops.memory = memory;
+    script_net.base.ops = &script_ops;
+}
 
 /* A new group, that has another key than all before. */
 static inline uint32_t script_cast_new(void)

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/digest.h"
 #include "refit/replica.h"
+#include "weir/cuda.h"
 
 #define N_RANKS 2u
 #define N_PARAMETERS 5u
@@ -158,7 +159,26 @@ static void open_rank(bench *b, uint32_t r)
     new_cast(b, r, 1);
 }
 
-static void open_replica(bench *b, weir_install_mode mode)
+/* On a GPU the parameters are never looked at: installs are staged. */
+static void open_parameters(bench *b)
+{
+    weir_replica *replica = &b->replica;
+    bool on_gpu = weir_work_memory(replica->work) == WEIR_MEMORY_CUDA;
+    const weir_shape shape = { 2, { ROWS, COLS } };
+    replica->live = b->live;
+    replica->wanted = b->wanted;
+    replica->staging_offset = b->staging_offset;
+    replica->n_parameters = N_PARAMETERS;
+    for (size_t i = 0; i < N_PARAMETERS; i++) {
+        void *data = b->memory[i];
+        if (on_gpu)
+            must(weir_work_allocate(replica->work, TENSOR_BYTES, &data));
+        b->live[i] = (weir_tensor){ "p", WEIR_U8, shape, data };
+        b->wanted[i] = (weir_parameter){ .name = "p", .dtype = WEIR_U8, .shape = shape };
+    }
+}
+
+static void open_replica(bench *b, weir_install_mode mode, uint32_t memory)
 {
     weir_replica *replica = &b->replica;
     weir_worker *worker = &replica->worker;
@@ -167,19 +187,11 @@ static void open_replica(bench *b, weir_install_mode mode)
     worker->timeout_ms = 5000;
     must(weir_directory_client_open("127.0.0.1:1", 5000, &worker->client));
     must(weir_pool_open(2, &worker->pool));
-    must(weir_work_open(WEIR_MEMORY_HOST, 0, worker->pool, &replica->work));
+    must(weir_work_open(memory, 0, worker->pool, &replica->work));
     must(weir_task_open(replica->work, &replica->derive));
     weir_arena_init(&replica->scratch, 0);
     replica->mode = mode;
-    replica->live = b->live;
-    replica->wanted = b->wanted;
-    replica->staging_offset = b->staging_offset;
-    replica->n_parameters = N_PARAMETERS;
-    for (size_t i = 0; i < N_PARAMETERS; i++) {
-        const weir_shape shape = { 2, { ROWS, COLS } };
-        b->live[i] = (weir_tensor){ "p", WEIR_U8, shape, b->memory[i] };
-        b->wanted[i] = (weir_parameter){ .name = "p", .dtype = WEIR_U8, .shape = shape };
-    }
+    open_parameters(b);
 }
 
 /* What the ranks have of a version. */
@@ -200,15 +212,14 @@ static void fill(bench *b, unsigned seed)
     }
 }
 
-static bench *open_bench(weir_install_mode mode)
+static bench *open_bench_on(weir_install_mode mode, uint32_t memory)
 {
     bench *b = calloc(1, sizeof(*b));
     assert_non_null(b);
-    memset(&script_net, 0, sizeof(script_net));
-    script_ops.memory = WEIR_MEMORY_HOST;
+    script_net_open(memory);
     for (uint32_t g = 0; g < N_GROUPS; g++)
         b->group_bytes[g] = g == N_GROUPS - 1 ? SECOND_AT + HALF : HALF;
-    open_replica(b, mode);
+    open_replica(b, mode, memory);
     for (uint32_t r = 0; r < N_RANKS; r++)
         open_rank(b, r);
     weir_schedule *schedule = &b->replica.schedule;
@@ -227,6 +238,11 @@ static bench *open_bench(weir_install_mode mode)
     return b;
 }
 
+static bench *open_bench(weir_install_mode mode)
+{
+    return open_bench_on(mode, WEIR_MEMORY_HOST);
+}
+
 static void close_bench(bench *b)
 {
     weir_replica *replica = &b->replica;
@@ -242,6 +258,9 @@ static void close_bench(bench *b)
     weir_buffer_free(&replica->answer);
     weir_arena_close(&replica->scratch);
     weir_task_close(replica->derive);
+    for (size_t i = 0; i < N_PARAMETERS; i++)
+        if (b->live[i].data != b->memory[i])
+            weir_work_free(replica->work, b->live[i].data, TENSOR_BYTES);
     weir_work_close(replica->work);
     weir_pool_close(replica->worker.pool);
     weir_directory_client_close(replica->worker.client);
@@ -443,6 +462,132 @@ static void windows_grow_when_groups_do(void **state)
     assert_int_equal(b->replica.caught.window_bytes, BUFFER_BYTES);
     assert_int_equal(b->replica.worker.counters.allocations - n_taken, 2 * WEIR_CATCH_WINDOWS);
     expect_installed(b);
+    close_bench(b);
+}
+
+static void what_fails_behind_the_transfer_costs_no_group(void **state)
+{
+    (void)state;
+    bool landed = false;
+    bench *b = open_bench(WEIR_INSTALL_STAGED);
+    must(weir_group_join(&b->replica, &b->discovery));
+    weir_landing_aim(&b->replica);
+    must(weir_group_transfer(&b->replica, &b->discovery, &landed));
+    weir_fail(WEIR_ERR_REFUSED, "the engine does not want it");
+    weir_group_leave(&b->replica, &b->discovery);
+    for (uint32_t r = 0; r < N_RANKS; r++)
+        assert_string_equal(b->ranks[r].gave_up, "the engine does not want it");
+    must(refit_once(b, &landed));
+    expect_installed(b);
+    for (uint32_t c = 0; c < script_net.n_casts; c++)
+        assert_int_equal(script_net.casts[c].n_opened, 1);
+    close_bench(b);
+}
+
+static void what_lies_on_a_gpu_is_caught_there(void **state)
+{
+    (void)state;
+    unsigned n_gpus;
+    if (weir_cuda_devices(&n_gpus) != WEIR_OK) {
+        print_message("SKIPPED: %s\n", weir_last_error());
+        if (getenv("WEIR_TEST_REQUIRE_GPU") != NULL)
+            fail_msg("a GPU is required");
+        skip();
+    }
+    bool landed;
+    bench *b = open_bench_on(WEIR_INSTALL_STAGED, WEIR_MEMORY_CUDA);
+    for (unsigned version = 1; version <= 2; version++) {
+        fill(b, version);
+        must(refit_once(b, &landed));
+        for (uint32_t i = 0; i < N_RANKS * N_PARAMETERS; i++) {
+            const weir_plan_copy *copy = &b->planned[i];
+            const unsigned char *sent = b->bytes[copy->source][group_of(visible[copy->shard])];
+            assert_memory_equal(b->replica.staging + b->staging_offset[copy->parameter] +
+                                    copy->packed_offset,
+                                sent + copy->source_offset, copy->n_bytes);
+        }
+    }
+    b->digests[1][5].sum ^= 1;
+    expect_fails(refit_once(b, &landed), WEIR_ERR_CORRUPT, "digest of layers.1.a differs");
+    close_bench(b);
+}
+
+/* A loader that converts nothing, one group per parameter. */
+static void load_in_order(bench *b, weir_loader *loader, weir_loader_tensor *tensors,
+                          const uint32_t *loads)
+{
+    weir_replica *replica = &b->replica;
+    *loader = (weir_loader){ .tensors = tensors,
+                             .n_wanted = N_PARAMETERS,
+                             .n_groups = N_PARAMETERS,
+                             .buffer_bytes = TENSOR_BYTES,
+                             .is_reserved = true };
+    weir_arena_init(&loader->arena, 0);
+    loader->left = weir_arena_zeroed(&loader->arena, N_PARAMETERS, sizeof(*loader->left));
+    loader->first_jobs =
+        weir_arena_zeroed(&loader->arena, N_PARAMETERS + 1, sizeof(*loader->first_jobs));
+    loader->tasks = weir_arena_zeroed(&loader->arena, N_PARAMETERS, sizeof(*loader->tasks));
+    for (uint32_t i = 0; i < N_PARAMETERS; i++) {
+        tensors[i] = (weir_loader_tensor){ .group = loads[i], .n_bytes = TENSOR_BYTES };
+        must(weir_task_open(replica->work, &loader->tasks[i]));
+    }
+    for (uint32_t k = 0; k < WEIR_LOADER_BUFFERS; k++) {
+        void *buffer;
+        must(weir_work_allocate(replica->work, TENSOR_BYTES, &buffer));
+        loader->buffers[k] = buffer;
+    }
+    weir_landing_close(&replica->schedule.landing);
+    replica->loader = loader;
+    replica->schedule.loads = true;
+    replica->schedule.planned = b->planned;
+    must(weir_landing_open(replica));
+    for (size_t k = 0; k < replica->schedule.landing.n_parts; k++)
+        weir_loader_expect(loader, replica->schedule.landing.parts[k].load, 1);
+}
+
+static void close_loader(bench *b, weir_loader *loader)
+{
+    for (uint32_t i = 0; i < N_PARAMETERS; i++)
+        weir_task_close(loader->tasks[i]);
+    for (uint32_t k = 0; k < WEIR_LOADER_BUFFERS; k++)
+        weir_work_free(b->replica.work, loader->buffers[k], TENSOR_BYTES);
+    weir_arena_close(&loader->arena);
+    b->replica.loader = NULL;
+}
+
+static void a_loader_takes_groups_as_it_has_room(void **state)
+{
+    (void)state;
+    static const uint32_t in_order[N_PARAMETERS] = { 0, 1, 2, 3, 4 };
+    bool landed;
+    weir_loader loader;
+    weir_loader_tensor tensors[N_PARAMETERS];
+    bench *b = open_bench(WEIR_INSTALL_DIRECT);
+    load_in_order(b, &loader, tensors, in_order);
+    must(refit_once(b, &landed));
+    assert_true(landed);
+    assert_int_equal(loader.next, N_PARAMETERS);
+    expect_untouched(b); /* it has converted nothing */
+    close_loader(b, &loader);
+    close_bench(b);
+}
+
+static void what_a_loader_needs_behind_what_it_has_no_room_for_is_named(void **state)
+{
+    (void)state;
+    static const uint32_t last_first[N_PARAMETERS] = { 1, 2, 3, 4, 0 };
+    bool landed;
+    weir_loader loader;
+    weir_loader_tensor tensors[N_PARAMETERS];
+    bench *b = open_bench(WEIR_INSTALL_DIRECT);
+    b->planned[0] = b->planned[N_PARAMETERS - 1]; /* the last one comes from rank 0 alone */
+    memcpy(b->planned + 1, b->planned + N_PARAMETERS, (N_PARAMETERS - 1) * sizeof(*b->planned));
+    b->replica.schedule.n_copies = N_PARAMETERS;
+    load_in_order(b, &loader, tensors, last_first);
+    expect_fails(refit_once(b, &landed), WEIR_ERR_UNSUPPORTED,
+                 "trainer rank 1 sends norm before tensors that this replica has to convert first");
+    assert_false(landed);
+    close_loader(b, &loader);
     close_bench(b);
 }
 
@@ -668,8 +813,10 @@ static void a_transport_that_does_not_reach_the_parameters_is_named(void **state
     close_bench(b);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(groups_of_two_ranks_are_caught_in_one_order),
         cmocka_unit_test(ranks_take_turns_by_their_number_whatever_their_place),
@@ -678,6 +825,10 @@ int main(void)
         cmocka_unit_test(only_groups_with_another_key_are_joined_anew),
         cmocka_unit_test(a_group_that_broke_meanwhile_is_asked_for_anew),
         cmocka_unit_test(windows_grow_when_groups_do),
+        cmocka_unit_test(what_fails_behind_the_transfer_costs_no_group),
+        cmocka_unit_test(what_lies_on_a_gpu_is_caught_there),
+        cmocka_unit_test(a_loader_takes_groups_as_it_has_room),
+        cmocka_unit_test(what_a_loader_needs_behind_what_it_has_no_room_for_is_named),
         cmocka_unit_test(a_group_with_another_header_is_refused),
         cmocka_unit_test(a_newer_header_is_refused_by_number),
         cmocka_unit_test(bytes_that_differ_are_refused_by_name),
