@@ -298,6 +298,11 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
  * worker, the group and the version, ERR_PEER_LOST one that gave up and why. All readers are then
  * told, and the same call again begins afresh. Once all workers have acknowledged it the version is
  * gone: who comes later takes the next one.
+ * PUSH of a rank of a mesh is such a window too, with these differences: nothing is made before
+ * n_replicas engines of all their workers have come, it is broadcast to those who are there then and
+ * to nobody else, a group waits for nothing but the end of the broadcast that its buffer held, and
+ * whoever of them gives up ends the wait for all. ERR_TIMED_OUT tells besides who has not joined
+ * the others, and which group's broadcast has not ended.
  */
 WEIR_API weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version,
                                        unsigned n_replicas, unsigned timeout_ms);

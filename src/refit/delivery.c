@@ -11,6 +11,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "family/mapping.h"
+#include "refit/rank_plan.h"
 #include "refit/serve.h"
 #include "refit/trainer.h"
 #include "refit/window.h"
@@ -75,23 +76,31 @@ static weir_status check_cast(const weir_trainer *trainer, uint32_t memory)
     return WEIR_OK;
 }
 
+/* Whether a transport, which may be one that is not here, can do nothing but broadcast. */
+static bool only_broadcasts(const char *name)
+{
+    const weir_transport_ops *ops;
+    weir_error_line before;
+    weir_error_save(&before);
+    bool found = name != NULL && weir_transport_get(name, &ops) == WEIR_OK;
+    weir_error_restore(&before);
+    return found && (ops->caps & WEIR_CAP_MATCHED) && !(ops->caps & WEIR_CAP_READ);
+}
+
 /* Whether a rank of a mesh broadcasts: when it was told to, or its transport can do nothing else.
  */
 static weir_status settle_cast(const weir_trainer *trainer, uint32_t memory, bool *out)
 {
-    const weir_transport_ops *ops;
-    const char *name = trainer->settings.transport;
     *out = false;
     if (!trainer->is_sharded)
         return WEIR_OK;
-    bool only_casts = name != NULL && weir_transport_get(name, &ops) == WEIR_OK &&
-                      (ops->caps & WEIR_CAP_MATCHED) && !(ops->caps & WEIR_CAP_READ);
-    if (only_casts && trainer->asked_delivery == WEIR_DELIVERY_PULL)
+    bool only_so = only_broadcasts(trainer->settings.transport);
+    if (only_so && trainer->asked_delivery == WEIR_DELIVERY_PULL)
         return weir_fail(WEIR_ERR_UNSUPPORTED,
                          "transport %s can only broadcast: replicas cannot read versions through "
                          "it. Push them (PUSH), or name a transport that can be read",
-                         name);
-    *out = only_casts || trainer->asked_delivery == WEIR_DELIVERY_PUSH;
+                         trainer->settings.transport);
+    *out = only_so || trainer->asked_delivery == WEIR_DELIVERY_PUSH;
     return *out ? check_cast(trainer, memory) : WEIR_OK;
 }
 
@@ -141,6 +150,10 @@ weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tenso
             return status;
         weir_slots_release(trainer);
         weir_source_release(&trainer->source);
+    }
+    if (casts != trainer->casts) { /* its pieces fit the buffers of a window */
+        weir_rank_plan_close(trainer->rank_plan);
+        trainer->rank_plan = NULL;
     }
     weir_delivery_close(trainer);
     trainer->memory = memory;

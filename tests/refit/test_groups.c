@@ -20,7 +20,7 @@
 typedef struct made {
     weir_source source;
     weir_shard before[MOST]; /* the shards as they were given */
-    char names[MOST][16];
+    char names[MOST][32];
 } made;
 
 static made *make(size_t n_shards, size_t n_jobs)
