@@ -21,7 +21,8 @@
 #define MAX_REFUSALS 8u
 #define SHORT_ANSWER_S 0.05
 #define LOOK_FOR_END_MS 500u
-#define LINE_BYTES 800u /* of an error's line, for those that are named */
+#define HELD_SLICE_MS 500u /* between looks at who has failed with what it took */
+#define LINE_BYTES 800u    /* of an error's line, for those that are named */
 
 /* One flat JSON object: bytes and the seconds of every stop so far. */
 static void write_note(const weir_report *report, char *note, size_t note_bytes)
@@ -471,14 +472,31 @@ static weir_status ask_until_all(weir_trainer *trainer, wait *w)
 }
 
 static weir_status await_acks(weir_trainer *trainer, uint64_t version, unsigned n_wanted,
-                              unsigned bound_ms)
+                              unsigned bound_ms, unsigned slice_ms)
 {
     wait w = { .version = version,
                .n_wanted = n_wanted,
                .bound_ms = bound_ms,
-               .retry = { .deadline = weir_deadline_in(bound_ms) } };
+               .retry = { .deadline = weir_deadline_in(slice_ms) } };
     weir_status status = ask_until_all(trainer, &w);
     return status == WEIR_IN_PROGRESS ? count_until_all(trainer, &w) : status;
+}
+
+/* Who has taken it all and then fails comes for it again, and nobody else can give it to him. */
+static weir_status await_holders(weir_trainer *trainer, uint64_t version, unsigned n_workers,
+                                 unsigned bound_ms)
+{
+    weir_deadline deadline = weir_deadline_in(bound_ms);
+    for (;;) {
+        unsigned left_ms = weir_deadline_left_ms(deadline);
+        weir_status status = await_acks(trainer, version, n_workers, bound_ms,
+                                        left_ms < HELD_SLICE_MS ? left_ms : HELD_SLICE_MS);
+        if (status != WEIR_ERR_TIMED_OUT || weir_deadline_passed(deadline))
+            return status;
+        status = weir_window_check_held(trainer, version);
+        if (status != WEIR_OK)
+            return status;
+    }
 }
 
 /* All workers of the engines have to hold it; then nobody can read it any more. */
@@ -488,7 +506,7 @@ static weir_status send_through_window(weir_trainer *trainer, uint64_t version, 
     unsigned n_workers = n_replicas * weir_replica_mesh_workers(&trainer->replica_mesh);
     weir_status status = weir_window_serve(trainer, version, n_replicas, bound_ms);
     if (status == WEIR_OK)
-        status = await_acks(trainer, version, n_workers, bound_ms);
+        status = await_holders(trainer, version, n_workers, bound_ms);
     return status == WEIR_OK ? weir_slot_retire_sent(trainer, version) : status;
 }
 
@@ -501,5 +519,5 @@ weir_status weir_trainer_wait(weir_trainer *trainer, uint64_t version, unsigned 
         return weir_delivery_serve(trainer, version, n_replicas, bound_ms);
     if (is_pushed || weir_window_is_wanted(trainer))
         return send_through_window(trainer, version, n_replicas, bound_ms);
-    return await_acks(trainer, version, n_replicas, bound_ms);
+    return await_acks(trainer, version, n_replicas, bound_ms, bound_ms);
 }

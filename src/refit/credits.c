@@ -38,7 +38,7 @@ void weir_credits_reset(weir_credits *credits)
     credits->n_readers = 0;
     credits->sending = credits->sent = credits->withdrawn = false;
     credits->oldest = credits->made = 0;
-    credits->why[0] = '\0';
+    credits->why[0] = credits->undone[0] = '\0';
 }
 
 static bool is_there(const weir_credits *credits, const weir_reader *reader, uint64_t now_ns)
@@ -77,7 +77,7 @@ void weir_credits_begin(weir_credits *credits, unsigned n_replicas, uint64_t now
     credits->sending = true;
     credits->sent = false;
     credits->oldest = credits->made = 0;
-    credits->why[0] = '\0';
+    credits->why[0] = credits->undone[0] = '\0';
 }
 
 void weir_credits_fill(weir_credits *credits, uint32_t group)
@@ -119,6 +119,13 @@ static weir_reader *find_reader(const weir_credits *credits, const char *id)
     return NULL;
 }
 
+/* A reader that had all of it has failed with it, or was started anew. */
+static void note_undone(weir_credits *credits, const weir_reader *reader)
+{
+    if (credits->sent && !reader->left && reader->next == credits->n_groups)
+        memcpy(credits->undone, reader->id, sizeof(reader->id));
+}
+
 /* Worker ids are a name and eight digits, new with each start. 0: this is none. */
 static size_t name_bytes(const char *id)
 {
@@ -137,6 +144,7 @@ static void supersede(weir_credits *credits, const weir_group_ask *ask)
         if (reader->left || reader->worker != ask->worker || name_bytes(reader->id) != n_name ||
             strncmp(reader->id, ask->reader, n_name) != 0)
             continue;
+        note_undone(credits, reader);
         reader->left = true;
         snprintf(reader->why, sizeof(reader->why), "it was started anew");
     }
@@ -184,8 +192,10 @@ static void drop_out(weir_reader *reader, const char *why)
 static void leave(weir_credits *credits, const weir_group_ask *ask)
 {
     weir_reader *reader = find_reader(credits, ask->reader);
-    if (reader != NULL)
-        drop_out(reader, ask->gave_up);
+    if (reader == NULL)
+        return;
+    note_undone(credits, reader);
+    drop_out(reader, ask->gave_up);
 }
 
 static bool in_round(const weir_credits *credits, const weir_reader *reader)
@@ -217,7 +227,9 @@ static weir_group_state state_of(const weir_credits *credits, const weir_group_a
         return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_WAIT;
     if (credits->casts && credits->sending)
         return state_of_cast(credits, ask);
-    if (ask->group < credits->oldest || (credits->sent && ask->round == 0))
+    if (credits->sent && ask->round == 0) /* another round may follow, until all hold it */
+        return WEIR_GROUP_WAIT;
+    if (ask->group < credits->oldest)
         return WEIR_GROUP_GONE;
     return ask->group < credits->made || ask->group == credits->n_groups ? WEIR_GROUP_READY
                                                                          : WEIR_GROUP_WAIT;
@@ -239,6 +251,8 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
         supersede(credits, ask);
     else if (in_round(credits, reader) && reader->began && ask->round == 0)
         drop_out(reader, "it has begun anew in the midst of the round");
+    else if (ask->round == 0)
+        note_undone(credits, reader);
     *out = state_of(credits, ask);
     if (*out == WEIR_GROUP_GONE || *out == WEIR_GROUP_OFF ||
         (reader != NULL && in_round(credits, reader) && reader->left))

@@ -26,7 +26,7 @@
 typedef enum weir_group_state {
     WEIR_GROUP_WAIT = 0,  /* not made yet: ask again */
     WEIR_GROUP_READY = 1, /* its bytes are there */
-    WEIR_GROUP_GONE = 2,  /* overwritten: the reader came too late for this version */
+    WEIR_GROUP_GONE = 2,  /* overwritten: the reader came too late for this round or version */
     WEIR_GROUP_OFF = 3    /* the round that the reader is in has failed */
 } weir_group_state;
 
@@ -57,6 +57,7 @@ typedef struct weir_credits {
     unsigned n_replicas;        /* that this round is for */
     uint32_t oldest, made;      /* groups [oldest, made) can be read */
     char why[WEIR_CREDIT_TEXT]; /* the last round failed */
+    char undone[WEIR_NAME_BYTES]; /* had all of it when the round ended, and does not hold it; "" */
 } weir_credits;
 
 /* `credits` is zeroed; `reads` is borrowed. */

@@ -199,6 +199,14 @@ static void add_header(weir_window *window, const weir_manifest_request *request
             weir_cast_memberships(window->cast, request->reader, &record->n_memberships);
 }
 
+/* Of groups that are broadcast: who gave up in the midst, and comes again, is for the next one. */
+static bool is_in_round(const weir_window *window, const char *reader)
+{
+    const weir_credits *credits = &window->credits;
+    return credits->sending &&
+           (window->cast == NULL || weir_credits_member(credits, reader) != NULL);
+}
+
 bool weir_window_answer(weir_window *window, const weir_manifest_request *request,
                         weir_manifest_found *out)
 {
@@ -214,7 +222,8 @@ bool weir_window_answer(weir_window *window, const weir_manifest_request *reques
         weir_credits_ask(credits, &ask, weir_now_ns(), &state) != WEIR_OK)
         return false;
     weir_group_record record = { .state = state,
-                                 .round = credits->sending ? credits->round : request->round,
+                                 .round = is_in_round(window, request->reader) ? credits->round
+                                                                               : request->round,
                                  .why = state == WEIR_GROUP_OFF ? credits->why : "",
                                  .group = request->group };
     if (state == WEIR_GROUP_READY)
@@ -425,6 +434,21 @@ static weir_status find_version(const weir_trainer *trainer, uint64_t version)
                      "%" PRIu64 " last",
                      version, trainer->rank, trainer->has_published ? "" : "nothing, ",
                      trainer->last_version);
+}
+
+weir_status weir_window_check_held(weir_trainer *trainer, uint64_t version)
+{
+    char who[WEIR_NAME_BYTES] = "";
+    pthread_mutex_lock(&trainer->lock);
+    if (trainer->window != NULL)
+        memcpy(who, trainer->window->credits.undone, sizeof(who));
+    pthread_mutex_unlock(&trainer->lock);
+    if (who[0] == '\0')
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_PEER_LOST,
+                     "trainer rank %u: %s has taken all of version %" PRIu64
+                     ", and does not hold it: it has failed, or was started anew",
+                     trainer->rank, who, version);
 }
 
 weir_status weir_window_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n)

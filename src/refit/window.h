@@ -50,6 +50,8 @@ void weir_window_withdraw(weir_trainer *trainer);
 /* Stop 6, the trainer's end: sends `version` to n_replicas engines. */
 weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
                               unsigned timeout_ms);
+/* ERR_PEER_LOST when one of those who have taken all of what was sent last does not hold it. */
+weir_status weir_window_check_held(weir_trainer *trainer, uint64_t version);
 /* How many engines wait for it. */
 weir_status weir_window_ready(weir_trainer *trainer, uint64_t version, unsigned *out_n);
 

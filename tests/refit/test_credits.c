@@ -203,6 +203,9 @@ static void test_a_failed_round_is_off_for_those_in_it_and_may_be_followed_by_an
     }
     assert_true(passed(&credits, N_GROUPS)); /* b has had it all since the first round */
     weir_credits_end(&credits, NULL);
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_WAIT); /* for a round after this one */
+    assert_string_equal(credits.undone, "");
+    weir_credits_withdraw(&credits, "all hold it");
     assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_GONE);
     weir_credits_close(&credits);
 }
@@ -271,6 +274,34 @@ static void test_a_reader_that_is_started_anew_stands_in_its_own_place(void **st
     assert_string_equal(gap.reader->id, "s-dp0-0000000d");
     assert_false(credits.readers[1].left || credits.readers[2].left);
     assert_true(credits.readers[0].left);
+    weir_credits_close(&credits);
+}
+
+static void end_well(weir_credits *credits)
+{
+    weir_credits_begin(credits, 1, 0);
+    ask_at(credits, "s-dp0-0000000a", 0, N_GROUPS, credits->round, 0);
+    ask_at(credits, "s-dp0-0000000b", 1, N_GROUPS, credits->round, 0);
+    weir_credits_end(credits, NULL);
+    assert_string_equal(credits->undone, "");
+}
+
+static void test_who_has_it_all_and_fails_undoes_the_round(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    end_well(&credits);
+    ask(&credits, "t-dp0-0000000c", 0, 0); /* somebody else */
+    assert_string_equal(credits.undone, "");
+    give_up(&credits, "s-dp0-0000000a", "its engine refuses it");
+    assert_string_equal(credits.undone, "s-dp0-0000000a");
+    end_well(&credits);
+    ask(&credits, "s-dp0-0000000b", 1, 0); /* it went back, and comes again */
+    assert_string_equal(credits.undone, "s-dp0-0000000b");
+    end_well(&credits);
+    ask(&credits, "s-dp0-0000000d", 0, 0); /* it was killed, and started anew */
+    assert_string_equal(credits.undone, "s-dp0-0000000a");
     weir_credits_close(&credits);
 }
 
@@ -473,7 +504,7 @@ static void test_who_holds_the_version_counts_and_is_sent_nothing(void **state)
     assert_true(passed(&credits, N_GROUPS));
     weir_credits_end(&credits, NULL);
     assert_int_equal(ask_at(&credits, "b", 1, N_GROUPS, 2, 0), WEIR_GROUP_READY);
-    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_GONE);
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_WAIT);
     weir_credits_close(&credits);
 }
 
@@ -490,6 +521,7 @@ int main(void)
         cmocka_unit_test(test_engines_are_ready_when_all_their_workers_are),
         cmocka_unit_test(test_of_a_failed_round_those_are_there_who_come_again),
         cmocka_unit_test(test_a_reader_that_is_started_anew_stands_in_its_own_place),
+        cmocka_unit_test(test_who_has_it_all_and_fails_undoes_the_round),
         cmocka_unit_test(test_a_version_that_was_withdrawn_is_over_for_all),
         cmocka_unit_test(test_what_no_reader_says_is_refused),
         cmocka_unit_test(test_progress_grows_with_every_step_of_a_reader),
