@@ -230,7 +230,9 @@ static void fail(weir_inference *server, const weir_inference_worker *culprit)
     if (status == WEIR_ERR_TIMED_OUT)
         weir_inference_fail(server, 504);
     else
-        weir_inference_fail(server, status == WEIR_ERR_CANCELLED ? 503 : 500);
+        weir_inference_fail(server, status == WEIR_ERR_CANCELLED   ? 503
+                                    : status == WEIR_ERR_PEER_LOST ? 502
+                                                                   : 500);
 }
 
 /* ---- the order -------------------------------------------------------------------------------*/

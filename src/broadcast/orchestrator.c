@@ -125,14 +125,23 @@ static void add(sentence *line, const char *format, ...)
         line->n = sizeof(line->text) - 1;
 }
 
-/* Those that failed, each with its cause, and the status of the first. */
+static bool is_culprit(const weir_round_server *server)
+{
+    return !server->is_absent && (server->has_failed || server->is_dropped);
+}
+
+/* Those that failed, each with its cause, and the status of the first. A version that is sent to
+ * all at once fails for all: those whose fault it was not are named when nobody else is. */
 static weir_status add_culprits(const weir_orchestrator *orchestrator, sentence *line)
 {
     weir_status status = WEIR_OK;
+    bool any = false;
+    for (size_t i = 0; i < orchestrator->n_servers; i++)
+        any |= is_culprit(&orchestrator->servers[i]) && !orchestrator->servers[i].is_blameless;
     for (size_t i = 0; i < orchestrator->n_servers; i++) {
         const weir_round_server *server = &orchestrator->servers[i];
         const weir_driven_server *known = &orchestrator->known[i];
-        if (server->is_absent || !(server->has_failed || server->is_dropped))
+        if (!is_culprit(server) || (any && server->is_blameless))
             continue;
         add(line, "%sserver %s: %s", status == WEIR_OK ? "" : "; ", known->info.url,
             known->cause[0] != '\0' ? known->cause : "it does not run on it");

@@ -265,13 +265,17 @@ static void advance(weir_round *round)
 
 /* ---- answers ---------------------------------------------------------------------------------*/
 
-static bool tries_again(const weir_round *round)
+/* A version that is sent to all at once fails for all of them: those that are gone on with are who
+ * it was not the fault of. */
+static bool tries_again(const weir_round *round, bool may_again)
 {
-    return round->policy == WEIR_RUN_WAIT && !round->time_is_up && round->phase != WEIR_ROUND_BACK;
+    bool by_policy =
+        round->policy == WEIR_RUN_WAIT || (round->policy == WEIR_RUN_DROP && may_again);
+    return by_policy && !round->time_is_up && round->phase != WEIR_ROUND_BACK;
 }
 
 static void fail(weir_round *round, weir_round_server *server, weir_server_order order,
-                 weir_call_end end)
+                 const weir_server_answer *answer)
 {
     bool is_last_look = server->wants_last_look;
     server->wants_last_look = false;
@@ -279,8 +283,9 @@ static void fail(weir_round *round, weir_round_server *server, weir_server_order
     if (is_last_look)
         return;
     server->failed_at = order;
-    server->failed_by = end;
-    if (tries_again(round)) {
+    server->failed_by = answer->end;
+    server->is_blameless = answer->may_again;
+    if (tries_again(round, answer->may_again)) {
         server->n_tries++;
         server->tried = 0;
         return;
@@ -361,7 +366,7 @@ static void find_contradiction(weir_round *round, weir_round_server *server)
 {
     weir_server_order next = wanted_of(round, server);
     if (next != WEIR_ASK_HELD && (server->tried & bit_of(next)) != 0)
-        fail(round, server, next, WEIR_CALL_WRONG);
+        fail(round, server, next, &(weir_server_answer){ .end = WEIR_CALL_WRONG });
 }
 
 void weir_round_ask(weir_round *round, size_t server)
@@ -389,7 +394,7 @@ void weir_round_hear(weir_round *round, size_t server, const weir_server_answer 
              !is_no_way_back(one, order, answer->end)) {
         if (order == WEIR_ASK_HELD)
             one->holds.held = WEIR_HELD_UNKNOWN;
-        fail(round, one, order, answer->end);
+        fail(round, one, order, answer);
     }
     find_contradiction(round, one);
     advance(round);
@@ -434,6 +439,7 @@ static void begin(weir_round *round, bool joins_only)
         server->tried = server->n_tries = 0;
         server->has_failed = server->wants_last_look = server->is_given_up = false;
         server->has_resumed = false;
+        server->is_blameless = false;
         server->has_joined &= !joins_only && !server->is_dropped;
         server->is_dropped = false;
         server->must_look = true;

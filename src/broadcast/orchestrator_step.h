@@ -73,7 +73,8 @@ typedef struct weir_server_answer {
     weir_call_end end;
     weir_held_key holds;
     bool tells_paused, is_paused;
-    bool has_left; /* it says that it is of no run, or of another */
+    bool has_left;  /* it says that it is of no run, or of another */
+    bool may_again; /* REFUSED, through no fault of its own */
 } weir_server_answer;
 
 /* ---- a fleet ---------------------------------------------------------------------------------*/
@@ -98,11 +99,12 @@ typedef struct weir_round_server {
     /* Of this round. */
     weir_server_order asked; /* of the call that is out; NOTHING: none is */
     unsigned tried;          /* orders of this try, as bits */
-    unsigned n_tries;        /* begun anew, by the policy wait */
+    unsigned n_tries;        /* begun anew */
     bool has_failed;         /* it is not where the round wanted it */
     bool wants_last_look;    /* and is asked once more what it holds */
     bool is_given_up;        /* nothing more is asked of it, and it is not resumed */
     bool has_resumed;
+    bool is_blameless; /* it has failed through no fault of its own */
     weir_server_order failed_at;
     weir_call_end failed_by;
 } weir_round_server;

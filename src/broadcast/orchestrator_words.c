@@ -12,6 +12,8 @@
 
 #define BODY_BYTES 8192u
 #define MOST_DIGITS 18u
+#define CALLED_OFF 502u /* by its trainer, mostly because of another server */
+#define DID_NOT_COME 504u
 
 const char *weir_order_path(weir_server_order order)
 {
@@ -200,6 +202,7 @@ void weir_order_answer(weir_server_order order, const weir_server_reply *reply, 
     if (!is_answered) {
         say_unanswered(reply, cause, n_cause);
     } else if (reply->end != WEIR_CALL_OK) {
+        out->may_again = reply->http_status == CALLED_OFF || reply->http_status == DID_NOT_COME;
         say_refused(body, reply, cause, n_cause);
     } else if (order == WEIR_ASK_HELD && !(json_is_object(body) && read_held(body, run, out))) {
         out->end = WEIR_CALL_GARBLED;

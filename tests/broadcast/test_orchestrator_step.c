@@ -119,8 +119,8 @@ static weir_server_answer answer_install(world *w, server *one)
     bool can = one->has_joined && (version == NEW || w->trainer_has_old);
     if (can && one->has_pending)
         one->has_pending = false; /* orders are done one after the other */
-    unsigned fault = choose_fault(w, 11);
-    if (fault != 0 && fault != 1 && fault != 2 && fault != 9 && can)
+    unsigned fault = choose_fault(w, 12);
+    if (fault != 0 && fault != 1 && fault != 2 && fault != 9 && fault != 11 && can)
         install(one, version);
     switch (fault) {
     case 0:
@@ -155,6 +155,8 @@ static weir_server_answer answer_install(world *w, server *one)
     case 10:
         install(one, version + 1);
         return (weir_server_answer){ .end = WEIR_CALL_OK };
+    case 11:
+        return (weir_server_answer){ .end = WEIR_CALL_REFUSED, .may_again = true };
     default:
         restart(one);
         return (weir_server_answer){ .end = WEIR_CALL_OK };
@@ -623,6 +625,29 @@ static void drop_goes_on_without_it_until_it_is_back(void **state)
     expect(&w, NEW, false, 1);
 }
 
+/* A version that is sent to all at once fails for all of them. */
+static void drop_asks_those_again_whose_fault_it_was_not(void **state)
+{
+    (void)state;
+    static const weir_server_answer called_off = { .end = WEIR_CALL_REFUSED, .may_again = true };
+    world w;
+    begin_world(&w, WEIR_RUN_DROP);
+    let_pass(&w, WEIR_ASK_INSTALL);
+    weir_round_ask(&w.round, 1);
+    weir_round_hear(&w.round, 1, &called_off);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_done(&w.round));
+    assert_false(w.known[1].is_dropped);
+    expect(&w, NEW, false, 1);
+    begin_world(&w, WEIR_RUN_ABORT);
+    let_pass(&w, WEIR_ASK_INSTALL);
+    weir_round_ask(&w.round, 1);
+    weir_round_hear(&w.round, 1, &called_off);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_over(&w.round) && !weir_round_is_done(&w.round));
+    expect(&w, OLD, false, 1);
+}
+
 static void wait_goes_on_trying_until_the_time_is_up(void **state)
 {
     (void)state;
@@ -907,6 +932,7 @@ int main(void)
         cmocka_unit_test(those_that_cannot_be_brought_back_stay_paused),
         cmocka_unit_test(a_server_that_may_still_install_is_not_resumed),
         cmocka_unit_test(drop_goes_on_without_it_until_it_is_back),
+        cmocka_unit_test(drop_asks_those_again_whose_fault_it_was_not),
         cmocka_unit_test(wait_goes_on_trying_until_the_time_is_up),
         cmocka_unit_test(a_server_without_the_call_is_left_out),
         cmocka_unit_test(a_first_version_that_one_cannot_take_is_taken_back_by_all),
