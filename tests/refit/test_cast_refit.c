@@ -344,6 +344,75 @@ static void who_gives_up_ends_the_round_and_the_next_version_goes_to_all(void **
     close_stage(s);
 }
 
+/* Two workers of one engine, who install together or not at all. */
+typedef struct electorate {
+    pthread_barrier_t gather, told;
+    weir_status votes[2];
+} electorate;
+
+typedef struct voter {
+    electorate *of;
+    int number;
+    weir_status after; /* what its engine says to what was installed */
+} voter;
+
+static weir_status vote(void *context, uint64_t version, weir_status mine)
+{
+    const voter *own = context;
+    (void)version;
+    own->of->votes[own->number] = mine;
+    pthread_barrier_wait(&own->of->gather);
+    weir_status all = own->of->votes[0] != WEIR_OK ? own->of->votes[0] : own->of->votes[1];
+    pthread_barrier_wait(&own->of->told);
+    return all;
+}
+
+static weir_status after_install(void *context, uint64_t version)
+{
+    (void)version;
+    return ((const voter *)context)->after;
+}
+
+static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
+    electorate both;
+    voter voters[2];
+    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    pthread_barrier_init(&both.gather, NULL, 2);
+    pthread_barrier_init(&both.told, NULL, 2);
+    for (uint32_t w = 0; w < 2; w++) {
+        voters[w] = (voter){ &both, (int)w, WEIR_OK };
+        weir_replica *replica = add_worker(s, "a", w, WEIR_INSTALL_STAGED)->replica;
+        replica->agree = vote;
+        replica->hooks.context = &voters[w];
+        replica->hooks.postprocess = after_install;
+    }
+    refit(s, 1);
+    expect_verified(s, 1);
+    voters[1].after = WEIR_ERR_REFUSED;
+    start_ranks(s, 2, 1, SHORT_MS);
+    for (size_t w = 0; w < 2; w++)
+        start_worker(&s->workers[w], 2);
+    for (size_t w = 0; w < 2; w++) {
+        join(&s->workers[w]);
+        assert_int_equal(s->workers[w].status, WEIR_ERR_REFUSED);
+        assert_int_equal(weir_replica_version(s->workers[w].replica), 1);
+    }
+    assert_non_null(strstr(s->workers[0].line, "another worker of it did not take version 2"));
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        join(&s->ranks[rank]);
+        assert_true(s->ranks[rank].status != WEIR_OK);
+    }
+    voters[1].after = WEIR_OK;
+    refit(s, 3);
+    expect_verified(s, 3);
+    pthread_barrier_destroy(&both.gather);
+    pthread_barrier_destroy(&both.told);
+    close_stage(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -353,6 +422,7 @@ int main(void)
         cmocka_unit_test(later_versions_allocate_register_plan_and_connect_nothing),
         cmocka_unit_test(a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh),
         cmocka_unit_test(who_gives_up_ends_the_round_and_the_next_version_goes_to_all),
+        cmocka_unit_test(workers_of_one_engine_take_it_together_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
