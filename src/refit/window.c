@@ -181,6 +181,14 @@ static void add_digests(const weir_window *window, uint32_t group, weir_group_re
     record->n_digests = groups->shard_ends[group] - first;
 }
 
+/* Of groups that are broadcast: who gave up in the midst, and comes again, is for the next one. */
+static bool is_in_round(const weir_window *window, const char *reader)
+{
+    const weir_credits *credits = &window->credits;
+    return credits->sending && !window->leaves &&
+           (window->cast == NULL || weir_credits_member(credits, reader) != NULL);
+}
+
 /* Of groups that are broadcast: what the answer is of, and where its reader stands. */
 static void add_header(weir_window *window, const weir_manifest_request *request,
                        weir_group_record *record)
@@ -193,18 +201,9 @@ static void add_header(weir_window *window, const weir_manifest_request *request
     record->version_uid = window->uid;
     record->n_groups = groups->n_groups;
     record->n_bytes = record->group < groups->n_groups ? groups->n_bytes[record->group] : 0;
-    if (record->state == WEIR_GROUP_WAIT && !has_begun &&
-        weir_credits_member(&window->credits, request->reader) != NULL)
+    if (record->state == WEIR_GROUP_WAIT && !has_begun && is_in_round(window, request->reader))
         record->memberships =
             weir_cast_memberships(window->cast, request->reader, &record->n_memberships);
-}
-
-/* Of groups that are broadcast: who gave up in the midst, and comes again, is for the next one. */
-static bool is_in_round(const weir_window *window, const char *reader)
-{
-    const weir_credits *credits = &window->credits;
-    return credits->sending &&
-           (window->cast == NULL || weir_credits_member(credits, reader) != NULL);
 }
 
 bool weir_window_answer(weir_window *window, const weir_manifest_request *request,

@@ -281,10 +281,14 @@ weir_status weir_window_cast(weir_window_round *r)
         weir_error_prefix("trainer rank %u", trainer->rank);
     weir_error_line why;
     weir_error_save(&why);
+    pthread_mutex_lock(&trainer->lock);
+    r->window->leaves = status != WEIR_OK;
+    pthread_mutex_unlock(&trainer->lock);
     if (status != WEIR_OK)
         weir_cast_abort(r->window->cast); /* before readers are told: they do the same */
     weir_error_restore(&why);
     pthread_mutex_lock(&trainer->lock);
+    r->window->leaves = false;
     if (r->window->credits.sending)
         weir_credits_end(&r->window->credits, status != WEIR_OK ? weir_last_error() : NULL);
     pthread_mutex_unlock(&trainer->lock);
