@@ -25,13 +25,13 @@ class DrillCase(BroadcastCase):
         self.addCleanup(process.process.kill)
         return process
 
-    def run_first(self, *orchestrate, trainer=(), server_1=(), policy="abort"):
+    def run_first(self, *orchestrate, trainer=(), ranks=(), server_1=(), policy="abort"):
         """Version 1 is served by two servers; then server 1 and the trainers' last rank may die."""
         self.two = [self.replica_server(0), self.replica_server(1, *server_1)]
         urls = [server.url for server in self.two]
         self.run_config = self.write_config(urls, policy, self.timeout)
-        self.ranks = [self.broadcast(self.run_config, 0),
-                      self.broadcast(self.run_config, 1, *trainer)]
+        self.ranks = [self.broadcast(self.run_config, 0, *ranks),
+                      self.broadcast(self.run_config, 1, *ranks, *trainer)]
         self.orchestrator = self.orchestrate(self.run_config, *orchestrate)
         self.send(self.ranks, 1)
         self.expect_served(self.orchestrator, 1)
@@ -64,7 +64,7 @@ class AServerIsKilled(DrillCase):
 
     def test_its_workers_are_named_and_those_that_went_back_are_named_apart(self):
         self.timeout = 4
-        self.run_first(server_1=("--die-at", "install:2"))
+        self.run_first(server_1=("--die-at", "install:2"), ranks=("--delivery", "pull"))
         self.verify_servers(self.two, 1)  # which are nobody that a trainer waits for
         self.send(self.ranks, 2)
         said = read_until(self.ranks[0], "failed")
@@ -181,7 +181,7 @@ class TheFirstVersionFails(DrillCase):
                 self.doCleanups()
 
     def test_on_a_server_that_is_killed_and_the_run_goes_on_with_another(self):
-        self.timeout = 5
+        self.timeout = 10
         self.run_first_of([self.replica_server(0),
                            self.replica_server(1, "--die-at", "install:1")], "abort")
         self.assertEqual(self.orchestrator.wait()[0], 1)
@@ -273,9 +273,9 @@ class WhoIsOfTheGroup(DrillCase):
         trainers = self.broadcasts(self.write_config(["http://127.0.0.1:1"], timeout=3))
         self.send(trainers, 1)
         read_until(trainers[0], "published")
-        for worker in range(WORKERS):
-            stray = self.replica(f"stray-{worker}", "--hold", "--replica-mesh", f"tp={WORKERS}",
-                                 "--worker", str(worker))
+        strays = [self.replica(f"stray-{worker}", "--hold", "--replica-mesh", f"tp={WORKERS}",
+                               "--worker", str(worker)) for worker in range(WORKERS)]
+        for stray in strays:
             self.assertEqual(stray.line()["version"], 1)
         said = trainers[0].line()
         self.assertEqual(said["event"], "failed")

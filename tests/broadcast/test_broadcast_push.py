@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trainer rank that has the whole model and servers of one worker: versions are pushed to all at
-once, by the protocol that NCCL carries between GPUs."""
+once, as those of a mesh are."""
 import signal
 import unittest
 
@@ -20,8 +20,7 @@ class OneWorkerEach(BroadcastCase):
         return servers, trainer, orchestrator
 
     def pushes(self, path, *more):
-        return self.start("broadcast", path, "--follow", "--json", "--threads", "1", "--delivery",
-                          "push", *more)
+        return self.start("broadcast", path, "--follow", "--json", "--threads", "1", *more)
 
     def serve(self, trainer, orchestrator, version, updated):
         self.send([trainer], version)
@@ -65,15 +64,29 @@ class Pushed(OneWorkerEach):
         self.verify_servers(servers, 2)
 
 
-class ReadByThoseWhoInstallDirectly(OneWorkerEach):
-    def test_from_host_memory_they_read_unless_told_otherwise(self):
-        servers = [self.replica_server(0, "--install", "direct")]
-        path = self.write_config([servers[0].url])
-        trainer = self.start("broadcast", path, "--follow", "--json", "--threads", "1")
+class IntoLiveParameters(OneWorkerEach):
+    def test_servers_that_install_directly_are_pushed_to_with_others(self):
+        servers = [self.replica_server(0, "--install", "direct"), self.replica_server(1)]
+        path = self.write_config([server.url for server in servers])
+        trainer = self.pushes(path)
         orchestrator = self.orchestrate(path)
         for version in (1, 2):
-            self.serve(trainer, orchestrator, version, 1)
-        self.verify_servers(servers, 2)
+            self.serve(trainer, orchestrator, version, 2)
+            self.verify_servers(servers, version)
+
+
+class WhatIsRefused(OneWorkerEach):
+    def test_each_refusal_names_the_way_out(self):
+        path = self.write_config(["http://127.0.0.1:1"])
+        cases = ((["--delivery", "pull", "--transport", "nccl"], "transport nccl cannot be read from: "
+                  "leave the transport out"),
+                 (["--delivery", "push", "--transport", "cuda_ipc", "--mesh", "fsdp=1"],
+                  "transport cuda_ipc brings all workers the same bytes"))
+        for more, words in cases:
+            process = self.start("broadcast", path, self.checkpoint(1), *more)
+            code, errors = process.wait()
+            self.assertEqual(code, 1)
+            self.assertIn(words, errors)
 
 
 class PushedInCheckpointMode(OneWorkerEach):

@@ -61,14 +61,13 @@ static void name_engine_mesh(const weir_run_settings *settings, weir_broadcast_d
 
 static weir_delivery delivery_of(const weir_run_settings *settings, const weir_publish_job *job)
 {
-    bool has_nccl = strcmp(job->flow.transport, "nccl") == 0;
+    const char *transport = job->flow.transport;
+    bool has_nccl = strcmp(transport, "nccl") == 0, has_ucx = strcmp(transport, "ucx") == 0;
+    bool maps = job->device.cuda && strcmp(transport, "cuda_ipc") == 0 && is_whole(settings, job);
+    bool casts = !job->device.cuda && has_ucx && !has_many_whole_ranks(settings, job);
     if (job->delivery != WEIR_DELIVERY_DEFAULT)
         return job->delivery;
-    if (job->device.cuda)
-        return has_nccl || (is_whole(settings, job) && strcmp(job->flow.transport, "ucx") != 0)
-                   ? WEIR_DELIVERY_PUSH
-                   : WEIR_DELIVERY_PULL;
-    return WEIR_DELIVERY_PULL;
+    return has_nccl || maps || casts ? WEIR_DELIVERY_PUSH : WEIR_DELIVERY_PULL;
 }
 
 static int check(const weir_run_settings *settings, const char *path, const weir_publish_job *job)
@@ -105,7 +104,8 @@ int weir_broadcast_deliver(const weir_run_settings *settings, const char *path,
     if (code != WEIR_EXIT_OK)
         return code;
     bool pushes = job->delivery == WEIR_DELIVERY_PUSH;
-    bool by_steps = pushes && is_whole(settings, job);
+    bool by_steps = pushes && is_whole(settings, job) &&
+                    (job->device.cuda || has_many_whole_ranks(settings, job));
     bool by_groups = !by_steps && (pushes || job->window_bytes > 0);
     if (!is_for_all(settings))
         flow->replica_mesh = out->engine_mesh;

@@ -30,14 +30,16 @@ const char weir_usage_publish[] =
     "  --slots N                   versions kept in memory (default: 2)\n"
     "  --device host|cuda:N        keep the weights in that GPU's memory (default: host)\n"
     "  --delivery push|pull        push: convert and send when --replicas are ready, straight\n"
-    "                              into their memory; pull: publish in slots that they read\n"
-    "                              (default: push from a GPU, pull from host memory)\n"
+    "                              into their memory, with --mesh by broadcasts (nccl, ucx); "
+    "pull:\n"
+    "                              publish in slots that they read (default: push from a GPU\n"
+    "                              without --mesh and by nccl, else pull)\n"
     "  --scan-first                push: look for what is not finite before the first byte\n"
-    "  --window BYTES              push by broadcast: memory that bytes pass through; with "
-    "--mesh:\n"
-    "                              keep no version whole, but send it group by group through so\n"
-    "                              much memory (in --slots buffers) when --replicas read "
-    "it\n"
+    "  --window BYTES              push by broadcast: memory that bytes pass through (default: "
+    "192M);\n"
+    "                              pull with --mesh: keep no version whole, but send it group by\n"
+    "                              group through so much memory (in --slots buffers) when\n"
+    "                              --replicas read it\n"
     "  --traceparent TEXT          the W3C trace that its versions belong to (default: each is "
     "one)\n" WEIR_FLOW_USAGE;
 
@@ -137,12 +139,18 @@ static int take_option(int option, publish_job *job)
                : WEIR_EXIT_USAGE;
 }
 
+static bool is_sharded(const publish_job *job)
+{
+    return job->common.mesh != NULL || job->common.flow.replica_mesh != NULL;
+}
+
 /* As weir_trainer_options.delivery decides. */
 static bool pushes(const publish_job *job)
 {
     const char *transport = job->common.flow.transport;
-    if (job->common.mesh != NULL || job->common.flow.replica_mesh != NULL)
-        return false;
+    if (is_sharded(job))
+        return job->common.delivery == WEIR_DELIVERY_PUSH ||
+               (transport != NULL && strcmp(transport, "nccl") == 0);
     if (job->common.delivery != WEIR_DELIVERY_DEFAULT || !job->common.device.cuda)
         return job->common.delivery == WEIR_DELIVERY_PUSH;
     return transport == NULL || strcmp(transport, "cuda_ipc") == 0 ||
@@ -152,8 +160,7 @@ static bool pushes(const publish_job *job)
 /* As weir_trainer_options.window_bytes decides. */
 static bool sends(const publish_job *job)
 {
-    return job->common.window_bytes > 0 &&
-           (job->common.mesh != NULL || job->common.flow.replica_mesh != NULL);
+    return job->common.window_bytes > 0 && is_sharded(job);
 }
 
 static int report_failure(publish_job *job)
