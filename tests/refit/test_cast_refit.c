@@ -31,7 +31,7 @@ typedef struct peer {
 
 typedef struct stage {
     rig r;
-    weir_delivery delivery;
+    const char *engine_mesh; /* of two workers */
     uint32_t n_ranks;
     peer ranks[MAX_PEERS], workers[MAX_PEERS];
     size_t n_workers;
@@ -49,26 +49,25 @@ static void open_trainer(stage *s, uint32_t rank, const char *mesh)
     options.n_threads = 1;
     options.timeout_ms = 10 * RIG_TIMEOUT_MS;
     options.mesh = mesh;
-    options.replica_mesh = s->r.wire == WEIR_WIRE_KERNEL ? "tp=2" : NULL;
+    options.replica_mesh = s->r.wire == WEIR_WIRE_KERNEL ? s->engine_mesh : NULL;
     options.wire = s->r.wire;
-    options.delivery = s->delivery;
-    options.window_bytes = s->delivery == WEIR_DELIVERY_PUSH ? WINDOW_BYTES : 0;
+    options.delivery = WEIR_DELIVERY_PUSH;
+    options.window_bytes = WINDOW_BYTES;
     assert_ok(weir_trainer_open(&options, &s->ranks[rank].trainer));
 }
 
-static stage *open_stage(const rig *wish, weir_delivery delivery, const char *mesh,
-                         uint32_t n_ranks)
+static stage *open_stage(const rig *wish, const char *mesh, const char *engine_mesh)
 {
     stage *s = calloc(1, sizeof(*s));
     assert_non_null(s);
     s->r = *wish;
-    s->delivery = delivery;
-    s->n_ranks = n_ranks;
+    s->engine_mesh = engine_mesh;
+    s->n_ranks = 2;
     rig_write_config(&s->r);
     rig_model_open(&s->r);
     weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
     assert_ok(weir_directory_open(&options, &s->r.directory));
-    for (uint32_t rank = 0; rank < n_ranks; rank++)
+    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
         open_trainer(s, rank, mesh);
     return s;
 }
@@ -78,7 +77,7 @@ static peer *add_worker(stage *s, const char *engine, uint32_t number, weir_inst
     peer *worker = &s->workers[s->n_workers++];
     snprintf(worker->name, sizeof(worker->name), "%s-%u", engine, number);
     weir_replica_options options = rig_replica_options(&s->r, worker->name, mode);
-    options.mesh = "tp=2";
+    options.mesh = s->engine_mesh;
     options.worker = worker->worker = number;
     options.timeout_ms = 10 * RIG_TIMEOUT_MS;
     assert_ok(weir_replica_open(&options, &worker->replica));
@@ -208,7 +207,7 @@ static void expect_verified(const stage *s, uint64_t version)
         options.n_sources = s->r.model.n;
         options.n_threads = 1;
         options.timeout_ms = RIG_TIMEOUT_MS;
-        options.mesh = "tp=2";
+        options.mesh = s->engine_mesh;
         options.worker = s->workers[w].worker;
         assert_ok(weir_verify(&options, &report));
         if (report.n_different != 0)
@@ -219,11 +218,10 @@ static void expect_verified(const stage *s, uint64_t version)
 
 /* ---- refits ----------------------------------------------------------------------------------*/
 
-static void follow(const rig *wish, const char *mesh, weir_install_mode first,
-                   weir_install_mode second)
+static void follow(const rig *wish, const char *mesh, const char *engine_mesh)
 {
-    stage *s = open_stage(wish, WEIR_DELIVERY_PUSH, mesh, 2);
-    add_engines(s, first, second);
+    stage *s = open_stage(wish, mesh, engine_mesh);
+    add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
     for (unsigned version = 1; version <= 3; version++) {
         refit(s, version);
         expect_verified(s, version);
@@ -238,7 +236,7 @@ static void engines_get_their_parts_in_kernel_format(void **state)
                                                "bf16_cast" };
     for (size_t c = 0; c < 3; c++) {
         const rig wish = { .family = "llama", .conversion = conversions[c], .preset = "tiny" };
-        follow(&wish, "fsdp=2", WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+        follow(&wish, "fsdp=2", "tp=2");
     }
 }
 
@@ -246,7 +244,22 @@ static void experts_of_other_ranks_are_sent_too(void **state)
 {
     (void)state;
     const rig wish = { .family = "qwen3_moe", .conversion = "fp8_128x128", .preset = "tiny" };
-    follow(&wish, "ep=2", WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+    follow(&wish, "ep=2", "tp=2");
+}
+
+/* Blocks of scales lie on both ranks, each of which converts its own rows of them. */
+static void borders_are_found_in_whatever_order_groups_go(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "qwen3_moe", .conversion = "fp8_128x128" };
+    follow(&wish, "fsdp=2", "dp=2,ep=2");
+}
+
+static void stages_of_engines_are_sent_their_own_layers(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
+    follow(&wish, "fsdp=2", "pp=2");
 }
 
 static void engines_convert_a_checkpoint_themselves(void **state)
@@ -256,14 +269,14 @@ static void engines_convert_a_checkpoint_themselves(void **state)
                        .conversion = "fp8_128x128",
                        .preset = "tiny",
                        .wire = WEIR_WIRE_CHECKPOINT };
-    follow(&wish, "fsdp=2", WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+    follow(&wish, "fsdp=2", "tp=2");
 }
 
 static void later_versions_allocate_register_plan_and_connect_nothing(void **state)
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
-    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
     add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
     refit(s, 1);
     refit(s, 2);
@@ -287,7 +300,7 @@ static void a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh(
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
-    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
     add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
     add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
     start_ranks(s, 1, 1, SHORT_MS);
@@ -317,7 +330,7 @@ static void who_gives_up_ends_the_round_and_the_next_version_goes_to_all(void **
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
-    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
     add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
     peer *bad = add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
     refit(s, 1);
@@ -379,7 +392,7 @@ static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
     electorate both;
     voter voters[2];
-    stage *s = open_stage(&wish, WEIR_DELIVERY_PUSH, "fsdp=2", 2);
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
     pthread_barrier_init(&both.gather, NULL, 2);
     pthread_barrier_init(&both.told, NULL, 2);
     for (uint32_t w = 0; w < 2; w++) {
@@ -418,6 +431,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(engines_get_their_parts_in_kernel_format),
         cmocka_unit_test(experts_of_other_ranks_are_sent_too),
+        cmocka_unit_test(borders_are_found_in_whatever_order_groups_go),
+        cmocka_unit_test(stages_of_engines_are_sent_their_own_layers),
         cmocka_unit_test(engines_convert_a_checkpoint_themselves),
         cmocka_unit_test(later_versions_allocate_register_plan_and_connect_nothing),
         cmocka_unit_test(a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh),
