@@ -284,7 +284,7 @@ static size_t ip_bytes(uint8_t family)
     return family == 4 ? 4 : family == 6 ? 16 : 0;
 }
 
-weir_status weir_ucx_group_key_encode(const weir_ucx_group_key *key, weir_key_buffer *out)
+static void put_group_key(writer *to, const weir_ucx_group_key *key)
 {
     uint8_t room[ADDRESS_ROOM] = { 0 };
     size_t at = 0;
@@ -297,12 +297,10 @@ weir_status weir_ucx_group_key_encode(const weir_ucx_group_key *key, weir_key_bu
         memcpy(room + at + 1, address->bytes, n_bytes);
         at += n_bytes + 1;
     }
-    writer to = begin(out, 'u', 'g');
-    put(&to, key->nonce, sizeof(key->nonce));
-    put_number(&to, key->place, 8);
-    put_number(&to, key->port, 2);
-    put(&to, room, sizeof(room));
-    return end(&to);
+    put(to, key->nonce, sizeof(key->nonce));
+    put_number(to, key->place, 8);
+    put_number(to, key->port, 2);
+    put(to, room, sizeof(room));
 }
 
 /* False when anything but zeros follows the last address. */
@@ -325,6 +323,26 @@ static bool take_addresses(const uint8_t *room, weir_ucx_group_key *out)
     return at == ADDRESS_ROOM;
 }
 
+static void take_group_key(reader *from, weir_ucx_group_key *out)
+{
+    memset(out, 0, sizeof(*out));
+    const uint8_t *nonce = take(from, sizeof(out->nonce));
+    if (nonce != NULL)
+        memcpy(out->nonce, nonce, sizeof(out->nonce));
+    out->place = take_number(from, 8);
+    out->port = (uint16_t)take_number(from, 2);
+    const uint8_t *room = take(from, ADDRESS_ROOM);
+    if (room == NULL || out->port == 0 || !take_addresses(room, out))
+        from->failed = true;
+}
+
+weir_status weir_ucx_group_key_encode(const weir_ucx_group_key *key, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 'g');
+    put_group_key(&to, key);
+    return end(&to);
+}
+
 weir_status weir_ucx_group_key_decode(const void *data, size_t n_bytes, const char *who,
                                       weir_ucx_group_key *out)
 {
@@ -332,28 +350,19 @@ weir_status weir_ucx_group_key_decode(const void *data, size_t n_bytes, const ch
     weir_status status = open_envelope(data, n_bytes, who, 'u', 'g', &from);
     if (status != WEIR_OK)
         return status;
-    memset(out, 0, sizeof(*out));
-    const uint8_t *nonce = take(&from, sizeof(out->nonce));
-    if (nonce != NULL)
-        memcpy(out->nonce, nonce, sizeof(out->nonce));
-    out->place = take_number(&from, 8);
-    out->port = (uint16_t)take_number(&from, 2);
-    const uint8_t *room = take(&from, ADDRESS_ROOM);
-    if (room == NULL || out->port == 0 || !take_addresses(room, out))
-        from.failed = true;
+    take_group_key(&from, out);
     return close_envelope(&from, who, "key of a group of transport ucx");
 }
 
 weir_status weir_ucx_hello_encode(const weir_ucx_hello *hello, weir_key_buffer *out)
 {
     writer to = begin(out, 'u', 'h');
-    put(&to, hello->nonce, sizeof(hello->nonce));
+    put_number(&to, (uint64_t)hello->purpose, 4);
     put_number(&to, hello->rank, 4);
     put_number(&to, hello->n_ranks, 4);
     put_number(&to, hello->process, 4);
-    put_blob(&to, hello->ucx_version, strlen(hello->ucx_version));
     put_blob(&to, hello->host, strlen(hello->host));
-    put_blob(&to, hello->worker, hello->worker_bytes);
+    put_group_key(&to, &hello->where);
     return end(&to);
 }
 
@@ -364,17 +373,15 @@ weir_status weir_ucx_hello_decode(const void *data, size_t n_bytes, const char *
     weir_status status = open_envelope(data, n_bytes, who, 'u', 'h', &from);
     if (status != WEIR_OK)
         return status;
-    const uint8_t *nonce = take(&from, sizeof(out->nonce));
-    if (nonce != NULL)
-        memcpy(out->nonce, nonce, sizeof(out->nonce));
+    uint64_t purpose = take_number(&from, 4);
+    if (purpose >= WEIR_UCX_PURPOSES)
+        from.failed = true;
+    out->purpose = from.failed ? WEIR_UCX_JOIN : (weir_ucx_purpose)purpose;
     out->rank = (uint32_t)take_number(&from, 4);
     out->n_ranks = (uint32_t)take_number(&from, 4);
     out->process = (uint32_t)take_number(&from, 4);
-    take_text(&from, out->ucx_version, sizeof(out->ucx_version));
     take_text(&from, out->host, sizeof(out->host));
-    out->worker = take_blob(&from, &out->worker_bytes);
-    if (out->worker_bytes == 0)
-        from.failed = true;
+    take_group_key(&from, &out->where);
     return close_envelope(&from, who, "first message of a rank");
 }
 
@@ -383,8 +390,7 @@ weir_status weir_ucx_start_encode(const weir_ucx_start *start, weir_key_buffer *
     writer to = begin(out, 'u', 's');
     put_number(&to, start->process, 4);
     put_blob(&to, start->host, strlen(start->host));
-    put_blob(&to, start->before, start->before_bytes);
-    put_blob(&to, start->after, start->after_bytes);
+    put_group_key(&to, &start->after);
     return end(&to);
 }
 
@@ -397,11 +403,32 @@ weir_status weir_ucx_start_decode(const void *data, size_t n_bytes, const char *
         return status;
     out->process = (uint32_t)take_number(&from, 4);
     take_text(&from, out->host, sizeof(out->host));
-    out->before = take_blob(&from, &out->before_bytes);
-    out->after = take_blob(&from, &out->after_bytes);
-    if (out->before_bytes == 0 || out->after_bytes == 0)
-        from.failed = true;
+    take_group_key(&from, &out->after);
     return close_envelope(&from, who, "message of rank 0");
+}
+
+weir_status weir_ucx_head_encode(const weir_ucx_head *head, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 'b');
+    put_number(&to, head->root, 4);
+    put_number(&to, head->number, 8);
+    put_number(&to, head->n_bytes, 8);
+    put_number(&to, head->parts, 8);
+    return end(&to);
+}
+
+weir_status weir_ucx_head_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_ucx_head *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 'b', &from);
+    if (status != WEIR_OK)
+        return status;
+    out->root = (uint32_t)take_number(&from, 4);
+    out->number = take_number(&from, 8);
+    out->n_bytes = take_number(&from, 8);
+    out->parts = take_number(&from, 8);
+    return close_envelope(&from, who, "head of a broadcast");
 }
 
 weir_status weir_ucx_word_encode(const weir_ucx_word *word, weir_key_buffer *out)
@@ -433,7 +460,7 @@ weir_status weir_ucx_word_decode(const void *data, size_t n_bytes, const char *w
     return close_envelope(&from, who, "message of a group");
 }
 
-weir_status weir_ucx_message_head(const void *data, size_t n_bytes, char *out_kind,
+weir_status weir_ucx_message_kind(const void *data, size_t n_bytes, char *out_kind,
                                   size_t *out_message_bytes)
 {
     const uint8_t *bytes = data;

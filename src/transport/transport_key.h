@@ -73,36 +73,39 @@ weir_status weir_ucx_group_key_encode(const weir_ucx_group_key *key, weir_key_bu
 weir_status weir_ucx_group_key_decode(const void *data, size_t n_bytes, const char *who,
                                       weir_ucx_group_key *out);
 
-/* What ranks of such a group tell each other over their connection to rank 0. */
-#define WEIR_UCX_MESSAGE_BYTES 9216 /* of one message at most */
+/* What ranks of such a group tell each other. */
+#define WEIR_UCX_MESSAGE_BYTES 1024 /* of one message at most */
 #define WEIR_UCX_REASON 512
 
-/* A rank to rank 0, first. */
+typedef enum weir_ucx_purpose {
+    WEIR_UCX_JOIN, /* a rank to rank 0: for words, both ways */
+    WEIR_UCX_FEED, /* a rank to the one after it: for the bytes of broadcasts */
+    WEIR_UCX_PURPOSES
+} weir_ucx_purpose;
+
+/* First on every connection. */
 typedef struct weir_ucx_hello {
-    uint8_t nonce[WEIR_UCX_NONCE];
+    weir_ucx_purpose purpose;
     uint32_t rank, n_ranks, process;
-    char ucx_version[WEIR_KEY_TEXT];
     char host[WEIR_KEY_TEXT];
-    const uint8_t *worker; /* UCX's own bytes */
-    size_t worker_bytes;
+    weir_ucx_group_key where; /* the group's nonce, and where this rank listens */
 } weir_ucx_hello;
 weir_status weir_ucx_hello_encode(const weir_ucx_hello *hello, weir_key_buffer *out);
 weir_status weir_ucx_hello_decode(const void *data, size_t n_bytes, const char *who,
                                   weir_ucx_hello *out);
 
-/* Rank 0 to a rank once all are in: who it is, and the workers of the rank's neighbours. */
+/* Rank 0 to a rank once all are in: who it is, and where the rank's next one listens. */
 typedef struct weir_ucx_start {
     uint32_t process;
     char host[WEIR_KEY_TEXT];
-    const uint8_t *before, *after;
-    size_t before_bytes, after_bytes;
+    weir_ucx_group_key after;
 } weir_ucx_start;
 weir_status weir_ucx_start_encode(const weir_ucx_start *start, weir_key_buffer *out);
 weir_status weir_ucx_start_decode(const void *data, size_t n_bytes, const char *who,
                                   weir_ucx_start *out);
 
 typedef enum weir_ucx_word_kind {
-    WEIR_UCX_LINKED, /* a rank: what came from the one before has been passed on */
+    WEIR_UCX_LINKED, /* a rank: it is connected to the one before and to the one after */
     WEIR_UCX_JOINED, /* rank 0: all are linked */
     WEIR_UCX_DONE,   /* a rank: so many broadcasts have ended here */
     WEIR_UCX_LEFT,   /* the sender goes, with all of its broadcasts done */
@@ -119,9 +122,21 @@ weir_status weir_ucx_word_encode(const weir_ucx_word *word, weir_key_buffer *out
 weir_status weir_ucx_word_decode(const void *data, size_t n_bytes, const char *who,
                                  weir_ucx_word *out);
 
-/* 's', 'h', 'w': which of the three the n_bytes that have come begin, and how long it will be; 0
- * when that cannot be told yet. ERR_CORRUPT when they begin none. */
-weir_status weir_ucx_message_head(const void *data, size_t n_bytes, char *out_kind,
+/* Before the bytes of a broadcast. WEIR_UCX_HEAD_BYTES when encoded. */
+#define WEIR_UCX_HEAD_BYTES 48
+typedef struct weir_ucx_head {
+    uint32_t root;
+    uint64_t number; /* within the group, from 0 */
+    uint64_t n_bytes;
+    uint64_t parts; /* a digest of how long each is */
+} weir_ucx_head;
+weir_status weir_ucx_head_encode(const weir_ucx_head *head, weir_key_buffer *out);
+weir_status weir_ucx_head_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_ucx_head *out);
+
+/* Which message ('h', 's' or 'w') the n_bytes that have come begin, and how long it will be; 0 when
+ * that cannot be told yet. ERR_CORRUPT when they begin none. */
+weir_status weir_ucx_message_kind(const void *data, size_t n_bytes, char *out_kind,
                                   size_t *out_message_bytes);
 
 /* Where a process of transport cuda_ipc answers, and which GPU it allocates on. */

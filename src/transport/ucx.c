@@ -126,8 +126,8 @@ static weir_status open_context(ucx_transport *ucx, const weir_transport_options
         return result;
     ucp_params_t params = {
         .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED,
-        .features = UCP_FEATURE_RMA | UCP_FEATURE_TAG | UCP_FEATURE_WAKEUP,
-        .mt_workers_shared = 1, /* the caller's and our own threads share the context */
+        .features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+        .mt_workers_shared = 1, /* the server's thread and the caller's share the context */
     };
     ucs_status_t status = ucp_init(&params, config, &ucx->context);
     ucp_config_release(config);
@@ -148,8 +148,7 @@ static void close_transport(weir_transport *transport)
     if (ucx->reader != NULL)
         ucp_worker_destroy(ucx->reader);
     weir_ucx_released_close(ucx);
-    if (!ucx->group_stuck) /* a worker that may not be progressed cannot be destroyed either */
-        ucp_cleanup(ucx->context);
+    ucp_cleanup(ucx->context);
     weir_free(ucx);
 }
 

@@ -4,7 +4,7 @@
  * Two workers, so that the data path needs no lock: the server's belongs to a thread that sleeps
  * until a reader needs it (ucx_worker.c), the reader's is driven by the caller of test
  * (ucx_transfer.c). Regions are in ucx_region.c, peers and remote regions in ucx_peer.c. Broadcast
- * groups (ucx_group.h) have a thread and a worker each.
+ * groups (ucx_group.h) have a thread and connections of their own.
  */
 #ifndef WEIR_TRANSPORT_UCX_H
 #define WEIR_TRANSPORT_UCX_H
@@ -15,9 +15,6 @@
 #include "transport/transport_key.h"
 #include "weir/transport.h"
 
-/* UCX takes no length with its bytes. Behind ours lies as much padding as its decoders can walk
- * over, so that no claim within them leads outside. */
-#define WEIR_UCX_PADDING ((size_t)20 << 10)
 #define WEIR_UCX_KEYS 32u      /* keys of groups that are not open yet; one more drops the oldest */
 #define WEIR_UCX_IN_FLIGHT 32u /* reads that one transfer has asked for at most */
 
@@ -46,7 +43,6 @@ typedef struct ucx_transport {
     weir_pool *pool;
     ucx_listener listeners[WEIR_UCX_KEYS]; /* the oldest first */
     unsigned n_listeners;
-    bool group_stuck; /* a worker that is never progressed again: the context stays */
     ucx_server server;
     ucp_worker_h reader;
     int reader_fd;
@@ -109,11 +105,6 @@ struct ucx_peer {
 /* ucx_worker.c */
 weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what);
 weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out_fd);
-/* An endpoint to the worker that n_bytes of UCX's own name; on_error hears, once, that it is gone.
- */
-ucs_status_t weir_ucx_endpoint_open(ucp_worker_h worker, const uint8_t *address, size_t n_bytes,
-                                    ucp_err_handler_cb_t on_error, void *argument, ucp_ep_h *out);
-bool weir_ucx_version_agrees(const char *theirs);     /* remote keys and workers are as ours */
 weir_status weir_ucx_server_open(ucx_transport *ucx); /* does nothing when it is open */
 void weir_ucx_server_close(ucx_transport *ucx);
 weir_status weir_ucx_reader_open(ucx_transport *ucx);

@@ -1,49 +1,69 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ucx_chain.c - broadcasts of a group of transport ucx, from each rank to the one after it.
  *
- * A broadcast is cut into chunks, and a rank passes each on as soon as it has it: with a few of
- * them under way all links work at once, and a long chain takes hardly longer than a short one. A
- * chunk is a tagged message: the tag says of which group and broadcast, which one and whether it is
- * the last, so that ranks that disagree about the bytes end in an error. Sends are synchronous: one
- * that has ended has been matched, so who has sent all he had to may go.
+ * A rank passes bytes on as they come, so all links of the chain work at once and a long one takes
+ * hardly longer than a short one. A head goes before the bytes: ranks that disagree about a
+ * broadcast find out before anything of it is written. The bytes go over plain sockets, not by
+ * UCX's messages: UCX 1.13 aborts a process whose peer dies within one, and a trainer must outlive
+ * its readers.
  *
- * Everything here is called by the group's thread. Nothing is allocated once the chain is linked.
+ * Everything here is called by the group's thread, and nothing waits or allocates.
  */
-#include <stdio.h>
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 
-#include "base/alloc.h"
-#include "base/log.h"
 #include "transport/ucx_group.h"
 
-#define CHUNK_BYTES ((uint64_t)2 << 20)
-#define TURNS 64 /* of UCX, before connections are looked at */
-#define CANCEL_MS 2000u
+#define STEP_BYTES ((uint64_t)1 << 20) /* received before they are sent on: they are still cached \
+                                        */
 
-#define LAST_CHUNK 1ull /* lowest bit of a tag */
-#define CHUNK_BITS 23
-#define CAST_BITS 24
-#define MAX_CHUNKS (1ull << CHUNK_BITS)
+/* ---- one broadcast ---------------------------------------------------------------------------*/
 
-/* ---- the worker and its endpoints ------------------------------------------------------------*/
-
-weir_status weir_ucx_chain_open(ucx_transport *ucx, ucx_chain *chain)
+void weir_ucx_cast_begin(ucx_cast *cast)
 {
-    chain->received_end = &chain->received;
-    for (size_t i = 0; i < WEIR_UCX_CHUNKS; i++) {
-        chain->chunks[i].chain = chain;
-        chain->chunks[i].next = chain->free_chunk;
-        chain->free_chunk = &chain->chunks[i];
+    weir_digest lengths = { 0, 0 };
+    cast->head.n_bytes = 0;
+    for (size_t i = 0; i < cast->n_parts; i++) {
+        uint64_t n_bytes = cast->parts[i].n_bytes;
+        cast->head.n_bytes += n_bytes;
+        weir_digest_word(&lengths, n_bytes, weir_digest_key(i));
     }
-    return weir_ucx_worker_open(ucx, &chain->worker, &chain->ucx_fd);
+    cast->head.parts = lengths.product ^ lengths.sum ^ cast->n_parts;
+    cast->head_in = cast->head_out = 0;
+    cast->in = cast->out = (ucx_cursor){ 0, 0, 0 };
 }
 
-static void note_broken(ucx_chain *chain, uint32_t rank, ucs_status_t status)
+/* The bytes from a cursor on that lie in one piece, `limit` at most. */
+static uint64_t piece_at(const ucx_cast *cast, ucx_cursor *cursor, uint64_t limit, uint8_t **out)
 {
-    if (chain->broken != UCS_OK)
+    while (cursor->part < cast->n_parts && cursor->offset == cast->parts[cursor->part].n_bytes) {
+        cursor->part++;
+        cursor->offset = 0;
+    }
+    if (cursor->part == cast->n_parts)
+        return 0;
+    const weir_group_part *part = &cast->parts[cursor->part];
+    uint64_t left = part->n_bytes - cursor->offset;
+    *out = (uint8_t *)part->data + cursor->offset;
+    return left < limit ? left : limit;
+}
+
+static void move_on(ucx_cursor *cursor, uint64_t n_bytes)
+{
+    cursor->offset += n_bytes;
+    cursor->n_bytes += n_bytes;
+}
+
+/* ---- sockets ---------------------------------------------------------------------------------*/
+
+static void note_broken(ucx_chain *chain, uint32_t rank, int error)
+{
+    if (chain->broken)
         return;
-    chain->broken = status;
+    chain->broken = true;
     chain->broken_rank = rank;
+    chain->broken_error = error;
 }
 
 static uint32_t rank_before(const ucx_chain *chain)
@@ -56,342 +76,124 @@ static uint32_t rank_after(const ucx_chain *chain)
     return (chain->rank + 1) % chain->n_ranks;
 }
 
-static void on_before_error(void *argument, ucp_ep_h endpoint, ucs_status_t status)
+/* 0: nothing to be had now, or ever. */
+static size_t receive(ucx_chain *chain, void *data, size_t n_bytes)
 {
-    (void)endpoint;
-    note_broken(argument, rank_before(argument), status);
+    ssize_t n = recv(chain->before_fd, data, n_bytes, 0);
+    if (n > 0)
+        return (size_t)n;
+    if (n == 0)
+        note_broken(chain, rank_before(chain), 0);
+    else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        note_broken(chain, rank_before(chain), errno);
+    return 0;
 }
 
-static void on_after_error(void *argument, ucp_ep_h endpoint, ucs_status_t status)
+static size_t send_on(ucx_chain *chain, const void *data, size_t n_bytes, int flags)
 {
-    (void)endpoint;
-    note_broken(argument, rank_after(argument), status);
+    ssize_t n = send(chain->after_fd, data, n_bytes, MSG_NOSIGNAL | flags);
+    if (n >= 0)
+        return (size_t)n;
+    if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        note_broken(chain, rank_after(chain), errno);
+    return 0;
 }
 
-weir_status weir_ucx_chain_link(ucx_chain *chain, const weir_ucx_start *start)
+/* ---- receiving -------------------------------------------------------------------------------*/
+
+static weir_status check_head(const ucx_chain *chain, const ucx_cast *cast)
 {
-    ucs_status_t status = weir_ucx_endpoint_open(chain->worker, start->after, start->after_bytes,
-                                                 on_after_error, chain, &chain->after);
-    if (status == UCS_OK && chain->n_ranks > 2)
-        status = weir_ucx_endpoint_open(chain->worker, start->before, start->before_bytes,
-                                        on_before_error, chain, &chain->before);
-    if (status == UCS_OK)
+    weir_ucx_head head;
+    const weir_ucx_head *own = &cast->head;
+    weir_status status =
+        weir_ucx_head_decode(cast->received_head, WEIR_UCX_HEAD_BYTES, chain->who, &head);
+    if (status != WEIR_OK)
+        return status;
+    if (head.number == own->number && head.root == own->root && head.n_bytes == own->n_bytes &&
+        head.parts == own->parts)
         return WEIR_OK;
-    char what[64];
-    snprintf(what, sizeof(what), "rank %u cannot reach its neighbours", chain->rank);
-    return weir_ucx_fail(status, chain->who, what);
+    return weir_fail(WEIR_ERR_INVALID,
+                     "%s: broadcast %llu is of %llu bytes of rank %u on rank %u, but rank %u sends "
+                     "number %llu, %llu bytes of rank %u%s",
+                     chain->who, (unsigned long long)own->number, (unsigned long long)own->n_bytes,
+                     own->root, chain->rank, rank_before(chain), (unsigned long long)head.number,
+                     (unsigned long long)head.n_bytes, head.root,
+                     head.n_bytes == own->n_bytes ? ", in other parts" : "");
 }
 
-bool weir_ucx_chain_progress(ucx_chain *chain)
+static bool receive_head(ucx_chain *chain, ucx_cast *cast)
 {
-    bool any = false;
-    for (int i = 0; i < TURNS && ucp_worker_progress(chain->worker) != 0; i++)
-        any = true;
-    return any;
+    size_t n =
+        receive(chain, cast->received_head + cast->head_in, WEIR_UCX_HEAD_BYTES - cast->head_in);
+    cast->head_in += (unsigned)n;
+    if (cast->head_in < WEIR_UCX_HEAD_BYTES)
+        return n > 0;
+    chain->failure = check_head(chain, cast);
+    return chain->failure == WEIR_OK;
 }
 
-bool weir_ucx_chain_arm(ucx_chain *chain)
+bool weir_ucx_cast_receive(ucx_chain *chain, ucx_cast *cast)
 {
-    return chain->received == NULL && ucp_worker_arm(chain->worker) == UCS_OK;
-}
-
-/* ---- chunks ----------------------------------------------------------------------------------*/
-
-static void fail_chunk(ucx_chunk *chunk, weir_status status)
-{
-    if (chunk->chain->failure != WEIR_OK)
-        return;
-    chunk->chain->failure = status;
-    weir_error_save(&chunk->chain->why);
-}
-
-static uint64_t chunk_number(const ucx_chunk *chunk)
-{
-    return chunk->tag >> 1 & (MAX_CHUNKS - 1);
-}
-
-static ucx_chunk *take_chunk(ucx_chain *chain, ucx_cast *cast)
-{
-    ucx_chunk *chunk = chain->free_chunk;
-    chain->free_chunk = chunk->next;
-    chunk->cast = cast;
-    chunk->request = NULL;
-    chain->n_under_way++;
-    cast->n_under_way++;
-    return chunk;
-}
-
-static void return_chunk(ucx_chunk *chunk)
-{
-    ucx_chain *chain = chunk->chain;
-    chunk->request = NULL;
-    chunk->next = chain->free_chunk;
-    chain->free_chunk = chunk;
-    chain->n_under_way--;
-    chunk->cast->n_under_way--;
-}
-
-/* A chunk that has failed is not returned to its broadcast, which must not seem to have ended. */
-static void drop_chunk(ucx_chunk *chunk, uint32_t rank, ucs_status_t status)
-{
-    chunk->request = NULL;
-    chunk->chain->n_under_way--;
-    note_broken(chunk->chain, rank, status);
-}
-
-static void sent(ucx_chunk *chunk, ucs_status_t status)
-{
-    if (status == UCS_OK)
-        return_chunk(chunk);
-    else
-        drop_chunk(chunk, rank_after(chunk->chain), status);
-}
-
-static void on_sent(void *request, ucs_status_t status, void *argument)
-{
-    ucp_request_free(request);
-    sent(argument, status);
-}
-
-static void send_chunk(ucx_chunk *chunk)
-{
-    ucp_request_param_t params = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FIELD_MEMORY_TYPE,
-        .cb.send = on_sent,
-        .user_data = chunk,
-        .memory_type = UCS_MEMORY_TYPE_HOST,
-    };
-    chunk->receiving = false;
-    ucs_status_ptr_t request = ucp_tag_send_sync_nbx(chunk->chain->after, chunk->data,
-                                                     chunk->n_bytes, chunk->tag, &params);
-    if (UCS_PTR_IS_PTR(request))
-        chunk->request = request;
-    else
-        sent(chunk, UCS_PTR_STATUS(request));
-}
-
-/* The ranks disagree about a broadcast: it is over, here and everywhere. */
-static void fail_difference(ucx_chunk *chunk, const ucp_tag_recv_info_t *info)
-{
-    const ucx_chain *chain = chunk->chain;
-    bool last = (chunk->tag & LAST_CHUNK) != 0;
-    char came[64] = "more";
-    if (info != NULL)
-        snprintf(came, sizeof(came), "%zu%s", info->length,
-                 (info->sender_tag & LAST_CHUNK) != 0 ? " as the last" : "");
-    fail_chunk(chunk,
-               weir_fail(WEIR_ERR_INVALID,
-                         "%s: broadcast %llu has other parts on rank %u than on rank %u: for "
-                         "piece %llu it expected %llu bytes%s, and %s came",
-                         chain->who, (unsigned long long)chunk->cast->number, chain->rank,
-                         rank_before(chain), (unsigned long long)chunk_number(chunk),
-                         (unsigned long long)chunk->n_bytes, last ? " as the last" : "", came));
-    chunk->request = NULL;
-    chunk->chain->n_under_way--;
-}
-
-static void received(ucx_chunk *chunk, ucs_status_t status, const ucp_tag_recv_info_t *info)
-{
-    ucx_chain *chain = chunk->chain;
-    chunk->request = NULL;
-    if (status == UCS_ERR_MESSAGE_TRUNCATED) {
-        fail_difference(chunk, NULL);
-    } else if (status != UCS_OK) {
-        drop_chunk(chunk, rank_before(chain), status);
-    } else if (info->length != chunk->n_bytes || info->sender_tag != chunk->tag) {
-        fail_difference(chunk, info);
-    } else if (rank_after(chain) == chunk->cast->root) {
-        return_chunk(chunk);
-    } else { /* passed on by the next turn: not from within UCX */
-        chunk->next = NULL;
-        *chain->received_end = chunk;
-        chain->received_end = &chunk->next;
+    if (cast->head.root == chain->rank) {
+        cast->head_in = WEIR_UCX_HEAD_BYTES;
+        cast->in.n_bytes = cast->head.n_bytes;
+        return false;
     }
-}
-
-static void on_received(void *request, ucs_status_t status, const ucp_tag_recv_info_t *info,
-                        void *argument)
-{
-    received(argument, status, info);
-    ucp_request_free(request); /* and with it `info` */
-}
-
-/* UCX 1.13 does not say what a receive that ends at once was of: that is looked at before. */
-static void receive_chunk(ucx_chunk *chunk)
-{
-    const ucp_tag_t mask = ~(ucp_tag_t)LAST_CHUNK;
-    ucp_worker_h worker = chunk->chain->worker;
-    ucp_tag_recv_info_t info = { 0 };
-    ucp_request_param_t params = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FIELD_MEMORY_TYPE,
-        .cb.recv = on_received,
-        .user_data = chunk,
-        .memory_type = UCS_MEMORY_TYPE_HOST,
-    };
-    chunk->receiving = true;
-    ucp_tag_probe_nb(worker, chunk->tag, mask, 0, &info);
-    ucs_status_ptr_t request =
-        ucp_tag_recv_nbx(worker, chunk->data, chunk->n_bytes, chunk->tag, mask, &params);
-    if (UCS_PTR_IS_PTR(request))
-        chunk->request = request;
-    else
-        received(chunk, UCS_PTR_STATUS(request), &info);
-}
-
-bool weir_ucx_chain_pass_on(ucx_chain *chain)
-{
-    bool any = false;
-    while (chain->received != NULL && chain->failure == WEIR_OK && chain->broken == UCS_OK) {
-        ucx_chunk *chunk = chain->received;
-        chain->received = chunk->next;
-        if (chain->received == NULL)
-            chain->received_end = &chain->received;
-        send_chunk(chunk);
-        any = true;
-    }
-    return any;
-}
-
-/* ---- broadcasts ------------------------------------------------------------------------------*/
-
-weir_status weir_ucx_cast_begin(ucx_cast *cast, const char *who)
-{
-    cast->n_chunks = 0;
-    for (size_t i = 0; i < cast->n_parts && cast->n_chunks < MAX_CHUNKS; i++)
-        cast->n_chunks +=
-            cast->parts[i].n_bytes / CHUNK_BYTES + (cast->parts[i].n_bytes % CHUNK_BYTES != 0);
-    if (cast->n_chunks >= MAX_CHUNKS)
-        return weir_fail(WEIR_ERR_UNSUPPORTED,
-                         "%s: a broadcast of %zu parts has more than %llu pieces of %llu bytes",
-                         who, cast->n_parts, MAX_CHUNKS - 1, (unsigned long long)CHUNK_BYTES);
-    if (cast->n_chunks == 0)
-        cast->n_chunks = 1; /* an empty one: ranks still meet in it */
-    cast->n_posted = 0;
-    cast->next_part = 0;
-    cast->next_offset = 0;
-    cast->n_under_way = 0;
-    return WEIR_OK;
-}
-
-/* Where the next chunk lies. */
-static void cut_chunk(const ucx_chain *chain, ucx_cast *cast, ucx_chunk *chunk)
-{
-    while (cast->next_part < cast->n_parts &&
-           cast->next_offset == cast->parts[cast->next_part].n_bytes) {
-        cast->next_part++;
-        cast->next_offset = 0;
-    }
-    chunk->data = NULL;
-    chunk->n_bytes = 0;
-    if (cast->next_part < cast->n_parts) {
-        const weir_group_part *part = &cast->parts[cast->next_part];
-        uint64_t left = part->n_bytes - cast->next_offset;
-        chunk->data = (uint8_t *)part->data + cast->next_offset;
-        chunk->n_bytes = left < CHUNK_BYTES ? left : CHUNK_BYTES;
-        cast->next_offset += chunk->n_bytes;
-    }
-    uint64_t cast_number = cast->number & ((1ull << CAST_BITS) - 1);
-    chunk->tag = (uint64_t)chain->group << (CAST_BITS + CHUNK_BITS + 1) |
-                 cast_number << (CHUNK_BITS + 1) | cast->n_posted << 1 |
-                 (cast->n_posted + 1 == cast->n_chunks ? LAST_CHUNK : 0);
-    cast->n_posted++;
-}
-
-bool weir_ucx_cast_advance(ucx_chain *chain, ucx_cast *cast)
-{
-    bool any = weir_ucx_chain_pass_on(chain);
-    if (chain->n_ranks == 1)
-        cast->n_posted = cast->n_chunks;
-    while (cast->n_posted < cast->n_chunks && chain->free_chunk != NULL &&
-           chain->failure == WEIR_OK && chain->broken == UCS_OK) {
-        ucx_chunk *chunk = take_chunk(chain, cast);
-        cut_chunk(chain, cast, chunk);
-        if (cast->root == chain->rank)
-            send_chunk(chunk);
-        else
-            receive_chunk(chunk);
-        any = true;
-    }
-    return any;
-}
-
-bool weir_ucx_cast_begun(const ucx_cast *cast)
-{
-    return cast->n_posted == cast->n_chunks;
-}
-
-bool weir_ucx_cast_ended(const ucx_cast *cast)
-{
-    return weir_ucx_cast_begun(cast) && cast->n_under_way == 0;
-}
-
-/* ---- closing ---------------------------------------------------------------------------------*/
-
-static bool await(ucx_chain *chain, ucs_status_ptr_t request, weir_deadline deadline)
-{
-    if (!UCS_PTR_IS_PTR(request))
+    if (chain->broken || chain->failure != WEIR_OK)
+        return false;
+    if (cast->head_in < WEIR_UCX_HEAD_BYTES && !receive_head(chain, cast))
+        return false;
+    if (cast->head_in < WEIR_UCX_HEAD_BYTES)
         return true;
-    while (ucp_request_check_status(request) == UCS_INPROGRESS && !weir_deadline_passed(deadline)) {
-        if (!weir_ucx_chain_progress(chain))
-            weir_sleep_ms(1);
+    uint8_t *data = NULL;
+    uint64_t n_bytes = piece_at(cast, &cast->in, STEP_BYTES, &data);
+    size_t n = n_bytes > 0 ? receive(chain, data, n_bytes) : 0;
+    move_on(&cast->in, n);
+    return n > 0;
+}
+
+bool weir_ucx_cast_received(const ucx_cast *cast)
+{
+    return cast->head_in == WEIR_UCX_HEAD_BYTES && cast->in.n_bytes == cast->head.n_bytes;
+}
+
+/* ---- sending ---------------------------------------------------------------------------------*/
+
+static bool send_head(ucx_chain *chain, ucx_cast *cast)
+{
+    chain->failure = weir_ucx_head_encode(&cast->head, &chain->head);
+    if (chain->failure != WEIR_OK)
+        return false;
+    size_t n = send_on(chain, chain->head.data + cast->head_out,
+                       WEIR_UCX_HEAD_BYTES - cast->head_out, cast->head.n_bytes > 0 ? MSG_MORE : 0);
+    cast->head_out += (unsigned)n;
+    return n > 0;
+}
+
+bool weir_ucx_cast_send(ucx_chain *chain, ucx_cast *cast)
+{
+    if (rank_after(chain) == cast->head.root) { /* the last of the chain */
+        if (weir_ucx_cast_received(cast)) {
+            cast->head_out = WEIR_UCX_HEAD_BYTES;
+            cast->out.n_bytes = cast->head.n_bytes;
+        }
+        return false;
     }
-    bool ended = ucp_request_check_status(request) != UCS_INPROGRESS;
-    ucp_request_free(request);
-    return ended;
+    if (chain->broken || chain->failure != WEIR_OK || cast->head_in < WEIR_UCX_HEAD_BYTES)
+        return false;
+    if (cast->head_out < WEIR_UCX_HEAD_BYTES && !send_head(chain, cast))
+        return false;
+    uint64_t there = cast->in.n_bytes - cast->out.n_bytes;
+    if (cast->head_out < WEIR_UCX_HEAD_BYTES || there == 0)
+        return false;
+    uint8_t *data = NULL;
+    uint64_t n_bytes = piece_at(cast, &cast->out, there < STEP_BYTES ? there : STEP_BYTES, &data);
+    size_t n = n_bytes > 0 ? send_on(chain, data, n_bytes, 0) : 0;
+    move_on(&cast->out, n);
+    return n > 0;
 }
 
-static void close_endpoint(ucx_chain *chain, ucp_ep_h *endpoint, unsigned flags, unsigned ms)
+bool weir_ucx_cast_sent(const ucx_cast *cast)
 {
-    ucp_request_param_t params = { .op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = flags };
-    if (*endpoint != NULL)
-        await(chain, ucp_ep_close_nbx(*endpoint, &params), weir_deadline_in(ms));
-    *endpoint = NULL;
-}
-
-void weir_ucx_chain_flush(ucx_chain *chain, unsigned ms)
-{
-    if (chain->broken != UCS_OK)
-        return;
-    close_endpoint(chain, &chain->after, 0, ms);
-    close_endpoint(chain, &chain->before, 0, ms);
-}
-
-/* What waits to be passed on is under way for its broadcast, but UCX has nothing of it. */
-static void forget_received(ucx_chain *chain)
-{
-    for (ucx_chunk *chunk = chain->received; chunk != NULL; chunk = chunk->next)
-        chain->n_under_way--;
-    chain->received = NULL;
-    chain->received_end = &chain->received;
-}
-
-/* Receives that nothing has come for are cancelled; closing the endpoints ends whatever else UCX
- * has. Should a piece not end even then, its worker is left alone for good: without progress it
- * writes nothing. */
-void weir_ucx_chain_close(ucx_chain *chain)
-{
-    if (chain->worker == NULL)
-        return;
-    weir_deadline deadline = weir_deadline_in(CANCEL_MS);
-    for (size_t i = 0; i < WEIR_UCX_CHUNKS; i++) {
-        if (chain->chunks[i].request != NULL && chain->chunks[i].receiving)
-            ucp_request_cancel(chain->worker, chain->chunks[i].request);
-    }
-    close_endpoint(chain, &chain->after, UCP_EP_CLOSE_FLAG_FORCE, CANCEL_MS / 2);
-    close_endpoint(chain, &chain->before, UCP_EP_CLOSE_FLAG_FORCE, CANCEL_MS / 2);
-    forget_received(chain);
-    while (chain->n_under_way > 0 && !weir_deadline_passed(deadline)) {
-        if (!weir_ucx_chain_progress(chain))
-            weir_sleep_ms(1);
-        forget_received(chain);
-    }
-    chain->stuck = chain->n_under_way > 0;
-    if (chain->stuck)
-        weir_log(WEIR_LOG_ERROR, "ucx: %s: %u cancelled pieces of broadcasts have not ended",
-                 chain->who, chain->n_under_way);
-    else
-        ucp_worker_destroy(chain->worker);
-    chain->worker = NULL;
+    return cast->head_out == WEIR_UCX_HEAD_BYTES && cast->out.n_bytes == cast->head.n_bytes;
 }

@@ -22,8 +22,8 @@
 #define TIMEOUT_MS 60000u
 #define TICK_MS 10       /* while something has its time */
 #define FINISH_MS 10000u /* for the others to have all, when rank 0 goes in peace */
-#define FLUSH_MS 1000u
-#define BROKEN_MS 300u /* for rank 0 to say why a neighbour is gone, before UCX's word is taken */
+#define BROKEN_MS 300u   /* for rank 0 to say why a neighbour has gone */
+#define TURNS 64         /* of the chain, before the other connections are looked at */
 
 /* ---- keys ------------------------------------------------------------------------------------*/
 
@@ -122,25 +122,45 @@ static void wake(ucx_group *group)
     eventfd_write(group->meet.wake_fd, 1);
 }
 
-/* Goes on with what is queued; true when it has begun something. */
-static bool advance(ucx_group *group, uint64_t n_queued)
+static ucx_cast *cast_of(ucx_group *group, uint64_t number)
+{
+    return &group->casts[number % WEIR_UCX_AHEAD];
+}
+
+/* One step of what is queued; true when there may be more to do at once. */
+static bool step(ucx_group *group, uint64_t n_queued)
 {
     bool any = false;
-    while (group->n_begun < n_queued) {
-        ucx_cast *cast = &group->casts[group->n_begun % WEIR_UCX_AHEAD];
-        any = weir_ucx_cast_advance(&group->chain, cast) || any;
-        if (!weir_ucx_cast_begun(cast))
-            return any;
-        group->n_begun++;
+    if (group->n_received < n_queued) {
+        ucx_cast *cast = cast_of(group, group->n_received);
+        any = weir_ucx_cast_receive(&group->chain, cast);
+        if (weir_ucx_cast_received(cast)) {
+            group->n_received++;
+            any = true;
+        }
     }
-    return weir_ucx_chain_pass_on(&group->chain) || any;
+    if (group->n_sent < n_queued) {
+        ucx_cast *cast = cast_of(group, group->n_sent);
+        any = weir_ucx_cast_send(&group->chain, cast) || any;
+        if (weir_ucx_cast_sent(cast)) {
+            group->n_sent++;
+            any = true;
+        }
+    }
+    return any;
+}
+
+static bool advance(ucx_group *group, uint64_t n_queued)
+{
+    bool any = true;
+    for (int i = 0; i < TURNS && any; i++)
+        any = step(group, n_queued);
+    return any;
 }
 
 static void count_done(ucx_group *group)
 {
-    uint64_t n_done = group->n_done;
-    while (n_done < group->n_begun && weir_ucx_cast_ended(&group->casts[n_done % WEIR_UCX_AHEAD]))
-        n_done++;
+    uint64_t n_done = group->n_received < group->n_sent ? group->n_received : group->n_sent;
     if (n_done == group->n_done)
         return;
     weir_ucx_meet_done(group, n_done);
@@ -149,35 +169,21 @@ static void count_done(ucx_group *group)
     pthread_mutex_unlock(&group->lock);
 }
 
-/* The empty broadcast that sets up the chain's links, so that this wait, too, is part of joining.
- */
-static weir_status advance_probe(ucx_group *group, bool *any)
-{
-    if (group->probed)
-        return WEIR_OK;
-    *any = weir_ucx_cast_advance(&group->chain, &group->probe);
-    if (!weir_ucx_cast_ended(&group->probe))
-        return WEIR_OK;
-    group->probed = true;
-    return weir_ucx_meet_linked(group);
-}
-
-/* An endpoint that went down harms only what still needs it, and rank 0 knows better why. */
+/* A neighbour that is gone harms only what still needs it, and rank 0 knows better why. */
 static weir_status check_chain(ucx_group *group, bool needed)
 {
     const ucx_chain *chain = &group->chain;
-    if (chain->failure != WEIR_OK) {
-        weir_error_restore(&chain->why);
+    if (chain->failure != WEIR_OK)
         return chain->failure;
-    }
-    if (chain->broken == UCS_OK || !needed)
+    if (!chain->broken || !needed)
         return WEIR_OK;
     if (group->broken_until == 0)
         group->broken_until = weir_deadline_in(BROKEN_MS);
     if (!weir_deadline_passed(group->broken_until))
         return WEIR_OK;
-    return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u went away: %s", group->who,
-                     chain->broken_rank, ucs_status_string(chain->broken));
+    return weir_fail(
+        WEIR_ERR_PEER_LOST, "%s: rank %u went away: %s", group->who, chain->broken_rank,
+        chain->broken_error != 0 ? strerror(chain->broken_error) : "its connection has ended");
 }
 
 /* A rank that went in peace has passed on all it had; who stays has no use for the group once the
@@ -190,30 +196,17 @@ static weir_status check_left(ucx_group *group, uint64_t n_queued)
     return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u has left", group->who, group->left_rank);
 }
 
-static int sleep_of(ucx_group *group, bool busy, ucx_phase phase)
-{
-    if (busy || !weir_ucx_chain_arm(&group->chain))
-        return 0;
-    return phase != UCX_JOINED || group->broken_until != 0 ? TICK_MS : -1;
-}
-
 static weir_status turn(ucx_group *group, ucx_phase phase, uint64_t n_queued)
 {
-    weir_status status = WEIR_OK;
-    bool busy = weir_ucx_chain_progress(&group->chain);
-    bool begun = false;
-    if (phase == UCX_LINKING)
-        status = advance_probe(group, &begun);
-    else if (phase == UCX_JOINED)
-        begun = advance(group, n_queued);
+    bool busy = phase == UCX_JOINED && advance(group, n_queued);
     count_done(group);
-    if (status == WEIR_OK)
-        status = check_chain(group, phase == UCX_LINKING || group->n_done < n_queued);
+    weir_status status = check_chain(group, group->n_done < n_queued);
     if (status == WEIR_OK)
         status = check_left(group, n_queued);
-    if (status == WEIR_OK)
-        status = weir_ucx_meet_turn(group, sleep_of(group, busy || begun, phase));
-    return status;
+    if (status != WEIR_OK)
+        return status;
+    bool ticking = phase != UCX_JOINED || group->broken_until != 0;
+    return weir_ucx_meet_turn(group, busy ? 0 : ticking ? TICK_MS : -1);
 }
 
 /* Whether who was told to finish has done so. */
@@ -225,9 +218,7 @@ static bool may_go(const ucx_group *group, uint64_t n_queued)
 /* Until the group has failed, or its caller wants it closed. True: in peace. */
 static bool run(ucx_group *group)
 {
-    weir_status status = weir_ucx_chain_open((ucx_transport *)group->base.transport, &group->chain);
-    if (status == WEIR_OK)
-        status = weir_ucx_meet_begin(group);
+    weir_status status = WEIR_OK;
     weir_deadline finish_until = 0;
     while (status == WEIR_OK) {
         pthread_mutex_lock(&group->lock);
@@ -261,15 +252,11 @@ static const char *reason_of(const ucx_group *group)
 static void *group_main(void *argument)
 {
     ucx_group *group = argument;
-    bool in_peace = run(group);
-    if (in_peace) {
-        weir_ucx_chain_flush(&group->chain, FLUSH_MS);
+    if (run(group))
         weir_ucx_meet_leave(group, WEIR_UCX_LEFT, WEIR_OK, "");
-    } else {
+    else
         weir_ucx_meet_leave(group, group->over ? WEIR_UCX_LEFT : WEIR_UCX_BROKEN,
                             group->over ? WEIR_OK : group->failure, reason_of(group));
-    }
-    weir_ucx_chain_close(&group->chain);
     return NULL;
 }
 
@@ -302,6 +289,7 @@ static weir_status check_options(const weir_group_options *options)
 static void free_group(ucx_group *group)
 {
     weir_ucx_meet_close(&group->meet);
+    weir_key_buffer_close(&group->chain.head);
     for (size_t i = 0; i < WEIR_UCX_AHEAD; i++)
         weir_free(group->casts[i].many);
     pthread_mutex_destroy(&group->lock);
@@ -328,14 +316,13 @@ static weir_status make_group(weir_transport *transport, const weir_group_option
     group->chain.who = who;
     group->chain.rank = group->rank;
     group->chain.n_ranks = group->n_ranks;
-    memcpy(&group->chain.group, key->nonce, sizeof(group->chain.group));
-    group->probe.parts = group->probe.few;
-    group->probe.number = UINT64_MAX;
+    group->chain.before_fd = group->chain.after_fd = -1;
     group->meet.key = *key;
     group->meet.listener = group->meet.poll_fd = group->meet.wake_fd = -1;
+    group->meet.before.fd = group->meet.after.fd = -1;
     pthread_mutex_init(&group->lock, NULL);
     *out = group;
-    return weir_ucx_cast_begin(&group->probe, who);
+    return WEIR_OK;
 }
 
 static weir_status begin(ucx_group *group)
@@ -441,12 +428,11 @@ static weir_status queue(ucx_group *group, uint32_t root, const weir_group_part 
                          WEIR_UCX_AHEAD);
     ucx_cast *cast = &group->casts[group->n_queued % WEIR_UCX_AHEAD];
     weir_status status = set_parts(cast, parts, n_parts);
-    if (status == WEIR_OK)
-        status = weir_ucx_cast_begin(cast, group->who);
     if (status != WEIR_OK)
         return status;
-    cast->root = root;
-    cast->number = group->n_queued++;
+    cast->head.root = root;
+    cast->head.number = group->n_queued++;
+    weir_ucx_cast_begin(cast);
     return WEIR_OK;
 }
 
@@ -489,9 +475,5 @@ void weir_ucx_group_close(weir_group *base, bool abort)
     pthread_mutex_unlock(&group->lock);
     wake(group);
     pthread_join(group->thread, NULL);
-    if (group->chain.stuck) { /* UCX still has its pieces: they stay, with the worker */
-        ((ucx_transport *)base->transport)->group_stuck = true;
-        return;
-    }
     free_group(group);
 }

@@ -1,91 +1,65 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ucx_group.h - the objects of a broadcast group of transport ucx.
  *
- * A group has a thread and a UCX worker of its own: what it does moves on while its caller converts
- * or sleeps, and destroying the worker ends for sure whatever could still write into its caller's
- * memory. Ranks meet over TCP at rank 0 (ucx_meet.c, ucx_link.c); those connections stay open and
- * tell at once of a rank that is gone. The bytes go from rank to rank in a chain (ucx_chain.c).
+ * A group has a thread and sockets of its own: what it does moves on while its caller converts or
+ * sleeps, and once the thread has ended nothing writes into its caller's memory. Ranks meet over
+ * TCP at rank 0 (ucx_meet.c, ucx_dial.c, ucx_link.c); those connections stay open and tell at once
+ * of a rank that is gone. The bytes go from rank to rank in a chain (ucx_chain.c).
  */
 #ifndef WEIR_TRANSPORT_UCX_GROUP_H
 #define WEIR_TRANSPORT_UCX_GROUP_H
 
 #include "base/clock.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "transport/ucx.h"
 
 #define WEIR_UCX_AHEAD 8u      /* broadcasts of a group that are queued at once */
-#define WEIR_UCX_CHUNKS 8u     /* pieces of them that are under way at once */
 #define WEIR_UCX_FEW_PARTS 16u /* of a broadcast, without a list of their own */
-#define WEIR_UCX_STRANGERS 16u /* connections to rank 0 that have not said yet who they are */
+#define WEIR_UCX_STRANGERS 16u /* connections that have not said yet whose they are */
 #define WEIR_UCX_RANKS 4096u
 
 /* ---- the chain -------------------------------------------------------------------------------*/
 
-typedef struct ucx_chain ucx_chain;
+typedef struct ucx_cursor {
+    size_t part;
+    uint64_t offset;  /* within it */
+    uint64_t n_bytes; /* before it, of all parts */
+} ucx_cursor;
 
-/* One broadcast. Its caller fills in the upper half, and the chain's thread has the lower one. */
+/* One broadcast. Its caller fills in the upper half, and the group's thread has the lower one. */
 typedef struct ucx_cast {
-    uint32_t root;
-    uint64_t number; /* within the group, from 0; tells its messages apart */
-    uint64_t n_chunks;
+    weir_ucx_head head;
     size_t n_parts;
     weir_group_part *parts; /* `few`, or `many` */
     weir_group_part few[WEIR_UCX_FEW_PARTS];
     weir_group_part *many; /* grown, and kept for the next */
     size_t many_parts;
 
-    uint64_t n_posted; /* chunks */
-    size_t next_part;
-    uint64_t next_offset;
-    unsigned n_under_way;
+    ucx_cursor in, out; /* what is here, and what was sent on */
+    unsigned head_in, head_out;
+    uint8_t received_head[WEIR_UCX_HEAD_BYTES];
 } ucx_cast;
 
-typedef struct ucx_chunk {
-    ucx_chain *chain;
-    ucx_cast *cast;
-    struct ucx_chunk *next; /* of those that are free, or that wait to be passed on */
-    uint8_t *data;
-    uint64_t n_bytes, tag;
-    void *request; /* UCX's, while it has it */
-    bool receiving;
-} ucx_chunk;
-
-struct ucx_chain {
+typedef struct ucx_chain {
     uint32_t rank, n_ranks;
-    uint16_t group; /* in every tag */
     const char *who;
-    ucp_worker_h worker;
-    int ucx_fd;
-    ucp_ep_h before, after; /* one and the same in a group of two */
-    unsigned n_under_way;
-    ucx_chunk *free_chunk;
-    ucx_chunk *received, **received_end; /* to be passed on, in this order */
-    ucx_chunk chunks[WEIR_UCX_CHUNKS];
-    weir_status failure; /* of a broadcast; OK while there is none */
-    weir_error_line why;
-    ucs_status_t broken; /* why an endpoint went down; harms only what still needs it */
+    int before_fd, after_fd; /* -1: not connected */
+    weir_key_buffer head;
+    weir_status failure; /* the ranks disagree; its line is this thread's last */
+    bool broken;         /* harms only what still needs the one that is gone */
     uint32_t broken_rank;
-    bool stuck; /* a cancelled piece has not ended: the worker is never progressed again */
-};
+    int broken_error; /* 0: the connection has ended */
+} ucx_chain;
 
-weir_status weir_ucx_chain_open(ucx_transport *ucx, ucx_chain *chain);
-/* Gives up what is under way and closes the worker. */
-void weir_ucx_chain_close(ucx_chain *chain);
-/* For one who goes in peace: closes the endpoints once what was sent has been delivered. */
-void weir_ucx_chain_flush(ucx_chain *chain, unsigned ms);
-weir_status weir_ucx_chain_link(ucx_chain *chain, const weir_ucx_start *start);
-/* One turn of UCX; true when it had something to do. */
-bool weir_ucx_chain_progress(ucx_chain *chain);
-/* False when there is something to do: no time to sleep on ucx_fd. */
-bool weir_ucx_chain_arm(ucx_chain *chain);
-/* Cuts a broadcast into chunks, whatever its rank. ERR_INVALID for more than a tag can number. */
-weir_status weir_ucx_cast_begin(ucx_cast *cast, const char *who);
-/* Begins as many of its chunks as may be; true when it has begun any. */
-bool weir_ucx_cast_advance(ucx_chain *chain, ucx_cast *cast);
-/* Passes on what has come, when nothing is left to begin. */
-bool weir_ucx_chain_pass_on(ucx_chain *chain);
-bool weir_ucx_cast_begun(const ucx_cast *cast); /* all of its chunks */
-bool weir_ucx_cast_ended(const ucx_cast *cast);
+/* With root, number and parts set. */
+void weir_ucx_cast_begin(ucx_cast *cast);
+/* One step each: true when it may be worth another. Broadcasts are received in their order, and
+ * sent on in their order. */
+bool weir_ucx_cast_receive(ucx_chain *chain, ucx_cast *cast);
+bool weir_ucx_cast_received(const ucx_cast *cast);
+bool weir_ucx_cast_send(ucx_chain *chain, ucx_cast *cast);
+bool weir_ucx_cast_sent(const ucx_cast *cast);
 
 /* ---- connections -----------------------------------------------------------------------------*/
 
@@ -121,12 +95,33 @@ void weir_ucx_link_heard(ucx_link *link, size_t n_bytes); /* lets it go */
 /* Reads and forgets; closes a link that has ended. True while it has not. */
 bool weir_ucx_link_drain(ucx_link *link);
 
+/* On the way to somebody: his addresses in turn. */
+typedef struct ucx_dial {
+    weir_ucx_group_key to;
+    ucx_link *link; /* stands once it is neither -1 nor `connecting` */
+    unsigned next_address;
+    bool connecting;
+} ucx_dial;
+
+typedef enum ucx_dialled {
+    UCX_DIAL_NOT_YET,
+    UCX_DIAL_BEGUN,
+    UCX_DIAL_ALL_TRIED,
+    UCX_DIAL_NOWHERE
+} ucx_dialled;
+
+uint64_t weir_ucx_place(void); /* of this process, as keys say it */
+/* Begins to connect to the next address. */
+ucx_dialled weir_ucx_dial_next(ucx_dial *dial);
+/* Something has come of it: whether the connection stands. */
+bool weir_ucx_dial_stands(ucx_dial *dial);
+void weir_ucx_dial_drop(ucx_dial *dial);
+
 /* ---- the group -------------------------------------------------------------------------------*/
 
 typedef struct ucx_member { /* what rank 0 knows of another */
     ucx_link link;
-    uint8_t *worker; /* of [0]: this process's own, whatever its rank */
-    size_t worker_bytes;
+    weir_ucx_group_key where;
     uint64_t n_done;
     uint32_t process;
     int process_fd; /* readable when it has ended; -1: on another host */
@@ -134,21 +129,24 @@ typedef struct ucx_member { /* what rank 0 knows of another */
 } ucx_member;
 
 typedef struct ucx_meet {
-    weir_ucx_group_key key;
+    weir_ucx_group_key key; /* of rank 0 */
+    weir_ucx_group_key own; /* the same nonce, and where this rank listens */
     int poll_fd, wake_fd;
-    int listener;        /* rank 0 */
+    int listener;
     ucx_member *members; /* rank 0: one per rank, its own unused; else one: rank 0 */
     uint32_t n_members;
-    ucx_link *strangers; /* rank 0 */
+    ucx_link *strangers;
     uint32_t n_strangers;
-    unsigned next_address;
-    bool connecting, greeted, was_greeted;
+    ucx_link before, after;
+    ucx_dial to_root, to_after;
+    bool greeted, was_greeted; /* rank 0, over the connection that stands; over one before */
+    bool linked;
     weir_key_buffer out;
 } ucx_meet;
 
 typedef enum ucx_phase {
     UCX_JOINING, /* ranks are missing */
-    UCX_LINKING, /* all are known; an empty broadcast goes down the chain */
+    UCX_LINKING, /* all are known, and connect to the one after them */
     UCX_JOINED,
     UCX_FAILED
 } ucx_phase;
@@ -166,11 +164,9 @@ typedef struct ucx_group {
     /* The thread's. */
     ucx_chain chain;
     ucx_meet meet;
-    ucx_cast probe;
-    bool probed;
-    uint64_t n_begun;           /* broadcasts whose chunks are all posted */
-    weir_deadline broken_until; /* 0: the chain is whole */
-    bool left;                  /* left_rank went in peace */
+    uint64_t n_received, n_sent; /* broadcasts that are through here */
+    weir_deadline broken_until;  /* 0: the chain is whole */
+    bool left;                   /* left_rank went in peace */
     uint32_t left_rank;
     bool over; /* because of that, with nothing left to do anywhere */
 
@@ -185,16 +181,11 @@ typedef struct ucx_group {
 } ucx_group;
 
 /* ucx_meet.c */
-uint64_t weir_ucx_place(void); /* of this process, as keys say it */
-/* In the caller's thread: everything but what needs the worker. */
+/* In the caller's thread. */
 weir_status weir_ucx_meet_open(ucx_group *group);
-/* With the chain open. */
-weir_status weir_ucx_meet_begin(ucx_group *group);
 void weir_ucx_meet_close(ucx_meet *meet);
 /* Sleeps for sleep_ms (-1: until something happens), and does what there is to do. */
 weir_status weir_ucx_meet_turn(ucx_group *group, int sleep_ms);
-/* The probe has come through here. */
-weir_status weir_ucx_meet_linked(ucx_group *group);
 /* Tells whom it concerns that so many have ended here. */
 void weir_ucx_meet_done(ucx_group *group, uint64_t n_done);
 /* Rank 0: whether all others have reported as many. */

@@ -14,7 +14,6 @@
 #include "transport/ucx_group.h"
 
 #define BACKLOG 128
-#define SEND_BYTES (1 << 16) /* more than a rank is ever told before it answers */
 
 typedef union socket_address {
     struct sockaddr any;
@@ -104,13 +103,12 @@ void weir_ucx_own_addresses(weir_ucx_group_key *key)
 /* The kernel ends the connection when the other host has fallen silent. */
 static void prepare(int fd)
 {
-    const int on = 1, seconds = 1, probes = 2, send_bytes = SEND_BYTES;
+    const int on = 1, seconds = 1, probes = 2;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof(seconds));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof(send_bytes));
 }
 
 int weir_ucx_accept(int listener)
@@ -175,7 +173,7 @@ bool weir_ucx_link_send(const ucx_link *link, const weir_key_buffer *message)
 ucx_heard weir_ucx_link_hear(ucx_link *link, char *out_kind, size_t *out_n_bytes)
 {
     for (;;) {
-        if (weir_ucx_message_head(link->in, link->n_in, out_kind, out_n_bytes) != WEIR_OK)
+        if (weir_ucx_message_kind(link->in, link->n_in, out_kind, out_n_bytes) != WEIR_OK)
             return UCX_HEARD_NONSENSE;
         if (*out_n_bytes > 0 && link->n_in >= *out_n_bytes)
             return UCX_HEARD_MESSAGE;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ucx_meet.c - how the ranks of a group find each other, and what they tell each other.
  *
- * Every rank connects to rank 0, shows the key's nonce and says where its worker is; once all are
- * in, rank 0 tells each the workers of its neighbours. A connection that ends is a rank that is
- * gone: rank 0 tells the others. One that does not show the nonce keeps nobody waiting.
+ * Every rank connects to rank 0, shows the key's nonce and says where it listens; once all are in,
+ * rank 0 tells each where the next one is, and each connects to that. A connection to rank 0 that
+ * ends is a rank that is gone: rank 0 tells the others. One that does not show the nonce keeps
+ * nobody waiting.
  *
  * Everything here is called by the group's thread, and none of it waits but meet_turn() and
  * meet_leave().
@@ -16,12 +17,10 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
-#include "transport/transport_host.h"
 #include "transport/ucx_group.h"
 
 #define EVENTS 32
 #define STRANGER_MS 5000u
-#define CONNECT_MS 2000u
 #define LEAVE_MS 500u
 #define ANSWER_MS \
     500u /* that rank 0 has longer than the others, so that it can say who is missing */
@@ -30,11 +29,12 @@
 /* What is ready, in the upper half of an event's data; which one of them, in the lower. */
 typedef enum event_source {
     SOURCE_WAKE,
-    SOURCE_UCX,
     SOURCE_LISTENER,
     SOURCE_STRANGER,
     SOURCE_MEMBER,
-    SOURCE_PROCESS
+    SOURCE_PROCESS,
+    SOURCE_BEFORE,
+    SOURCE_AFTER
 } event_source;
 
 static bool watch(const ucx_meet *meet, int fd, event_source source, uint32_t index,
@@ -42,6 +42,14 @@ static bool watch(const ucx_meet *meet, int fd, event_source source, uint32_t in
 {
     struct epoll_event event = { .events = events, .data.u64 = (uint64_t)source << 32 | index };
     return epoll_ctl(meet->poll_fd, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+/* For one that was watched as something else. */
+static bool watch_as(const ucx_meet *meet, int fd, event_source source, uint32_t index,
+                     uint32_t events)
+{
+    struct epoll_event event = { .events = events, .data.u64 = (uint64_t)source << 32 | index };
+    return epoll_ctl(meet->poll_fd, EPOLL_CTL_MOD, fd, &event) == 0;
 }
 
 static weir_status fail_watch(const ucx_group *group)
@@ -68,34 +76,52 @@ static weir_status open_links(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
     uint32_t n_members = group->rank == 0 ? group->n_ranks : 1;
-    uint32_t n_strangers = group->rank == 0 ? WEIR_UCX_STRANGERS : 0;
     meet->members = weir_alloc_zeroed(n_members, sizeof(*meet->members));
-    meet->strangers = weir_alloc_zeroed(n_strangers, sizeof(*meet->strangers));
+    meet->strangers = weir_alloc_zeroed(WEIR_UCX_STRANGERS, sizeof(*meet->strangers));
     if (meet->members == NULL || meet->strangers == NULL)
         return WEIR_ERR_NO_MEMORY;
     meet->n_members = n_members;
-    meet->n_strangers = n_strangers;
+    meet->n_strangers = WEIR_UCX_STRANGERS;
     bool opened = true;
-    for (uint32_t i = 0; i < meet->n_members; i++)
+    for (uint32_t i = 0; i < n_members; i++)
         opened = open_member(&meet->members[i]) && opened;
-    for (uint32_t i = 0; i < n_strangers; i++)
+    for (uint32_t i = 0; i < WEIR_UCX_STRANGERS; i++)
         opened = open_link(&meet->strangers[i]) && opened;
+    meet->to_root = (ucx_dial){ .to = meet->key, .link = &meet->members[0].link };
+    meet->to_after.link = &meet->after;
     return opened ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+}
+
+/* Rank 0 has listened since it made the key. */
+static weir_status open_listener(ucx_group *group)
+{
+    ucx_meet *meet = &group->meet;
+    weir_status status = WEIR_OK;
+    meet->own = meet->key;
+    if (group->rank == 0)
+        return WEIR_OK;
+    status = weir_ucx_listen(&meet->listener, &meet->own.port);
+    meet->own.place = weir_ucx_place();
+    weir_ucx_own_addresses(&meet->own);
+    return status;
 }
 
 weir_status weir_ucx_meet_open(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
-    weir_status status = open_links(group);
+    weir_status status = open_listener(group);
+    if (status == WEIR_OK)
+        status = open_links(group);
     if (status != WEIR_OK)
         return status;
     meet->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     meet->poll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (meet->wake_fd < 0 || meet->poll_fd < 0 ||
-        !watch(meet, meet->wake_fd, SOURCE_WAKE, 0, EPOLLIN))
+        !watch(meet, meet->wake_fd, SOURCE_WAKE, 0, EPOLLIN) ||
+        !watch(meet, meet->listener, SOURCE_LISTENER, 0, EPOLLIN))
         return fail_watch(group);
-    if (meet->listener >= 0 && !watch(meet, meet->listener, SOURCE_LISTENER, 0, EPOLLIN))
-        return fail_watch(group);
+    if (group->n_ranks == 1)
+        weir_ucx_group_enter(group, UCX_JOINED);
     return WEIR_OK;
 }
 
@@ -111,13 +137,14 @@ void weir_ucx_meet_close(ucx_meet *meet)
     for (uint32_t i = 0; i < meet->n_members; i++) {
         weir_ucx_link_close(&meet->members[i].link);
         weir_free(meet->members[i].link.in);
-        weir_free(meet->members[i].worker);
         close_fd(&meet->members[i].process_fd);
     }
     for (uint32_t i = 0; i < meet->n_strangers; i++) {
         weir_ucx_link_close(&meet->strangers[i]);
         weir_free(meet->strangers[i].in);
     }
+    weir_ucx_link_close(&meet->before);
+    weir_ucx_link_close(&meet->after);
     weir_free(meet->members);
     weir_free(meet->strangers);
     close_fd(&meet->listener);
@@ -153,24 +180,24 @@ static void set_reason(weir_ucx_word *word, const char *reason)
     }
 }
 
-static weir_status say_hello(ucx_group *group)
+static weir_status say_hello(ucx_group *group, weir_ucx_purpose purpose, const ucx_link *link,
+                             bool *out_said)
 {
     ucx_meet *meet = &group->meet;
-    weir_ucx_hello hello = { .rank = group->rank,
+    weir_ucx_hello hello = { .purpose = purpose,
+                             .rank = group->rank,
                              .n_ranks = group->n_ranks,
                              .process = (uint32_t)getpid(),
-                             .worker = meet->members[0].worker,
-                             .worker_bytes = meet->members[0].worker_bytes };
-    memcpy(hello.nonce, meet->key.nonce, sizeof(hello.nonce));
-    snprintf(hello.ucx_version, sizeof(hello.ucx_version), "%s", ucp_get_version_string());
+                             .where = meet->own };
     snprintf(hello.host, sizeof(hello.host), "%s", weir_ucx_host());
     weir_status status = weir_ucx_hello_encode(&hello, &meet->out);
-    if (status == WEIR_OK)
-        meet->greeted = weir_ucx_link_send(&meet->members[0].link, &meet->out);
+    *out_said = status == WEIR_OK && weir_ucx_link_send(link, &meet->out);
     return status;
 }
 
-/* ---- rank 0: who comes -----------------------------------------------------------------------*/
+static weir_status check_linked(ucx_group *group);
+
+/* ---- who comes -------------------------------------------------------------------------------*/
 
 static weir_status fail_gone(const ucx_group *group, uint32_t rank, const char *how)
 {
@@ -218,16 +245,9 @@ static bool all_are_in(const ucx_group *group)
 static weir_status send_start(ucx_group *group, uint32_t rank)
 {
     ucx_meet *meet = &group->meet;
-    const ucx_member *before = &meet->members[(rank + group->n_ranks - 1) % group->n_ranks];
-    const ucx_member *after = &meet->members[(rank + 1) % group->n_ranks];
     weir_ucx_start start = { .process = (uint32_t)getpid(),
-                             .before = before->worker,
-                             .after = after->worker,
-                             .before_bytes = before->worker_bytes,
-                             .after_bytes = after->worker_bytes };
+                             .after = meet->members[(rank + 1) % group->n_ranks].where };
     snprintf(start.host, sizeof(start.host), "%s", weir_ucx_host());
-    if (rank == 0)
-        return weir_ucx_chain_link(&group->chain, &start);
     weir_status status = weir_ucx_start_encode(&start, &meet->out);
     if (status == WEIR_OK && !weir_ucx_link_send(&meet->members[rank].link, &meet->out))
         status = fail_gone(group, rank, "went away while joining");
@@ -237,71 +257,80 @@ static weir_status send_start(ucx_group *group, uint32_t rank)
 static weir_status start(ucx_group *group)
 {
     weir_status status = WEIR_OK;
-    for (uint32_t i = 0; i < group->n_ranks && status == WEIR_OK; i++)
+    group->meet.members[0].where = group->meet.own;
+    group->meet.to_after.to = group->meet.members[1].where;
+    weir_ucx_group_enter(group, UCX_LINKING);
+    for (uint32_t i = 1; i < group->n_ranks && status == WEIR_OK; i++)
         status = send_start(group, i);
-    close_fd(&group->meet.listener); /* nobody else is expected */
-    for (uint32_t i = 0; i < group->meet.n_strangers; i++)
-        weir_ucx_link_close(&group->meet.strangers[i]);
-    if (status == WEIR_OK)
-        weir_ucx_group_enter(group, UCX_LINKING);
     return status;
 }
 
-static uint8_t *copy_of(const uint8_t *bytes, size_t n_bytes)
+/* The connection is another's from now on. */
+static weir_status hand_over(ucx_group *group, ucx_link *stranger, ucx_link *to,
+                             event_source source, uint32_t index, uint32_t events)
 {
-    uint8_t *copy = weir_alloc(n_bytes);
-    if (copy != NULL)
-        memcpy(copy, bytes, n_bytes);
-    return copy;
-}
-
-/* The connection becomes the rank's. */
-static weir_status take_in(ucx_group *group, uint32_t index, const weir_ucx_hello *hello)
-{
-    ucx_meet *meet = &group->meet;
-    ucx_link *stranger = &meet->strangers[index];
-    ucx_member *member = &meet->members[hello->rank];
-    member->worker = copy_of(hello->worker, hello->worker_bytes);
-    if (member->worker == NULL)
-        return WEIR_ERR_NO_MEMORY;
-    member->worker_bytes = hello->worker_bytes;
-    struct epoll_event event = { .events = EPOLLIN,
-                                 .data.u64 = (uint64_t)SOURCE_MEMBER << 32 | hello->rank };
-    if (epoll_ctl(meet->poll_fd, EPOLL_CTL_MOD, stranger->fd, &event) != 0)
+    if (!watch_as(&group->meet, stranger->fd, source, index, events))
         return fail_watch(group);
-    member->link.fd = stranger->fd;
+    to->fd = stranger->fd;
     stranger->fd = -1;
     stranger->n_in = 0;
-    weir_status status = watch_process(group, hello->rank, hello->host, hello->process);
+    return WEIR_OK;
+}
+
+static weir_status take_in(ucx_group *group, ucx_link *stranger, const weir_ucx_hello *hello)
+{
+    ucx_member *member = &group->meet.members[hello->rank];
+    member->where = hello->where;
+    weir_status status =
+        hand_over(group, stranger, &member->link, SOURCE_MEMBER, hello->rank, EPOLLIN);
+    if (status == WEIR_OK)
+        status = watch_process(group, hello->rank, hello->host, hello->process);
     return status == WEIR_OK && all_are_in(group) ? start(group) : status;
 }
 
 /* Only who shows the nonce is told what is wrong. */
-static weir_status judge(ucx_group *group, uint32_t index, size_t n_bytes)
+static weir_status judge_join(ucx_group *group, ucx_link *stranger, const weir_ucx_hello *hello)
 {
-    ucx_link *stranger = &group->meet.strangers[index];
-    weir_ucx_hello hello;
-    char why[256];
-    if (weir_ucx_hello_decode(stranger->in, n_bytes, group->who, &hello) != WEIR_OK ||
-        memcmp(hello.nonce, group->meet.key.nonce, sizeof(hello.nonce)) != 0) {
-        weir_log(WEIR_LOG_INFO, "ucx: %s: a stranger was dropped", group->who);
+    char why[128];
+    if (group->rank != 0) {
+        refuse(group, stranger, WEIR_ERR_INVALID, "this is not rank 0");
+    } else if (hello->n_ranks != group->n_ranks || hello->rank == 0 ||
+               hello->rank >= group->n_ranks) {
+        snprintf(why, sizeof(why), "rank 0 has %u ranks, and this one is rank %u of %u",
+                 group->n_ranks, hello->rank, hello->n_ranks);
+        refuse(group, stranger, WEIR_ERR_INVALID, why);
+    } else if (group->meet.members[hello->rank].link.fd >= 0) {
+        snprintf(why, sizeof(why), "rank %u is in already", hello->rank);
+        refuse(group, stranger, WEIR_ERR_EXISTS, why);
+    } else {
+        return take_in(group, stranger, hello);
+    }
+    return WEIR_OK;
+}
+
+static weir_status judge_feed(ucx_group *group, ucx_link *stranger, const weir_ucx_hello *hello)
+{
+    ucx_meet *meet = &group->meet;
+    uint32_t before = (group->rank + group->n_ranks - 1) % group->n_ranks;
+    if (meet->before.fd >= 0 || hello->rank != before) {
         weir_ucx_link_close(stranger);
         return WEIR_OK;
     }
-    if (hello.n_ranks != group->n_ranks || hello.rank == 0 || hello.rank >= group->n_ranks) {
-        snprintf(why, sizeof(why), "rank 0 has %u ranks, and this one is rank %u of %u",
-                 group->n_ranks, hello.rank, hello.n_ranks);
-        refuse(group, stranger, WEIR_ERR_INVALID, why);
-    } else if (!weir_ucx_version_agrees(hello.ucx_version)) {
-        snprintf(why, sizeof(why), "rank 0 runs UCX %s, rank %u %s: they are not compatible",
-                 ucp_get_version_string(), hello.rank, hello.ucx_version);
-        refuse(group, stranger, WEIR_ERR_UNSUPPORTED, why);
-    } else if (group->meet.members[hello.rank].link.fd >= 0) {
-        snprintf(why, sizeof(why), "rank %u is in already", hello.rank);
-        refuse(group, stranger, WEIR_ERR_EXISTS, why);
-    } else {
-        return take_in(group, index, &hello);
-    }
+    weir_status status =
+        hand_over(group, stranger, &meet->before, SOURCE_BEFORE, 0, EPOLLIN | EPOLLRDHUP | EPOLLET);
+    group->chain.before_fd = meet->before.fd;
+    return status == WEIR_OK ? check_linked(group) : status;
+}
+
+static weir_status judge(ucx_group *group, ucx_link *stranger, size_t n_bytes)
+{
+    weir_ucx_hello hello;
+    if (weir_ucx_hello_decode(stranger->in, n_bytes, group->who, &hello) == WEIR_OK &&
+        memcmp(hello.where.nonce, group->meet.key.nonce, sizeof(hello.where.nonce)) == 0)
+        return hello.purpose == WEIR_UCX_JOIN ? judge_join(group, stranger, &hello)
+                                              : judge_feed(group, stranger, &hello);
+    weir_log(WEIR_LOG_INFO, "ucx: %s: a stranger was dropped", group->who);
+    weir_ucx_link_close(stranger);
     return WEIR_OK;
 }
 
@@ -316,7 +345,7 @@ static weir_status hear_stranger(ucx_group *group, uint32_t index)
     if (heard == UCX_HEARD_NOTHING)
         return WEIR_OK;
     if (heard == UCX_HEARD_MESSAGE && kind == 'h' && stranger->n_in == n_bytes)
-        return judge(group, index, n_bytes);
+        return judge(group, stranger, n_bytes);
     weir_ucx_link_close(stranger);
     return WEIR_OK;
 }
@@ -337,7 +366,7 @@ static uint32_t place_for_stranger(const ucx_meet *meet)
 static weir_status accept_stranger(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
-    int fd = meet->listener >= 0 ? weir_ucx_accept(meet->listener) : -1;
+    int fd = weir_ucx_accept(meet->listener);
     if (fd < 0)
         return WEIR_OK;
     uint32_t index = place_for_stranger(meet);
@@ -350,81 +379,100 @@ static weir_status accept_stranger(ucx_group *group)
     return WEIR_OK;
 }
 
-/* ---- the others: the way to rank 0 -----------------------------------------------------------*/
+/* ---- whom one goes to ------------------------------------------------------------------------*/
 
-uint64_t weir_ucx_place(void)
+/* From the first address again once all were tried: what is refused may be there a moment later. */
+static weir_status dial(ucx_group *group, ucx_dial *dialled, event_source source, uint32_t rank)
 {
-    char place[WEIR_KEY_TEXT] = "";
-    weir_digest digest = { 0, 0 };
-    weir_transport_host("net", place);
-    weir_digest_add(&digest, place, 1, strlen(place));
-    return digest.product ^ digest.sum;
-}
-
-/* The n-th address to try; ranks of one place meet by its loopback. */
-static bool nth_address(const weir_ucx_group_key *key, unsigned n, weir_ip_address *out)
-{
-    static const weir_ip_address loopback = { 4, { 127, 0, 0, 1 } };
-    unsigned n_own = key->place == weir_ucx_place() ? 1 : 0;
-    if (n >= n_own + key->n_addresses)
-        return false;
-    *out = n < n_own ? loopback : key->addresses[n - n_own];
-    return true;
-}
-
-/* In turn, and from the first again: what is refused may be there a moment later. */
-static weir_status connect_next(ucx_group *group)
-{
-    ucx_meet *meet = &group->meet;
-    ucx_link *link = &meet->members[0].link;
-    weir_ip_address address;
-    if (!nth_address(&meet->key, meet->next_address, &address)) {
-        if (meet->next_address == 0)
-            return weir_fail(WEIR_ERR_UNSUPPORTED,
-                             "%s: rank 0 is on another host, and has no address that one reaches",
-                             group->who);
-        meet->next_address = 0;
-        return meet->was_greeted ? fail_gone(group, 0, "went away while joining") : WEIR_OK;
-    }
-    meet->next_address++;
-    link->fd = weir_ucx_connect_begin(&address, meet->key.port);
-    if (link->fd < 0)
+    if (dialled->connecting && weir_deadline_passed(dialled->link->until))
+        weir_ucx_dial_drop(dialled);
+    if (dialled->link->fd >= 0)
         return WEIR_OK;
-    link->until = weir_deadline_in(CONNECT_MS);
-    meet->connecting = true;
-    if (!watch(meet, link->fd, SOURCE_MEMBER, 0, EPOLLOUT))
-        return fail_watch(group);
-    return WEIR_OK;
+    switch (weir_ucx_dial_next(dialled)) {
+    case UCX_DIAL_BEGUN:
+        return watch(&group->meet, dialled->link->fd, source, 0, EPOLLOUT) ? WEIR_OK
+                                                                           : fail_watch(group);
+    case UCX_DIAL_NOWHERE:
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s: rank %u is on another host, and has no address that one reaches",
+                         group->who, rank);
+    case UCX_DIAL_ALL_TRIED: /* rank 0 was there, and nobody is any more */
+        if (rank == 0 && source == SOURCE_MEMBER && group->meet.was_greeted)
+            return fail_gone(group, 0, "went away while joining");
+        return WEIR_OK;
+    default:
+        return WEIR_OK;
+    }
 }
 
-static void drop_connection(ucx_group *group)
+static void drop_root(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
-    weir_ucx_link_close(&meet->members[0].link);
-    if (meet->greeted) { /* once more all of them: nobody there any more is rank 0 gone */
+    weir_ucx_dial_drop(&meet->to_root);
+    if (meet->greeted) { /* once more all of its addresses */
         meet->was_greeted = true;
-        meet->next_address = 0;
+        meet->to_root.next_address = 0;
     }
-    meet->connecting = false;
     meet->greeted = false;
 }
 
-static weir_status connection_stands(ucx_group *group)
+static weir_status root_stands(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
-    ucx_link *link = &meet->members[0].link;
-    meet->connecting = false;
-    struct epoll_event event = { .events = EPOLLIN, .data.u64 = (uint64_t)SOURCE_MEMBER << 32 };
-    if (!weir_ucx_connect_stands(link->fd)) {
-        drop_connection(group);
+    const ucx_link *link = &meet->members[0].link;
+    if (!weir_ucx_dial_stands(&meet->to_root))
         return WEIR_OK;
-    }
-    if (epoll_ctl(meet->poll_fd, EPOLL_CTL_MOD, link->fd, &event) != 0)
+    if (!watch_as(meet, link->fd, SOURCE_MEMBER, 0, EPOLLIN))
         return fail_watch(group);
-    weir_status status = say_hello(group);
+    weir_status status = say_hello(group, WEIR_UCX_JOIN, link, &meet->greeted);
     if (status == WEIR_OK && !meet->greeted)
-        drop_connection(group);
+        drop_root(group);
     return status;
+}
+
+static weir_status all_linked(ucx_group *group)
+{
+    bool all = group->meet.linked;
+    for (uint32_t i = 1; i < group->n_ranks; i++)
+        all = all && group->meet.members[i].linked;
+    if (!all)
+        return WEIR_OK;
+    weir_ucx_word word = { .kind = WEIR_UCX_JOINED };
+    say_to_all(&group->meet, &word);
+    weir_ucx_group_enter(group, UCX_JOINED);
+    return WEIR_OK;
+}
+
+/* Both neighbours are there: rank 0 is told. */
+static weir_status check_linked(ucx_group *group)
+{
+    ucx_meet *meet = &group->meet;
+    weir_ucx_word word = { .kind = WEIR_UCX_LINKED };
+    if (meet->linked || group->chain.before_fd < 0 || group->chain.after_fd < 0)
+        return WEIR_OK;
+    meet->linked = true;
+    if (group->rank == 0)
+        return all_linked(group);
+    if (!say(meet, &meet->members[0].link, &word))
+        return fail_gone(group, 0, "went away while joining");
+    return WEIR_OK;
+}
+
+static weir_status after_stands(ucx_group *group)
+{
+    ucx_meet *meet = &group->meet;
+    bool said = false;
+    if (!meet->to_after.connecting || !weir_ucx_dial_stands(&meet->to_after))
+        return WEIR_OK;
+    if (!watch_as(meet, meet->after.fd, SOURCE_AFTER, 0, EPOLLOUT | EPOLLRDHUP | EPOLLET))
+        return fail_watch(group);
+    weir_status status = say_hello(group, WEIR_UCX_FEED, &meet->after, &said);
+    if (status != WEIR_OK || !said) {
+        weir_ucx_dial_drop(&meet->to_after);
+        return status;
+    }
+    group->chain.after_fd = meet->after.fd;
+    return check_linked(group);
 }
 
 /* ---- hearing ---------------------------------------------------------------------------------*/
@@ -441,18 +489,6 @@ static weir_status rank_left(ucx_group *group, uint32_t rank, const char *reason
     weir_ucx_link_close(&group->meet.members[rank].link);
     group->left = true;
     group->left_rank = rank;
-    return WEIR_OK;
-}
-
-static weir_status all_linked(ucx_group *group)
-{
-    for (uint32_t i = 1; i < group->n_ranks; i++) {
-        if (!group->meet.members[i].linked)
-            return WEIR_OK;
-    }
-    weir_ucx_word word = { .kind = WEIR_UCX_JOINED };
-    say_to_all(&group->meet, &word);
-    weir_ucx_group_enter(group, UCX_JOINED);
     return WEIR_OK;
 }
 
@@ -492,11 +528,11 @@ static weir_status hear_message(ucx_group *group, uint32_t rank, char kind, size
     status = weir_ucx_start_decode(in, n_bytes, group->who, &start);
     if (status == WEIR_OK)
         status = watch_process(group, 0, start.host, start.process);
-    if (status == WEIR_OK)
-        status = weir_ucx_chain_link(&group->chain, &start);
-    if (status == WEIR_OK)
-        weir_ucx_group_enter(group, UCX_LINKING);
-    return status;
+    if (status != WEIR_OK)
+        return status;
+    group->meet.to_after.to = start.after;
+    weir_ucx_group_enter(group, UCX_LINKING);
+    return WEIR_OK;
 }
 
 static weir_status process_ended(ucx_group *group, uint32_t rank)
@@ -513,7 +549,7 @@ static weir_status connection_ended(ucx_group *group, uint32_t rank)
 {
     ucx_member *member = &group->meet.members[rank];
     if (group->rank != 0 && weir_ucx_group_phase(group) == UCX_JOINING) {
-        drop_connection(group); /* it was not rank 0, or has not opened its group yet */
+        drop_root(group); /* it was not rank 0, or has not opened its group yet */
         return WEIR_OK;
     }
     if (member->left) {
@@ -526,8 +562,8 @@ static weir_status connection_ended(ucx_group *group, uint32_t rank)
 static weir_status hear_member(ucx_group *group, uint32_t rank)
 {
     ucx_link *link = &group->meet.members[rank].link;
-    if (link->fd >= 0 && group->meet.connecting)
-        return connection_stands(group);
+    if (link->fd >= 0 && group->meet.to_root.connecting)
+        return root_stands(group);
     while (link->fd >= 0) {
         char kind = 0;
         size_t n_bytes = 0;
@@ -571,7 +607,7 @@ static weir_status fail_missing(ucx_group *group)
         snprintf(names + at, sizeof(names) - at, " and %u more", n_missing - NAMED_RANKS);
     return weir_fail(WEIR_ERR_TIMED_OUT, "%s: %u of %u ranks have not %s within %.1f s: %s",
                      group->who, n_missing, group->n_ranks,
-                     weir_ucx_group_phase(group) == UCX_JOINING ? "come" : "been reached",
+                     weir_ucx_group_phase(group) == UCX_JOINING ? "come" : "linked up",
                      group->timeout_ms * 1e-3, names);
 }
 
@@ -592,19 +628,19 @@ static weir_status check_deadline(ucx_group *group)
                      group->who, group->timeout_ms * 1e-3, group->n_ranks, group->rank);
 }
 
-static weir_status look_at_time(ucx_group *group)
+static weir_status look_at_time(ucx_group *group, ucx_phase phase)
 {
     ucx_meet *meet = &group->meet;
-    ucx_link *link = &meet->members[0].link;
+    uint32_t after = (group->rank + 1) % group->n_ranks;
     for (uint32_t i = 0; i < meet->n_strangers; i++) {
         if (meet->strangers[i].fd >= 0 && weir_deadline_passed(meet->strangers[i].until))
             weir_ucx_link_close(&meet->strangers[i]);
     }
-    if (meet->connecting && weir_deadline_passed(link->until))
-        drop_connection(group);
     weir_status status = check_deadline(group);
-    if (status == WEIR_OK && group->rank != 0 && link->fd < 0)
-        status = connect_next(group);
+    if (status == WEIR_OK && phase == UCX_LINKING)
+        status = dial(group, &meet->to_after, SOURCE_AFTER, after);
+    if (status == WEIR_OK && group->rank != 0)
+        status = dial(group, &meet->to_root, SOURCE_MEMBER, 0);
     return status;
 }
 
@@ -624,33 +660,11 @@ static weir_status handle(ucx_group *group, uint64_t data)
     case SOURCE_WAKE:
         (void)eventfd_read(group->meet.wake_fd, &woken);
         return WEIR_OK;
-    default: /* UCX's: progress is made anyway */
+    case SOURCE_AFTER:
+        return after_stands(group);
+    default: /* what they have is asked for anyway */
         return WEIR_OK;
     }
-}
-
-weir_status weir_ucx_meet_begin(ucx_group *group)
-{
-    ucx_meet *meet = &group->meet;
-    if (!watch(meet, group->chain.ucx_fd, SOURCE_UCX, 0, EPOLLIN))
-        return fail_watch(group);
-    ucp_address_t *worker;
-    size_t n_bytes;
-    ucs_status_t status = ucp_worker_get_address(group->chain.worker, &worker, &n_bytes);
-    if (status != UCS_OK)
-        return weir_ucx_fail(status, group->who, "a worker has no address");
-    ucx_member *own = &meet->members[0];
-    weir_status result = WEIR_OK;
-    if (n_bytes > WEIR_KEY_BLOB)
-        result = weir_fail(WEIR_ERR_UNSUPPORTED, "%s: UCX's address of %zu bytes is too long",
-                           group->who, n_bytes);
-    else if ((own->worker = copy_of((const uint8_t *)worker, n_bytes)) == NULL)
-        result = WEIR_ERR_NO_MEMORY;
-    own->worker_bytes = n_bytes;
-    ucp_worker_release_address(group->chain.worker, worker);
-    if (result == WEIR_OK && group->rank == 0 && all_are_in(group)) /* alone */
-        weir_ucx_group_enter(group, UCX_JOINED);
-    return result;
 }
 
 weir_status weir_ucx_meet_turn(ucx_group *group, int sleep_ms)
@@ -660,22 +674,13 @@ weir_status weir_ucx_meet_turn(ucx_group *group, int sleep_ms)
     weir_status status = WEIR_OK;
     for (int i = 0; i < n && status == WEIR_OK; i++)
         status = handle(group, events[i].data.u64);
-    if (status == WEIR_OK && weir_ucx_group_phase(group) < UCX_JOINED)
-        status = look_at_time(group);
+    ucx_phase phase = weir_ucx_group_phase(group);
+    if (status == WEIR_OK && phase < UCX_JOINED)
+        status = look_at_time(group, phase);
     return status;
 }
 
 /* ---- from the group --------------------------------------------------------------------------*/
-
-weir_status weir_ucx_meet_linked(ucx_group *group)
-{
-    weir_ucx_word word = { .kind = WEIR_UCX_LINKED };
-    if (group->rank == 0)
-        return WEIR_OK;
-    if (!say(&group->meet, &group->meet.members[0].link, &word))
-        return fail_gone(group, 0, "went away while joining");
-    return WEIR_OK;
-}
 
 void weir_ucx_meet_done(ucx_group *group, uint64_t n_done)
 {

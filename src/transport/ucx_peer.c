@@ -15,6 +15,9 @@
 #define CLOSE_MS 1000u
 #define IDLE_MS 2u
 #define CHECKED_PAGES ((size_t)1 << 16)
+/* UCX takes no length with its bytes. Behind ours lies as much padding as its decoders can walk
+ * over, so that no claim within them leads outside. */
+#define PADDING ((size_t)20 << 10)
 
 void weir_ucx_peer_lost(ucx_peer *peer, weir_status status, const char *why)
 {
@@ -73,9 +76,18 @@ void weir_ucx_peer_close_endpoint(ucx_peer *peer)
 
 /* ---- connect ---------------------------------------------------------------------------------*/
 
+/* Remote keys of one minor release agree with each other. */
+static bool version_agrees(const char *theirs)
+{
+    const char *ours = ucp_get_version_string();
+    const char *dot = strchr(ours, '.');
+    size_t n = dot != NULL ? strcspn(dot + 1, ".") + (size_t)(dot + 1 - ours) : strlen(ours);
+    return strncmp(ours, theirs, n) == 0 && (theirs[n] == '.' || theirs[n] == '\0');
+}
+
 static weir_status check_version(const char *theirs, const char *who)
 {
-    if (weir_ucx_version_agrees(theirs))
+    if (version_agrees(theirs))
         return WEIR_OK;
     return weir_fail(WEIR_ERR_UNSUPPORTED,
                      "%s: peer runs UCX %s, this process %s: their remote keys are not compatible",
@@ -96,8 +108,17 @@ static weir_status watch_process(ucx_peer *peer, const weir_ucx_address *address
 static weir_status create_endpoint(ucx_peer *peer, const weir_ucx_address *address)
 {
     ucx_transport *ucx = (ucx_transport *)peer->base.transport;
-    ucs_status_t status = weir_ucx_endpoint_open(
-        ucx->reader, address->worker, address->worker_bytes, on_error, peer, &peer->endpoint);
+    uint8_t worker[WEIR_KEY_BLOB + PADDING];
+    memset(worker + address->worker_bytes, 0xff, sizeof(worker) - address->worker_bytes);
+    memcpy(worker, address->worker, address->worker_bytes);
+    ucp_ep_params_t params = {
+        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
+        .address = (const ucp_address_t *)(const void *)worker,
+        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = { .cb = on_error, .arg = peer },
+    };
+    ucs_status_t status = ucp_ep_create(ucx->reader, &params, &peer->endpoint);
     if (status != UCS_OK) {
         peer->endpoint = NULL;
         return weir_ucx_fail(status, peer->who, "cannot connect");
@@ -107,7 +128,7 @@ static weir_status create_endpoint(ucx_peer *peer, const weir_ucx_address *addre
 
 static ucs_status_t unpack_key(ucx_peer *peer, const uint8_t *data, size_t n_bytes, ucp_rkey_h *out)
 {
-    uint8_t rkey[WEIR_KEY_BLOB + WEIR_UCX_PADDING];
+    uint8_t rkey[WEIR_KEY_BLOB + PADDING];
     memset(rkey + n_bytes, 0, sizeof(rkey) - n_bytes);
     memcpy(rkey, data, n_bytes);
     return ucp_ep_rkey_unpack(peer->endpoint, rkey, out);

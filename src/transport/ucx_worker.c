@@ -78,31 +78,6 @@ weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out
     return WEIR_OK;
 }
 
-ucs_status_t weir_ucx_endpoint_open(ucp_worker_h worker, const uint8_t *address, size_t n_bytes,
-                                    ucp_err_handler_cb_t on_error, void *argument, ucp_ep_h *out)
-{
-    uint8_t padded[WEIR_KEY_BLOB + WEIR_UCX_PADDING];
-    memset(padded + n_bytes, 0xff, sizeof(padded) - n_bytes);
-    memcpy(padded, address, n_bytes);
-    ucp_ep_params_t params = {
-        .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLER,
-        .address = (const ucp_address_t *)(const void *)padded,
-        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
-        .err_handler = { .cb = on_error, .arg = argument },
-    };
-    return ucp_ep_create(worker, &params, out);
-}
-
-/* Remote keys of one minor release agree with each other. */
-bool weir_ucx_version_agrees(const char *theirs)
-{
-    const char *ours = ucp_get_version_string();
-    const char *dot = strchr(ours, '.');
-    size_t n = dot != NULL ? strcspn(dot + 1, ".") + (size_t)(dot + 1 - ours) : strlen(ours);
-    return strncmp(ours, theirs, n) == 0 && (theirs[n] == '.' || theirs[n] == '\0');
-}
-
 /* ---- server ----------------------------------------------------------------------------------*/
 
 /* Gives how long to sleep on the worker's descriptor: for ever when it is armed, not at all when it
