@@ -756,15 +756,44 @@ static void who_broke_a_group_says_why(void **state)
     close_bench(b);
 }
 
-static void a_cancelled_refit_leaves_its_groups(void **state)
+static void cancel_at_once(void *context, weir_stop stop, uint64_t version, uint64_t done_bytes,
+                           uint64_t total_bytes)
+{
+    (void)stop, (void)version, (void)done_bytes, (void)total_bytes;
+    weir_worker_cancel(context);
+}
+
+static void running_out_of_memory_is_reported_and_can_be_repeated(void **state)
+{
+    (void)state;
+    uint64_t n = 1;
+    for (bool is_over = false; !is_over; n++) {
+        bool landed;
+        bench *b = open_bench(WEIR_INSTALL_STAGED);
+        weir_alloc_fail_at(n);
+        weir_status status = weir_catch_open(&b->replica);
+        weir_alloc_fail_at(0);
+        is_over = status == WEIR_OK;
+        if (!is_over)
+            expect_fails(status, WEIR_ERR_NO_MEMORY, "memory");
+        must(refit_once(b, &landed));
+        expect_installed(b);
+        close_bench(b);
+    }
+    assert_true(n > 1 + WEIR_CATCH_WINDOWS);
+}
+
+static void a_refit_that_is_cancelled_half_way_leaves_its_groups(void **state)
 {
     (void)state;
     bool landed;
     bench *b = open_bench(WEIR_INSTALL_STAGED);
-    weir_worker_cancel(&b->replica.worker);
-    weir_directory_client_uninterrupt(b->replica.worker.client);
+    b->replica.worker.progress = cancel_at_once;
+    b->replica.worker.progress_context = &b->replica.worker;
     expect_fails(refit_once(b, &landed), WEIR_ERR_CANCELLED, "cancelled while worker replica-0");
+    assert_true(landed);
     expect_untouched(b);
+    expect_left(b, "cancelled while worker replica-0");
     close_bench(b);
 }
 
@@ -837,7 +866,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_wait_is_bounded_and_names_the_rank_and_the_group),
         cmocka_unit_test(a_group_that_breaks_ends_the_refit),
         cmocka_unit_test(who_broke_a_group_says_why),
-        cmocka_unit_test(a_cancelled_refit_leaves_its_groups),
+        cmocka_unit_test(running_out_of_memory_is_reported_and_can_be_repeated),
+        cmocka_unit_test(a_refit_that_is_cancelled_half_way_leaves_its_groups),
         cmocka_unit_test(who_is_not_sent_what_it_needs_says_so),
         cmocka_unit_test(who_comes_too_late_is_told),
         cmocka_unit_test(a_transport_that_does_not_reach_the_parameters_is_named),
