@@ -16,6 +16,8 @@
 #include "base/error.h"
 #include "refit/matched.h"
 
+#define MAX_NAMED 4u
+
 /* The broadcast group of one audience. */
 typedef struct seat {
     char (*members)[WEIR_NAME_BYTES]; /* sorted; positions begin at 1 */
@@ -211,13 +213,27 @@ const weir_membership *weir_cast_memberships(weir_cast *cast, const char *reader
 
 /* ---- joining and sending ---------------------------------------------------------------------*/
 
+/* "broadcast group 1 of trainer rank 0 with 1: a, 2: b and 3 more": transports know numbers alone.
+ */
+static void name_seat(const weir_cast *cast, uint32_t audience, char *text, size_t text_bytes)
+{
+    const seat *at = &cast->seats[audience];
+    size_t n_named = at->n_members < MAX_NAMED ? at->n_members : MAX_NAMED;
+    size_t used = (size_t)snprintf(text, text_bytes, "broadcast group %u of trainer rank %u with",
+                                   audience, cast->trainer->rank);
+    for (size_t i = 0; i < n_named && used < text_bytes; i++)
+        used += (size_t)snprintf(text + used, text_bytes - used, "%s %zu: %s", i > 0 ? "," : "",
+                                 i + 1, at->members[i]);
+    if (at->n_members > n_named && used < text_bytes)
+        snprintf(text + used, text_bytes - used, " and %zu more", at->n_members - n_named);
+}
+
 static weir_status open_seat(weir_cast *cast, uint32_t audience)
 {
     weir_trainer *trainer = cast->trainer;
     seat *at = &cast->seats[audience];
-    char who[128];
-    snprintf(who, sizeof(who), "broadcast group %u of trainer rank %u, of %zu readers", audience,
-             trainer->rank, at->n_members);
+    char who[MAX_NAMED * (WEIR_NAME_BYTES + 16) + 96];
+    name_seat(cast, audience, who, sizeof(who));
     weir_matched_options options = { .link = cast->link,
                                      .work = trainer->work,
                                      .key = at->key,

@@ -185,7 +185,7 @@ static void add_digests(const weir_window *window, uint32_t group, weir_group_re
 static bool is_in_round(const weir_window *window, const char *reader)
 {
     const weir_credits *credits = &window->credits;
-    return credits->sending && !window->leaves &&
+    return credits->sending &&
            (window->cast == NULL || weir_credits_member(credits, reader) != NULL);
 }
 

@@ -30,7 +30,6 @@ typedef struct weir_window {
     const char *run;          /* the trainer's */
     weir_buffer answer;
     pthread_cond_t changed; /* by the monotonic clock: a reader has said something */
-    bool leaves; /* the broadcast groups of a round that has failed: nobody is told of them */
 } weir_window;
 
 /* Whether the trainer was asked for one. */

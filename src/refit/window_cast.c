@@ -22,6 +22,7 @@
 #define LOOK_EVERY_US 20000u /* for who has come */
 #define POLL_EVERY_US 200u   /* for a transport, which wakes nobody */
 #define MAX_NAMED 3u
+#define REASON_MS 300u
 
 /* Something to wait for. */
 typedef struct goal {
@@ -270,6 +271,24 @@ static weir_status send_all(weir_window_round *r)
     return status == WEIR_OK ? await(r, &taken, n_groups) : status;
 }
 
+/* A transport notices who leaves before that one's reason is here. */
+static weir_status find_reason(weir_window_round *r, weir_status failed)
+{
+    weir_error_line line;
+    weir_deadline deadline = weir_deadline_in(REASON_MS);
+    const weir_reader *lost = NULL;
+    weir_error_save(&line);
+    pthread_mutex_lock(&r->trainer->lock);
+    while ((lost = weir_credits_lost(&r->window->credits)) == NULL &&
+           !weir_deadline_passed(deadline))
+        weir_window_await_change(r, LOOK_EVERY_US);
+    weir_error_restore(&line);
+    if (lost != NULL)
+        failed = weir_window_gave_up(r, lost);
+    pthread_mutex_unlock(&r->trainer->lock);
+    return failed;
+}
+
 weir_status weir_window_cast(weir_window_round *r)
 {
     weir_trainer *trainer = r->trainer;
@@ -277,20 +296,19 @@ weir_status weir_window_cast(weir_window_round *r)
     weir_status status = gather(r);
     if (status == WEIR_OK)
         status = send_all(r);
+    if (status == WEIR_ERR_PEER_LOST)
+        status = find_reason(r, status);
     if (status != WEIR_OK)
         weir_error_prefix("trainer rank %u", trainer->rank);
-    weir_error_line why;
-    weir_error_save(&why);
     pthread_mutex_lock(&trainer->lock);
-    r->window->leaves = status != WEIR_OK;
-    pthread_mutex_unlock(&trainer->lock);
-    if (status != WEIR_OK)
-        weir_cast_abort(r->window->cast); /* before readers are told: they do the same */
-    weir_error_restore(&why);
-    pthread_mutex_lock(&trainer->lock);
-    r->window->leaves = false;
-    if (r->window->credits.sending)
+    if (r->window->credits.sending) /* from here on nobody is told of its broadcast groups */
         weir_credits_end(&r->window->credits, status != WEIR_OK ? weir_last_error() : NULL);
     pthread_mutex_unlock(&trainer->lock);
+    if (status == WEIR_OK)
+        return WEIR_OK;
+    weir_error_line why;
+    weir_error_save(&why);
+    weir_cast_abort(r->window->cast);
+    weir_error_restore(&why);
     return status;
 }

@@ -294,6 +294,56 @@ static void later_versions_allocate_register_plan_and_connect_nothing(void **sta
     close_stage(s);
 }
 
+/* ---- who is started anew ---------------------------------------------------------------------*/
+
+static void workers_and_ranks_may_be_started_anew_between_versions(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
+    refit(s, 1);
+    uint64_t before = s->ranks[0].trainer->worker.counters.connections;
+    peer last = s->workers[3]; /* worker 1 of its engine */
+    weir_replica_close(last.replica);
+    s->n_workers = 3;
+    add_worker(s, "b", last.worker, WEIR_INSTALL_STAGED);
+    refit(s, 2);
+    expect_verified(s, 2);
+    uint64_t anew = s->ranks[0].trainer->worker.counters.connections - before;
+    assert_true(anew > 0 && anew < before); /* groups of worker 0 alone stand */
+    weir_trainer_close(s->ranks[1].trainer);
+    open_trainer(s, 1, "fsdp=2");
+    refit(s, 3);
+    expect_verified(s, 3);
+    close_stage(s);
+}
+
+/* Bf16 weights become masters and back: other tensors, another plan, other groups. */
+static void what_is_registered_may_change_between_versions(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
+    add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
+    for (unsigned version = 1; version <= 3; version++) {
+        weir_dtype dtype = version == 2 ? WEIR_F32 : WEIR_BF16;
+        for (size_t t = 0; t < s->r.model.n && version > 1; t++) {
+            weir_tensor *tensor = &s->r.model.tensors[t];
+            uint64_t n_bytes;
+            assert_ok(weir_tensor_bytes(dtype, &tensor->shape, &n_bytes));
+            free(tensor->data);
+            tensor->dtype = dtype;
+            tensor->data = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
+            assert_non_null(tensor->data);
+        }
+        refit(s, version);
+        expect_verified(s, version);
+    }
+    close_stage(s);
+}
+
 /* ---- what fails ------------------------------------------------------------------------------*/
 
 static void a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh(void **state)
@@ -435,6 +485,8 @@ int main(void)
         cmocka_unit_test(stages_of_engines_are_sent_their_own_layers),
         cmocka_unit_test(engines_convert_a_checkpoint_themselves),
         cmocka_unit_test(later_versions_allocate_register_plan_and_connect_nothing),
+        cmocka_unit_test(workers_and_ranks_may_be_started_anew_between_versions),
+        cmocka_unit_test(what_is_registered_may_change_between_versions),
         cmocka_unit_test(a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh),
         cmocka_unit_test(who_gives_up_ends_the_round_and_the_next_version_goes_to_all),
         cmocka_unit_test(workers_of_one_engine_take_it_together_or_not_at_all),
