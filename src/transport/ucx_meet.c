@@ -196,6 +196,7 @@ static weir_status say_hello(ucx_group *group, weir_ucx_purpose purpose, const u
 }
 
 static weir_status check_linked(ucx_group *group);
+static weir_status hear_member(ucx_group *group, uint32_t rank);
 
 /* ---- who comes -------------------------------------------------------------------------------*/
 
@@ -265,13 +266,16 @@ static weir_status start(ucx_group *group)
     return status;
 }
 
-/* The connection is another's from now on. */
+/* The connection, and what has come over it by now, is another's. */
 static weir_status hand_over(ucx_group *group, ucx_link *stranger, ucx_link *to,
                              event_source source, uint32_t index, uint32_t events)
 {
     if (!watch_as(&group->meet, stranger->fd, source, index, events))
         return fail_watch(group);
     to->fd = stranger->fd;
+    if (to->in != NULL)
+        memcpy(to->in, stranger->in, stranger->n_in);
+    to->n_in = stranger->n_in;
     stranger->fd = -1;
     stranger->n_in = 0;
     return WEIR_OK;
@@ -285,7 +289,9 @@ static weir_status take_in(ucx_group *group, ucx_link *stranger, const weir_ucx_
         hand_over(group, stranger, &member->link, SOURCE_MEMBER, hello->rank, EPOLLIN);
     if (status == WEIR_OK)
         status = watch_process(group, hello->rank, hello->host, hello->process);
-    return status == WEIR_OK && all_are_in(group) ? start(group) : status;
+    if (status == WEIR_OK && all_are_in(group))
+        status = start(group);
+    return status == WEIR_OK ? hear_member(group, hello->rank) : status;
 }
 
 /* Only who shows the nonce is told what is wrong. */
@@ -312,7 +318,7 @@ static weir_status judge_feed(ucx_group *group, ucx_link *stranger, const weir_u
 {
     ucx_meet *meet = &group->meet;
     uint32_t before = (group->rank + group->n_ranks - 1) % group->n_ranks;
-    if (meet->before.fd >= 0 || hello->rank != before) {
+    if (meet->before.fd >= 0 || hello->rank != before || stranger->n_in > 0) {
         weir_ucx_link_close(stranger);
         return WEIR_OK;
     }
@@ -325,7 +331,9 @@ static weir_status judge_feed(ucx_group *group, ucx_link *stranger, const weir_u
 static weir_status judge(ucx_group *group, ucx_link *stranger, size_t n_bytes)
 {
     weir_ucx_hello hello;
-    if (weir_ucx_hello_decode(stranger->in, n_bytes, group->who, &hello) == WEIR_OK &&
+    weir_status status = weir_ucx_hello_decode(stranger->in, n_bytes, group->who, &hello);
+    weir_ucx_link_heard(stranger, n_bytes);
+    if (status == WEIR_OK &&
         memcmp(hello.where.nonce, group->meet.key.nonce, sizeof(hello.where.nonce)) == 0)
         return hello.purpose == WEIR_UCX_JOIN ? judge_join(group, stranger, &hello)
                                               : judge_feed(group, stranger, &hello);
@@ -344,7 +352,7 @@ static weir_status hear_stranger(ucx_group *group, uint32_t index)
     ucx_heard heard = weir_ucx_link_hear(stranger, &kind, &n_bytes);
     if (heard == UCX_HEARD_NOTHING)
         return WEIR_OK;
-    if (heard == UCX_HEARD_MESSAGE && kind == 'h' && stranger->n_in == n_bytes)
+    if (heard == UCX_HEARD_MESSAGE && kind == 'h')
         return judge(group, stranger, n_bytes);
     weir_ucx_link_close(stranger);
     return WEIR_OK;

@@ -166,6 +166,15 @@ static inline weir_status await_failure(weir_group *group)
     return status;
 }
 
+/* Until a rank has said hello to rank 0. */
+__attribute__((no_sanitize("thread"))) static inline void await_greeting(weir_group *group)
+{
+    const volatile bool *greeted = &((ucx_group *)group)->meet.greeted;
+    weir_deadline deadline = weir_deadline_in(WAIT_MS);
+    while (!*greeted && !weir_deadline_passed(deadline))
+        weir_sleep_ms(1);
+}
+
 #define CASE(function, tls)                                                          \
     {                                                                                \
 #function, function, ranks_open, ranks_close, (void *)(uintptr_t) & (tls)[0] \
