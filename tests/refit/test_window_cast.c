@@ -719,6 +719,33 @@ static void transports_that_do_not_broadcast_are_refused_by_name(void **state)
     close_stage(s);
 }
 
+/* Threads of the directory allocate too, so that the call itself may be spared. */
+static void memory_that_is_lacking_is_an_error_that_leaves_all_as_it_was(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    weir_trainer *other = NULL;
+    const rig_model *model = &s->r.model;
+    size_t n_failed = 0;
+    assert_ok(open_trainer(&s->r, NULL, WEIR_DELIVERY_PUSH, &other));
+    uint64_t before = weir_alloc_count();
+    assert_ok(weir_trainer_register(other, model->tensors, model->n));
+    uint64_t n_all = weir_alloc_count() - before;
+    for (uint64_t n = 1; n <= n_all; n++) {
+        weir_trainer_close(other);
+        assert_ok(open_trainer(&s->r, NULL, WEIR_DELIVERY_PUSH, &other));
+        weir_alloc_fail_at(n);
+        weir_status status = weir_trainer_register(other, model->tensors, model->n);
+        weir_alloc_fail_at(0);
+        n_failed += status != WEIR_OK;
+        if (status != WEIR_OK)
+            assert_ok(weir_trainer_register(other, model->tensors, model->n));
+    }
+    assert_true(n_failed > n_all / 2);
+    weir_trainer_close(other);
+    close_stage(s);
+}
+
 static void as_many_as_wait_are_ready(void **state)
 {
     (void)state;
@@ -760,6 +787,7 @@ int main(void)
         cmocka_unit_test(a_worker_that_no_engine_has_is_answered_with_no),
         cmocka_unit_test(a_weight_that_is_not_finite_is_found_before_or_while_it_is_sent),
         cmocka_unit_test(transports_that_do_not_broadcast_are_refused_by_name),
+        cmocka_unit_test(memory_that_is_lacking_is_an_error_that_leaves_all_as_it_was),
         cmocka_unit_test(as_many_as_wait_are_ready),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
