@@ -3,8 +3,9 @@
  *
  * Broadcasts of one stream wait for each other, so all ranks and readers keep one order: by key of
  * the group, by rank, by number. Nothing is caught before every rank has said which of its groups
- * come to this reader. A rank is asked for one group ahead of the one that is on its way; that a
- * group is there says nothing of its turn.
+ * come to this reader, and all have joined them: on a GPU, joining may wait for what it is at. A
+ * rank is asked for one group ahead of the one that is on its way; that a group is there says
+ * nothing of its turn.
  */
 #include <inttypes.h>
 
@@ -37,6 +38,8 @@ weir_status weir_catch_step(weir_group_pass *pass, weir_participant *participant
     weir_status status = was_told ? weir_catch_joined(remote) : WEIR_OK;
     if (status < WEIR_OK)
         return weir_group_ask_why(pass, participant, status);
+    pass->moved |= was_told && status == WEIR_OK && !reading->is_joined;
+    reading->is_joined |= was_told && status == WEIR_OK;
     bool is_last = was_told && reading->group == remote->n_groups;
     /* Asking for the end says that all is taken. */
     reading->held_back = reading->is_made || (is_last && is_in_a_window(pass, participant));
@@ -129,7 +132,7 @@ static weir_participant *whose_turn(const weir_group_pass *pass)
         weir_participant *participant = &schedule->participants[p];
         if (!is_sent(pass, participant))
             continue;
-        if (!participant->reading.is_told)
+        if (!participant->reading.is_joined)
             return NULL;
         if (participant->reading.group < participant->remote->n_groups &&
             (first == NULL || is_before(participant, first)))
@@ -198,13 +201,9 @@ static weir_status catch_next(weir_group_pass *pass)
         weir_catch_window *window = free_window(pass);
         if (next == NULL || window == NULL || !next->reading.is_made)
             return WEIR_OK;
-        status = weir_catch_joined(next->remote);
-        if (status < WEIR_OK)
-            return weir_group_ask_why(pass, next, status);
-        if (status == WEIR_OK)
-            status = catch_group(pass, next, window);
+        status = catch_group(pass, next, window);
     }
-    return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+    return status;
 }
 
 /* ---- all of them -----------------------------------------------------------------------------*/
@@ -271,9 +270,8 @@ bool weir_catch_is_busy(const weir_group_pass *pass)
         return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
-        const weir_group_reading *reading = &participant->reading;
-        if (is_sent(pass, participant) && reading->is_told && !reading->done &&
-            weir_catch_joined(participant->remote) == WEIR_IN_PROGRESS)
+        if (is_sent(pass, participant) && participant->reading.is_told &&
+            !participant->reading.is_joined)
             return true;
     }
     return false;
@@ -301,7 +299,7 @@ weir_status weir_catch_time_out(const weir_group_pass *pass, double waited_s)
             continue;
         if (!one->reading.is_told)
             return not_made(pass, one, waited_s, ": it has not begun to send it");
-        if (weir_catch_joined(one->remote) == WEIR_IN_PROGRESS)
+        if (!one->reading.is_joined)
             return not_made(pass, one, waited_s, ": its broadcast group is not joined by all");
     }
     const weir_catch_window *window = oldest_window(pass, false);

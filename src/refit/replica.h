@@ -44,6 +44,7 @@ typedef struct weir_group_reading {
     uint32_t round; /* of the trainer's; 0: none has begun */
     size_t part;    /* of the participant's: asked for, or being read */
     bool is_told;   /* of what is broadcast: in which of its groups this worker stands */
+    bool is_joined; /* all others stand in them, too */
     bool is_made;   /* and the group that was asked for last is */
     uint32_t group; /* which one that is */
     uint64_t done_bytes;
