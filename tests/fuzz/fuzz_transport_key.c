@@ -24,6 +24,29 @@ static void set_right(uint8_t *copy, size_t n_bytes)
         copy[n_bytes - CHECK_BYTES + i] = (uint8_t)((digest.product ^ digest.sum) >> (8 * i));
 }
 
+static void decode_of_groups(const uint8_t *data, size_t n_bytes)
+{
+    weir_ucx_group_key key;
+    weir_ucx_hello hello;
+    weir_ucx_start start;
+    weir_ucx_word word;
+    weir_ucx_head head;
+    char kind;
+    size_t message_bytes;
+    if (weir_ucx_group_key_decode(data, n_bytes, "fuzz", &key) == WEIR_OK &&
+        key.n_addresses > WEIR_UCX_ADDRESSES)
+        abort();
+    weir_ucx_hello_decode(data, n_bytes, "fuzz", &hello);
+    weir_ucx_start_decode(data, n_bytes, "fuzz", &start);
+    weir_ucx_head_decode(data, n_bytes, "fuzz", &head);
+    if (weir_ucx_word_decode(data, n_bytes, "fuzz", &word) == WEIR_OK &&
+        (word.kind == WEIR_UCX_BROKEN) != (word.status < 0))
+        abort();
+    if (weir_ucx_message_kind(data, n_bytes, &kind, &message_bytes) == WEIR_OK &&
+        message_bytes > WEIR_UCX_MESSAGE_BYTES)
+        abort();
+}
+
 static void decode(const uint8_t *data, size_t n_bytes)
 {
     weir_ucx_address ucx_address;
@@ -32,6 +55,7 @@ static void decode(const uint8_t *data, size_t n_bytes)
     weir_cuda_ipc_key cuda_ipc_key;
     weir_file_address file_address;
     weir_file_key file_key;
+    decode_of_groups(data, n_bytes);
     weir_ucx_address_decode(data, n_bytes, "fuzz", &ucx_address);
     weir_ucx_key_decode(data, n_bytes, "fuzz", &ucx_key);
     weir_cuda_ipc_address_decode(data, n_bytes, "fuzz", &cuda_ipc_address);
