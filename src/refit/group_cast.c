@@ -271,10 +271,15 @@ static weir_matched *group_of(const weir_cast *cast, uint32_t group)
     return cast->seats[cast->groups->audiences[group]].matched;
 }
 
+bool weir_cast_is_wanted(const weir_cast *cast, uint32_t group)
+{
+    return group_of(cast, group) != NULL;
+}
+
 weir_status weir_cast_send(weir_cast *cast, uint32_t group, void *data)
 {
     weir_matched *matched = group_of(cast, group);
-    if (matched == NULL) /* all who are sent it hold it already */
+    if (matched == NULL)
         return WEIR_OK;
     return weir_matched_queue(matched, data, cast->groups->n_bytes[group], &cast->tickets[group]);
 }

@@ -41,6 +41,8 @@ weir_status weir_cast_gather(weir_cast *cast, const weir_credits *credits);
 const weir_membership *weir_cast_memberships(weir_cast *cast, const char *reader, size_t *out_n);
 /* Joins them: IN_PROGRESS until every reader has. */
 weir_status weir_cast_joined(weir_cast *cast);
+/* Whether anybody is sent that group: who holds the version already is not. */
+bool weir_cast_is_wanted(const weir_cast *cast, uint32_t group);
 /* Queues the broadcast of group `group`, which lies at `data`. */
 weir_status weir_cast_send(weir_cast *cast, uint32_t group, void *data);
 /* IN_PROGRESS until its buffer may be filled anew. */

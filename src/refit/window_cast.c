@@ -225,7 +225,7 @@ static weir_status send_group(weir_window_round *r, uint32_t group)
     weir_trainer *trainer = r->trainer;
     uint32_t n_buffers = r->window->groups.n_buffers;
     weir_status status = group >= n_buffers ? end_group(r, group - n_buffers) : WEIR_OK;
-    if (status == WEIR_OK)
+    if (status == WEIR_OK && weir_cast_is_wanted(r->window->cast, group))
         status = weir_window_make(trainer, group);
     if (status != WEIR_OK)
         return status;
