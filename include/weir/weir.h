@@ -366,7 +366,9 @@ typedef struct weir_replica_options {
     void *progress_context;
     const char *device;        /* where weir_replica_allocate() allocates: NULL or "host", "cuda:1" */
     uint64_t window_bytes;     /* staged, of a version that is pushed: memory beside the parameters
-                                  that bytes pass through before they are written; 0: 128 MiB */
+                                  that bytes pass through before they are written; 0: 128 MiB.
+                                  What ranks of a mesh broadcast passes through two buffers of its
+                                  largest group instead */
     const char *mesh;          /* of the engine that this is a worker of, "tp=4,ep=8": mesh.h, and the
                                   replica_mesh of the trainer. NULL: it is the only one */
     uint32_t worker;           /* its number within one replica */
