@@ -15,8 +15,9 @@
 
 #include "transport/ucx_group.h"
 
-#define STEP_BYTES ((uint64_t)1 << 20) /* received before they are sent on: they are still cached \
-                                        */
+#define STEP_BYTES                                                                 \
+    ((uint64_t)1 << 20) /* received before they are sent on: they are still cached \
+                         */
 
 /* ---- one broadcast ---------------------------------------------------------------------------*/
 

@@ -196,7 +196,7 @@ static weir_status check_left(ucx_group *group, uint64_t n_queued)
     return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u has left", group->who, group->left_rank);
 }
 
-static weir_status turn(ucx_group *group, ucx_phase phase, uint64_t n_queued)
+static weir_status turn(ucx_group *group, ucx_phase phase, uint64_t n_queued, bool ticking)
 {
     bool busy = phase == UCX_JOINED && advance(group, n_queued);
     count_done(group);
@@ -205,7 +205,7 @@ static weir_status turn(ucx_group *group, ucx_phase phase, uint64_t n_queued)
         status = check_left(group, n_queued);
     if (status != WEIR_OK)
         return status;
-    bool ticking = phase != UCX_JOINED || group->broken_until != 0;
+    ticking = ticking || phase != UCX_JOINED || group->broken_until != 0;
     return weir_ucx_meet_turn(group, busy ? 0 : ticking ? TICK_MS : -1);
 }
 
@@ -235,7 +235,7 @@ static bool run(ucx_group *group)
             status = weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u has left", group->who, group->rank);
             break;
         }
-        status = turn(group, phase, n_queued);
+        status = turn(group, phase, n_queued, stop != UCX_STAY);
     }
     keep_failure(group, status);
     return false;

@@ -184,8 +184,50 @@ typedef struct ucx_group {
 /* In the caller's thread. */
 weir_status weir_ucx_meet_open(ucx_group *group);
 void weir_ucx_meet_close(ucx_meet *meet);
+void weir_ucx_meet_close_door(ucx_meet *meet); /* to guests */
 /* Sleeps for sleep_ms (-1: until something happens), and does what there is to do. */
 weir_status weir_ucx_meet_turn(ucx_group *group, int sleep_ms);
+/* Both neighbours may be there: if so, rank 0 is told. */
+weir_status weir_ucx_check_linked(ucx_group *group);
+/* Something has come of dialling rank 0. */
+weir_status weir_ucx_root_stands(ucx_group *group);
+void weir_ucx_drop_root(ucx_group *group); /* the connection to it: another is made */
+
+/* What is ready, in the upper half of an event's data; which one of them, in the lower. */
+typedef enum ucx_source {
+    UCX_SOURCE_WAKE,
+    UCX_SOURCE_LISTENER,
+    UCX_SOURCE_STRANGER,
+    UCX_SOURCE_MEMBER,
+    UCX_SOURCE_PROCESS,
+    UCX_SOURCE_BEFORE,
+    UCX_SOURCE_AFTER
+} ucx_source;
+bool weir_ucx_watch(const ucx_meet *meet, int fd, ucx_source source, uint32_t index,
+                    uint32_t events);
+/* One that was watched as something else. */
+bool weir_ucx_watch_as(const ucx_meet *meet, int fd, ucx_source source, uint32_t index,
+                       uint32_t events);
+weir_status weir_ucx_fail_watch(const ucx_group *group);
+
+/* ucx_guest.c */
+weir_status weir_ucx_accept_stranger(ucx_group *group);
+weir_status weir_ucx_hear_stranger(ucx_group *group, uint32_t index);
+
+/* ucx_word.c */
+bool weir_ucx_say(ucx_meet *meet, const ucx_link *link, const weir_ucx_word *word);
+weir_status weir_ucx_say_hello(ucx_group *group, weir_ucx_purpose purpose, const ucx_link *link,
+                               bool *out_said);
+void weir_ucx_set_reason(weir_ucx_word *word, const char *reason);
+/* Records that a rank is gone, and how. */
+weir_status weir_ucx_fail_gone(const ucx_group *group, uint32_t rank, const char *how);
+weir_status weir_ucx_watch_process(ucx_group *group, uint32_t rank, const char *host,
+                                   uint32_t process);
+weir_status weir_ucx_process_ended(ucx_group *group, uint32_t rank);
+/* Rank 0: lets all begin once all are linked. */
+weir_status weir_ucx_all_linked(ucx_group *group);
+/* All that has come from a rank; of others than rank 0, from that alone. */
+weir_status weir_ucx_hear_member(ucx_group *group, uint32_t rank);
 /* Tells whom it concerns that so many have ended here. */
 void weir_ucx_meet_done(ucx_group *group, uint64_t n_done);
 /* Rank 0: whether all others have reported as many. */

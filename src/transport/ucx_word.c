@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ucx_word.c - what the ranks of a group and its rank 0 tell each other, in words and by going.
+ *
+ * A connection to rank 0 that ends is a rank that is gone, and so is a process that ends: rank 0
+ * says to the others who it was and why. Rank 0 counts what has ended where, so that it can leave
+ * without taking anything from anybody.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "transport/ucx_group.h"
+
+#define LEAVE_MS 500u
+
+/* ---- saying ----------------------------------------------------------------------------------*/
+
+bool weir_ucx_say(ucx_meet *meet, const ucx_link *link, const weir_ucx_word *word)
+{
+    return weir_ucx_word_encode(word, &meet->out) == WEIR_OK &&
+           weir_ucx_link_send(link, &meet->out);
+}
+
+/* To all that are connected. One who cannot be told has gone, which its connection says. */
+static void say_to_all(ucx_meet *meet, const weir_ucx_word *word)
+{
+    for (uint32_t i = 0; i < meet->n_members; i++) {
+        if (meet->members[i].link.fd >= 0)
+            weir_ucx_say(meet, &meet->members[i].link, word);
+    }
+}
+
+/* A reason travels as printable ASCII. */
+void weir_ucx_set_reason(weir_ucx_word *word, const char *reason)
+{
+    snprintf(word->reason, sizeof(word->reason), "%s", reason);
+    for (char *at = word->reason; *at != '\0'; at++) {
+        if (*at < 0x20 || *at > 0x7e)
+            *at = '?';
+    }
+}
+
+weir_status weir_ucx_say_hello(ucx_group *group, weir_ucx_purpose purpose, const ucx_link *link,
+                               bool *out_said)
+{
+    ucx_meet *meet = &group->meet;
+    weir_ucx_hello hello = { .purpose = purpose,
+                             .rank = group->rank,
+                             .n_ranks = group->n_ranks,
+                             .process = (uint32_t)getpid(),
+                             .where = meet->own };
+    snprintf(hello.host, sizeof(hello.host), "%s", weir_ucx_host());
+    weir_status status = weir_ucx_hello_encode(&hello, &meet->out);
+    *out_said = status == WEIR_OK && weir_ucx_link_send(link, &meet->out);
+    return status;
+}
+
+/* ---- who is gone -----------------------------------------------------------------------------*/
+
+weir_status weir_ucx_fail_gone(const ucx_group *group, uint32_t rank, const char *how)
+{
+    const ucx_member *member = &group->meet.members[rank];
+    if (member->process == 0)
+        return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u %s", group->who, rank, how);
+    return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u (process %u) %s", group->who, rank,
+                     member->process, how);
+}
+
+/* On this host a process that ends is seen even if it has left children with all of its sockets. */
+weir_status weir_ucx_watch_process(ucx_group *group, uint32_t rank, const char *host,
+                                   uint32_t process)
+{
+    ucx_member *member = &group->meet.members[rank];
+    bool gone = false;
+    member->process = process;
+    member->process_fd = weir_ucx_process_open(host, process, &gone);
+    if (gone)
+        return weir_ucx_fail_gone(group, rank, "went away while joining");
+    if (member->process_fd >= 0 &&
+        !weir_ucx_watch(&group->meet, member->process_fd, UCX_SOURCE_PROCESS, rank, EPOLLIN))
+        return weir_ucx_fail_watch(group);
+    return WEIR_OK;
+}
+
+weir_status weir_ucx_all_linked(ucx_group *group)
+{
+    bool all = group->meet.linked;
+    for (uint32_t i = 1; i < group->n_ranks; i++)
+        all = all && group->meet.members[i].linked;
+    if (!all)
+        return WEIR_OK;
+    weir_ucx_word word = { .kind = WEIR_UCX_JOINED };
+    say_to_all(&group->meet, &word);
+    weir_ucx_group_enter(group, UCX_JOINED);
+    return WEIR_OK;
+}
+
+/* ---- hearing ---------------------------------------------------------------------------------*/
+
+/* Rank 0 goes, or sends the others away, when all is done everywhere. */
+static weir_status rank_left(ucx_group *group, uint32_t rank, const char *reason)
+{
+    if (group->rank != 0) {
+        group->over = true;
+        return weir_fail(WEIR_ERR_PEER_LOST, "%s: %s", group->who,
+                         reason[0] != '\0' ? reason : "rank 0 has left");
+    }
+    group->meet.members[rank].left = true;
+    weir_ucx_link_close(&group->meet.members[rank].link);
+    group->left = true;
+    group->left_rank = rank;
+    return WEIR_OK;
+}
+
+static weir_status hear_word(ucx_group *group, uint32_t rank, const weir_ucx_word *word)
+{
+    ucx_member *member = &group->meet.members[group->rank == 0 ? rank : 0];
+    switch (word->kind) {
+    case WEIR_UCX_LINKED:
+        member->linked = true;
+        return group->rank == 0 ? weir_ucx_all_linked(group) : WEIR_OK;
+    case WEIR_UCX_JOINED:
+        if (group->rank != 0)
+            weir_ucx_group_enter(group, UCX_JOINED);
+        return WEIR_OK;
+    case WEIR_UCX_DONE:
+        member->n_done = word->n_done;
+        return WEIR_OK;
+    case WEIR_UCX_LEFT:
+        return rank_left(group, rank, word->reason);
+    default:
+        return weir_fail(word->status, "%s: %s", group->who, word->reason);
+    }
+}
+
+static weir_status hear_message(ucx_group *group, uint32_t rank, char kind, size_t n_bytes)
+{
+    const uint8_t *in = group->meet.members[rank].link.in;
+    weir_ucx_start start;
+    weir_ucx_word word;
+    weir_status status = WEIR_ERR_CORRUPT;
+    if (kind == 'w') {
+        status = weir_ucx_word_decode(in, n_bytes, group->who, &word);
+        return status == WEIR_OK ? hear_word(group, rank, &word) : status;
+    }
+    if (kind != 's' || group->rank == 0 || weir_ucx_group_phase(group) != UCX_JOINING)
+        return weir_fail(status, "%s: rank %u says what none may say then", group->who, rank);
+    status = weir_ucx_start_decode(in, n_bytes, group->who, &start);
+    if (status == WEIR_OK)
+        status = weir_ucx_watch_process(group, 0, start.host, start.process);
+    if (status != WEIR_OK)
+        return status;
+    group->meet.to_after.to = start.after;
+    weir_ucx_group_enter(group, UCX_LINKING);
+    return WEIR_OK;
+}
+
+static weir_status gone(ucx_group *group, uint32_t rank)
+{
+    bool joined = weir_ucx_group_phase(group) == UCX_JOINED;
+    if (group->meet.members[rank].left)
+        return WEIR_OK;
+    return weir_ucx_fail_gone(group, rank, joined ? "went away" : "went away while joining");
+}
+
+/* Whatever it said before comes first. */
+weir_status weir_ucx_process_ended(ucx_group *group, uint32_t rank)
+{
+    ucx_member *member = &group->meet.members[rank];
+    close(member->process_fd);
+    member->process_fd = -1;
+    weir_status status = weir_ucx_hear_member(group, rank);
+    return status == WEIR_OK ? gone(group, rank) : status;
+}
+
+static weir_status connection_ended(ucx_group *group, uint32_t rank)
+{
+    if (group->rank == 0 || weir_ucx_group_phase(group) != UCX_JOINING)
+        return gone(group, rank);
+    weir_ucx_drop_root(group); /* it was not rank 0, or has not opened its group yet */
+    return WEIR_OK;
+}
+
+weir_status weir_ucx_hear_member(ucx_group *group, uint32_t rank)
+{
+    ucx_link *link = &group->meet.members[rank].link;
+    if (link->fd >= 0 && group->meet.to_root.connecting)
+        return weir_ucx_root_stands(group);
+    while (link->fd >= 0) {
+        char kind = 0;
+        size_t n_bytes = 0;
+        ucx_heard heard = weir_ucx_link_hear(link, &kind, &n_bytes);
+        if (heard == UCX_HEARD_NOTHING)
+            return WEIR_OK;
+        if (heard == UCX_HEARD_END)
+            return connection_ended(group, rank);
+        if (heard == UCX_HEARD_NONSENSE)
+            return weir_fail(WEIR_ERR_CORRUPT, "%s: what rank %u says does not decode", group->who,
+                             rank);
+        weir_status status = hear_message(group, rank, kind, n_bytes);
+        if (status != WEIR_OK)
+            return status;
+        if (link->fd >= 0)
+            weir_ucx_link_heard(link, n_bytes);
+    }
+    return WEIR_OK;
+}
+
+/* ---- from the group --------------------------------------------------------------------------*/
+
+void weir_ucx_meet_done(ucx_group *group, uint64_t n_done)
+{
+    weir_ucx_word word = { .kind = WEIR_UCX_DONE, .n_done = n_done };
+    if (group->rank != 0)
+        weir_ucx_say(&group->meet, &group->meet.members[0].link, &word);
+}
+
+bool weir_ucx_meet_all_done(const ucx_group *group, uint64_t n_done)
+{
+    for (uint32_t i = 1; i < group->meet.n_members; i++) {
+        if (!group->meet.members[i].left && group->meet.members[i].n_done < n_done)
+            return false;
+    }
+    return true;
+}
+
+/* Reads until all have closed their ends: what was sent to one that closes with something unread
+ * might be lost on the way. */
+static void await_ends(ucx_meet *meet)
+{
+    weir_deadline deadline = weir_deadline_in(LEAVE_MS);
+    bool any = true;
+    while (any && !weir_deadline_passed(deadline)) {
+        any = false;
+        for (uint32_t i = 0; i < meet->n_members; i++) {
+            ucx_link *link = &meet->members[i].link;
+            any = weir_ucx_link_drain(link) || any;
+        }
+        if (any)
+            weir_sleep_ms(1);
+    }
+}
+
+void weir_ucx_meet_leave(ucx_group *group, weir_ucx_word_kind kind, weir_status status,
+                         const char *reason)
+{
+    weir_ucx_word word = { .kind = kind, .status = status };
+    weir_ucx_set_reason(&word, reason);
+    say_to_all(&group->meet, &word);
+    weir_ucx_meet_close_door(&group->meet);
+    if (group->rank == 0)
+        await_ends(&group->meet);
+    else
+        weir_ucx_link_drain(&group->meet.members[0].link);
+    for (uint32_t i = 0; i < group->meet.n_members; i++)
+        weir_ucx_link_close(&group->meet.members[i].link);
+}
