@@ -13,8 +13,7 @@
 #include "refit/credits.h"
 #include "refit/group_pass.h"
 
-#define FIRST_WAIT_MS 1u
-#define LAST_WAIT_MS 16u
+#define FIRST_WAIT_US 50u /* a layer is made in as little on a GPU */
 #define LEAVE_MS 1000u
 #define JOIN_MS 500u
 #define WHY_MS 1000u
@@ -203,10 +202,10 @@ weir_status weir_group_ask_once(weir_replica *replica, const weir_discovery *dis
 
 static void ask_later(weir_group_reading *reading)
 {
-    reading->wait_ms = reading->wait_ms == 0 ? FIRST_WAIT_MS : reading->wait_ms * 2;
-    if (reading->wait_ms > LAST_WAIT_MS)
-        reading->wait_ms = LAST_WAIT_MS;
-    reading->ask_at = weir_deadline_in(reading->wait_ms);
+    reading->wait_us = reading->wait_us == 0 ? FIRST_WAIT_US : reading->wait_us * 2;
+    if (reading->wait_us > WEIR_GROUP_WAIT_US)
+        reading->wait_us = WEIR_GROUP_WAIT_US;
+    reading->ask_at = weir_now_ns() + (uint64_t)reading->wait_us * 1000;
 }
 
 weir_status weir_group_ask_in_time(weir_group_pass *pass, weir_participant *participant)
@@ -218,7 +217,7 @@ weir_status weir_group_ask_in_time(weir_group_pass *pass, weir_participant *part
     if (status == WEIR_IN_PROGRESS)
         ask_later(reading);
     if (status == WEIR_OK) {
-        reading->wait_ms = 0;
+        reading->wait_us = 0;
         pass->moved = true;
     }
     return status;

@@ -10,6 +10,8 @@
 
 #include "refit/replica.h"
 
+#define WEIR_GROUP_WAIT_US 16000u /* from one question to the next, at most */
+
 typedef struct weir_group_pass {
     weir_replica *replica;
     const weir_discovery *discovery;

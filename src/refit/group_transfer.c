@@ -23,7 +23,6 @@
 #include "base/error.h"
 #include "refit/group_pass.h"
 
-#define LAST_WAIT_MS 16u
 #define BUSY_NS 50000
 #define BUSY_YIELDS 64u /* before it sleeps that long */
 
@@ -193,11 +192,18 @@ static void rest_briefly(unsigned *n_rests)
         nanosleep(&busy, NULL);
 }
 
+static void sleep_for(uint64_t ns) /* less than a second */
+{
+    const struct timespec left = { 0, (long)ns };
+    nanosleep(&left, NULL);
+}
+
 /* Sleeps when nothing is under way but questions. *n_rests: in a row. */
 static void rest(const weir_group_pass *pass, unsigned *n_rests)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
-    unsigned wait_ms = LAST_WAIT_MS;
+    const uint64_t now = weir_now_ns();
+    uint64_t until = now + (uint64_t)WEIR_GROUP_WAIT_US * 1000;
     *n_rests = pass->moved ? 0 : *n_rests;
     if (pass->moved)
         return;
@@ -205,15 +211,15 @@ static void rest(const weir_group_pass *pass, unsigned *n_rests)
         const weir_participant *participant = &schedule->participants[p];
         if (participant->transfer != NULL)
             return;
-        unsigned left_ms = weir_deadline_left_ms(participant->reading.ask_at);
+        weir_deadline ask_at = participant->reading.ask_at;
         bool asks = !participant->reading.done && !participant->reading.held_back;
-        if (asks && left_ms < wait_ms)
-            wait_ms = left_ms;
+        if (asks && ask_at < until)
+            until = ask_at;
     }
     if (weir_catch_is_busy(pass))
         rest_briefly(n_rests);
-    else if (wait_ms > 0)
-        weir_sleep_ms(wait_ms);
+    else if (until > now)
+        sleep_for(until - now);
 }
 
 static weir_status step_all(weir_group_pass *pass, uint64_t *out_done_bytes)

@@ -48,7 +48,7 @@ typedef struct weir_group_reading {
     bool is_made;   /* and the group that was asked for last is */
     uint32_t group; /* which one that is */
     uint64_t done_bytes;
-    unsigned wait_ms; /* from one question to the next */
+    unsigned wait_us; /* from one question to the next */
     weir_deadline ask_at;
 } weir_group_reading;
 
