@@ -476,6 +476,44 @@ static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
     close_stage(s);
 }
 
+/* Staged workers keep what they have, direct ones wait for a whole version. */
+static void a_weight_that_is_not_finite_ends_the_round_for_all(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    peer *staged = add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
+    peer *direct = add_worker(s, "a", 1, WEIR_INSTALL_DIRECT);
+    refit(s, 1);
+    rig_fill(&s->r.model, 2);
+    for (size_t t = 0; t < s->r.model.n; t++) /* rank 0's, of the last layer */
+        if (strcmp(s->r.model.tensors[t].name, "model.layers.1.mlp.down_proj.weight") == 0)
+            ((uint16_t *)s->r.model.tensors[t].data)[5] = 0x7fc0;
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        assert_ok(weir_trainer_register(s->ranks[rank].trainer, s->r.model.tensors, s->r.model.n));
+        s->ranks[rank].version = 2;
+    }
+    for (uint32_t rank = 0; rank < 2; rank++)
+        start_rank(&s->ranks[rank], 1, 0);
+    start_worker(staged, 2);
+    start_worker(direct, 2);
+    join(&s->ranks[0]);
+    assert_int_equal(s->ranks[0].status, WEIR_ERR_NONFINITE);
+    join(&s->ranks[1]); /* it hears so of its readers */
+    assert_int_equal(s->ranks[1].status, WEIR_ERR_PEER_LOST);
+    assert_non_null(strstr(s->ranks[1].line, "down_proj.weight[0, 5] is NaN"));
+    for (size_t w = 0; w < 2; w++) {
+        join(&s->workers[w]);
+        assert_int_equal(s->workers[w].status, WEIR_ERR_PEER_LOST);
+        assert_non_null(strstr(s->workers[w].line, "down_proj.weight[0, 5] is NaN"));
+    }
+    assert_int_equal(weir_replica_version(staged->replica), 1);
+    assert_int_equal(weir_replica_get_state(direct->replica), WEIR_REPLICA_UNUSABLE);
+    refit(s, 3);
+    expect_verified(s, 3);
+    close_stage(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,6 +528,7 @@ int main(void)
         cmocka_unit_test(a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh),
         cmocka_unit_test(who_gives_up_ends_the_round_and_the_next_version_goes_to_all),
         cmocka_unit_test(workers_of_one_engine_take_it_together_or_not_at_all),
+        cmocka_unit_test(a_weight_that_is_not_finite_ends_the_round_for_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
