@@ -444,10 +444,10 @@ static void move_rank_zero(ranks *all, const weir_ip_address *addresses, unsigne
 
 static void ranks_elsewhere_try_its_addresses_in_turn(void **state)
 {
-    static const weir_ip_address addresses[] = { { 6, { [15] = 2 } }, { 4, { 127, 0, 0, 1 } } };
+    static const weir_ip_address addresses[] = { { 4, { 224, 0, 0, 1 } }, { 4, { 127, 0, 0, 1 } } };
     ranks *all = *state;
     assert_went_well(ops->group_key(all->transports[0], all->keys[0]));
-    move_rank_zero(all, addresses, 2); /* nobody is at ::2 */
+    move_rank_zero(all, addresses, 2); /* nobody is at the first */
     for (uint32_t i = 0; i < 3; i++)
         open_rank(all, 0, i, 3, WAIT_MS);
     await_joined(all, 0, 3);
