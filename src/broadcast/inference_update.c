@@ -224,15 +224,39 @@ static weir_status cause_of(weir_inference *server, const weir_inference_worker 
                      culprit->error.text);
 }
 
+/* The version will not come any more. */
+static bool has_passed(weir_inference *server)
+{
+    const weir_update_wish *wish = &server->order.update;
+    weir_trainer_sight sight = { .has_newest = false };
+    weir_error_line cause;
+    weir_error_save(&cause);
+    bool is_seen =
+        wish->has_version && look(server, WEIR_INFERENCE_GRACE_MS / 2, &sight) == WEIR_OK;
+    weir_error_restore(&cause);
+    return is_seen && sight.has_newest && sight.newest > wish->version;
+}
+
+static unsigned http_status_of(weir_inference *server, weir_status status)
+{
+    switch (status) {
+    case WEIR_ERR_TIMED_OUT:
+        return 504;
+    case WEIR_ERR_CANCELLED:
+        return 503;
+    case WEIR_ERR_PEER_LOST:
+        return 502;
+    case WEIR_ERR_NOT_FOUND:
+        return has_passed(server) ? 410 : 500;
+    default:
+        return 500;
+    }
+}
+
 static void fail(weir_inference *server, const weir_inference_worker *culprit)
 {
     weir_status status = cause_of(server, culprit);
-    if (status == WEIR_ERR_TIMED_OUT)
-        weir_inference_fail(server, 504);
-    else
-        weir_inference_fail(server, status == WEIR_ERR_CANCELLED   ? 503
-                                    : status == WEIR_ERR_PEER_LOST ? 502
-                                                                   : 500);
+    weir_inference_fail(server, http_status_of(server, status));
 }
 
 /* ---- the order -------------------------------------------------------------------------------*/

@@ -267,10 +267,10 @@ static void advance(weir_round *round)
 
 /* A version that is sent to all at once fails for all of them: those that are gone on with are who
  * it was not the fault of. */
-static bool tries_again(const weir_round *round, bool may_again)
+static bool tries_again(const weir_round *round, const weir_server_answer *answer)
 {
-    bool by_policy =
-        round->policy == WEIR_RUN_WAIT || (round->policy == WEIR_RUN_DROP && may_again);
+    bool by_policy = (round->policy == WEIR_RUN_WAIT && !answer->is_gone) ||
+                     (round->policy == WEIR_RUN_DROP && answer->may_again);
     return by_policy && !round->time_is_up && round->phase != WEIR_ROUND_BACK;
 }
 
@@ -285,7 +285,7 @@ static void fail(weir_round *round, weir_round_server *server, weir_server_order
     server->failed_at = order;
     server->failed_by = answer->end;
     server->is_blameless = answer->may_again;
-    if (tries_again(round, answer->may_again)) {
+    if (tries_again(round, answer)) {
         server->n_tries++;
         server->tried = 0;
         return;

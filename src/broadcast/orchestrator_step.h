@@ -75,6 +75,7 @@ typedef struct weir_server_answer {
     bool tells_paused, is_paused;
     bool has_left;  /* it says that it is of no run, or of another */
     bool may_again; /* REFUSED, through no fault of its own */
+    bool is_gone;   /* REFUSED: what is to be installed cannot be had any more */
 } weir_server_answer;
 
 /* ---- a fleet ---------------------------------------------------------------------------------*/

@@ -14,6 +14,7 @@
 #define MOST_DIGITS 18u
 #define CALLED_OFF 502u /* by its trainer, mostly because of another server */
 #define DID_NOT_COME 504u
+#define IS_GONE 410u /* a later one has come */
 
 const char *weir_order_path(weir_server_order order)
 {
@@ -203,6 +204,7 @@ void weir_order_answer(weir_server_order order, const weir_server_reply *reply, 
         say_unanswered(reply, cause, n_cause);
     } else if (reply->end != WEIR_CALL_OK) {
         out->may_again = reply->http_status == CALLED_OFF || reply->http_status == DID_NOT_COME;
+        out->is_gone = reply->http_status == IS_GONE;
         say_refused(body, reply, cause, n_cause);
     } else if (order == WEIR_ASK_HELD && !(json_is_object(body) && read_held(body, run, out))) {
         out->end = WEIR_CALL_GARBLED;

@@ -666,6 +666,22 @@ static void wait_goes_on_trying_until_the_time_is_up(void **state)
         expect(&w, OLD, false, i);
 }
 
+static void wait_does_not_try_for_what_is_gone(void **state)
+{
+    (void)state;
+    static const weir_server_answer gone = { .end = WEIR_CALL_REFUSED, .is_gone = true };
+    world w;
+    begin_world(&w, WEIR_RUN_WAIT);
+    let_pass(&w, WEIR_ASK_INSTALL);
+    weir_round_ask(&w.round, 1);
+    weir_round_hear(&w.round, 1, &gone);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_over(&w.round));
+    assert_false(weir_round_is_done(&w.round));
+    for (size_t i = 0; i < 3; i++)
+        expect(&w, OLD, false, i);
+}
+
 static void a_server_without_the_call_is_left_out(void **state)
 {
     (void)state;
@@ -934,6 +950,7 @@ int main(void)
         cmocka_unit_test(drop_goes_on_without_it_until_it_is_back),
         cmocka_unit_test(drop_asks_those_again_whose_fault_it_was_not),
         cmocka_unit_test(wait_goes_on_trying_until_the_time_is_up),
+        cmocka_unit_test(wait_does_not_try_for_what_is_gone),
         cmocka_unit_test(a_server_without_the_call_is_left_out),
         cmocka_unit_test(a_first_version_that_one_cannot_take_is_taken_back_by_all),
         cmocka_unit_test(a_server_that_cannot_go_back_keeps_nobody_else_paused),
