@@ -11,7 +11,8 @@ import unittest
 from broadcast_case import WORKERS, BroadcastCase, read_until
 
 ALL = os.environ.get("WEIR_TEST_ALL_STOPS") == "1"
-SERVER_STOPS = ("discover", "transfer", "install", "postprocess", "ack") if ALL else ("install",)
+SERVER_STOPS = ("discover", "transfer", "transfer+", "install", "postprocess", "ack") if ALL else (
+    "transfer+", "install")
 TRAINER_STOPS = ("source", "stage", "slot", "publish") if ALL else ("publish",)
 TIMEOUT_S = 3
 
@@ -98,6 +99,61 @@ class AServerIsKilled(DrillCase):
         self.expect_holds(self.two[0], 1)
 
 
+class AServerIsFrozen(DrillCase):
+    """In the midst of a broadcast, under each policy."""
+    timeout = 2
+
+    def freeze(self, policy):
+        self.run_first("--keep-going", server_1=("--stall-at", "transfer+:2"), policy=policy)
+        self.begun = time.monotonic()
+        self.send(self.ranks, 2)
+
+    def end_within(self, event, seconds):
+        said = read_until(self.orchestrator, event)
+        self.assertLess(time.monotonic() - self.begun, seconds, said)
+        return said
+
+    def expect_the_next_goes_to_all(self):
+        self.send(self.ranks, 3)
+        said = read_until(self.orchestrator, "served", version=3)
+        self.assertEqual((said["updated"], said["dropped"]), (2, 0), said)
+        self.verify_servers(self.two, 3)
+
+    def expect_the_old_version(self, policy):
+        self.freeze(policy)
+        said = self.end_within("failed", 4 * self.timeout)
+        for words in ("version 2 is not installed, the run is on version 1", self.two[1].url,
+                      "no answer within"):
+            self.assertIn(words, said["error"])
+        self.assertNotIn(f"server {self.two[0].url}", said["error"])
+        self.expect_holds(self.two[0], 1)
+        said = read_until(self.ranks[0], "failed", version=2)
+        for rank in (3, 4):
+            self.assertIn(f"rank {rank} (server 1", said["missing"])
+        read_until(self.ranks[1], "failed", version=2)
+        self.two[1].process.signal(signal.SIGCONT)
+        self.expect_the_next_goes_to_all()
+
+    def test_the_others_stay_on_the_old_version(self):
+        self.expect_the_old_version("abort")
+
+    def test_it_is_waited_for_and_the_others_stay_on_the_old_version(self):
+        self.expect_the_old_version("wait")
+
+    def test_dropped_the_others_go_on(self):
+        self.timeout = 12
+        self.freeze("drop")
+        said = self.end_within("served", 2 * self.timeout)
+        self.assertEqual((said["version"], said["updated"], said["dropped"]), (2, 1, 1))
+        self.verify_servers(self.two[:1], 2)
+        for rank in self.ranks:
+            read_until(rank, "held", version=2)
+        self.two[1].process.signal(signal.SIGCONT)
+        while self.two[1].get("/weight_info")[1]["updating"]:  # it is late by itself, too
+            time.sleep(0.05)
+        self.expect_the_next_goes_to_all()
+
+
 class TheTrainerIsKilled(DrillCase):
     def test_at_each_stop_both_servers_serve_the_old_version(self):
         for stop in TRAINER_STOPS:
@@ -116,6 +172,18 @@ class TheTrainerIsKilled(DrillCase):
                     self.expect_holds(server, 1)
                 self.doCleanups()
 
+    def test_a_rank_in_the_midst_of_a_broadcast_is_named(self):
+        self.timeout = 5
+        self.run_first(trainer=("--die-at", "transfer+:2"))
+        self.send(self.ranks, 2)
+        self.expect_failed_within(2 * self.timeout, "trainer rank 1",
+                                  "version 2 is not installed, the run is on version 1")
+        for server in self.two:
+            self.expect_holds(server, 1)
+        self.verify_servers(self.two, 1)
+        self.assertIn("trainer rank 1",
+                      read_until(self.ranks[0], "failed", version=2)["missing"])
+
     @unittest.skipUnless(ALL, "waits for long: WEIR_TEST_ALL_STOPS=1")
     def test_with_its_directory_it_is_named(self):
         self.run_first()
@@ -127,7 +195,7 @@ class TheTrainerIsKilled(DrillCase):
             self.expect_holds(server, 1)
 
     def test_while_one_server_reads_the_other_goes_back_by_itself(self):
-        self.run_first(server_1=("--stall-at", "transfer:2"))
+        self.run_first(server_1=("--stall-at", "transfer:2"), ranks=("--delivery", "pull"))
         self.send(self.ranks, 2)
         read_until(self.orchestrator, "server", step="update", server=self.two[0].url)
         for rank in self.ranks:

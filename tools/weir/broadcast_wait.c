@@ -214,7 +214,7 @@ static weir_status send_to_all(const weir_broadcast_wait *wait, unsigned *out_n,
 /* Until enough are ready: all, or those who were so in time. */
 static weir_status gather_most(const weir_broadcast_wait *wait, double begun, unsigned *out_n)
 {
-    double came = 0, latest = begun + 0.75 * wait->timeout_ms / 1e3;
+    double asked = weir_cli_now(), came = 0, latest = begun + 0.75 * wait->timeout_ms / 1e3;
     for (;;) {
         unsigned n_ready = 0;
         weir_status status = weir_trainer_ready(wait->trainer, wait->version, &n_ready);
@@ -224,7 +224,7 @@ static weir_status gather_most(const weir_broadcast_wait *wait, double begun, un
         if (n_ready > *out_n && came == 0)
             came = now;
         double least_s = least_grace_of(wait);
-        double grace_s = came - begun > least_s ? came - begun : least_s;
+        double grace_s = came - asked > least_s ? came - asked : least_s;
         bool is_over = came > 0 && (now - came > grace_s || now > latest);
         if (n_ready >= n_replicas_of(wait) || (is_over && n_ready > 0)) {
             *out_n = n_ready;
