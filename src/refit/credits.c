@@ -119,10 +119,12 @@ static weir_reader *find_reader(const weir_credits *credits, const char *id)
     return NULL;
 }
 
-/* A reader that had all of it has failed with it, or was started anew. */
+/* A reader that had all of it has failed with it, or was started anew. Of groups that are read,
+ * another one may take its place in a round that is under way. */
 static void note_undone(weir_credits *credits, const weir_reader *reader)
 {
-    if (credits->sent && !reader->left && reader->next == credits->n_groups)
+    bool counts = credits->sent || (credits->casts && credits->sending);
+    if (counts && !reader->left && reader->next == credits->n_groups)
         memcpy(credits->undone, reader->id, sizeof(reader->id));
 }
 
@@ -207,8 +209,8 @@ static bool in_round(const weir_credits *credits, const weir_reader *reader)
 static weir_group_state state_of_cast(const weir_credits *credits, const weir_group_ask *ask)
 {
     const weir_reader *reader = find_reader(credits, ask->reader);
-    if (reader == NULL || !reader->member)
-        return WEIR_GROUP_GONE;
+    if (reader == NULL || !reader->member) /* for a round after this one */
+        return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_WAIT;
     if (reader->left) /* it may come for the next one */
         return ask->round != 0 ? WEIR_GROUP_OFF : WEIR_GROUP_WAIT;
     if (ask->round == 0) /* first it has to hear where it stands */
@@ -279,7 +281,8 @@ bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credi
     memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
     for (size_t i = 0; i < credits->n_readers; i++) {
         const weir_reader *reader = &credits->readers[i];
-        if (reader->left || !reads_group(credits, group, reader->worker))
+        bool waits = credits->casts && !reader->member && reader->next < credits->n_groups;
+        if (reader->left || waits || !reads_group(credits, group, reader->worker))
             continue;
         credits->counts[reader->worker]++;
         if (reader->next >= beyond)
@@ -350,6 +353,8 @@ static bool is_irreplaceable(const weir_credits *credits, const weir_reader *rea
 const weir_reader *weir_credits_lost(const weir_credits *credits)
 {
     bool any = false;
+    if (credits->casts && credits->undone[0] != '\0')
+        return find_reader(credits, credits->undone);
     memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
     for (size_t i = 0; i < credits->n_readers; i++) {
         any |= credits->readers[i].left;

@@ -57,7 +57,7 @@ typedef struct weir_credits {
     unsigned n_replicas;        /* that this round is for */
     uint32_t oldest, made;      /* groups [oldest, made) can be read */
     char why[WEIR_CREDIT_TEXT]; /* the last round failed */
-    char undone[WEIR_NAME_BYTES]; /* had all of it when the round ended, and does not hold it; "" */
+    char undone[WEIR_NAME_BYTES]; /* had all of it in this round or before, and does not hold it */
 } weir_credits;
 
 /* `credits` is zeroed; `reads` is borrowed. */

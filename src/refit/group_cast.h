@@ -7,11 +7,11 @@
  *
  * Readers ask as of any window (credits.h), at the same address, and hear the same states; OFF is
  * the abort. A round begins when of every worker that is sent something n_replicas readers wait,
- * and takes in all who wait then; whoever comes later hears GONE. Each audience of which members
- * have changed, or one of which is fresh, gets a new key; the others' groups stand. No group is
- * made for readers before all have joined. A group of shards is broadcast once it is made, while
- * the next one is converted into another buffer; its buffer is filled again when the broadcast has
- * ended here.
+ * and takes in all who wait then; whoever comes later waits for another round. Each audience of
+ * which members have changed, or one of which is fresh, gets a new key; the others' groups stand.
+ * No group is made for readers before all have joined. A group of shards is broadcast once it is
+ * made, while the next one is converted into another buffer; its buffer is filled again when the
+ * broadcast has ended here.
  *
  * Order  broadcasts of one stream wait for each other, so all ranks and readers keep one order: by
  * the key of the group (its layer, or its tensor outside the layers), then by rank, then by number.

@@ -305,6 +305,21 @@ static void test_who_has_it_all_and_fails_undoes_the_round(void **state)
     weir_credits_close(&credits);
 }
 
+static void test_a_holder_that_is_started_anew_ends_a_broadcast(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    end_well(&credits);
+    credits.casts = true;
+    weir_credits_begin(&credits, 1, 0);
+    assert_null(weir_credits_lost(&credits));
+    assert_int_equal(ask(&credits, "s-dp0-0000000d", 0, 0), WEIR_GROUP_WAIT);
+    assert_non_null(weir_credits_lost(&credits));
+    assert_string_equal(weir_credits_lost(&credits)->id, "s-dp0-0000000a");
+    weir_credits_close(&credits);
+}
+
 static void test_a_version_that_was_withdrawn_is_over_for_all(void **state)
 {
     (void)state;
@@ -423,8 +438,8 @@ static void test_nothing_of_a_member_is_gone_and_who_comes_later_is_late(void **
     assert_int_equal(ask_at(&credits, "a", 0, 4, 1, 0), WEIR_GROUP_READY);
     assert_int_equal(ask_at(&credits, "a", 0, 5, 1, 0), WEIR_GROUP_WAIT);
     assert_int_equal(ask_at(&credits, "b", 1, 0, 0, 0), WEIR_GROUP_WAIT); /* has not heard of it */
-    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_GONE);
-    assert_int_equal(ask(&credits, "late", 0, 5), WEIR_GROUP_GONE);
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_WAIT);
+    assert_int_equal(ask(&credits, "late", 0, 5), WEIR_GROUP_WAIT);
     assert_null(weir_credits_member(&credits, "late"));
     weir_credits_close(&credits);
 }
@@ -522,6 +537,7 @@ int main(void)
         cmocka_unit_test(test_of_a_failed_round_those_are_there_who_come_again),
         cmocka_unit_test(test_a_reader_that_is_started_anew_stands_in_its_own_place),
         cmocka_unit_test(test_who_has_it_all_and_fails_undoes_the_round),
+        cmocka_unit_test(test_a_holder_that_is_started_anew_ends_a_broadcast),
         cmocka_unit_test(test_a_version_that_was_withdrawn_is_over_for_all),
         cmocka_unit_test(test_what_no_reader_says_is_refused),
         cmocka_unit_test(test_progress_grows_with_every_step_of_a_reader),

@@ -436,7 +436,8 @@ static void who_comes_late_is_told_and_is_in_the_next_round(void **state)
     start_reader(readers[1]);
     start_round(s, 1, LONG_MS);
     await_that(stand_in_count(s->all, &s->all->n_broadcast) == 2);
-    assert_int_equal(ask(readers[2], 0).state, WEIR_GROUP_GONE);
+    assert_int_equal(ask(readers[2], 0).state, WEIR_GROUP_WAIT);
+    assert_int_equal(ask(readers[2], 0).round, 0); /* it is not in this one */
     hold(s, false);
     join_reader(readers[0]);
     join_reader(readers[1]);
