@@ -53,6 +53,17 @@ class Synth(CliCase):
         name = "model.layers.1.self_attn.o_proj.weight"
         self.assertNotEqual(first[name][2].tobytes(), other[name][2].tobytes())
 
+    def test_fewer_layers_are_the_first_of_the_same_shapes(self):
+        whole, less = self.synth("a"), self.synth("b", "--layers", "2")
+        self.assertEqual(sorted(less), sorted(name for name in whole if ".layers.2." not in name))
+        for name, (dtype, shape, _) in less.items():
+            self.assertEqual(whole[name][:2], (dtype, shape))
+        with open(self.path("b/config.json"), encoding="utf-8") as stream:
+            self.assertEqual(json.load(stream)["num_hidden_layers"], 2)
+        self.assertIn("--layers 4: preset tiny has 3",
+                      self.error("synth", "--family", "glm_moe_dsa", "--preset", "tiny", "-o", "c",
+                                 "--layers", "4"))
+
     def test_values_are_plausible(self):
         tensors = self.synth("a")
         for name, tensor in tensors.items():

@@ -23,6 +23,7 @@ const char weir_usage_synth[] =
     "\n"
     "  --family NAME    model family; `weir families` lists them\n"
     "  --preset NAME    which size of it; `weir families` lists them too\n"
+    "  --layers N       the first N layers of it alone\n"
     "  -o, --output DIR where to; made when it is not there\n"
     "  --seed N         another set of weights (default 0)\n"
     "  --from DIR       start from the weights and the config.json that lie there, and move them "
@@ -39,7 +40,7 @@ const char weir_usage_synth[] =
 
 typedef struct synth_options {
     const char *family, *preset, *from, *directory;
-    uint64_t seed, step, shard_bytes;
+    uint64_t seed, step, shard_bytes, n_layers; /* n_layers 0: all */
     weir_naming naming;
     bool masters, force, json;
 } synth_options;
@@ -47,6 +48,7 @@ typedef struct synth_options {
 enum {
     OPT_FAMILY = 256,
     OPT_PRESET,
+    OPT_LAYERS,
     OPT_FROM,
     OPT_SEED,
     OPT_STEP,
@@ -59,6 +61,7 @@ enum {
 
 static const struct option long_options[] = { { "family", required_argument, NULL, OPT_FAMILY },
                                               { "preset", required_argument, NULL, OPT_PRESET },
+                                              { "layers", required_argument, NULL, OPT_LAYERS },
                                               { "from", required_argument, NULL, OPT_FROM },
                                               { "output", required_argument, NULL, 'o' },
                                               { "seed", required_argument, NULL, OPT_SEED },
@@ -97,6 +100,8 @@ static bool read_option(const char *verb, int option, synth_options *options)
         return true;
     case OPT_SEED:
         return weir_cli_number(verb, "--seed", optarg, 0, UINT64_MAX, &options->seed);
+    case OPT_LAYERS:
+        return weir_cli_number(verb, "--layers", optarg, 1, UINT32_MAX, &options->n_layers);
     case OPT_STEP:
         return weir_cli_number(verb, "--step", optarg, 0, UINT32_MAX, &options->step);
     case OPT_NAMING:
@@ -209,23 +214,47 @@ static int perturb(const synth_options *options)
     return code;
 }
 
+/* The preset's config.json, of as many layers as are wanted. Free it with free(). */
+static int describe(const synth_options *options, char **out_text)
+{
+    static const char layers[] = "num_hidden_layers";
+    char *preset;
+    if (weir_family_preset(options->family, options->preset, &preset) != WEIR_OK)
+        return weir_cli_fail();
+    json_t *config = weir_cli_json_of(preset);
+    weir_string_free(preset);
+    json_int_t n_layers = json_integer_value(json_object_get(config, layers));
+    if (options->n_layers > (uint64_t)n_layers) {
+        json_decref(config);
+        return weir_cli_error("--layers %llu: preset %s has %lld",
+                              (unsigned long long)options->n_layers, options->preset,
+                              (long long)n_layers);
+    }
+    if (options->n_layers > 0)
+        json_object_set_new(config, layers, json_integer((json_int_t)options->n_layers));
+    *out_text = json_dumps(config, 0);
+    json_decref(config);
+    return *out_text != NULL ? WEIR_EXIT_OK : weir_cli_error("out of memory");
+}
+
 static int make_up(const synth_options *options)
 {
     char *text = NULL;
     weir_config *config = NULL;
     weir_tensor *tensors = NULL;
     size_t n_tensors = 0;
-    weir_status status = weir_family_preset(options->family, options->preset, &text);
-    if (status == WEIR_OK)
-        status = weir_config_parse(text, options->preset, &config);
+    int code = describe(options, &text);
+    if (code != WEIR_EXIT_OK)
+        return code;
+    weir_status status = weir_config_parse(text, options->preset, &config);
     if (status == WEIR_OK)
         status =
             weir_family_sources(options->family, config, options->naming, &tensors, &n_tensors);
-    int code =
+    code =
         status == WEIR_OK ? write_checkpoint(options, text, tensors, n_tensors) : weir_cli_fail();
     weir_family_sources_free(tensors);
     weir_config_close(config);
-    weir_string_free(text);
+    free(text);
     return code;
 }
 
