@@ -45,11 +45,15 @@ class Pairs(unittest.TestCase):
 
 class Refits(FlowCase):
     family = "llama"
+    delivery = "pull"
+    event = "sent"
+    needs = "--window with --mesh needs --replicas"
+    words_of_dead = "dead"
 
     def rank(self, rank, *more):
         return self.start("publish", "--follow", "--version", "1", "--rank", str(rank), "--mesh",
                           "fsdp=2", "--window", WINDOW, "--replicas", "2", *self.flow, "--timeout",
-                          "6", *more)
+                          "6", "--delivery", self.delivery, *more)
 
     def send(self, ranks, version):
         for rank in ranks:
@@ -57,14 +61,15 @@ class Refits(FlowCase):
 
     def expect_sent(self, ranks, version):
         for rank in ranks:
-            for event in ("published", "sent"):
+            for event in ("published", self.event):
                 said = rank.line()
                 self.assertEqual((said["event"], said["version"]), (event, version), said)
 
-    def expect_failed_to_send(self, ranks, version, *words):
+    def expect_failed_to_send(self, ranks, version, words):
         for rank in ranks:
             self.assertEqual(rank.line()["event"], "published")
-            said = self.expect_failed(rank, *words)
+            said = self.expect_failed(rank)
+            self.assertRegex(said["error"], words)
             self.assertEqual(said["version"], version)
 
     def test_later_refits_take_nothing_on_the_replica(self):
@@ -79,10 +84,10 @@ class Refits(FlowCase):
 
     def test_a_window_without_a_number_of_replicas_is_refused(self):
         publish = self.start("publish", self.checkpoint(1), "--version", "1", "--mesh", "fsdp=2",
-                             "--window", WINDOW, *self.flow)
+                             "--window", WINDOW, "--delivery", self.delivery, *self.flow)
         code, error = publish.wait()
         self.assertEqual(code, 2)
-        self.assertIn("--window with --mesh needs --replicas", error)
+        self.assertIn(self.needs, error)
 
     def test_a_replica_that_dies_in_the_midst_is_named_and_the_other_keeps_its_version(self):
         ranks = [self.rank(0), self.rank(1)]
@@ -93,9 +98,8 @@ class Refits(FlowCase):
         for replica in (alive, dead):
             self.expect_installed(replica, 1)
         self.send(ranks, 2)
-        self.expect_failed_to_send(ranks, 2, "dead")
-        self.expect_failed(alive, "version 2", "dead")
-        self.verify("alive", 1)
+        self.expect_failed_to_send(ranks, 2, self.words_of_dead)
+        self.expect_one_version(alive)
         again = self.replica("again", "--follow")
         self.send(ranks, 3)
         self.expect_sent(ranks, 3)
@@ -104,12 +108,16 @@ class Refits(FlowCase):
         self.verify("alive", 3)
         self.verify("again", 3)
 
+    def expect_one_version(self, alive):
+        self.assertRegex(self.expect_failed(alive)["error"], self.words_of_dead)
+        self.verify("alive", 1)
+
     def expect_installed_at_last(self, replica, version):
         """A replica that is quick asks for the version that has failed once more meanwhile."""
         said = replica.line()
         for _ in range(3):
             if said is not None and said["event"] == "failed":
-                self.assertIn("no group of version", said["error"])
+                self.assertIn("version 2", said["error"])
                 said = replica.line()
         self.assertIsNotNone(said, "the replica has ended")
         self.assertEqual((said["event"], said["version"]), ("installed", version), said)
@@ -126,6 +134,20 @@ class Refits(FlowCase):
             self.expect_failed(replica, "trainer rank")
         self.verify("a", 1)
         self.verify("b", 1)
+
+
+class BroadcastRefits(Refits):
+    delivery = "push"
+    event = "pushed"
+    needs = "pushing needs --replicas"
+    words_of_dead = "dead|went away|has left"  # by name, or by its place in a broadcast group
+
+    def expect_one_version(self, alive):
+        """It may have had all of the new one when the other died."""
+        said = alive.line()
+        if said["event"] == "failed":
+            self.assertRegex(said["error"], self.words_of_dead)
+        self.verify("alive", 1 if said["event"] == "failed" else 2)
 
 
 if __name__ == "__main__":
