@@ -50,13 +50,13 @@ typedef struct weir_credits {
     uint32_t *counts;           /* n_workers: scratch */
     weir_reader *readers;
     size_t n_readers, readers_room;
-    bool casts;                 /* set by who opens it: groups are broadcast */
-    bool sending, sent;         /* a round is under way; one has ended well */
-    bool withdrawn;             /* there will be none */
-    uint32_t round;             /* of all versions; 0: there was none */
-    unsigned n_replicas;        /* that this round is for */
-    uint32_t oldest, made;      /* groups [oldest, made) can be read */
-    char why[WEIR_CREDIT_TEXT]; /* the last round failed */
+    bool casts;                   /* set by who opens it: groups are broadcast */
+    bool sending, sent;           /* a round is under way; one has ended well */
+    bool withdrawn;               /* there will be none */
+    uint32_t round;               /* of all versions; 0: there was none */
+    unsigned n_replicas;          /* that this round is for */
+    uint32_t oldest, made;        /* groups [oldest, made) can be read */
+    char why[WEIR_CREDIT_TEXT];   /* the last round failed */
     char undone[WEIR_NAME_BYTES]; /* had all of it in this round or before, and does not hold it */
 } weir_credits;
 
