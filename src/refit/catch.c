@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/digest.h"
 #include "base/error.h"
 #include "refit/replica.h"
 
@@ -220,16 +221,42 @@ static weir_status reserve_windows(weir_replica *replica, uint64_t n_bytes)
     return status;
 }
 
-static weir_status reserve_rows(weir_catch *caught, size_t n)
+static void free_tables(weir_catch *caught)
 {
-    if (n <= caught->rows_room)
+    weir_free(caught->ranges);
+    weir_free(caught->found);
+    weir_free(caught->rows);
+    caught->ranges = NULL;
+    caught->found = NULL;
+    caught->rows = NULL;
+    caught->room = 0;
+}
+
+static weir_status reserve_tables(weir_catch *caught, size_t n)
+{
+    if (n <= caught->room)
         return WEIR_OK;
-    weir_work_rows *rows = weir_realloc(caught->rows, n * sizeof(*rows));
-    if (rows == NULL)
+    free_tables(caught);
+    caught->ranges = weir_alloc_zeroed(n, sizeof(*caught->ranges));
+    caught->found = weir_alloc_zeroed(n, sizeof(*caught->found));
+    caught->rows = weir_alloc_zeroed(n, sizeof(*caught->rows));
+    if (caught->ranges == NULL || caught->found == NULL || caught->rows == NULL) {
+        free_tables(caught);
         return WEIR_ERR_NO_MEMORY;
-    caught->rows = rows;
-    caught->rows_room = n;
+    }
+    caught->room = n;
     return WEIR_OK;
+}
+
+static weir_status open_tasks(weir_replica *replica)
+{
+    weir_catch *caught = &replica->caught;
+    weir_status status = WEIR_OK;
+    if (caught->digest == NULL)
+        status = weir_task_open(replica->work, &caught->digest);
+    if (status == WEIR_OK && caught->copy == NULL)
+        status = weir_task_open(replica->work, &caught->copy);
+    return status;
 }
 
 weir_status weir_catch_open(weir_replica *replica)
@@ -243,18 +270,48 @@ weir_status weir_catch_open(weir_replica *replica)
     if (status == WEIR_OK)
         status = reserve_windows(replica, n_bytes);
     if (status == WEIR_OK)
-        status = reserve_rows(caught, n_copies);
-    if (status == WEIR_OK && n_bytes > 0 && caught->copy == NULL)
-        status = weir_task_open(replica->work, &caught->copy);
-    return status;
+        status = reserve_tables(caught, n_copies);
+    return status == WEIR_OK && n_bytes > 0 ? open_tasks(replica) : status;
 }
 
 void weir_catch_close(weir_replica *replica)
 {
     free_windows(replica);
+    weir_task_close(replica->caught.digest);
     weir_task_close(replica->caught.copy);
-    weir_free(replica->caught.rows);
+    free_tables(&replica->caught);
     replica->caught = (weir_catch){ 0 };
+}
+
+/* ---- what was caught -------------------------------------------------------------------------*/
+
+/* A shard lies in the window in one piece, wherever its rows belong. */
+static weir_work_range range_of(const weir_shard *shard, const void *window, weir_digest *digest)
+{
+    const weir_shape shape = weir_box_shape(&shard->box);
+    weir_work_range range = { .name = shard->name,
+                              .data = (const unsigned char *)window + shard->offset,
+                              .dtype = shard->dtype,
+                              .digest = digest };
+    weir_digest_rows_of(shard->dtype, &shape, &range.n_rows, &range.row_bytes);
+    return range;
+}
+
+weir_status weir_catch_verify(weir_replica *replica, const void *window,
+                              const weir_landing_part *part)
+{
+    weir_catch *caught = &replica->caught;
+    const weir_schedule *schedule = &replica->schedule;
+    for (size_t i = 0; i < part->n_copies; i++) {
+        const weir_plan_copy *planned = &schedule->planned[part->first_copy + i];
+        const weir_remote *remote = schedule->participants[planned->source].remote;
+        caught->ranges[i] = range_of(&remote->shards[planned->shard], window, &caught->found[i]);
+    }
+    weir_status status =
+        weir_task_digest(caught->digest, WEIR_LANE_COMPUTE, caught->ranges, part->n_copies);
+    if (status == WEIR_OK)
+        status = weir_task_wait(caught->digest, replica->worker.timeout_ms);
+    return status == WEIR_OK ? weir_landing_compare_part(replica, part, caught->found) : status;
 }
 
 weir_status weir_catch_copy(weir_replica *replica, const void *window,

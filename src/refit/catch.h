@@ -5,8 +5,8 @@
  *   catch.c         places, windows, and the way from a window to where bytes belong
  *   catch_turns.c   whose group is caught when
  *
- * What is caught lies in a window as in the trainer's buffer; from there is copied what would have
- * been read, to where it would have been read. So verification, staging, loading and rolling back
+ * What is caught lies in a window as in the trainer's buffer, and is verified there; then is copied
+ * what would have been read, to where it would have been read. So staging, loading and rolling back
  * are as of any version that is read. Groups of an audience that the reader is in, but of which it
  * needs nothing, are caught and let go.
  *
@@ -46,9 +46,11 @@ typedef struct weir_catch {
     weir_catch_window windows[WEIR_CATCH_WINDOWS];
     uint64_t window_bytes; /* each */
     uint64_t n_turns;
-    weir_task *copy;
-    weir_work_rows *rows; /* of one part */
-    size_t rows_room;
+    weir_task *digest, *copy;
+    weir_work_range *ranges; /* of one part, like the next two */
+    weir_digest *found;
+    weir_work_rows *rows;
+    size_t room; /* copies */
 } weir_catch;
 
 /* ---- catch.c ---------------------------------------------------------------------------------*/
@@ -77,6 +79,10 @@ uint32_t weir_catch_next(const struct weir_remote *remote, uint32_t group);
  * ERR_UNSUPPORTED where a transport does not reach this replica's memory. */
 weir_status weir_catch_open(struct weir_replica *replica);
 void weir_catch_close(struct weir_replica *replica);
+/* Compares what lies in a window with what was published: ERR_CORRUPT names the first copy that
+ * differs. Nothing has landed yet. */
+weir_status weir_catch_verify(struct weir_replica *replica, const void *window,
+                              const weir_landing_part *part);
 /* Copies a part to where it would have been read. */
 weir_status weir_catch_copy(struct weir_replica *replica, const void *window,
                             const weir_landing_part *part);

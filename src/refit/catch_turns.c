@@ -81,12 +81,14 @@ static weir_status take_parts(weir_group_pass *pass, weir_catch_window *window)
     weir_status status = WEIR_OK;
     for (; window->part < window->end_part && has_room(pass, window); window->part++) {
         const weir_landing_part *part = &replica->schedule.landing.parts[window->part];
-        pass->landed |= !pass->loads;
-        status = weir_catch_copy(replica, window->data, part);
-        if (status == WEIR_OK)
-            status = weir_group_take_part(pass, window->from, part);
+        status = weir_catch_verify(replica, window->data, part);
         if (status != WEIR_OK)
             return status;
+        pass->landed |= !pass->loads;
+        status = weir_catch_copy(replica, window->data, part);
+        if (status != WEIR_OK)
+            return status;
+        weir_group_part_landed(pass, window->from, part);
         window->from->reading.done_bytes += bytes_of_part(replica, part);
     }
     if (window->part == window->end_part) {

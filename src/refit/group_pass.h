@@ -37,8 +37,8 @@ weir_status weir_group_ask_in_time(weir_group_pass *pass, weir_participant *part
 weir_status weir_group_ask_why(weir_group_pass *pass, const weir_participant *participant,
                                weir_status failed);
 
-/* The part has landed: verifies it, and hands it to the loader. */
-weir_status weir_group_take_part(weir_group_pass *pass, weir_participant *participant,
-                                 const weir_landing_part *part);
+/* The part has landed, verified where it has to be by itself: the loader may have it. */
+void weir_group_part_landed(weir_group_pass *pass, weir_participant *participant,
+                            const weir_landing_part *part);
 
 #endif

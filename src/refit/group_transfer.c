@@ -90,20 +90,13 @@ static weir_status begin_part(weir_group_pass *pass, weir_participant *participa
     return WEIR_OK;
 }
 
-weir_status weir_group_take_part(weir_group_pass *pass, weir_participant *participant,
-                                 const weir_landing_part *part)
+void weir_group_part_landed(weir_group_pass *pass, weir_participant *participant,
+                            const weir_landing_part *part)
 {
-    weir_replica *replica = pass->replica;
-    weir_status status = WEIR_OK;
-    if (weir_group_is_asked(replica, participant) || pass->loads)
-        status = weir_landing_verify_part(replica, part);
-    if (status != WEIR_OK)
-        return status;
     if (pass->loads)
-        weir_loader_landed(replica->loader, part->load, 1);
+        weir_loader_landed(pass->replica->loader, part->load, 1);
     participant->read_ended_s = weir_now_s();
     pass->moved = true;
-    return WEIR_OK;
 }
 
 /* What has been read is verified before the next group is asked for: it may be gone then. */
@@ -111,12 +104,15 @@ static weir_status finish_part(weir_group_pass *pass, weir_participant *particip
                                uint64_t n_bytes)
 {
     weir_group_reading *reading = &participant->reading;
+    const weir_landing_part *part = part_of(pass->replica, participant);
+    weir_status status = WEIR_OK;
     participant->remote->link.ops->finish(participant->transfer);
     participant->transfer = NULL;
-    weir_status status =
-        weir_group_take_part(pass, participant, part_of(pass->replica, participant));
+    if (weir_group_is_asked(pass->replica, participant) || pass->loads)
+        status = weir_landing_verify_part(pass->replica, part);
     if (status != WEIR_OK)
         return status;
+    weir_group_part_landed(pass, participant, part);
     reading->done_bytes += n_bytes;
     reading->part++;
     return WEIR_OK;

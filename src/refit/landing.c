@@ -365,24 +365,38 @@ static weir_status digest_copies(weir_replica *replica, size_t first, size_t n)
     return status;
 }
 
+static weir_status compare(weir_schedule *schedule, size_t i, const weir_digest *found)
+{
+    weir_remote *remote = schedule->participants[schedule->planned[i].source].remote;
+    const weir_shard *shard = shard_of(schedule, &schedule->planned[i]);
+    if (weir_digest_equal(found, &shard->digest))
+        return WEIR_OK;
+    schedule->differs = remote;
+    return weir_fail(WEIR_ERR_CORRUPT,
+                     "digest of %s differs: %s published %016" PRIx64 "%016" PRIx64 ", %016" PRIx64
+                     "%016" PRIx64 " arrived",
+                     shard->name, remote->who, shard->digest.product, shard->digest.sum,
+                     found->product, found->sum);
+}
+
 static weir_status verify_copies(weir_replica *replica, size_t first, size_t n)
 {
     weir_schedule *schedule = &replica->schedule;
     weir_status status = n > 0 ? digest_copies(replica, first, n) : WEIR_OK;
     for (size_t i = first; i < first + n && status == WEIR_OK; i++) {
         weir_landed *landed = &schedule->landing.landed[i];
-        weir_remote *remote = schedule->participants[schedule->planned[i].source].remote;
-        const weir_shard *shard = shard_of(schedule, &schedule->planned[i]);
         weir_digest found = { atomic_load(&landed->product), atomic_load(&landed->sum) };
-        if (weir_digest_equal(&found, &shard->digest))
-            continue;
-        schedule->differs = remote;
-        status = weir_fail(WEIR_ERR_CORRUPT,
-                           "digest of %s differs: %s published %016" PRIx64 "%016" PRIx64
-                           ", %016" PRIx64 "%016" PRIx64 " arrived",
-                           shard->name, remote->who, shard->digest.product, shard->digest.sum,
-                           found.product, found.sum);
+        status = compare(schedule, i, &found);
     }
+    return status;
+}
+
+weir_status weir_landing_compare_part(weir_replica *replica, const weir_landing_part *part,
+                                      const weir_digest *found)
+{
+    weir_status status = WEIR_OK;
+    for (size_t i = 0; i < part->n_copies && status == WEIR_OK; i++)
+        status = compare(&replica->schedule, part->first_copy + i, &found[i]);
     return status;
 }
 

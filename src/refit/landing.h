@@ -78,5 +78,8 @@ size_t weir_landing_rows(const struct weir_replica *replica, const weir_landing_
  * by one when they have landed, all else at one go. */
 weir_status weir_landing_verify(struct weir_replica *replica);
 weir_status weir_landing_verify_part(struct weir_replica *replica, const weir_landing_part *part);
+/* The same of digests that were taken before the part landed: one per copy. */
+weir_status weir_landing_compare_part(struct weir_replica *replica, const weir_landing_part *part,
+                                      const weir_digest *found);
 
 #endif
