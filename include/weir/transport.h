@@ -81,7 +81,8 @@ typedef struct weir_group_options {
 #define WEIR_GROUP_OPTIONS_INIT WEIR_SIZED(weir_group_options)
 
 /* Memory that is broadcast: sent by the root, written by the others. On a GPU, or in the host, as
- * `memory` of the transport says; it must stay until the broadcast has ended. */
+ * `memory` of the transport says. It must stay as it is until the broadcast has ended, and mapped
+ * where it is until the group is closed: a transport may keep it registered. */
 typedef struct weir_group_part {
     void *data;
     uint64_t n_bytes;

@@ -30,6 +30,11 @@ unsigned weir_env_unsigned(weir_env_id id, unsigned fallback)
     return *end == '\0' && number <= 1000000000ul ? (unsigned)number : fallback;
 }
 
+const char *weir_env_foreign(const char *name)
+{
+    return getenv(name);
+}
+
 bool weir_env_foreign_is_set(const char *name)
 {
     return getenv(name) != NULL;

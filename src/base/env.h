@@ -44,6 +44,7 @@ unsigned weir_env_unsigned(weir_env_id id, unsigned fallback); /* fallback when 
 /* Whether a variable of another library is set, "UCX_TLS" say: its user's choice then stands, and
  * Weir's default for that library is not applied. */
 bool weir_env_foreign_is_set(const char *name);
+const char *weir_env_foreign(const char *name); /* NULL: not set */
 /* Whether it is set to `value`. */
 bool weir_env_foreign_is(const char *name, const char *value);
 /* True when `word` is in the comma-separated list, case ignored. */

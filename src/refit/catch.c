@@ -207,6 +207,8 @@ static weir_status reserve_windows(weir_replica *replica, uint64_t n_bytes)
     weir_status status = WEIR_OK;
     if (n_bytes <= caught->window_bytes)
         return WEIR_OK;
+    for (size_t i = 0; i < replica->n_remotes && caught->window_bytes > 0; i++)
+        weir_catch_leave(replica->remotes[i]); /* their groups may have registered the windows */
     free_windows(replica);
     caught->window_bytes = n_bytes;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS && status == WEIR_OK; w++) {

@@ -460,6 +460,39 @@ weir_status weir_ucx_word_decode(const void *data, size_t n_bytes, const char *w
     return close_envelope(&from, who, "message of a group");
 }
 
+weir_status weir_ucx_step_encode(const weir_ucx_step *step, weir_key_buffer *out)
+{
+    writer to = begin(out, 'u', 't');
+    put_number(&to, (uint64_t)step->kind, 4);
+    put_number(&to, step->value, 8);
+    return end(&to);
+}
+
+weir_status weir_ucx_step_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_ucx_step *out)
+{
+    reader from;
+    weir_status status = open_envelope(data, n_bytes, who, 'u', 't', &from);
+    if (status != WEIR_OK)
+        return status;
+    uint64_t kind = take_number(&from, 4);
+    if (kind >= WEIR_UCX_STEPS)
+        from.failed = true;
+    out->kind = from.failed ? WEIR_UCX_WAY : (weir_ucx_step_kind)kind;
+    out->value = take_number(&from, 8);
+    return close_envelope(&from, who, "step of a broadcast");
+}
+
+/* Between neighbours addresses and keys travel, which are longer. */
+static size_t message_limit(uint8_t kind)
+{
+    if (kind == 0)
+        return 0;
+    return strchr("hsw", kind) != NULL    ? WEIR_UCX_MESSAGE_BYTES
+           : strchr("abkt", kind) != NULL ? WEIR_UCX_FEED_BYTES
+                                          : 0;
+}
+
 weir_status weir_ucx_message_kind(const void *data, size_t n_bytes, char *out_kind,
                                   size_t *out_message_bytes)
 {
@@ -468,8 +501,8 @@ weir_status weir_ucx_message_kind(const void *data, size_t n_bytes, char *out_ki
     if (n_bytes < HEAD_BYTES)
         return WEIR_OK;
     uint64_t total = load_number(bytes + 8, 4);
-    if (memcmp(bytes, MAGIC, 4) != 0 || bytes[4] != 'u' || strchr("hsw", bytes[5]) == NULL ||
-        bytes[5] == 0 || total < HEAD_BYTES + CHECK_BYTES || total > WEIR_UCX_MESSAGE_BYTES)
+    if (memcmp(bytes, MAGIC, 4) != 0 || bytes[4] != 'u' || total < HEAD_BYTES + CHECK_BYTES ||
+        total > message_limit(bytes[5]))
         return weir_fail(WEIR_ERR_CORRUPT, "no message of a group");
     *out_kind = (char)bytes[5];
     *out_message_bytes = (size_t)total;

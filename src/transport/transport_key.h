@@ -79,7 +79,7 @@ weir_status weir_ucx_group_key_decode(const void *data, size_t n_bytes, const ch
 
 typedef enum weir_ucx_purpose {
     WEIR_UCX_JOIN, /* a rank to rank 0: for words, both ways */
-    WEIR_UCX_FEED, /* a rank to the one after it: for the bytes of broadcasts */
+    WEIR_UCX_FEED, /* a rank to the one after it: where its bytes of broadcasts are */
     WEIR_UCX_PURPOSES
 } weir_ucx_purpose;
 
@@ -122,7 +122,7 @@ weir_status weir_ucx_word_encode(const weir_ucx_word *word, weir_key_buffer *out
 weir_status weir_ucx_word_decode(const void *data, size_t n_bytes, const char *who,
                                  weir_ucx_word *out);
 
-/* Before the bytes of a broadcast. WEIR_UCX_HEAD_BYTES when encoded. */
+/* First of a broadcast. WEIR_UCX_HEAD_BYTES when encoded. */
 #define WEIR_UCX_HEAD_BYTES 48
 typedef struct weir_ucx_head {
     uint32_t root;
@@ -134,8 +134,27 @@ weir_status weir_ucx_head_encode(const weir_ucx_head *head, weir_key_buffer *out
 weir_status weir_ucx_head_decode(const void *data, size_t n_bytes, const char *who,
                                  weir_ucx_head *out);
 
-/* Which message ('h', 's' or 'w') the n_bytes that have come begin, and how long it will be; 0 when
- * that cannot be told yet. ERR_CORRUPT when they begin none. */
+/* Of broadcasts, between neighbours of the chain: addresses and keys go as they are. */
+#define WEIR_UCX_FEED_BYTES (3 * WEIR_KEY_BLOB) /* of one message there at most */
+typedef enum weir_ucx_step_kind {
+    WEIR_UCX_WAY,   /* both: 1: bytes are read; 0: they are sent over this connection */
+    WEIR_UCX_AT,    /* forth: the next part begins so far into the region whose key follows */
+    WEIR_UCX_HERE,  /* forth: so many bytes of the broadcast may be read, or have been sent once
+                       those that this is followed by are in */
+    WEIR_UCX_TAKEN, /* back: so many broadcasts of the group have been read whole */
+    WEIR_UCX_STEPS
+} weir_ucx_step_kind;
+typedef struct weir_ucx_step {
+    weir_ucx_step_kind kind;
+    uint64_t value;
+} weir_ucx_step;
+weir_status weir_ucx_step_encode(const weir_ucx_step *step, weir_key_buffer *out);
+weir_status weir_ucx_step_decode(const void *data, size_t n_bytes, const char *who,
+                                 weir_ucx_step *out);
+
+/* Which message the n_bytes that have come begin ('h', 's', 'w'; between neighbours 'a', 'b', 'k',
+ * 't'), and how long it will be; 0 when that cannot be told yet. ERR_CORRUPT when they begin none.
+ */
 weir_status weir_ucx_message_kind(const void *data, size_t n_bytes, char *out_kind,
                                   size_t *out_message_bytes);
 

@@ -57,9 +57,9 @@ static void set_default(ucp_config_t *config, const setting *row)
                  ucs_status_string(status));
 }
 
-static weir_status choose_tls(ucp_config_t *config, const weir_transport_options *options)
+/* NULL: what UCX chooses by itself. */
+static weir_status choose_tls(ucp_config_t *config, const char *tls)
 {
-    const char *tls = options->tls != NULL ? options->tls : weir_env_string(WEIR_ENV_UCX_TLS);
     if (tls == NULL)
         return WEIR_OK;
     ucs_status_t status = ucp_config_modify(config, "TLS", tls);
@@ -69,7 +69,7 @@ static weir_status choose_tls(ucp_config_t *config, const weir_transport_options
     return WEIR_OK;
 }
 
-static weir_status make_config(const weir_transport_options *options, ucp_config_t **out)
+static weir_status make_config(const char *tls, ucp_config_t **out)
 {
     ucp_config_t *config;
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
@@ -81,7 +81,7 @@ static weir_status make_config(const weir_transport_options *options, ucp_config
     snprintf(keepalive, sizeof(keepalive), "%ums",
              weir_env_unsigned(WEIR_ENV_UCX_KEEPALIVE_MS, KEEPALIVE_MS));
     set_default(config, &(setting){ "KEEPALIVE_INTERVAL", NULL, keepalive });
-    weir_status result = choose_tls(config, options);
+    weir_status result = choose_tls(config, tls);
     if (result != WEIR_OK) {
         ucp_config_release(config);
         return result;
@@ -116,26 +116,62 @@ static void take_log(void)
 }
 #endif
 
-static weir_status open_context(ucx_transport *ucx, const weir_transport_options *options)
+static weir_status open_context(const char *tls, ucp_context_h *out)
 {
     static pthread_once_t log_taken = PTHREAD_ONCE_INIT;
     pthread_once(&log_taken, take_log);
     ucp_config_t *config = NULL;
-    weir_status result = make_config(options, &config);
+    weir_status result = make_config(tls, &config);
     if (result != WEIR_OK)
         return result;
     ucp_params_t params = {
         .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED,
         .features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
-        .mt_workers_shared = 1, /* the server's thread and the caller's share the context */
+        .mt_workers_shared = 1, /* servers' threads, the caller's and groups' share the context */
     };
-    ucs_status_t status = ucp_init(&params, config, &ucx->context);
+    ucs_status_t status = ucp_init(&params, config, out);
     ucp_config_release(config);
     if (status == UCS_OK)
         return WEIR_OK;
-    const char *tls = options->tls != NULL ? options->tls : weir_env_string(WEIR_ENV_UCX_TLS);
     return weir_fail(WEIR_ERR_UNSUPPORTED, "transport ucx: cannot start with transports '%s': %s",
                      tls != NULL ? tls : "all", ucs_status_string(status));
+}
+
+/* The same list without "tcp"; empty when nothing is left of it. */
+static void leave_out_tcp(const char *tls, char *out, size_t out_bytes)
+{
+    size_t at = 0;
+    if (tls == NULL || strcmp(tls, "all") == 0) {
+        snprintf(out, out_bytes, "^tcp");
+        return;
+    }
+    if (tls[0] == '^') {
+        snprintf(out, out_bytes, "%s,tcp", tls);
+        return;
+    }
+    out[0] = '\0';
+    while (*tls != '\0') {
+        size_t n = strcspn(tls, ",");
+        if (n != 3 || strncmp(tls, "tcp", 3) != 0)
+            at += (size_t)snprintf(out + at, out_bytes - at, "%s%.*s", at > 0 ? "," : "", (int)n,
+                                   tls);
+        if (at >= out_bytes) { /* nobody's list is that long */
+            out[0] = '\0';
+            return;
+        }
+        tls += n + (tls[n] == ',');
+    }
+}
+
+void weir_ucx_open_quiet(ucx_transport *ucx)
+{
+    char tls[256];
+    if (ucx->quiet_tried)
+        return;
+    ucx->quiet_tried = true;
+    leave_out_tcp(ucx->tls != NULL ? ucx->tls : weir_env_foreign("UCX_TLS"), tls, sizeof(tls));
+    if (tls[0] == '\0' || open_context(tls, &ucx->quiet) != WEIR_OK)
+        ucx->quiet = NULL;
 }
 
 static void close_transport(weir_transport *transport)
@@ -146,9 +182,13 @@ static void close_transport(weir_transport *transport)
     weir_ucx_keys_close(ucx);
     weir_ucx_server_close(ucx);
     if (ucx->reader != NULL)
-        ucp_worker_destroy(ucx->reader);
+        weir_ucx_worker_close(ucx->reader);
     weir_ucx_released_close(ucx);
-    ucp_cleanup(ucx->context);
+    if (!ucx->beside)
+        ucp_cleanup(ucx->context);
+    if (ucx->quiet != NULL)
+        ucp_cleanup(ucx->quiet);
+    weir_free(ucx->tls);
     weir_free(ucx);
 }
 
@@ -164,11 +204,29 @@ static weir_status open_transport(const weir_transport_options *given, weir_tran
         return WEIR_ERR_NO_MEMORY;
     ucx->base.ops = &weir_transport_ucx;
     ucx->pool = options.pool;
-    status = open_context(ucx, &options);
+    ucx->give_up_fds[0] = ucx->give_up_fds[1] = -1;
+    const char *tls = options.tls != NULL ? options.tls : weir_env_string(WEIR_ENV_UCX_TLS);
+    ucx->tls = tls != NULL ? weir_strdup(tls) : NULL;
+    status =
+        tls != NULL && ucx->tls == NULL ? WEIR_ERR_NO_MEMORY : open_context(tls, &ucx->context);
     if (status != WEIR_OK) {
+        weir_free(ucx->tls);
         weir_free(ucx);
         return status;
     }
+    *out = &ucx->base;
+    return WEIR_OK;
+}
+
+weir_status weir_ucx_open_beside(ucx_transport *of, weir_transport **out)
+{
+    ucx_transport *ucx = weir_alloc_zeroed(1, sizeof(*ucx));
+    if (ucx == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    ucx->base.ops = &weir_transport_ucx;
+    ucx->context = of->quiet;
+    ucx->beside = true;
+    ucx->give_up_fds[0] = ucx->give_up_fds[1] = -1;
     *out = &ucx->base;
     return WEIR_OK;
 }

@@ -40,6 +40,11 @@ typedef struct ucx_listener {
 typedef struct ucx_transport {
     weir_transport base;
     ucp_context_h context;
+    bool beside;         /* the context is another transport's, which stays open longer */
+    char *tls;           /* NULL: UCX's own choice */
+    ucp_context_h quiet; /* of groups; NULL: there is none, or not yet */
+    bool quiet_tried;
+    int give_up_fds[2]; /* readable when connecting has no use any more; -1: none */
     weir_pool *pool;
     ucx_listener listeners[WEIR_UCX_KEYS]; /* the oldest first */
     unsigned n_listeners;
@@ -102,9 +107,17 @@ struct ucx_peer {
     char who[];
 };
 
+/* ucx.c */
+/* The context that groups read in, which leaves TCP out: UCX 1.13 emulates reads over TCP, and
+ * aborts an owner whose reader dies within one. */
+void weir_ucx_open_quiet(ucx_transport *ucx);
+/* Workers, regions and peers of its own for another thread, in that context. */
+weir_status weir_ucx_open_beside(ucx_transport *of, weir_transport **out);
+
 /* ucx_worker.c */
 weir_status weir_ucx_fail(ucs_status_t status, const char *who, const char *what);
 weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out_fd);
+void weir_ucx_worker_close(ucp_worker_h worker);
 weir_status weir_ucx_server_open(ucx_transport *ucx); /* does nothing when it is open */
 void weir_ucx_server_close(ucx_transport *ucx);
 weir_status weir_ucx_reader_open(ucx_transport *ucx);

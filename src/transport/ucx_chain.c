@@ -1,23 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ucx_chain.c - broadcasts of a group of transport ucx, from each rank to the one after it.
  *
- * A rank passes bytes on as they come, so all links of the chain work at once and a long one takes
- * hardly longer than a short one. A head goes before the bytes: ranks that disagree about a
- * broadcast find out before anything of it is written. The bytes go over plain sockets, not by
- * UCX's messages: UCX 1.13 aborts a process whose peer dies within one, and a trainer must outlive
- * its readers.
+ * A rank tells the next one where its bytes lie, and how many of them are there; the next one reads
+ * them, one-sided, and says when it has them all. What a rank has read so far it offers on, so all
+ * links of the chain work at once and a long one takes hardly longer than a short one. A head goes
+ * first: ranks that disagree about a broadcast find out before anything of it is written.
  *
- * Everything here is called by the group's thread, and nothing waits or allocates.
+ * UCX reads through shared memory, the kernel and RDMA. Over TCP it would emulate reads by
+ * messages, and UCX 1.13 aborts a process whose peer dies within one; a trainer must outlive its
+ * readers. So where there is nothing but TCP the bytes are sent over the connection that tells of
+ * them.
+ *
+ * Everything here is called by the group's thread, and nothing waits but connecting and ending what
+ * is under way, both for a bounded time.
  */
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/alloc.h"
+#include "transport/transport_table.h"
 #include "transport/ucx_group.h"
 
-#define STEP_BYTES                                                                 \
-    ((uint64_t)1 << 20) /* received before they are sent on: they are still cached \
-                         */
+/* Read before it is offered on: long enough to keep a link busy, and short against a broadcast. */
+#define STEP_BYTES ((uint64_t)16 << 20)
+#define SENT_BYTES ((uint64_t)1 << 20) /* of one announcement: they are still cached */
 
 /* ---- one broadcast ---------------------------------------------------------------------------*/
 
@@ -31,23 +38,19 @@ void weir_ucx_cast_begin(ucx_cast *cast)
         weir_digest_word(&lengths, n_bytes, weir_digest_key(i));
     }
     cast->head.parts = lengths.product ^ lengths.sum ^ cast->n_parts;
-    cast->head_in = cast->head_out = 0;
-    cast->in = cast->out = (ucx_cursor){ 0, 0, 0 };
+    cast->begun = cast->head_told = false;
+    cast->may_read = 0;
+    cast->n_parts_told = 0;
+    cast->in = cast->told = (ucx_cursor){ 0, 0, 0 };
 }
 
-/* The bytes from a cursor on that lie in one piece, `limit` at most. */
-static uint64_t piece_at(const ucx_cast *cast, ucx_cursor *cursor, uint64_t limit, uint8_t **out)
+/* To the part that has the next byte. */
+static void pass_ends(const ucx_cast *cast, ucx_cursor *cursor)
 {
     while (cursor->part < cast->n_parts && cursor->offset == cast->parts[cursor->part].n_bytes) {
         cursor->part++;
         cursor->offset = 0;
     }
-    if (cursor->part == cast->n_parts)
-        return 0;
-    const weir_group_part *part = &cast->parts[cursor->part];
-    uint64_t left = part->n_bytes - cursor->offset;
-    *out = (uint8_t *)part->data + cursor->offset;
-    return left < limit ? left : limit;
 }
 
 static void move_on(ucx_cursor *cursor, uint64_t n_bytes)
@@ -56,145 +59,223 @@ static void move_on(ucx_cursor *cursor, uint64_t n_bytes)
     cursor->n_bytes += n_bytes;
 }
 
-/* ---- sockets ---------------------------------------------------------------------------------*/
-
-static void note_broken(ucx_chain *chain, uint32_t rank, int error)
+static bool is_sound(const ucx_chain *chain)
 {
-    if (chain->broken)
-        return;
-    chain->broken = true;
-    chain->broken_rank = rank;
-    chain->broken_error = error;
-}
-
-static uint32_t rank_before(const ucx_chain *chain)
-{
-    return (chain->rank + chain->n_ranks - 1) % chain->n_ranks;
-}
-
-static uint32_t rank_after(const ucx_chain *chain)
-{
-    return (chain->rank + 1) % chain->n_ranks;
-}
-
-/* 0: nothing to be had now, or ever. */
-static size_t receive(ucx_chain *chain, void *data, size_t n_bytes)
-{
-    ssize_t n = recv(chain->before_fd, data, n_bytes, 0);
-    if (n > 0)
-        return (size_t)n;
-    if (n == 0)
-        note_broken(chain, rank_before(chain), 0);
-    else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-        note_broken(chain, rank_before(chain), errno);
-    return 0;
-}
-
-static size_t send_on(ucx_chain *chain, const void *data, size_t n_bytes, int flags)
-{
-    ssize_t n = send(chain->after_fd, data, n_bytes, MSG_NOSIGNAL | flags);
-    if (n >= 0)
-        return (size_t)n;
-    if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-        note_broken(chain, rank_after(chain), errno);
-    return 0;
+    return !chain->broken && chain->failure == WEIR_OK;
 }
 
 /* ---- receiving -------------------------------------------------------------------------------*/
 
-static weir_status check_head(const ucx_chain *chain, const ucx_cast *cast)
+static void note_lost(ucx_chain *chain)
 {
-    weir_ucx_head head;
-    const weir_ucx_head *own = &cast->head;
-    weir_status status =
-        weir_ucx_head_decode(cast->received_head, WEIR_UCX_HEAD_BYTES, chain->who, &head);
-    if (status != WEIR_OK)
-        return status;
-    if (head.number == own->number && head.root == own->root && head.n_bytes == own->n_bytes &&
-        head.parts == own->parts)
-        return WEIR_OK;
-    return weir_fail(WEIR_ERR_INVALID,
-                     "%s: broadcast %llu is of %llu bytes of rank %u on rank %u, but rank %u sends "
-                     "number %llu, %llu bytes of rank %u%s",
-                     chain->who, (unsigned long long)own->number, (unsigned long long)own->n_bytes,
-                     own->root, chain->rank, rank_before(chain), (unsigned long long)head.number,
-                     (unsigned long long)head.n_bytes, head.root,
-                     head.n_bytes == own->n_bytes ? ", in other parts" : "");
+    weir_ucx_note_broken(chain, weir_ucx_rank_before(chain), ((ucx_peer *)chain->peer)->lost_why);
 }
 
-static bool receive_head(ucx_chain *chain, ucx_cast *cast)
+static bool read_next(ucx_chain *chain, ucx_cast *cast)
 {
-    size_t n =
-        receive(chain, cast->received_head + cast->head_in, WEIR_UCX_HEAD_BYTES - cast->head_in);
-    cast->head_in += (unsigned)n;
-    if (cast->head_in < WEIR_UCX_HEAD_BYTES)
-        return n > 0;
-    chain->failure = check_head(chain, cast);
-    return chain->failure == WEIR_OK;
+    pass_ends(cast, &cast->in);
+    const weir_group_part *part = &cast->parts[cast->in.part];
+    uint64_t n_bytes = cast->may_read - cast->in.n_bytes; /* of this part: hear_step() */
+    if (n_bytes > STEP_BYTES)
+        n_bytes = STEP_BYTES;
+    chain->copy =
+        (weir_copy){ .remote = chain->source,
+                     .offset = chain->source_offset + (cast->in.n_bytes - chain->source_begin),
+                     .local = (uint8_t *)part->data + cast->in.offset,
+                     .n_bytes = n_bytes };
+    weir_status status = weir_transport_ucx.post(chain->peer, &chain->copy, 1, &chain->transfer);
+    if (status == WEIR_ERR_PEER_LOST)
+        note_lost(chain);
+    else
+        chain->failure = status;
+    return status == WEIR_OK;
+}
+
+static bool read_on(ucx_chain *chain, ucx_cast *cast)
+{
+    weir_status status = weir_transport_ucx.test(chain->transfer, NULL);
+    if (status == WEIR_IN_PROGRESS)
+        return false;
+    if (status == WEIR_OK)
+        move_on(&cast->in, chain->copy.n_bytes);
+    else
+        note_lost(chain);
+    weir_ucx_chain_stop(chain);
+    return status == WEIR_OK;
+}
+
+/* What came along with words is in the connection's buffer, the rest in the kernel's. */
+static bool take_sent(ucx_chain *chain, ucx_cast *cast)
+{
+    ucx_link *before = chain->before;
+    pass_ends(cast, &cast->in);
+    const weir_group_part *part = &cast->parts[cast->in.part];
+    uint8_t *to = (uint8_t *)part->data + cast->in.offset;
+    uint64_t n_bytes = cast->may_read - cast->in.n_bytes;
+    if (n_bytes > part->n_bytes - cast->in.offset)
+        n_bytes = part->n_bytes - cast->in.offset;
+    ssize_t n = 0;
+    if (before->n_in > 0) {
+        n = (ssize_t)(n_bytes < before->n_in ? n_bytes : before->n_in);
+        memcpy(to, before->in, (size_t)n);
+        weir_ucx_link_heard(before, (size_t)n);
+    } else {
+        n = recv(before->fd, to, n_bytes, 0);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+            weir_ucx_note_broken(chain, weir_ucx_rank_before(chain),
+                                 n == 0 ? "its connection has ended" : strerror(errno));
+        if (n <= 0)
+            return false;
+    }
+    move_on(&cast->in, (uint64_t)n);
+    return true;
+}
+
+static bool receive(ucx_chain *chain, ucx_cast *cast)
+{
+    if (!is_sound(chain))
+        return false;
+    if (chain->transfer != NULL)
+        return read_on(chain, cast);
+    weir_ucx_hear_before(chain, cast);
+    if (!is_sound(chain) || cast->in.n_bytes == cast->may_read)
+        return false;
+    return chain->from_before == UCX_WAY_READ ? read_next(chain, cast) : take_sent(chain, cast);
 }
 
 bool weir_ucx_cast_receive(ucx_chain *chain, ucx_cast *cast)
 {
     if (cast->head.root == chain->rank) {
-        cast->head_in = WEIR_UCX_HEAD_BYTES;
+        cast->begun = true;
         cast->in.n_bytes = cast->head.n_bytes;
         return false;
     }
-    if (chain->broken || chain->failure != WEIR_OK)
-        return false;
-    if (cast->head_in < WEIR_UCX_HEAD_BYTES && !receive_head(chain, cast))
-        return false;
-    if (cast->head_in < WEIR_UCX_HEAD_BYTES)
-        return true;
-    uint8_t *data = NULL;
-    uint64_t n_bytes = piece_at(cast, &cast->in, STEP_BYTES, &data);
-    size_t n = n_bytes > 0 ? receive(chain, data, n_bytes) : 0;
-    move_on(&cast->in, n);
-    return n > 0;
+    bool any = receive(chain, cast);
+    if (weir_ucx_cast_received(cast) && chain->failure == WEIR_OK)
+        weir_ucx_tell_step(chain, WEIR_UCX_TAKEN, cast->head.number + 1);
+    return any;
 }
 
 bool weir_ucx_cast_received(const ucx_cast *cast)
 {
-    return cast->head_in == WEIR_UCX_HEAD_BYTES && cast->in.n_bytes == cast->head.n_bytes;
+    return cast->begun && cast->in.n_bytes == cast->head.n_bytes;
 }
 
-/* ---- sending ---------------------------------------------------------------------------------*/
+/* ---- offering --------------------------------------------------------------------------------*/
 
-static bool send_head(ucx_chain *chain, ucx_cast *cast)
+static bool is_last(const ucx_chain *chain, const ucx_cast *cast)
 {
-    chain->failure = weir_ucx_head_encode(&cast->head, &chain->head);
-    if (chain->failure != WEIR_OK)
-        return false;
-    size_t n = send_on(chain, chain->head.data + cast->head_out,
-                       WEIR_UCX_HEAD_BYTES - cast->head_out, cast->head.n_bytes > 0 ? MSG_MORE : 0);
-    cast->head_out += (unsigned)n;
-    return n > 0;
+    return weir_ucx_rank_after(chain) == cast->head.root;
 }
 
-bool weir_ucx_cast_send(ucx_chain *chain, ucx_cast *cast)
+static bool offer_part(ucx_chain *chain, ucx_cast *cast)
 {
-    if (rank_after(chain) == cast->head.root) { /* the last of the chain */
-        if (weir_ucx_cast_received(cast)) {
-            cast->head_out = WEIR_UCX_HEAD_BYTES;
-            cast->out.n_bytes = cast->head.n_bytes;
-        }
+    const weir_group_part *part = &cast->parts[cast->told.part];
+    ucx_kept_region kept = { 0 };
+    chain->failure = weir_ucx_keep_region(&chain->kept, chain->data, part, cast->head.number,
+                                          chain->n_taken, &kept);
+    if (chain->failure != WEIR_OK ||
+        !weir_ucx_tell_key(chain, kept.region, (uint64_t)((uint8_t *)part->data - kept.data)))
         return false;
+    cast->n_parts_told = cast->told.part + 1;
+    return true;
+}
+
+/* What is here of the part at hand; true when there may be more. */
+static bool offer_bytes(ucx_chain *chain, ucx_cast *cast)
+{
+    uint64_t there = cast->in.n_bytes - cast->told.n_bytes;
+    uint64_t left = cast->parts[cast->told.part].n_bytes - cast->told.offset;
+    if (there == 0)
+        return false;
+    move_on(&cast->told, there < left ? there : left);
+    return weir_ucx_tell_step(chain, WEIR_UCX_HERE, cast->told.n_bytes);
+}
+
+/* Words go first, whole. */
+static bool send_bytes(ucx_chain *chain, ucx_cast *cast)
+{
+    const weir_group_part *part = &cast->parts[cast->told.part];
+    uint64_t there = cast->in.n_bytes - cast->told.n_bytes;
+    uint64_t left = part->n_bytes - cast->told.offset;
+    if (chain->n_announced == 0) {
+        uint64_t n_bytes = there < left ? there : left;
+        n_bytes = n_bytes < SENT_BYTES ? n_bytes : SENT_BYTES;
+        if (n_bytes == 0 || !weir_ucx_tell_step(chain, WEIR_UCX_HERE, cast->told.n_bytes + n_bytes))
+            return false;
+        chain->n_announced = n_bytes;
     }
-    if (chain->broken || chain->failure != WEIR_OK || cast->head_in < WEIR_UCX_HEAD_BYTES)
+    weir_ucx_chain_flush(chain);
+    if (chain->to_after.n_sent < chain->to_after.n_bytes)
         return false;
-    if (cast->head_out < WEIR_UCX_HEAD_BYTES && !send_head(chain, cast))
+    ssize_t n = send(chain->after->fd, (uint8_t *)part->data + cast->told.offset,
+                     chain->n_announced, MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        weir_ucx_note_broken(chain, weir_ucx_rank_after(chain), strerror(errno));
+    if (n <= 0)
         return false;
-    uint64_t there = cast->in.n_bytes - cast->out.n_bytes;
-    if (cast->head_out < WEIR_UCX_HEAD_BYTES || there == 0)
-        return false;
-    uint8_t *data = NULL;
-    uint64_t n_bytes = piece_at(cast, &cast->out, there < STEP_BYTES ? there : STEP_BYTES, &data);
-    size_t n = n_bytes > 0 ? send_on(chain, data, n_bytes, 0) : 0;
-    move_on(&cast->out, n);
-    return n > 0;
+    chain->n_announced -= (uint64_t)n;
+    move_on(&cast->told, (uint64_t)n);
+    return true;
 }
 
-bool weir_ucx_cast_sent(const ucx_cast *cast)
+bool weir_ucx_cast_offer(ucx_chain *chain, ucx_cast *cast)
 {
-    return cast->head_out == WEIR_UCX_HEAD_BYTES && cast->out.n_bytes == cast->head.n_bytes;
+    if (is_last(chain, cast) || !cast->begun || !is_sound(chain) || !weir_ucx_agree_on_way(chain))
+        return false;
+    if (!cast->head_told)
+        cast->head_told = weir_ucx_tell_head(chain, &cast->head);
+    pass_ends(cast, &cast->told);
+    if (!cast->head_told || cast->told.part == cast->n_parts)
+        return false;
+    if (chain->to_the_after == UCX_WAY_SENT)
+        return send_bytes(chain, cast);
+    if (cast->n_parts_told <= cast->told.part && !offer_part(chain, cast))
+        return false;
+    return offer_bytes(chain, cast);
+}
+
+bool weir_ucx_cast_offered(const ucx_chain *chain, const ucx_cast *cast)
+{
+    if (is_last(chain, cast))
+        return weir_ucx_cast_received(cast);
+    return cast->head_told && cast->told.n_bytes == cast->head.n_bytes;
+}
+
+bool weir_ucx_cast_taken(ucx_chain *chain, const ucx_cast *cast)
+{
+    if (is_last(chain, cast))
+        return true;
+    if (chain->n_taken <= cast->head.number)
+        weir_ucx_hear_after(chain);
+    return chain->n_taken > cast->head.number;
+}
+
+/* ---- ending ----------------------------------------------------------------------------------*/
+
+void weir_ucx_chain_stop(ucx_chain *chain)
+{
+    weir_transport_ucx.finish(chain->transfer);
+    chain->transfer = NULL;
+}
+
+void weir_ucx_chain_close(ucx_chain *chain)
+{
+    weir_ucx_chain_stop(chain);
+    if (chain->before != NULL) /* so that nobody waits for this rank */
+        weir_ucx_link_close(chain->before);
+    if (chain->after != NULL)
+        weir_ucx_link_close(chain->after);
+    weir_ucx_kept_forget(&chain->kept);
+    weir_transport_ucx.disconnect(chain->peer);
+    chain->peer = NULL;
+    if (chain->data != NULL)
+        weir_ucx_server_close((ucx_transport *)chain->data); /* nobody reads any more */
+    weir_ucx_kept_release(&chain->kept);
+    weir_transport_ucx.close(chain->data);
+    chain->data = NULL;
+    weir_free(chain->to_before.data);
+    weir_free(chain->to_after.data);
+    chain->to_before = chain->to_after = (ucx_outbox){ 0 };
+    weir_key_buffer_close(&chain->message);
 }

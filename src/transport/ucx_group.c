@@ -3,8 +3,8 @@
  *
  * The caller's calls leave word under the lock and wake the thread; all of UCX and of the
  * connections is the thread's. A group that fails tells the others, lets everything go at once, and
- * its thread ends: what is left is the reason. It does not say which GPU or NIC the bytes go by:
- * UCX chooses.
+ * its thread ends: what is left is the reason. It does not say which NIC the bytes go by: UCX
+ * chooses.
  */
 #include "transport/ucx_group.h"
 
@@ -130,23 +130,30 @@ static ucx_cast *cast_of(ucx_group *group, uint64_t number)
 /* One step of what is queued; true when there may be more to do at once. */
 static bool step(ucx_group *group, uint64_t n_queued)
 {
+    ucx_chain *chain = &group->chain;
     bool any = false;
     if (group->n_received < n_queued) {
         ucx_cast *cast = cast_of(group, group->n_received);
-        any = weir_ucx_cast_receive(&group->chain, cast);
+        any = weir_ucx_cast_receive(chain, cast);
         if (weir_ucx_cast_received(cast)) {
             group->n_received++;
             any = true;
         }
     }
-    if (group->n_sent < n_queued) {
-        ucx_cast *cast = cast_of(group, group->n_sent);
-        any = weir_ucx_cast_send(&group->chain, cast) || any;
-        if (weir_ucx_cast_sent(cast)) {
-            group->n_sent++;
+    if (chain->n_offered < n_queued) {
+        ucx_cast *cast = cast_of(group, chain->n_offered);
+        any = weir_ucx_cast_offer(chain, cast) || any;
+        if (weir_ucx_cast_offered(chain, cast)) {
+            chain->n_offered++;
             any = true;
         }
     }
+    if (group->n_sent < chain->n_offered &&
+        weir_ucx_cast_taken(chain, cast_of(group, group->n_sent))) {
+        group->n_sent++;
+        any = true;
+    }
+    weir_ucx_chain_flush(chain);
     return any;
 }
 
@@ -181,9 +188,8 @@ static weir_status check_chain(ucx_group *group, bool needed)
         group->broken_until = weir_deadline_in(BROKEN_MS);
     if (!weir_deadline_passed(group->broken_until))
         return WEIR_OK;
-    return weir_fail(
-        WEIR_ERR_PEER_LOST, "%s: rank %u went away: %s", group->who, chain->broken_rank,
-        chain->broken_error != 0 ? strerror(chain->broken_error) : "its connection has ended");
+    return weir_fail(WEIR_ERR_PEER_LOST, "%s: rank %u went away: %s", group->who,
+                     chain->broken_rank, chain->broken_why);
 }
 
 /* A rank that went in peace has passed on all it had; who stays has no use for the group once the
@@ -199,6 +205,7 @@ static weir_status check_left(ucx_group *group, uint64_t n_queued)
 static weir_status turn(ucx_group *group, ucx_phase phase, uint64_t n_queued, bool ticking)
 {
     bool busy = phase == UCX_JOINED && advance(group, n_queued);
+    busy = busy || group->chain.transfer != NULL;
     count_done(group);
     weir_status status = check_chain(group, group->n_done < n_queued);
     if (status == WEIR_OK)
@@ -237,6 +244,10 @@ static bool run(ucx_group *group)
         }
         status = turn(group, phase, n_queued, stop != UCX_STAY);
     }
+    weir_error_line why;
+    weir_error_save(&why);
+    weir_ucx_chain_stop(&group->chain);
+    weir_error_restore(&why);
     keep_failure(group, status);
     return false;
 }
@@ -257,6 +268,7 @@ static void *group_main(void *argument)
     else
         weir_ucx_meet_leave(group, group->over ? WEIR_UCX_LEFT : WEIR_UCX_BROKEN,
                             group->over ? WEIR_OK : group->failure, reason_of(group));
+    weir_ucx_chain_close(&group->chain);
     return NULL;
 }
 
@@ -288,8 +300,8 @@ static weir_status check_options(const weir_group_options *options)
 
 static void free_group(ucx_group *group)
 {
+    weir_ucx_chain_close(&group->chain);
     weir_ucx_meet_close(&group->meet);
-    weir_key_buffer_close(&group->chain.head);
     for (size_t i = 0; i < WEIR_UCX_AHEAD; i++)
         weir_free(group->casts[i].many);
     pthread_mutex_destroy(&group->lock);
@@ -316,7 +328,8 @@ static weir_status make_group(weir_transport *transport, const weir_group_option
     group->chain.who = who;
     group->chain.rank = group->rank;
     group->chain.n_ranks = group->n_ranks;
-    group->chain.before_fd = group->chain.after_fd = -1;
+    group->chain.of = (ucx_transport *)transport;
+    weir_ucx_open_quiet(group->chain.of);
     group->meet.key = *key;
     group->meet.listener = group->meet.poll_fd = group->meet.wake_fd = -1;
     group->meet.before.fd = group->meet.after.fd = -1;

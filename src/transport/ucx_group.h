@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ucx_group.h - the objects of a broadcast group of transport ucx.
  *
- * A group has a thread and sockets of its own: what it does moves on while its caller converts or
- * sleeps, and once the thread has ended nothing writes into its caller's memory. Ranks meet over
- * TCP at rank 0 (ucx_meet.c, ucx_dial.c, ucx_link.c); those connections stay open and tell at once
- * of a rank that is gone. The bytes go from rank to rank in a chain (ucx_chain.c).
+ * A group has a thread, connections and UCX workers of its own: what it does moves on while its
+ * caller converts or sleeps, and once the thread has ended nothing touches its caller's memory.
+ * Ranks meet over TCP at rank 0 (ucx_meet.c, ucx_dial.c, ucx_link.c); those connections stay open
+ * and tell at once of a rank that is gone. In the chain each rank reads from the one before it, by
+ * UCX (ucx_chain.c, ucx_feed.c, ucx_kept.c).
  */
 #ifndef WEIR_TRANSPORT_UCX_GROUP_H
 #define WEIR_TRANSPORT_UCX_GROUP_H
@@ -16,8 +17,16 @@
 
 #define WEIR_UCX_AHEAD 8u      /* broadcasts of a group that are queued at once */
 #define WEIR_UCX_FEW_PARTS 16u /* of a broadcast, without a list of their own */
+#define WEIR_UCX_KEPT 64u      /* regions, while no more are needed at once */
 #define WEIR_UCX_STRANGERS 16u /* connections that have not said yet whose they are */
 #define WEIR_UCX_RANKS 4096u
+
+typedef struct ucx_link {
+    int fd; /* -1: none */
+    weir_deadline until;
+    size_t n_in, room;
+    uint8_t *in;
+} ucx_link;
 
 /* ---- the chain -------------------------------------------------------------------------------*/
 
@@ -36,39 +45,115 @@ typedef struct ucx_cast {
     weir_group_part *many; /* grown, and kept for the next */
     size_t many_parts;
 
-    ucx_cursor in, out; /* what is here, and what was sent on */
-    unsigned head_in, head_out;
-    uint8_t received_head[WEIR_UCX_HEAD_BYTES];
+    bool begun;          /* its head has come, and agrees */
+    uint64_t may_read;   /* so many bytes are there at the rank before */
+    ucx_cursor in;       /* what is here */
+    bool head_told;      /* to the rank after */
+    ucx_cursor told;     /* of what is here */
+    size_t n_parts_told; /* where they are */
 } ucx_cast;
+
+/* Memory of broadcasts that the rank after may read, and memory of the rank before: registered
+ * once, and kept for the broadcasts that follow. */
+typedef struct ucx_kept_region {
+    weir_region *region;
+    uint8_t *data;
+    uint64_t n_bytes;
+    uint64_t last_cast; /* the last broadcast that it was used for */
+} ucx_kept_region;
+typedef struct ucx_kept_remote {
+    weir_remote_region *remote;
+    uint8_t *key;
+    size_t key_bytes;
+    uint64_t last_cast;
+} ucx_kept_remote;
+typedef struct ucx_kept {
+    ucx_kept_region *regions;
+    ucx_kept_remote *remotes;
+    size_t n_regions, n_remotes, region_room, remote_room;
+} ucx_kept;
+
+/* ucx_kept.c */
+/* A region with all of the part, for broadcast `number`; those before `n_taken` need theirs no
+ * more. */
+weir_status weir_ucx_keep_region(ucx_kept *kept, weir_transport *data, const weir_group_part *part,
+                                 uint64_t number, uint64_t n_taken, ucx_kept_region *out);
+weir_status weir_ucx_keep_remote(ucx_kept *kept, weir_peer *before, const void *key,
+                                 size_t key_bytes, uint64_t number, weir_remote_region **out);
+void weir_ucx_kept_forget(ucx_kept *kept);  /* what is read */
+void weir_ucx_kept_release(ucx_kept *kept); /* what others read */
+
+/* What a neighbour is to be told, as far as its connection has not taken it. */
+typedef struct ucx_outbox {
+    uint8_t *data;
+    size_t n_bytes, n_sent, room;
+} ucx_outbox;
+
+/* How bytes come to a rank from the one before: read by UCX where their owner takes no part in it,
+ * else sent over the connection of the two. */
+typedef enum ucx_way { UCX_WAY_UNKNOWN, UCX_WAY_ASKED, UCX_WAY_READ, UCX_WAY_SENT } ucx_way;
 
 typedef struct ucx_chain {
     uint32_t rank, n_ranks;
     const char *who;
-    int before_fd, after_fd; /* -1: not connected */
-    weir_key_buffer head;
+    ucx_transport *of;        /* in whose context it reads, and is read */
+    ucx_link *before, *after; /* NULL: not connected */
+    const ucx_link *root;     /* to rank 0, where it is another: what it says now is the end */
+    ucx_outbox to_before, to_after;
+    weir_key_buffer message;
+
+    ucx_way from_before, to_the_after;
+    weir_transport *data; /* NULL until something is read here, or offered to be */
+    ucx_kept kept;
+    weir_peer *peer; /* the rank before */
+    weir_transfer *transfer;
+    weir_copy copy;             /* what it reads */
+    weir_remote_region *source; /* the part at hand, there */
+    uint64_t source_offset;     /* of the broadcast's byte source_begin */
+    uint64_t source_begin, source_end;
+    uint64_t n_announced; /* bytes that were announced and are not yet sent */
+
+    uint64_t n_offered; /* broadcasts that the rank after has heard all of */
+    uint64_t n_taken;   /* and that it has read */
+
     weir_status failure; /* the ranks disagree; its line is this thread's last */
     bool broken;         /* harms only what still needs the one that is gone */
     uint32_t broken_rank;
-    int broken_error; /* 0: the connection has ended */
+    char broken_why[128];
 } ucx_chain;
 
 /* With root, number and parts set. */
 void weir_ucx_cast_begin(ucx_cast *cast);
 /* One step each: true when it may be worth another. Broadcasts are received in their order, and
- * sent on in their order. */
+ * offered in their order. */
 bool weir_ucx_cast_receive(ucx_chain *chain, ucx_cast *cast);
 bool weir_ucx_cast_received(const ucx_cast *cast);
-bool weir_ucx_cast_send(ucx_chain *chain, ucx_cast *cast);
-bool weir_ucx_cast_sent(const ucx_cast *cast);
+bool weir_ucx_cast_offer(ucx_chain *chain, ucx_cast *cast);
+bool weir_ucx_cast_offered(const ucx_chain *chain, const ucx_cast *cast);
+/* Whether the rank after has read it whole. */
+bool weir_ucx_cast_taken(ucx_chain *chain, const ucx_cast *cast);
+/* Sends what there is to be told. */
+void weir_ucx_chain_flush(ucx_chain *chain);
+/* Ends what is being read: nothing is written to any more. Bounded. */
+void weir_ucx_chain_stop(ucx_chain *chain);
+/* And nothing is read from any more. */
+void weir_ucx_chain_close(ucx_chain *chain);
+
+/* ucx_feed.c */
+uint32_t weir_ucx_rank_before(const ucx_chain *chain);
+uint32_t weir_ucx_rank_after(const ucx_chain *chain);
+void weir_ucx_note_broken(ucx_chain *chain, uint32_t rank, const char *why);
+/* Of the rank before: what it tells of this broadcast, until there is something to read or nothing
+ * more to hear. */
+void weir_ucx_hear_before(ucx_chain *chain, ucx_cast *cast);
+void weir_ucx_hear_after(ucx_chain *chain);
+/* Asks the rank after which way it wants: true once it has said so. */
+bool weir_ucx_agree_on_way(ucx_chain *chain);
+bool weir_ucx_tell_head(ucx_chain *chain, const weir_ucx_head *head);
+bool weir_ucx_tell_key(ucx_chain *chain, weir_region *region, uint64_t offset);
+bool weir_ucx_tell_step(ucx_chain *chain, weir_ucx_step_kind kind, uint64_t value);
 
 /* ---- connections -----------------------------------------------------------------------------*/
-
-typedef struct ucx_link {
-    int fd; /* -1: none */
-    weir_deadline until;
-    size_t n_in;
-    uint8_t *in; /* WEIR_UCX_MESSAGE_BYTES */
-} ucx_link;
 
 typedef enum ucx_heard {
     UCX_HEARD_NOTHING,
@@ -164,7 +249,7 @@ typedef struct ucx_group {
     /* The thread's. */
     ucx_chain chain;
     ucx_meet meet;
-    uint64_t n_received, n_sent; /* broadcasts that are through here */
+    uint64_t n_received, n_sent; /* broadcasts that are here, and that the next rank has */
     weir_deadline broken_until;  /* 0: the chain is whole */
     bool left;                   /* left_rank went in peace */
     uint32_t left_rank;

@@ -61,8 +61,7 @@ static weir_status hand_over(ucx_group *group, ucx_link *stranger, ucx_link *to,
     if (!weir_ucx_watch_as(&group->meet, stranger->fd, source, index, events))
         return weir_ucx_fail_watch(group);
     to->fd = stranger->fd;
-    if (to->in != NULL)
-        memcpy(to->in, stranger->in, stranger->n_in);
+    memcpy(to->in, stranger->in, stranger->n_in);
     to->n_in = stranger->n_in;
     stranger->fd = -1;
     stranger->n_in = 0;
@@ -111,8 +110,8 @@ static weir_status judge_feed(ucx_group *group, ucx_link *stranger, const weir_u
         return WEIR_OK;
     }
     weir_status status = hand_over(group, stranger, &meet->before, UCX_SOURCE_BEFORE, 0,
-                                   EPOLLIN | EPOLLRDHUP | EPOLLET);
-    group->chain.before_fd = meet->before.fd;
+                                   EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+    group->chain.before = &meet->before;
     return status == WEIR_OK ? weir_ucx_check_linked(group) : status;
 }
 

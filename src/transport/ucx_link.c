@@ -173,11 +173,12 @@ bool weir_ucx_link_send(const ucx_link *link, const weir_key_buffer *message)
 ucx_heard weir_ucx_link_hear(ucx_link *link, char *out_kind, size_t *out_n_bytes)
 {
     for (;;) {
-        if (weir_ucx_message_kind(link->in, link->n_in, out_kind, out_n_bytes) != WEIR_OK)
+        if (weir_ucx_message_kind(link->in, link->n_in, out_kind, out_n_bytes) != WEIR_OK ||
+            *out_n_bytes > link->room)
             return UCX_HEARD_NONSENSE;
         if (*out_n_bytes > 0 && link->n_in >= *out_n_bytes)
             return UCX_HEARD_MESSAGE;
-        ssize_t n = recv(link->fd, link->in + link->n_in, WEIR_UCX_MESSAGE_BYTES - link->n_in, 0);
+        ssize_t n = recv(link->fd, link->in + link->n_in, link->room - link->n_in, 0);
         if (n > 0)
             link->n_in += (size_t)n;
         else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
@@ -198,7 +199,7 @@ bool weir_ucx_link_drain(ucx_link *link)
     ssize_t n = 1;
     link->n_in = 0;
     while (link->fd >= 0 && n > 0)
-        n = recv(link->fd, link->in, WEIR_UCX_MESSAGE_BYTES, 0);
+        n = recv(link->fd, link->in, link->room, 0);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
         weir_ucx_link_close(link);
     return link->fd >= 0;

@@ -40,17 +40,18 @@ weir_status weir_ucx_fail_watch(const ucx_group *group)
 
 /* ---- opening and closing ---------------------------------------------------------------------*/
 
-static bool open_link(ucx_link *link)
+static bool open_link(ucx_link *link, size_t room)
 {
     link->fd = -1;
-    link->in = weir_alloc(WEIR_UCX_MESSAGE_BYTES);
+    link->room = room;
+    link->in = weir_alloc(room);
     return link->in != NULL;
 }
 
 static bool open_member(ucx_member *member)
 {
     member->process_fd = -1;
-    return open_link(&member->link);
+    return open_link(&member->link, WEIR_UCX_MESSAGE_BYTES);
 }
 
 static weir_status open_links(ucx_group *group)
@@ -67,9 +68,12 @@ static weir_status open_links(ucx_group *group)
     for (uint32_t i = 0; i < n_members; i++)
         opened = open_member(&meet->members[i]) && opened;
     for (uint32_t i = 0; i < WEIR_UCX_STRANGERS; i++)
-        opened = open_link(&meet->strangers[i]) && opened;
+        opened = open_link(&meet->strangers[i], WEIR_UCX_MESSAGE_BYTES) && opened;
+    opened = open_link(&meet->before, WEIR_UCX_FEED_BYTES) && opened;
+    opened = open_link(&meet->after, WEIR_UCX_FEED_BYTES) && opened;
     meet->to_root = (ucx_dial){ .to = meet->key, .link = &meet->members[0].link };
     meet->to_after.link = &meet->after;
+    group->chain.root = group->rank != 0 ? &meet->members[0].link : NULL;
     return opened ? WEIR_OK : WEIR_ERR_NO_MEMORY;
 }
 
@@ -133,6 +137,8 @@ void weir_ucx_meet_close(ucx_meet *meet)
         weir_free(meet->strangers[i].in);
     weir_ucx_link_close(&meet->before);
     weir_ucx_link_close(&meet->after);
+    weir_free(meet->before.in);
+    weir_free(meet->after.in);
     weir_free(meet->members);
     weir_free(meet->strangers);
     close_fd(&meet->wake_fd);
@@ -197,7 +203,7 @@ weir_status weir_ucx_check_linked(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
     weir_ucx_word word = { .kind = WEIR_UCX_LINKED };
-    if (meet->linked || group->chain.before_fd < 0 || group->chain.after_fd < 0)
+    if (meet->linked || group->chain.before == NULL || group->chain.after == NULL)
         return WEIR_OK;
     meet->linked = true;
     weir_ucx_meet_close_door(meet);
@@ -215,14 +221,14 @@ static weir_status after_stands(ucx_group *group)
     if (!meet->to_after.connecting || !weir_ucx_dial_stands(&meet->to_after))
         return WEIR_OK;
     if (!weir_ucx_watch_as(meet, meet->after.fd, UCX_SOURCE_AFTER, 0,
-                           EPOLLOUT | EPOLLRDHUP | EPOLLET))
+                           EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
         return weir_ucx_fail_watch(group);
     weir_status status = weir_ucx_say_hello(group, WEIR_UCX_FEED, &meet->after, &said);
     if (status != WEIR_OK || !said) {
         weir_ucx_dial_drop(&meet->to_after);
         return status;
     }
-    group->chain.after_fd = meet->after.fd;
+    group->chain.after = &meet->after;
     return weir_ucx_check_linked(group);
 }
 

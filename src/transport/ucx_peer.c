@@ -40,6 +40,13 @@ static void on_error(void *argument, ucp_ep_h endpoint, ucs_status_t status)
     weir_ucx_peer_lost(argument, WEIR_ERR_PEER_LOST, ucs_status_string(status));
 }
 
+static bool must_give_up(const ucx_transport *ucx)
+{
+    struct pollfd fds[] = { { .fd = ucx->give_up_fds[0], .events = POLLIN | POLLRDHUP },
+                            { .fd = ucx->give_up_fds[1], .events = POLLIN | POLLRDHUP } };
+    return fds[0].fd >= 0 && poll(fds, 2, 0) > 0;
+}
+
 /* Waits for a request that UCX gave back, and gives it back to UCX. */
 static ucs_status_t wait_request(ucx_transport *ucx, ucs_status_ptr_t request, ucx_peer *peer,
                                  weir_deadline deadline)
@@ -49,7 +56,7 @@ static ucs_status_t wait_request(ucx_transport *ucx, ucs_status_ptr_t request, u
     ucs_status_t status;
     while ((status = ucp_request_check_status(request)) == UCS_INPROGRESS) {
         weir_ucx_peer_check(peer);
-        if (weir_deadline_passed(deadline) || ucx->reader_stuck)
+        if (weir_deadline_passed(deadline) || ucx->reader_stuck || must_give_up(ucx))
             break;
         if (peer->lost != WEIR_OK && peer->endpoint != NULL)
             break;

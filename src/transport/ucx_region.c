@@ -50,7 +50,8 @@ static weir_status map_memory(ucx_transport *ucx, void *data, ucx_region *region
         ucp_mem_unmap(ucx->context, region->memory);
         return weir_ucx_fail(status, "transport ucx", "cannot query a region");
     }
-    region->data = attributes.address;
+    /* Of the caller's memory UCX may answer with what it has registered around it. */
+    region->data = data != NULL ? data : attributes.address;
     return WEIR_OK;
 }
 

@@ -59,6 +59,16 @@ int weir_ucx_process_open(const char *host, uint32_t process, bool *out_gone)
     return fd;
 }
 
+/* Threads of several groups open workers of one context, whose lists UCX does not lock. */
+static pthread_mutex_t workers_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void weir_ucx_worker_close(ucp_worker_h worker)
+{
+    pthread_mutex_lock(&workers_lock);
+    ucp_worker_destroy(worker);
+    pthread_mutex_unlock(&workers_lock);
+}
+
 weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out_fd)
 {
     ucp_worker_params_t params = {
@@ -66,12 +76,14 @@ weir_status weir_ucx_worker_open(ucx_transport *ucx, ucp_worker_h *out, int *out
         .thread_mode = UCS_THREAD_MODE_SERIALIZED,
     };
     ucp_worker_h worker;
+    pthread_mutex_lock(&workers_lock);
     ucs_status_t status = ucp_worker_create(ucx->context, &params, &worker);
+    pthread_mutex_unlock(&workers_lock);
     if (status != UCS_OK)
         return weir_ucx_fail(status, "transport ucx", "cannot create a worker");
     status = ucp_worker_get_efd(worker, out_fd);
     if (status != UCS_OK) {
-        ucp_worker_destroy(worker);
+        weir_ucx_worker_close(worker);
         return weir_ucx_fail(status, "transport ucx", "cannot wait for a worker");
     }
     *out = worker;
@@ -181,7 +193,7 @@ static weir_status run_server(ucx_server *server)
 static void close_worker(ucx_transport *ucx)
 {
     ucx_server *server = &ucx->server;
-    ucp_worker_destroy(server->worker);
+    weir_ucx_worker_close(server->worker);
     server->worker = NULL;
     if (server->greeting_memory != NULL)
         ucp_mem_unmap(ucx->context, server->greeting_memory);

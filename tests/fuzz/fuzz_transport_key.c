@@ -31,6 +31,7 @@ static void decode_of_groups(const uint8_t *data, size_t n_bytes)
     weir_ucx_start start;
     weir_ucx_word word;
     weir_ucx_head head;
+    weir_ucx_step step;
     char kind;
     size_t message_bytes;
     if (weir_ucx_group_key_decode(data, n_bytes, "fuzz", &key) == WEIR_OK &&
@@ -39,11 +40,14 @@ static void decode_of_groups(const uint8_t *data, size_t n_bytes)
     weir_ucx_hello_decode(data, n_bytes, "fuzz", &hello);
     weir_ucx_start_decode(data, n_bytes, "fuzz", &start);
     weir_ucx_head_decode(data, n_bytes, "fuzz", &head);
+    if (weir_ucx_step_decode(data, n_bytes, "fuzz", &step) == WEIR_OK &&
+        step.kind >= WEIR_UCX_STEPS)
+        abort();
     if (weir_ucx_word_decode(data, n_bytes, "fuzz", &word) == WEIR_OK &&
         (word.kind == WEIR_UCX_BROKEN) != (word.status < 0))
         abort();
     if (weir_ucx_message_kind(data, n_bytes, &kind, &message_bytes) == WEIR_OK &&
-        message_bytes > WEIR_UCX_MESSAGE_BYTES)
+        message_bytes > WEIR_UCX_FEED_BYTES)
         abort();
 }
 

@@ -279,7 +279,45 @@ static void messages_of_a_group_survive_the_way(void **state)
     assert_int_equal(weir_ucx_head_decode(buffer.data, buffer.n_bytes, "peer", &head_out), WEIR_OK);
     assert_true(head_out.root == 2 && head_out.number == UINT64_MAX &&
                 head_out.n_bytes == 1ull << 40 && head_out.parts == 7);
+    weir_ucx_step step = { WEIR_UCX_TAKEN, UINT64_MAX - 1 }, step_out;
+    assert_int_equal(weir_ucx_step_encode(&step, &buffer), WEIR_OK);
+    assert_int_equal(weir_ucx_step_decode(buffer.data, buffer.n_bytes, "peer", &step_out), WEIR_OK);
+    assert_true(step_out.kind == WEIR_UCX_TAKEN && step_out.value == UINT64_MAX - 1);
+    step.kind = WEIR_UCX_STEPS;
+    assert_int_equal(weir_ucx_step_encode(&step, &buffer), WEIR_OK);
+    assert_int_equal(weir_ucx_step_decode(buffer.data, buffer.n_bytes, "peer", &step_out),
+                     WEIR_ERR_CORRUPT);
     weir_key_buffer_close(&buffer);
+}
+
+static void messages_are_as_long_as_their_kind_may_be(void **state)
+{
+    (void)state;
+    static const struct {
+        char kind;
+        size_t limit;
+    } rows[] = { { 'h', WEIR_UCX_MESSAGE_BYTES },
+                 { 's', WEIR_UCX_MESSAGE_BYTES },
+                 { 'w', WEIR_UCX_MESSAGE_BYTES },
+                 { 'a', WEIR_UCX_FEED_BYTES },
+                 { 'b', WEIR_UCX_FEED_BYTES },
+                 { 'k', WEIR_UCX_FEED_BYTES },
+                 { 't', WEIR_UCX_FEED_BYTES },
+                 { 'g', 0 },
+                 { 0, 0 } };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        uint8_t head[12] = { 'W', 'E', 'I', 'R', 'u', (uint8_t)rows[i].kind, 1 };
+        for (size_t more = 0; more < 2; more++) {
+            size_t n_bytes = rows[i].limit + more, total = 0;
+            char kind = 0;
+            head[8] = (uint8_t)n_bytes;
+            head[9] = (uint8_t)(n_bytes >> 8);
+            weir_status status = weir_ucx_message_kind(head, sizeof(head), &kind, &total);
+            bool fits = rows[i].limit > 0 && more == 0;
+            assert_int_equal(status, fits ? WEIR_OK : WEIR_ERR_CORRUPT);
+            assert_true(!fits || (kind == rows[i].kind && total == n_bytes));
+        }
+    }
 }
 
 static void a_word_of_a_group_says_what_it_may(void **state)
@@ -386,6 +424,7 @@ int main(void)
         cmocka_unit_test(lengths_that_lie_are_refused),
         cmocka_unit_test(a_key_of_a_group_survives_the_way),
         cmocka_unit_test(messages_of_a_group_survive_the_way),
+        cmocka_unit_test(messages_are_as_long_as_their_kind_may_be),
         cmocka_unit_test(a_word_of_a_group_says_what_it_may),
         cmocka_unit_test(addresses_of_a_group_are_checked),
         cmocka_unit_test(other_formats_are_named),

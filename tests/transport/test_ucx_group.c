@@ -84,6 +84,64 @@ static void parts_may_be_many_and_empty(void **state)
     close_groups(all, 0, 3, false);
 }
 
+static void bytes_are_read_but_over_tcp(void **state)
+{
+    ranks *all = *state;
+    bool tcp = ((ucx_transport *)all->transports[0])->tls != NULL;
+    open_groups(all, 0, 3, WAIT_MS);
+    await_joined(all, 0, 3);
+    broadcast(all, 3, 0, 3 * MIB, 2);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(way_after(all->groups[0][i]), tcp ? UCX_WAY_SENT : UCX_WAY_READ);
+    assert_int_equal(way_after(all->groups[0][2]), UCX_WAY_UNKNOWN); /* nobody is behind it */
+    close_groups(all, 0, 3, false);
+}
+
+/* One rank leaves TCP out, the other everything else: what they have in common is no way of UCX's.
+ */
+static void ranks_without_a_common_way_use_their_connection(void **state)
+{
+    ranks *all = *state;
+    for (uint32_t i = 0; i < 2; i++) {
+        weir_transport_options options = WEIR_TRANSPORT_OPTIONS_INIT;
+        options.tls = i == 0 ? "posix" : "tcp";
+        ops->close(all->transports[i]);
+        assert_went_well(ops->open(&options, &all->transports[i]));
+    }
+    open_groups(all, 0, 3, WAIT_MS);
+    await_joined(all, 0, 3);
+    broadcast(all, 3, 0, 5 * MIB + 1, 3);
+    assert_int_equal(way_after(all->groups[0][0]), UCX_WAY_SENT);
+    assert_int_equal(way_after(all->groups[0][1]), UCX_WAY_SENT);
+    close_groups(all, 0, 3, false);
+}
+
+/* More buffers than are kept registered, and buffers that are filled to different degrees. */
+static void many_buffers_may_take_turns(void **state)
+{
+    ranks *all = *state;
+    open_groups(all, 0, 3, WAIT_MS);
+    await_joined(all, 0, 3);
+    for (uint32_t round = 0; round < 2 * WEIR_UCX_KEPT + 10; round++) {
+        uint64_t n_bytes = 1000 + round, at = (round * 7919 % 200) * 100000;
+        for (uint32_t i = 0; i < 3; i++) {
+            weir_group_part part = { data_of(all, i) + at, n_bytes };
+            memset(part.data, 0, n_bytes);
+            if (i == 0)
+                owner_fill(part.data, n_bytes, round);
+            assert_went_well(ops->group_broadcast(all->groups[0][i], 0, &part, 1, NULL));
+        }
+        for (uint32_t i = 0; i < 3; i++) {
+            assert_went_well(await_done(all->groups[0][i], round + 1));
+            assert_int_equal(owner_compare(data_of(all, i) + at, 0, n_bytes, round), n_bytes);
+        }
+    }
+    ucx_kept kept = kept_of(all->groups[0][1]);
+    assert_true(kept.n_regions > 1 && kept.n_regions <= WEIR_UCX_KEPT);
+    assert_true(kept.n_remotes > 1 && kept.n_remotes <= WEIR_UCX_KEPT);
+    close_groups(all, 0, 3, false);
+}
+
 static void any_rank_may_be_the_root(void **state)
 {
     ranks *all = *state;
@@ -613,17 +671,31 @@ int main(int argc, char **argv)
         CASE(every_size_arrives_at_all_ranks, any_way),
         CASE(any_rank_may_be_the_root, over_tcp),
         CASE(parts_may_be_many_and_empty, any_way),
+        CASE(parts_may_be_many_and_empty, over_tcp),
+        CASE(bytes_are_read_but_over_tcp, any_way),
+        CASE(bytes_are_read_but_over_tcp, over_tcp),
+        CASE(ranks_without_a_common_way_use_their_connection, any_way),
+        CASE(many_buffers_may_take_turns, any_way),
+        CASE(many_buffers_may_take_turns, emulated),
         CASE(any_rank_may_be_the_root, any_way),
+        CASE(any_rank_may_be_the_root, over_tcp),
         CASE(queued_broadcasts_end_in_their_order, any_way),
+        CASE(queued_broadcasts_end_in_their_order, over_tcp),
         CASE(one_too_many_is_refused_and_harms_nothing, any_way),
         CASE(groups_of_the_same_transports_are_independent, any_way),
         CASE(a_second_broadcast_allocates_nothing, any_way),
+        CASE(a_second_broadcast_allocates_nothing, over_tcp),
         CASE(what_makes_no_sense_is_refused, any_way),
         CASE(who_stays_has_all_that_was_sent, any_way),
         CASE(a_rank_that_leaves_in_peace_harms_no_broadcast, any_way),
         CASE(an_abort_is_heard_by_all, any_way),
+        CASE(an_abort_is_heard_by_all, over_tcp),
+        CASE(an_abort_is_heard_by_all, emulated),
         CASE(nothing_is_written_after_a_close, any_way),
+        CASE(nothing_is_written_after_a_close, over_tcp),
+        CASE(nothing_is_written_after_a_close, emulated),
         CASE(sizes_that_differ_are_an_error_everywhere, any_way),
+        CASE(sizes_that_differ_are_an_error_everywhere, over_tcp),
         CASE(ranks_that_never_come_are_named, any_way),
         CASE(a_rank_zero_that_never_comes_is_an_error, any_way),
         CASE(a_group_closed_while_joining_tells_the_others, any_way),

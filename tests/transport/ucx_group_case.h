@@ -31,6 +31,7 @@
 
 static const weir_transport_ops *const ops = &weir_transport_ucx;
 static const char any_way[] = "", over_tcp[] = "tcp";
+static const char emulated[] = "posix,sysv"; /* as in a container: the owner must answer */
 
 typedef struct ranks {
     weir_transport *transports[MAX_RANKS];
@@ -173,6 +174,17 @@ __attribute__((no_sanitize("thread"))) static inline void await_greeting(weir_gr
     weir_deadline deadline = weir_deadline_in(WAIT_MS);
     while (!*greeted && !weir_deadline_passed(deadline))
         weir_sleep_ms(1);
+}
+
+/* How the rank after gets the bytes, once there was a broadcast. */
+__attribute__((no_sanitize("thread"))) static inline ucx_way way_after(const weir_group *group)
+{
+    return ((const ucx_group *)group)->chain.to_the_after;
+}
+
+__attribute__((no_sanitize("thread"))) static inline ucx_kept kept_of(const weir_group *group)
+{
+    return ((const ucx_group *)group)->chain.kept;
 }
 
 #define CASE(function, tls)                                                          \
