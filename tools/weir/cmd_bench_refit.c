@@ -254,7 +254,7 @@ weir_wire weir_bench_wire(const weir_bench_refit *bench)
 
 void weir_bench_refit_say(json_t *taken)
 {
-    weir_process_memory memory = weir_process_memory_now();
+    weir_process_memory memory = weir_process_memory_now(true);
     json_object_set_new(taken, "heap_bytes", json_integer((json_int_t)memory.heap_bytes));
     json_object_set_new(taken, "resident_bytes", json_integer((json_int_t)memory.resident_bytes));
     json_object_set_new(taken, "own_bytes", json_integer((json_int_t)memory.own_bytes));

@@ -199,8 +199,9 @@ static double rate_of(const weir_report *report)
 /* A trainer's slots are mapped by their readers; who reads has mapped what is not its own. */
 static uint64_t memory_of(const char *what)
 {
-    weir_process_memory memory = weir_process_memory_now();
-    return strcmp(what, "installed") == 0 ? memory.alone_bytes : memory.own_bytes;
+    bool reads = strcmp(what, "installed") == 0;
+    weir_process_memory memory = weir_process_memory_now(reads);
+    return reads ? memory.alone_bytes : memory.own_bytes;
 }
 
 json_t *weir_flow_report_json(const char *what, const weir_report *report)

@@ -25,13 +25,13 @@ static uint64_t sum_lines(const char *path, const char *const *labels)
     return n_bytes;
 }
 
-weir_process_memory weir_process_memory_now(void)
+weir_process_memory weir_process_memory_now(bool alone)
 {
     struct mallinfo2 heap = mallinfo2();
     static const char *const own[] = { "RssAnon:", "RssShmem:", NULL };
-    static const char *const alone[] = { "Private_Dirty:", NULL };
+    static const char *const by_itself[] = { "Private_Dirty:", NULL };
     weir_process_memory out = { heap.uordblks + heap.hblkhd, 0, sum_lines("/proc/self/status", own),
-                                sum_lines("/proc/self/smaps_rollup", alone) };
+                                alone ? sum_lines("/proc/self/smaps_rollup", by_itself) : 0 };
     unsigned long long pages = 0;
     FILE *statm = fopen("/proc/self/statm", "re");
     if (statm != NULL && fscanf(statm, "%*u %llu", &pages) == 1)
