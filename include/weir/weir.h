@@ -218,7 +218,7 @@ typedef struct weir_trainer_options {
     uint64_t window_bytes;     /* PUSH by broadcast: device memory that converted bytes pass through;
                                   0: 192 MiB. Into mapped memory they are stored directly.
                                   PUSH with `mesh` or `replica_mesh`: through n_slots buffers of
-                                  window_bytes / n_slots; 0: 192 MiB.
+                                  window_bytes / n_slots; 0: 192 MiB, on a GPU 512 MiB.
                                   PULL with `mesh` or `replica_mesh` ("" for one rank, for engines of
                                   one worker): not 0, no version is kept whole. Groups of shards pass
                                   through n_slots buffers of window_bytes / n_slots while

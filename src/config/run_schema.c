@@ -127,7 +127,7 @@ static const weir_run_row rows[] = {
     { "trainer.weight_broadcast.window_bytes", WEIR_RUN_INTEGER, AT(trainer.broadcast.window_bytes),
       .default_value = "0", .most = UINT32_MAX,
       .help = "memory of each trainer rank that a version passes through while it is converted; "
-              "0: 192 MiB where it is broadcast, room for all of it where it is read" },
+              "0: 192 MiB where it is broadcast (512 MiB of a GPU), room for all of it where it is read" },
     { "trainer.weight_broadcast.quantize_in_weight_transfer", WEIR_RUN_BOOLEAN,
       AT(trainer.broadcast.quantize_in_weight_transfer), .default_value = "false",
       .from = "weight_broadcast.quantize_in_weight_transfer", .help = "as the shared one" },

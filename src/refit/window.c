@@ -25,7 +25,9 @@
 #define PIECES_PER_BUFFER 4u
 #define ANSWER_BYTES (WEIR_CREDIT_TEXT + WEIR_NAME_BYTES + 192u)
 #define MEMBERSHIP_BYTES (WEIR_GROUP_KEY_BYTES + 32u)
+/* A broadcast between two GPUs is over in less than a millisecond: groups are to be large. */
 #define DEFAULT_CAST_BYTES ((uint64_t)192 << 20)
+#define DEFAULT_GPU_CAST_BYTES ((uint64_t)512 << 20)
 
 /* ---- open and close --------------------------------------------------------------------------*/
 
@@ -36,7 +38,10 @@ bool weir_window_is_wanted(const weir_trainer *trainer)
 
 static uint64_t buffer_bytes_of(const weir_trainer *trainer)
 {
-    uint64_t n_bytes = trainer->window_bytes > 0 ? trainer->window_bytes : DEFAULT_CAST_BYTES;
+    bool on_gpu = trainer->memory == WEIR_MEMORY_CUDA;
+    uint64_t n_bytes = on_gpu ? DEFAULT_GPU_CAST_BYTES : DEFAULT_CAST_BYTES;
+    if (trainer->window_bytes > 0)
+        n_bytes = trainer->window_bytes;
     return n_bytes / trainer->n_slots;
 }
 

@@ -20,7 +20,7 @@
 #include "refit/window.h"
 
 #define LOOK_EVERY_US 20000u /* for who has come */
-#define POLL_EVERY_US 200u   /* for a transport, which wakes nobody */
+#define POLL_EVERY_US 50u    /* for a transport, which wakes nobody */
 #define MAX_NAMED 3u
 #define REASON_MS 300u
 

@@ -63,7 +63,7 @@ static void what_is_pushed_from_host_memory_goes_by_ucx_through_192_mib(void **s
     rig_close(r);
 }
 
-static void what_is_pushed_from_a_gpu_goes_by_nccl(void **state)
+static void what_is_pushed_from_a_gpu_goes_by_nccl_through_512_mib(void **state)
 {
     (void)state;
     rig *r = open_rig();
@@ -72,6 +72,7 @@ static void what_is_pushed_from_a_gpu_goes_by_nccl(void **state)
     weir_trainer *trainer = open_rank(r, NULL, WEIR_DELIVERY_PUSH);
     assert_ok(weir_trainer_register(trainer, rig_tensors(r), r->model.n));
     assert_string_equal(weir_cast_transport(trainer->window->cast), "nccl");
+    assert_int_equal(weir_window_most_piece(trainer), (256u << 20) / 4 + 1);
     weir_trainer_close(trainer);
     trainer = open_rank(r, "ucx", WEIR_DELIVERY_PUSH);
     assert_error(weir_trainer_register(trainer, r->on_gpu, r->model.n), WEIR_ERR_UNSUPPORTED,
@@ -137,7 +138,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_pushed_from_host_memory_goes_by_ucx_through_192_mib),
-        cmocka_unit_test(what_is_pushed_from_a_gpu_goes_by_nccl),
+        cmocka_unit_test(what_is_pushed_from_a_gpu_goes_by_nccl_through_512_mib),
         cmocka_unit_test(without_a_word_host_memory_is_read_from_slots),
         cmocka_unit_test(a_transport_that_can_only_broadcast_means_push),
         cmocka_unit_test(nothing_is_read_through_a_transport_that_can_only_broadcast),
