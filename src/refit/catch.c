@@ -268,6 +268,7 @@ weir_status weir_catch_open(weir_replica *replica)
     size_t n_copies = 0;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++)
         caught->windows[w] = (weir_catch_window){ .data = caught->windows[w].data };
+    caught->n_turns = 0;
     weir_status status = measure(replica, &n_bytes, &n_copies);
     if (status == WEIR_OK)
         status = reserve_windows(replica, n_bytes);

@@ -143,9 +143,14 @@ static weir_participant *whose_turn(const weir_group_pass *pass)
     return first;
 }
 
+/* The windows take turns, so that in every version each is sent the same groups: a transport has
+ * registered what it needs of them with the first. A loader frees them in an order of its own. */
 static weir_catch_window *free_window(const weir_group_pass *pass)
 {
     weir_catch *caught = &pass->replica->caught;
+    weir_catch_window *next = &caught->windows[caught->n_turns % WEIR_CATCH_WINDOWS];
+    if (next->from == NULL || !pass->loads)
+        return next->from == NULL ? next : NULL;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
         if (caught->windows[w].from == NULL)
             return &caught->windows[w];
