@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fake_cuda.c - a shared object that stands for libweir_cuda.so: two GPUs whose memory is the
  * host's, shared between processes for real (memfd), so that transport cuda_ipc runs where no GPU
- * is. It converts nothing. */
+ * is. It converts nothing, but digests. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/digest.h"
+#include "convert/cuda/digest_job.h"
 #include "device/cuda/cuda_backend.h"
 
 #define N_DEVICES 2
@@ -487,10 +489,39 @@ static const weir_cuda_runtime runtime = {
     .copy_rows = copy_rows,
 };
 
+/* ---- digests ---------------------------------------------------------------------------------*/
+
+static weir_digest digest_of(const weir_cuda_digest_job *job)
+{
+    const unsigned char *data = (const unsigned char *)(uintptr_t)job->data;
+    weir_digest found = { 0, 0 };
+    for (uint64_t w = 0; w * 8 < job->n_words * 8 + job->n_tail_bytes; w++) {
+        uint64_t word = 0;
+        memcpy(&word, data + w * 8, w < job->n_words ? 8 : job->n_tail_bytes);
+        weir_digest_word(&found, word, weir_digest_key(job->first_word + w));
+    }
+    return found;
+}
+
+static int digest(const weir_cuda_digest_launch *launch, void *stream)
+{
+    (void)stream;
+    for (uint32_t i = 0; i < launch->n_jobs; i++) {
+        if (launch->jobs[i].ragged)
+            return INVALID;
+        weir_digest found = digest_of(&launch->jobs[i]);
+        launch->out[i] = (weir_cuda_result){ .product = found.product, .sum = found.sum };
+    }
+    return 0;
+}
+
+static const weir_cuda_converter converter = { .size = sizeof(converter), .digest = digest };
+
 /* By the name that WEIR_CUDA_BACKEND_SYMBOL is. */
 extern const weir_cuda_backend weir_cuda_backend_table;
 __attribute__((visibility("default"))) const weir_cuda_backend weir_cuda_backend_table = {
     .size = sizeof(weir_cuda_backend),
     .version = WEIR_CUDA_BACKEND_VERSION,
     .runtime = &runtime,
+    .converter = &converter,
 };
