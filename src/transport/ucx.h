@@ -15,7 +15,7 @@
 #include "transport/transport_key.h"
 #include "weir/transport.h"
 
-#define WEIR_UCX_KEYS 32u      /* keys of groups that are not open yet; one more drops the oldest */
+#define WEIR_UCX_KEYS 64u      /* keys of groups that are not open yet; one more drops the oldest */
 #define WEIR_UCX_IN_FLIGHT 32u /* reads that one transfer has asked for at most */
 
 typedef struct ucx_region ucx_region;
