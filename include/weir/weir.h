@@ -294,10 +294,10 @@ WEIR_API weir_status weir_trainer_publish(weir_trainer *trainer, uint64_t versio
  * Through a window: makes the version's bytes group by group, at the pace of the slowest reader, for
  * n_replicas engines of all their workers, and for others that come before the first group is gone.
  * The tensors must not change until it returns. A group waits until every reader of the one whose
- * buffer it takes has verified that; ERR_TIMED_OUT (timeout_ms without any progress) names the
- * worker, the group and the version, ERR_PEER_LOST one that gave up and why. All readers are then
- * told, and the same call again begins afresh. Once all workers have acknowledged it the version is
- * gone: who comes later takes the next one.
+ * buffer it takes has verified that; ERR_TIMED_OUT (timeout_ms in which no reader has gone on; one
+ * that comes, or comes again, renews nothing) names the worker, the group and the version,
+ * ERR_PEER_LOST one that gave up and why. All readers are then told, and the same call again begins
+ * afresh. Once all workers have acknowledged it the version is gone: who comes later takes the next.
  * PUSH of a rank of a mesh is such a window too, with these differences: nothing is made before
  * n_replicas engines of all their workers have come, it is broadcast to those who are there then and
  * to nobody else, a group waits for nothing but the end of the broadcast that its buffer held, and

@@ -152,7 +152,7 @@ static void supersede(weir_credits *credits, const weir_group_ask *ask)
     }
 }
 
-static weir_status add_reader(weir_credits *credits, const char *id, weir_reader **out)
+static weir_status add_reader(weir_credits *credits, const weir_group_ask *ask, weir_reader **out)
 {
     if (credits->n_readers == WEIR_MAX_READERS)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "more than %d readers", WEIR_MAX_READERS);
@@ -165,8 +165,8 @@ static weir_status add_reader(weir_credits *credits, const char *id, weir_reader
         credits->readers_room = room;
     }
     *out = &credits->readers[credits->n_readers++];
-    **out = (weir_reader){ 0 };
-    snprintf((*out)->id, sizeof((*out)->id), "%s", id);
+    **out = (weir_reader){ .first = ask->group };
+    snprintf((*out)->id, sizeof((*out)->id), "%s", ask->reader);
     return WEIR_OK;
 }
 
@@ -260,7 +260,7 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
         (reader != NULL && in_round(credits, reader) && reader->left))
         return WEIR_OK;
     if (reader == NULL)
-        status = add_reader(credits, ask->reader, &reader);
+        status = add_reader(credits, ask, &reader);
     if (status != WEIR_OK)
         return status;
     reader->worker = ask->worker;
@@ -382,12 +382,19 @@ uint32_t weir_credits_ready(const weir_credits *credits, uint64_t now_ns)
     return least != UINT32_MAX ? least : 0;
 }
 
+static uint64_t steps_of(const weir_reader *reader)
+{
+    uint64_t n = reader->next > reader->first ? reader->next - reader->first : 0;
+    return n + reader->began + reader->joined;
+}
+
 uint64_t weir_credits_progress(const weir_credits *credits)
 {
     uint64_t sum = credits->made;
     for (size_t i = 0; i < credits->n_readers; i++) {
         const weir_reader *reader = &credits->readers[i];
-        sum += reader->left ? 0u : (uint64_t)reader->next + 1 + reader->began + reader->joined;
+        if (!reader->left && (reader->member || !credits->casts))
+            sum += steps_of(reader);
     }
     return sum;
 }

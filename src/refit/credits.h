@@ -33,7 +33,8 @@ typedef enum weir_group_state {
 typedef struct weir_reader {
     char id[WEIR_NAME_BYTES];
     uint32_t worker;  /* of its engine */
-    uint32_t next;    /* the group that it asked for last */
+    uint32_t first;   /* the group that it asked for when it came */
+    uint32_t next;    /* and last */
     bool left;        /* gave up, for the reason in `why` */
     uint64_t seen_ns; /* when it asked */
     /* Of groups that are broadcast: */
@@ -103,7 +104,8 @@ const weir_reader *weir_credits_lost(const weir_credits *credits);
 /* Of how many engines readers have come for every worker that reads something: seen in the last
  * moments, or holding all of it from an earlier round. */
 uint32_t weir_credits_ready(const weir_credits *credits, uint64_t now_ns);
-/* Grows whenever a reader goes on. */
+/* Grows whenever a reader goes on, a member where groups are broadcast; coming is none. It falls
+ * when one leaves: what counts is only what is more than ever before. */
 uint64_t weir_credits_progress(const weir_credits *credits);
 
 #endif

@@ -342,9 +342,11 @@ void weir_window_await_change(const weir_window_round *r, unsigned wait_us)
 
 void weir_window_note_progress(weir_window_round *r)
 {
-    uint64_t progress = weir_credits_progress(&r->window->credits);
-    if (progress != r->progress)
-        r->deadline = weir_deadline_in(r->timeout_ms);
+    const weir_credits *credits = &r->window->credits;
+    uint64_t progress = credits->sending ? weir_credits_progress(credits) : 0;
+    if (progress <= r->progress)
+        return;
+    r->deadline = weir_deadline_in(r->timeout_ms);
     r->progress = progress;
 }
 

@@ -67,8 +67,9 @@ typedef struct weir_window_round {
     weir_window *window;
     uint64_t version;
     unsigned n_replicas, timeout_ms;
-    weir_deadline deadline; /* renewed by progress */
-    uint64_t progress, done_bytes;
+    weir_deadline deadline; /* renewed by progress, once it is being sent */
+    uint64_t progress;      /* the most that there was */
+    uint64_t done_bytes;
 } weir_window_round;
 
 /* Converts a group into its buffer. */
@@ -77,7 +78,8 @@ weir_status weir_window_make(weir_trainer *trainer, uint32_t group);
 void weir_window_group_done(weir_window_round *r, uint32_t group);
 
 /* The lock is held. */
-/* The bound begins anew when a reader has gone on. */
+/* The bound begins anew when readers have gone on further than ever in this round: who comes and
+ * goes again and again renews nothing. */
 void weir_window_note_progress(weir_window_round *r);
 void weir_window_await_change(const weir_window_round *r, unsigned wait_us);
 /* What a reader's leaving the round is. */

@@ -373,11 +373,30 @@ static void test_progress_grows_with_every_step_of_a_reader(void **state)
     assert_true(weir_credits_progress(&credits) > before);
     before = weir_credits_progress(&credits);
     ask(&credits, "a", 0, 0);
-    assert_true(weir_credits_progress(&credits) > before);
-    before = weir_credits_progress(&credits);
-    ask(&credits, "a", 0, 0);
-    assert_int_equal(weir_credits_progress(&credits), before); /* asking again is none */
+    ask(&credits, "b", 1, 3);                                  /* its part begins there */
+    assert_int_equal(weir_credits_progress(&credits), before); /* coming is none */
     ask(&credits, "a", 0, 1);
+    assert_int_equal(weir_credits_progress(&credits), before + 1);
+    ask(&credits, "a", 0, 1);
+    assert_int_equal(weir_credits_progress(&credits), before + 1); /* nor is asking again */
+    ask(&credits, "b", 1, 5);
+    assert_int_equal(weir_credits_progress(&credits), before + 3);
+    weir_credits_close(&credits);
+}
+
+static void test_of_groups_that_are_broadcast_only_members_make_progress(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_credits(&credits, 2);
+    credits.casts = true;
+    ask(&credits, "a", 0, 0);
+    weir_credits_begin(&credits, 1, 0);
+    uint64_t before = weir_credits_progress(&credits);
+    ask(&credits, "late", 0, 0);
+    ask(&credits, "late", 0, 4);
+    assert_int_equal(weir_credits_progress(&credits), before);
+    ask_at(&credits, "a", 0, 0, credits.round, 0);
     assert_true(weir_credits_progress(&credits) > before);
     weir_credits_close(&credits);
 }
@@ -541,6 +560,7 @@ int main(void)
         cmocka_unit_test(test_a_version_that_was_withdrawn_is_over_for_all),
         cmocka_unit_test(test_what_no_reader_says_is_refused),
         cmocka_unit_test(test_progress_grows_with_every_step_of_a_reader),
+        cmocka_unit_test(test_of_groups_that_are_broadcast_only_members_make_progress),
         cmocka_unit_test(test_a_round_begins_when_all_workers_have_come),
         cmocka_unit_test(test_nothing_of_a_member_is_gone_and_who_comes_later_is_late),
         cmocka_unit_test(test_members_say_themselves_that_they_stand_in_their_groups),

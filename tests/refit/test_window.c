@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/alloc.h"
 #include "directory/client.h"
@@ -28,6 +29,7 @@ typedef struct peer {
     char line[WEIR_ERROR_TEXT];
     weir_report report;
     double took_s;
+    atomic_bool is_over;
 } peer;
 
 typedef struct stage {
@@ -125,6 +127,7 @@ static void finish(peer *p, weir_status status, double begun_s)
     p->status = status;
     p->took_s = weir_now_s() - begun_s;
     snprintf(p->line, sizeof(p->line), "%s", status != WEIR_OK ? weir_last_error() : "");
+    p->is_over = true;
 }
 
 static void *run_rank(void *context)
@@ -163,6 +166,7 @@ static void start_ranks(stage *s, unsigned version, unsigned n_replicas, unsigne
         p->version = version;
         p->n_replicas = n_replicas;
         p->timeout_ms = timeout_ms;
+        p->is_over = false;
         assert_int_equal(pthread_create(&p->thread, NULL, run_rank, p), 0);
     }
 }
@@ -464,6 +468,30 @@ static void workers_that_never_came_are_counted(void **state)
     close_stage(s);
 }
 
+static void a_reader_that_comes_and_goes_renews_no_bound(void **state)
+{
+    (void)state;
+    stage *s = open_stage("bf16_cast", "", 1, NULL);
+    open_trainers(s, WINDOW_BYTES);
+    ghost g = open_ghost(s, "fickle");
+    weir_group_ask leave = { .reader = "fickle", .gave_up = "it has changed its mind" };
+    size_t n_bytes;
+    start_ranks(s, 1, 2, SHORT_MS);
+    join_round(&g, s, 0);
+    for (int turn = 0; turn < 60 && !s->ranks[0].is_over; turn++) {
+        if (turn % 2 == 0)
+            assert_ok(weir_directory_ask_group(g.client, g.endpoint, "rank 0", g.uid, "rank-0",
+                                               &leave, 0, &g.answer, &g.answer_bytes, &n_bytes));
+        else
+            ask(&g, 0, 0);
+        weir_sleep_ms(50);
+    }
+    join_error(&s->ranks[0], WEIR_ERR_TIMED_OUT, "timed out after 0.7 s");
+    assert_true(s->ranks[0].took_s < 2);
+    close_ghost(&g);
+    close_stage(s);
+}
+
 static weir_status refuse_to_pause(void *context)
 {
     (void)context;
@@ -699,6 +727,7 @@ int main(void)
         cmocka_unit_test(a_version_that_was_sent_is_gone_at_once),
         cmocka_unit_test(a_reader_that_died_is_named_and_the_others_keep_their_version),
         cmocka_unit_test(workers_that_never_came_are_counted),
+        cmocka_unit_test(a_reader_that_comes_and_goes_renews_no_bound),
         cmocka_unit_test(a_reader_that_gives_up_is_named_with_its_reason),
         cmocka_unit_test(a_wait_that_is_cancelled_is_off_for_its_readers),
         cmocka_unit_test(a_loss_that_nobody_can_make_good_ends_the_wait_at_once),

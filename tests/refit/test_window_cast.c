@@ -4,6 +4,7 @@
 #include "refit/refit_rig.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 
 #include "base/alloc.h"
 #include "base/digest.h"
@@ -29,6 +30,8 @@ typedef struct stage {
     unsigned n_replicas, timeout_ms;
     weir_status status;
     char line[WEIR_ERROR_TEXT];
+    double took_s;
+    atomic_bool is_over;
 } stage;
 
 static weir_status open_trainer(const rig *r, const char *transport, weir_delivery delivery,
@@ -111,8 +114,11 @@ static void publish(stage *s, unsigned version)
 static void *run_round(void *context)
 {
     stage *s = context;
+    double begun_s = weir_now_s();
     s->status = weir_window_serve(s->trainer, s->version, s->n_replicas, s->timeout_ms);
     snprintf(s->line, sizeof(s->line), "%s", s->status != WEIR_OK ? weir_last_error() : "");
+    s->took_s = weir_now_s() - begun_s;
+    s->is_over = true;
     return NULL;
 }
 
@@ -120,6 +126,7 @@ static void start_round(stage *s, unsigned n_replicas, unsigned timeout_ms)
 {
     s->n_replicas = n_replicas;
     s->timeout_ms = timeout_ms;
+    s->is_over = false;
     assert_int_equal(pthread_create(&s->thread, NULL, run_round, s), 0);
 }
 
@@ -497,6 +504,52 @@ static void who_has_not_come_is_counted(void **state)
     close_stage(s);
 }
 
+/* Until the round is over; no longer than a few seconds. */
+static void come_and_go(reader *r, uint32_t group)
+{
+    weir_group_record record;
+    for (int turn = 0; turn < 80 && !r->s->is_over; turn++) {
+        assert_ok(put(r, group, turn % 2 == 0 ? NULL : "it has changed its mind", &record));
+        weir_sleep_ms(50);
+    }
+}
+
+static void who_comes_and_goes_keeps_no_trainer_that_gathers(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    reader *a = open_reader(s, "a-0", 0);
+    publish(s, 1);
+    start_round(s, 1, SHORT_MS);
+    come_and_go(a, 0);
+    end_round(s, WEIR_ERR_TIMED_OUT, "0 of 1 replicas have a worker ");
+    assert_true(s->took_s < 1);
+    close_reader(a);
+    close_stage(s);
+}
+
+static void who_comes_and_goes_renews_no_bound_of_others(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    reader *a = open_reader(s, "a-0", 0), *b = open_reader(s, "a-1", 1);
+    reader *other = open_reader(s, "other-0", 0);
+    publish(s, 1);
+    ask(a, 0);
+    ask(b, 0);
+    start_round(s, 1, SHORT_MS);
+    join_round(a);
+    ask(a, 0);
+    come(b); /* and stays outside */
+    come_and_go(other, 1);
+    end_round(s, WEIR_ERR_TIMED_OUT, "a-1 (worker 1 of its engine) has not joined");
+    assert_true(s->took_s < 1);
+    close_reader(a);
+    close_reader(b);
+    close_reader(other);
+    close_stage(s);
+}
+
 static void who_does_not_join_is_named(void **state)
 {
     (void)state;
@@ -784,6 +837,8 @@ int main(void)
         cmocka_unit_test(who_comes_late_is_told_and_is_in_the_next_round),
         cmocka_unit_test(a_fresh_reader_joins_anew_and_the_others_stay),
         cmocka_unit_test(who_has_not_come_is_counted),
+        cmocka_unit_test(who_comes_and_goes_keeps_no_trainer_that_gathers),
+        cmocka_unit_test(who_comes_and_goes_renews_no_bound_of_others),
         cmocka_unit_test(who_does_not_join_is_named),
         cmocka_unit_test(a_broadcast_that_does_not_end_names_who_has_not_taken_it),
         cmocka_unit_test(who_never_asks_behind_the_last_group_is_named),
