@@ -108,7 +108,8 @@ weir_status weir_store_create_version(weir_store *store, const weir_store_versio
 weir_status weir_store_get_version(weir_store *store, const char *uid,
                                    const weir_store_version **out);
 /* STAGING or READY -> ABORTED, for good; again with ABORTED: nothing. The worker must have a shard
- * in it, be expected to (a live trainer of its model), or hold a lease. Leases end with it. */
+ * in it, be expected to (a live trainer of its model), or hold a lease. Leases stay as in RELEASING:
+ * who reads may have to be waited for. */
 weir_status weir_store_abort_version(weir_store *store, const char *uid, const char *worker_id,
                                      const char *reason, uint64_t now_ms,
                                      const weir_store_version **out);

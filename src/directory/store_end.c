@@ -40,8 +40,6 @@ void weir_store_end_version(weir_store *store, store_version *version, weir_stor
                             state == WEIR_STORE_ABORTED ? WEIR_STORE_VERSION_ABORTED
                                                         : WEIR_STORE_VERSION_RELEASING,
                             version, NULL);
-    if (state == WEIR_STORE_ABORTED)
-        weir_store_drop_leases(store, version);
     drop_withdrawn(store, version, now_ms);
     weir_store_note_change(store, version->model);
 }

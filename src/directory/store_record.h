@@ -270,7 +270,7 @@ bool weir_store_adopt(store_version *version, const weir_store_version *request)
 weir_status weir_store_check_version(const weir_store_version *request);
 /* Every slot named and none twice. */
 weir_status weir_store_check_slots(const weir_store_version *request);
-/* RELEASING, or ABORTED, with which its leases end. */
+/* RELEASING, or ABORTED. */
 void weir_store_end_version(weir_store *store, store_version *version, weir_store_state state,
                             uint64_t now_ms);
 weir_status weir_store_set_reason(weir_store *store, store_version *version, const char *reason);

@@ -126,8 +126,6 @@ static inline bool is_taken_back(const model *m, int v)
 static inline void end_version(model *m, int v, int state)
 {
     m->versions[v].state = state;
-    for (int g = 0; g < 2 && state == WEIR_STORE_ABORTED; g++)
-        m->versions[v].leases[g] = 0, m->versions[v].reads_peer[g] = false;
     for (int w = 0; w < N_TRAINERS && !has_direct_lease(m, v); w++) {
         if (m->versions[v].is_withdrawn[w])
             m->versions[v].shards[w] = 0, m->versions[v].is_withdrawn[w] = false;

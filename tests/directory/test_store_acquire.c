@@ -329,13 +329,12 @@ static void test_an_aborted_version_is_over_for_good(void **state)
     assert_int_equal(acquire(*state, "r1-0", 1, NOW, &grant), WEIR_OK);
     assert_int_equal(abort_by(*state, version, "r1-0", "digest differs"), WEIR_OK);
     assert_int_equal(version->state, WEIR_STORE_ABORTED);
-    assert_int_equal(weir_store_count(*state).n_leases, 0);
     assert_int_equal(abort_by(*state, version, "r2-0", "again"), WEIR_OK);
     assert_string_equal(version->reason, "digest differs");
     expect_refusal(put_shard(*state, version, "a", "t1"), WEIR_ERR_REFUSED,
                    "weight version does not accept shard publication: it was aborted: "
                    "digest differs");
-    expect_refusal(weir_store_register_lease(*state, version->uid, "r1-0", 9, NOW, &lease),
+    expect_refusal(weir_store_register_lease(*state, version->uid, "r2-0", 9, NOW, &lease),
                    WEIR_ERR_REFUSED,
                    "weight version is not READY: no new lease: it was aborted: digest differs");
     expect_refusal(weir_store_delete_version(*state, version->uid, NOW, &after), WEIR_ERR_REFUSED,
@@ -343,9 +342,37 @@ static void test_an_aborted_version_is_over_for_good(void **state)
     assert_int_equal(acquire(*state, "r1-0", 1, NOW, &grant), WEIR_IN_PROGRESS);
     assert_ptr_equal(grant.awaited, version);
     assert_int_equal(grant.n_missing, 0);
+    assert_true(weir_store_get_lease(*state, version->uid, "r1-0", NOW, &lease));
+    assert_int_equal(
+        weir_store_delete_lease(*state, version->uid, lease.lease_id, "r1-0", NOW, &deleted),
+        WEIR_OK);
     assert_int_equal(weir_store_delete_shard(*state, version->uid, "a", "t0", NOW, &deleted),
                      WEIR_OK);
     assert_true(deleted);
+}
+
+/* Its bytes are the trainer's again when nobody is in the midst of them. */
+static void test_who_reads_a_version_that_is_aborted_may_be_waited_for(void **state)
+{
+    weir_store_grant grant;
+    weir_store_lease lease;
+    bool is_read = false, deleted = false;
+    const weir_store_version *version = make_ready(*state, 1);
+    assert_int_equal(acquire(*state, "r1-0", 1, NOW, &grant), WEIR_OK);
+    assert_int_equal(abort_by(*state, version, "t0", "given up"), WEIR_OK);
+    assert_int_equal(weir_store_retire_shard(*state, version->uid, "a", "t0", NOW, &is_read),
+                     WEIR_OK);
+    assert_true(is_read);
+    assert_int_equal(weir_store_register_lease(*state, version->uid, "r1-0", 9, NOW, &lease),
+                     WEIR_OK); /* that one may still be renewed */
+    expect_refusal(weir_store_delete_shard(*state, version->uid, "b", "t1", NOW, &deleted),
+                   WEIR_ERR_REFUSED, "weight version has an active lease");
+    assert_int_equal(
+        weir_store_delete_lease(*state, version->uid, lease.lease_id, "r1-0", NOW, &deleted),
+        WEIR_OK);
+    assert_int_equal(weir_store_retire_shard(*state, version->uid, "a", "t0", NOW, &is_read),
+                     WEIR_OK);
+    assert_false(is_read);
 }
 
 static void test_who_has_to_do_with_a_version_may_abort_it(void **state)
@@ -637,6 +664,7 @@ int main(void)
         CASE(test_a_halted_worker_comes_back_as_old_as_it_was),
         CASE(test_replicas_of_the_same_ranks_do_not_compete),
         CASE(test_an_aborted_version_is_over_for_good),
+        CASE(test_who_reads_a_version_that_is_aborted_may_be_waited_for),
         CASE(test_an_attempt_before_the_one_that_is_known_is_no_news),
         CASE(test_who_has_to_do_with_a_version_may_abort_it),
         CASE(test_a_long_reason_is_cut_between_characters),

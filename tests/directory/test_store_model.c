@@ -258,7 +258,6 @@ static void look_at_step(const model *before, const model *after)
         int was = before->versions[v].state, is = after->versions[v].state;
         assert_true(is >= was);
         assert_false(was == WEIR_STORE_ABORTED && is != WEIR_STORE_ABORTED);
-        assert_false(is == WEIR_STORE_ABORTED && has_live_lease(after, v));
         for (int w = 0; w < N_TRAINERS; w++)
             assert_false(before->versions[v].shards[w] != 0 && after->versions[v].shards[w] == 0 &&
                          has_direct_lease(before, v) && has_direct_lease(after, v) &&
