@@ -114,16 +114,40 @@ static weir_status rank_left(ucx_group *group, uint32_t rank, const char *reason
     return WEIR_OK;
 }
 
+/* Who answers where rank 0 is said to listen may be anybody, and may say anything. */
+static bool is_in_turn(ucx_group *group, const ucx_member *member, const weir_ucx_word *word)
+{
+    ucx_phase phase = weir_ucx_group_phase(group);
+    switch (word->kind) {
+    case WEIR_UCX_LINKED:
+        return group->rank == 0 && phase == UCX_LINKING && !member->linked;
+    case WEIR_UCX_JOINED:
+        return group->rank != 0 && phase == UCX_LINKING && group->meet.linked;
+    case WEIR_UCX_DONE:
+        return group->rank == 0 && phase == UCX_JOINED && word->n_done > member->n_done;
+    case WEIR_UCX_LEFT:
+        return phase == UCX_JOINED;
+    default:
+        return true;
+    }
+}
+
+static weir_status out_of_turn(const ucx_group *group, uint32_t rank)
+{
+    return weir_fail(WEIR_ERR_CORRUPT, "%s: rank %u says what none may say then", group->who, rank);
+}
+
 static weir_status hear_word(ucx_group *group, uint32_t rank, const weir_ucx_word *word)
 {
-    ucx_member *member = &group->meet.members[group->rank == 0 ? rank : 0];
+    ucx_member *member = &group->meet.members[rank];
+    if (!is_in_turn(group, member, word))
+        return out_of_turn(group, rank);
     switch (word->kind) {
     case WEIR_UCX_LINKED:
         member->linked = true;
-        return group->rank == 0 ? weir_ucx_all_linked(group) : WEIR_OK;
+        return weir_ucx_all_linked(group);
     case WEIR_UCX_JOINED:
-        if (group->rank != 0)
-            weir_ucx_group_enter(group, UCX_JOINED);
+        weir_ucx_group_enter(group, UCX_JOINED);
         return WEIR_OK;
     case WEIR_UCX_DONE:
         member->n_done = word->n_done;
@@ -135,26 +159,34 @@ static weir_status hear_word(ucx_group *group, uint32_t rank, const weir_ucx_wor
     }
 }
 
-static weir_status hear_message(ucx_group *group, uint32_t rank, char kind, size_t n_bytes)
+/* The rank after is one of this group's, or nobody's to be sent to. */
+static weir_status hear_start(ucx_group *group, const uint8_t *in, size_t n_bytes)
 {
-    const uint8_t *in = group->meet.members[rank].link.in;
+    ucx_meet *meet = &group->meet;
     weir_ucx_start start;
-    weir_ucx_word word;
-    weir_status status = WEIR_ERR_CORRUPT;
-    if (kind == 'w') {
-        status = weir_ucx_word_decode(in, n_bytes, group->who, &word);
-        return status == WEIR_OK ? hear_word(group, rank, &word) : status;
-    }
-    if (kind != 's' || group->rank == 0 || weir_ucx_group_phase(group) != UCX_JOINING)
-        return weir_fail(status, "%s: rank %u says what none may say then", group->who, rank);
-    status = weir_ucx_start_decode(in, n_bytes, group->who, &start);
+    weir_status status = weir_ucx_start_decode(in, n_bytes, group->who, &start);
+    if (status == WEIR_OK &&
+        memcmp(start.after.nonce, meet->key.nonce, sizeof(start.after.nonce)) != 0)
+        status = out_of_turn(group, 0);
     if (status == WEIR_OK)
         status = weir_ucx_watch_process(group, 0, start.host, start.process);
     if (status != WEIR_OK)
         return status;
-    group->meet.to_after.to = start.after;
+    meet->to_after.to = start.after;
     weir_ucx_group_enter(group, UCX_LINKING);
     return WEIR_OK;
+}
+
+static weir_status hear_message(ucx_group *group, uint32_t rank, char kind, size_t n_bytes)
+{
+    const uint8_t *in = group->meet.members[rank].link.in;
+    weir_ucx_word word;
+    if (kind == 's' && group->rank != 0 && weir_ucx_group_phase(group) == UCX_JOINING)
+        return hear_start(group, in, n_bytes);
+    if (kind != 'w')
+        return out_of_turn(group, rank);
+    weir_status status = weir_ucx_word_decode(in, n_bytes, group->who, &word);
+    return status == WEIR_OK ? hear_word(group, rank, &word) : status;
 }
 
 static weir_status gone(ucx_group *group, uint32_t rank)
