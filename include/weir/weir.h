@@ -376,10 +376,14 @@ typedef struct weir_replica_options {
     /* How the workers of one replica install all or none: given what this worker came to, says OK
      * when every worker came to OK. Called by each install, with hooks.context: once when the bytes
      * are here and verified (direct: may land), or whatever has failed until then; and if that was
-     * OK for all, once more when they are in place and postprocessed, or failed to be. So it may be
-     * a collective of the workers (an all-reduce); it must end within a bound, and should compare
-     * `version` too where WEIR_LATEST is installed. Other than OK: nothing changes (the first), the
-     * old version comes back (the second; direct: UNUSABLE). NULL: each worker is alone. */
+     * OK for all, once more when they are in place and postprocessed, or failed to be. Direct, and
+     * where that was not OK, a third time: ERR_PARTIAL from a worker in whose live parameters bytes
+     * may have landed, OK from one in which none has. So it may be a collective of the workers (an
+     * all-reduce); it must end within a bound, which the third time is best above timeout_ms, since
+     * others may still wait for bytes; and it should compare `version` too where WEIR_LATEST is
+     * installed. Other than OK: nothing changes (the first), the old version comes back (the
+     * second), or direct, UNUSABLE (the third; when OK, the old version stays). NULL: each worker is
+     * alone. */
     weir_status (*agree)(void *context, uint64_t version, weir_status mine);
     weir_security security;
     bool reads_trainers_alone; /* never from another replica that holds the same part */

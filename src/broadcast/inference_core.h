@@ -71,8 +71,9 @@ typedef struct weir_inference_worker {
     uint64_t version; /* that its parameters hold */
     char version_uid[WEIR_ID_BYTES];
     weir_inference_before before;
-    weir_ballot ballot; /* its next one, in the round that it is in; its thread's */
-    atomic_int stop;    /* weir_stop: where it is in it, for errors */
+    weir_ballot ballot;     /* its next one, in the round that it is in; its thread's */
+    atomic_int stop;        /* weir_stop: where it is in it, for errors */
+    atomic_bool has_landed; /* bytes of it, wherever they land */
 } weir_inference_worker;
 
 /* ---- orders ----------------------------------------------------------------------------------*/

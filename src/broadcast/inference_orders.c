@@ -68,10 +68,11 @@ static void wait_a_while(weir_inference *server)
     pthread_cond_timedwait(&server->changed, &server->lock, &until);
 }
 
+/* Who has failed may wait, with what it has said in a ballot, for what the others say. */
 static bool has_all(const weir_inference *server, bool *out_failed)
 {
     bool all = true;
-    *out_failed = false;
+    *out_failed = weir_vote_culprit(server->vote) != WEIR_NO_CULPRIT;
     for (uint32_t i = 0; i < server->n_workers; i++) {
         bool rests = server->workers[i].task == WEIR_TASK_NONE;
         all &= rests;

@@ -78,10 +78,19 @@ static bool is_held(weir_inference *server)
 
 /* ---- a round ---------------------------------------------------------------------------------*/
 
+/* Once the first verdict is OK; direct, live parameters change with the first bytes. */
+static bool may_have_changed(const weir_inference *server)
+{
+    bool any = server->options.install == WEIR_INSTALL_STAGED;
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        any |= atomic_load(&server->workers[i].has_landed);
+    return any;
+}
+
 /* With the lock. Whose live parameters may have changed goes on to its end. */
 static void cancel_all(weir_inference *server)
 {
-    if (!weir_vote_stop(server->vote, WEIR_ERR_CANCELLED))
+    if (!weir_vote_stop(server->vote, WEIR_ERR_CANCELLED) && may_have_changed(server))
         return;
     for (uint32_t i = 0; i < server->n_workers; i++)
         weir_inference_worker_cancel(&server->workers[i]);

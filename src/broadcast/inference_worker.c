@@ -15,7 +15,7 @@ static weir_status agree(void *context, uint64_t version, weir_status mine)
 {
     weir_inference_worker *worker = context;
     weir_ballot ballot = worker->ballot;
-    worker->ballot = WEIR_BALLOT_TAKEN;
+    worker->ballot = ballot == WEIR_BALLOT_LANDED ? WEIR_BALLOT_TAKEN : WEIR_BALLOT_UNTOUCHED;
     return weir_vote_cast(worker->server->vote, worker->index, ballot, version, mine);
 }
 
@@ -49,6 +49,8 @@ static void progress(void *context, weir_stop stop, uint64_t version, uint64_t d
     weir_inference_worker *worker = context;
     weir_inference *server = worker->server;
     atomic_store(&worker->stop, (int)stop);
+    if (stop == WEIR_STOP_TRANSFER && done_bytes > 0)
+        atomic_store(&worker->has_landed, true);
     if (server->options.progress == NULL)
         return;
     pthread_mutex_lock(&server->progress_lock);
@@ -158,6 +160,7 @@ static void enter_round(weir_inference_worker *worker)
     const weir_inference *server = worker->server;
     unsigned asked_ms = server->order.timeout_ms, usual_ms = server->options.timeout_ms;
     worker->ballot = WEIR_BALLOT_LANDED;
+    atomic_store(&worker->has_landed, false);
     weir_replica_rebound(worker->replica, asked_ms > usual_ms ? asked_ms : usual_ms);
 }
 

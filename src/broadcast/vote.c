@@ -3,6 +3,7 @@
  * vain. */
 #include "broadcast/vote.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -76,16 +77,17 @@ void weir_vote_begin(weir_vote *vote, unsigned first_ms, unsigned later_ms)
 
 /* ---- verdicts; with the lock -----------------------------------------------------------------*/
 
-/* One that is not OK is the verdict of all that follow. */
+/* One that is not OK is the verdict of all that follow, to the last: who is untouched says so for
+ * himself. */
 static void decide(weir_vote *vote, int ballot, weir_status status)
 {
     if (vote->verdicts[ballot] != OPEN)
         return;
     vote->verdicts[ballot] = status;
     if (status != WEIR_OK)
-        for (int later = ballot + 1; later < WEIR_N_BALLOTS; later++)
+        for (int later = ballot + 1; later <= WEIR_BALLOT_TAKEN; later++)
             decide(vote, later, status);
-    else if (ballot + 1 < WEIR_N_BALLOTS)
+    else if (ballot < WEIR_BALLOT_TAKEN)
         vote->deadlines[ballot + 1] = weir_deadline_in(vote->later_ms);
     pthread_cond_broadcast(&vote->decided);
 }
@@ -127,6 +129,12 @@ static void take(weir_vote *vote, uint32_t worker, int ballot, uint64_t version,
 
 /* ---- casting ---------------------------------------------------------------------------------*/
 
+static unsigned bound_of(const weir_vote *vote, weir_ballot ballot)
+{
+    unsigned twice = vote->later_ms > UINT_MAX / 2 ? UINT_MAX : 2 * vote->later_ms;
+    return ballot == WEIR_BALLOT_UNTOUCHED ? twice : vote->later_ms;
+}
+
 static void wait_until(weir_vote *vote, weir_deadline deadline)
 {
     struct timespec until = { .tv_sec = (time_t)(deadline / NS_PER_S),
@@ -140,7 +148,7 @@ weir_status weir_vote_cast(weir_vote *vote, uint32_t worker, weir_ballot ballot,
     pthread_mutex_lock(&vote->lock);
     take(vote, worker, (int)ballot, version, mine);
     if (vote->deadlines[ballot] == 0) /* nobody casts in the one before it */
-        vote->deadlines[ballot] = weir_deadline_in(vote->later_ms);
+        vote->deadlines[ballot] = weir_deadline_in(bound_of(vote, ballot));
     while (vote->verdicts[ballot] == OPEN) {
         if (weir_deadline_passed(vote->deadlines[ballot]))
             decide(vote, (int)ballot, WEIR_ERR_TIMED_OUT);

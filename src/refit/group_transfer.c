@@ -259,7 +259,7 @@ static weir_status drive(weir_group_pass *pass)
         if (done_bytes > best_bytes)
             weir_transfer_note(replica, pass->discovery->version, done_bytes);
         best_bytes = done_bytes > best_bytes ? done_bytes : best_bytes;
-        if (replica->mode == WEIR_INSTALL_STAGED)
+        if (replica->mode == WEIR_INSTALL_STAGED || !pass->landed)
             status = weir_worker_check_cancelled(&replica->worker);
         if (status != WEIR_OK)
             return status;

@@ -133,6 +133,20 @@ weir_status weir_refit_agree(weir_replica *replica, uint64_t version, weir_statu
                      replica->worker.id, version, weir_status_text(all));
 }
 
+/* Direct, when not all workers have come to the end: whether bytes may have landed in one of them,
+ * `mine` being this one. A ballot that fails by itself leaves that open: then they have. */
+static bool has_landed_anywhere(weir_replica *replica, uint64_t version, bool mine)
+{
+    weir_error_line cause;
+    if (replica->agree == NULL)
+        return mine;
+    weir_error_save(&cause);
+    weir_status all =
+        replica->agree(replica->hooks.context, version, mine ? WEIR_ERR_PARTIAL : WEIR_OK);
+    weir_error_restore(&cause);
+    return mine || all != WEIR_OK;
+}
+
 /* From the first live byte on. *out_changed: there is something to roll back. */
 static weir_status change_live(weir_replica *replica, weir_stopwatch *watch, uint64_t version,
                                bool *out_changed)
@@ -208,11 +222,11 @@ static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
         return status;
     if (status == WEIR_OK) {
         status = land_directly(replica, watch, discovery, &landed);
-        landed |= replica->agree != NULL; /* at others, if not here */
         status = weir_refit_agree(replica, discovery->version, status);
+        if (status == WEIR_OK)
+            return WEIR_OK;
+        landed = has_landed_anywhere(replica, discovery->version, landed);
     }
-    if (status == WEIR_OK)
-        return WEIR_OK;
     if (landed) {
         mark_unusable(replica, discovery->version);
     } else if (replica->state != WEIR_REPLICA_UNUSABLE) {
@@ -222,12 +236,33 @@ static weir_status install_direct(weir_replica *replica, weir_stopwatch *watch,
     return status;
 }
 
+/* Its engine runs, but the parameters of another worker of it hold a mixture. */
+static void pause_late(weir_replica *replica)
+{
+    weir_error_line cause;
+    weir_error_save(&cause);
+    if (weir_live_begin(replica) != WEIR_OK)
+        weir_log(WEIR_LOG_ERROR, "replica %s: %s", replica->worker.id, weir_last_error());
+    weir_error_restore(&cause);
+}
+
+static void undo_pushed(weir_replica *replica, uint64_t version, bool paused, bool landed)
+{
+    bool is_mixed =
+        replica->mode == WEIR_INSTALL_DIRECT && has_landed_anywhere(replica, version, landed);
+    if (is_mixed && !paused)
+        pause_late(replica);
+    if (is_mixed)
+        mark_unusable(replica, version);
+    else if (paused && replica->state != WEIR_REPLICA_UNUSABLE)
+        roll_back(replica, version);
+}
+
 /* A version that is pushed: what came was verified step by step, and lies where it belongs. */
 static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
                                   const weir_discovery *discovery)
 {
     bool paused, landed;
-    bool was_unusable = replica->state == WEIR_REPLICA_UNUSABLE;
     weir_status status = weir_refit_agree(replica, discovery->version, WEIR_OK);
     if (status != WEIR_OK)
         return status;
@@ -238,12 +273,8 @@ static weir_status install_pushed(weir_replica *replica, weir_stopwatch *watch,
         status = weir_stop_postprocess(replica, discovery->version);
     }
     status = weir_refit_agree(replica, discovery->version, status);
-    if (status == WEIR_OK || !paused)
-        return status;
-    if (replica->mode == WEIR_INSTALL_DIRECT && landed)
-        mark_unusable(replica, discovery->version);
-    else if (!was_unusable)
-        roll_back(replica, discovery->version);
+    if (status != WEIR_OK)
+        undo_pushed(replica, discovery->version, paused, landed);
     return status;
 }
 

@@ -21,7 +21,7 @@ typedef struct member {
     uint32_t index;
     unsigned late_ms;
     uint64_t version;
-    bool skips_changed;
+    bool skips_changed, is_direct;
     weir_status says[WEIR_N_BALLOTS], heard[WEIR_N_BALLOTS];
 } member;
 
@@ -31,7 +31,7 @@ static void *vote_through(void *context)
     weir_status verdict = WEIR_OK;
     if (m->late_ms != 0)
         weir_sleep_ms(m->late_ms);
-    for (int ballot = 0; ballot < WEIR_N_BALLOTS && verdict == WEIR_OK; ballot++) {
+    for (int ballot = 0; ballot <= WEIR_BALLOT_TAKEN && verdict == WEIR_OK; ballot++) {
         m->heard[ballot] = WEIR_IN_PROGRESS;
         if (ballot == WEIR_BALLOT_CHANGED && m->skips_changed)
             continue;
@@ -39,6 +39,9 @@ static void *vote_through(void *context)
             weir_vote_cast(m->vote, m->index, (weir_ballot)ballot, m->version, m->says[ballot]);
         m->heard[ballot] = verdict;
     }
+    if (m->is_direct && verdict != WEIR_OK)
+        m->heard[WEIR_BALLOT_UNTOUCHED] = weir_vote_cast(
+            m->vote, m->index, WEIR_BALLOT_UNTOUCHED, m->version, m->says[WEIR_BALLOT_UNTOUCHED]);
     weir_vote_leave(m->vote, m->index, verdict);
     return NULL;
 }
@@ -85,7 +88,7 @@ static void all_hear_ok_when_all_have_said_so_in_every_round(void **state)
 static void one_failure_is_everybodys_and_has_a_culprit(void **state)
 {
     (void)state;
-    for (int ballot = 0; ballot < WEIR_N_BALLOTS; ballot++) {
+    for (int ballot = 0; ballot <= WEIR_BALLOT_TAKEN; ballot++) {
         weir_vote *vote;
         member members[WORKERS] = { { .version = 7 }, { .version = 7 }, { .version = 7 } };
         members[1].says[ballot] = WEIR_ERR_CORRUPT;
@@ -188,6 +191,45 @@ static void it_is_stopped_before_anything_has_changed_and_never_after(void **sta
     weir_vote_close(vote);
 }
 
+static void all_are_untouched_or_none_is_said_to_be_whatever_failed(void **state)
+{
+    (void)state;
+    weir_vote *vote;
+    assert_int_equal(weir_vote_open(WORKERS, &vote), WEIR_OK);
+    for (int touched = 0; touched <= 1; touched++) {
+        member members[WORKERS] = { { .version = 7 }, { .version = 7 }, { .version = 7 } };
+        for (int i = 0; i < WORKERS; i++)
+            members[i].is_direct = true;
+        members[1].says[WEIR_BALLOT_TAKEN] = WEIR_ERR_PEER_LOST;
+        members[0].says[WEIR_BALLOT_UNTOUCHED] = touched ? WEIR_ERR_PARTIAL : WEIR_OK;
+        members[2].late_ms = 30; /* it hears of the failure when it has landed */
+        weir_vote_begin(vote, LONG_MS, LONG_MS);
+        vote_all(vote, members, 0);
+        expect(members, 0, WEIR_BALLOT_TAKEN, WEIR_ERR_PEER_LOST);
+        expect(members, 0, WEIR_BALLOT_UNTOUCHED, touched ? WEIR_ERR_PARTIAL : WEIR_OK);
+        assert_int_equal(weir_vote_culprit(vote), 1);
+    }
+    weir_vote_close(vote);
+}
+
+static void who_does_not_say_that_it_is_untouched_may_not_be(void **state)
+{
+    (void)state;
+    weir_vote *vote;
+    assert_int_equal(weir_vote_open(WORKERS, &vote), WEIR_OK);
+    weir_vote_begin(vote, LONG_MS, 50);
+    assert_int_equal(weir_vote_cast(vote, 0, WEIR_BALLOT_TAKEN, 7, WEIR_ERR_TIMED_OUT),
+                     WEIR_ERR_TIMED_OUT);
+    uint64_t begun_ns = weir_now_ns();
+    assert_int_equal(weir_vote_cast(vote, 0, WEIR_BALLOT_UNTOUCHED, 7, WEIR_OK),
+                     WEIR_ERR_TIMED_OUT);
+    uint64_t took_ns = weir_now_ns() - begun_ns;
+    assert_true(took_ns >= 90 * 1000000ull && took_ns < LONG_MS / 2 * 1000000ull);
+    assert_int_equal(weir_vote_cast(vote, 1, WEIR_BALLOT_UNTOUCHED, 7, WEIR_OK),
+                     WEIR_ERR_TIMED_OUT);
+    weir_vote_close(vote);
+}
+
 static void no_memory_is_said(void **state)
 {
     (void)state;
@@ -208,6 +250,8 @@ int main(void)
         cmocka_unit_test(who_never_comes_ends_it_for_all_within_the_bound),
         cmocka_unit_test(the_later_ballots_have_a_bound_of_their_own),
         cmocka_unit_test(it_is_stopped_before_anything_has_changed_and_never_after),
+        cmocka_unit_test(all_are_untouched_or_none_is_said_to_be_whatever_failed),
+        cmocka_unit_test(who_does_not_say_that_it_is_untouched_may_not_be),
         cmocka_unit_test(no_memory_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -272,6 +272,7 @@ static void direct_workers_are_unusable_together(void **state)
     for (int i = 0; i < WORKERS; i++) {
         assert_int_equal(weir_replica_get_state(e->workers[i]), WEIR_REPLICA_UNUSABLE);
         assert_int_equal(e->members[i].n_resumes, 0);
+        assert_int_equal(e->members[i].n_votes, 3);
     }
     e->members[1].after = WEIR_OK;
     install(e, 2);
@@ -291,6 +292,8 @@ static void direct_workers_go_on_when_one_did_not_pause(void **state)
     expect_all_hold(e, 1);
     assert_int_equal(e->members[1].n_resumes, 1);
     assert_int_equal(e->members[1].result, WEIR_ERR_BUSY);
+    for (int i = 0; i < WORKERS; i++)
+        assert_int_equal(e->members[i].n_votes, 1);
     engine_close(e);
 }
 

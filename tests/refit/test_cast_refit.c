@@ -417,13 +417,15 @@ typedef struct voter {
     electorate *of;
     int number;
     weir_status after; /* what its engine says to what was installed */
+    unsigned n_votes, n_resumes;
+    unsigned lost_vote; /* in which it says that bytes have landed; 0: none */
 } voter;
 
 static weir_status vote(void *context, uint64_t version, weir_status mine)
 {
-    const voter *own = context;
+    voter *own = context;
     (void)version;
-    own->of->votes[own->number] = mine;
+    own->of->votes[own->number] = ++own->n_votes == own->lost_vote ? WEIR_ERR_PARTIAL : mine;
     pthread_barrier_wait(&own->of->gather);
     weir_status all = own->of->votes[0] != WEIR_OK ? own->of->votes[0] : own->of->votes[1];
     pthread_barrier_wait(&own->of->told);
@@ -436,6 +438,31 @@ static weir_status after_install(void *context, uint64_t version)
     return ((const voter *)context)->after;
 }
 
+static void resume_engine(void *context)
+{
+    ((voter *)context)->n_resumes++;
+}
+
+static void add_voters(stage *s, electorate *both, voter voters[2], weir_install_mode mode)
+{
+    pthread_barrier_init(&both->gather, NULL, 2);
+    pthread_barrier_init(&both->told, NULL, 2);
+    for (uint32_t w = 0; w < 2; w++) {
+        voters[w] = (voter){ .of = both, .number = (int)w };
+        weir_replica *replica = add_worker(s, "a", w, mode)->replica;
+        replica->agree = vote;
+        replica->hooks.context = &voters[w];
+        replica->hooks.postprocess = after_install;
+        replica->hooks.resume = resume_engine;
+    }
+}
+
+static void dismiss(electorate *both)
+{
+    pthread_barrier_destroy(&both->gather);
+    pthread_barrier_destroy(&both->told);
+}
+
 static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
 {
     (void)state;
@@ -443,15 +470,7 @@ static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
     electorate both;
     voter voters[2];
     stage *s = open_stage(&wish, "fsdp=2", "tp=2");
-    pthread_barrier_init(&both.gather, NULL, 2);
-    pthread_barrier_init(&both.told, NULL, 2);
-    for (uint32_t w = 0; w < 2; w++) {
-        voters[w] = (voter){ &both, (int)w, WEIR_OK };
-        weir_replica *replica = add_worker(s, "a", w, WEIR_INSTALL_STAGED)->replica;
-        replica->agree = vote;
-        replica->hooks.context = &voters[w];
-        replica->hooks.postprocess = after_install;
-    }
+    add_voters(s, &both, voters, WEIR_INSTALL_STAGED);
     refit(s, 1);
     expect_verified(s, 1);
     voters[1].after = WEIR_ERR_REFUSED;
@@ -471,8 +490,72 @@ static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
     voters[1].after = WEIR_OK;
     refit(s, 3);
     expect_verified(s, 3);
-    pthread_barrier_destroy(&both.gather);
-    pthread_barrier_destroy(&both.told);
+    dismiss(&both);
+    close_stage(s);
+}
+
+/* A round of version 2 that never begins, since another engine does not come. */
+static void wait_in_vain(stage *s, voter voters[2])
+{
+    for (size_t w = 0; w < 2; w++) {
+        voters[w].n_votes = voters[w].n_resumes = 0;
+        weir_replica_rebound(s->workers[w].replica, SHORT_MS);
+    }
+    start_ranks(s, 2, 2, SHORT_MS);
+    for (size_t w = 0; w < 2; w++)
+        start_worker(&s->workers[w], 2);
+    for (size_t w = 0; w < 2; w++) {
+        join(&s->workers[w]);
+        assert_true(s->workers[w].status != WEIR_OK);
+        assert_int_equal(voters[w].n_votes, 3);
+        weir_replica_rebound(s->workers[w].replica, 10 * RIG_TIMEOUT_MS);
+    }
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        join(&s->ranks[rank]);
+        assert_int_equal(s->ranks[rank].status, WEIR_ERR_TIMED_OUT);
+    }
+}
+
+static void direct_workers_that_no_byte_has_reached_keep_what_they_have(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
+    electorate both;
+    voter voters[2];
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    add_voters(s, &both, voters, WEIR_INSTALL_DIRECT);
+    refit(s, 1);
+    wait_in_vain(s, voters);
+    for (size_t w = 0; w < 2; w++) {
+        assert_int_equal(weir_replica_get_state(s->workers[w].replica), WEIR_REPLICA_HOLDING);
+        assert_int_equal(weir_replica_version(s->workers[w].replica), 1);
+        assert_int_equal(voters[w].n_resumes, 1);
+    }
+    refit(s, 3);
+    expect_verified(s, 3);
+    dismiss(&both);
+    close_stage(s);
+}
+
+static void direct_workers_are_unusable_when_a_byte_has_reached_one_of_them(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
+    electorate both;
+    voter voters[2];
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    add_voters(s, &both, voters, WEIR_INSTALL_DIRECT);
+    refit(s, 1);
+    voters[1].lost_vote = 3;
+    wait_in_vain(s, voters);
+    for (size_t w = 0; w < 2; w++) {
+        assert_int_equal(weir_replica_get_state(s->workers[w].replica), WEIR_REPLICA_UNUSABLE);
+        assert_int_equal(voters[w].n_resumes, 0);
+        assert_non_null(strstr(s->workers[w].line, "is unusable until a whole version is in"));
+    }
+    refit(s, 3);
+    expect_verified(s, 3);
+    dismiss(&both);
     close_stage(s);
 }
 
@@ -528,6 +611,8 @@ int main(void)
         cmocka_unit_test(a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh),
         cmocka_unit_test(who_gives_up_ends_the_round_and_the_next_version_goes_to_all),
         cmocka_unit_test(workers_of_one_engine_take_it_together_or_not_at_all),
+        cmocka_unit_test(direct_workers_that_no_byte_has_reached_keep_what_they_have),
+        cmocka_unit_test(direct_workers_are_unusable_when_a_byte_has_reached_one_of_them),
         cmocka_unit_test(a_weight_that_is_not_finite_ends_the_round_for_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -230,6 +230,36 @@ static void a_refit_that_is_cancelled_half_way_leaves_its_groups(void **state)
     close_bench(b);
 }
 
+/* Direct, nothing else could end a wait for a round before its bound. */
+static void a_refit_is_cancelled_as_long_as_nothing_has_landed(void **state)
+{
+    (void)state;
+    for (int mode = WEIR_INSTALL_STAGED; mode <= WEIR_INSTALL_DIRECT; mode++) {
+        bool landed;
+        bench *b = open_bench((weir_install_mode)mode);
+        b->ranks[0].has_not_begun = true;
+        weir_worker_cancel(&b->replica.worker);
+        double begun_s = weir_now_s();
+        expect_fails(refit_once(b, &landed), WEIR_ERR_CANCELLED, "cancelled while worker replica");
+        assert_true(weir_now_s() - begun_s < b->replica.worker.timeout_ms / 2e3);
+        assert_false(landed);
+        expect_untouched(b);
+        close_bench(b);
+    }
+}
+
+static void a_direct_refit_is_not_cancelled_once_bytes_have_landed(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_bench(WEIR_INSTALL_DIRECT);
+    b->replica.worker.progress = cancel_at_once;
+    b->replica.worker.progress_context = &b->replica.worker;
+    must(refit_once(b, &landed));
+    expect_installed(b);
+    close_bench(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +273,8 @@ int main(void)
         cmocka_unit_test(every_wait_is_bounded_and_names_the_rank_and_the_group),
         cmocka_unit_test(a_group_that_breaks_ends_the_refit),
         cmocka_unit_test(a_refit_that_is_cancelled_half_way_leaves_its_groups),
+        cmocka_unit_test(a_refit_is_cancelled_as_long_as_nothing_has_landed),
+        cmocka_unit_test(a_direct_refit_is_not_cancelled_once_bytes_have_landed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

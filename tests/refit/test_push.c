@@ -581,6 +581,61 @@ static void a_direct_replica_is_spared_when_another_never_gets_ready(void **stat
     rig_close(r);
 }
 
+/* What the other workers of a replica come to, and what it is asked for last. */
+typedef struct others {
+    unsigned n_votes;
+    weir_status untouched, last;
+} others;
+
+static weir_status vote_as_others(void *context, uint64_t version, weir_status mine)
+{
+    others *all = context;
+    (void)version;
+    all->last = mine;
+    return ++all->n_votes < 3 ? mine : all->untouched;
+}
+
+static void
+a_direct_worker_is_unusable_where_bytes_have_reached_another_of_its_replica(void **state)
+{
+    const place *at = place_of(state);
+    if (at == &broadcast)
+        skip(); /* NCCL takes no two ranks on one GPU */
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    bool refuses = false;
+    others all = { 0 };
+    weir_replica *replicas[2];
+    weir_replica_options options = rig_replica_options(r, "one", WEIR_INSTALL_DIRECT);
+    options.agree = vote_as_others;
+    options.hooks.context = &all;
+    assert_ok(weir_replica_open(&options, &replicas[0]));
+    options = rig_replica_options(r, "stubborn", WEIR_INSTALL_DIRECT);
+    options.hooks.pause = pause_unless_it_refuses;
+    options.hooks.context = &refuses;
+    assert_ok(weir_replica_open(&options, &replicas[1]));
+    for (size_t i = 0; i < 2; i++)
+        assert_ok(weir_replica_allocate(replicas[i]));
+    for (unsigned version = 1; version <= 4; version++) {
+        refit done;
+        refuses = version == 2 || version == 3;
+        all = (others){ .untouched = version == 3 ? WEIR_ERR_PARTIAL : WEIR_OK };
+        rig_publish(r, version);
+        run_refit(r, replicas, 2, version, &done);
+        assert_int_equal(all.n_votes, refuses ? 3 : 2);
+        assert_int_equal(all.last, WEIR_OK);
+        if (!refuses)
+            expect_all_ok(&done);
+        if (version == 2)
+            assert_int_equal(weir_replica_version(replicas[0]), 1);
+        if (version == 3)
+            assert_int_equal(weir_replica_get_state(replicas[0]), WEIR_REPLICA_UNUSABLE);
+    }
+    expect_verified(r, "one", 4);
+    for (size_t i = 0; i < 2; i++)
+        weir_replica_close(replicas[i]);
+    rig_close(r);
+}
+
 static void a_replica_that_never_comes_is_counted_when_the_wait_ends(void **state)
 {
     const place *at = place_of(state);
@@ -658,6 +713,7 @@ int main(void)
         EVERYWHERE(a_scan_refuses_a_spoilt_version_before_it_is_published),
         EVERYWHERE(a_replica_that_refuses_is_named_to_the_trainer),
         EVERYWHERE(a_direct_replica_is_spared_when_another_never_gets_ready),
+        EVERYWHERE(a_direct_worker_is_unusable_where_bytes_have_reached_another_of_its_replica),
         EVERYWHERE(a_replica_that_never_comes_is_counted_when_the_wait_ends),
         EVERYWHERE(a_trainer_that_never_begins_is_named_by_the_replica),
         EVERYWHERE(a_window_that_is_too_small_is_said_so),
