@@ -36,7 +36,8 @@ struct weir_cast {
     seat *seats;              /* one per audience */
     const weir_reader **come; /* scratch of a gathering: the members of one audience */
     size_t come_room;
-    uint64_t *tickets; /* of each group */
+    uint64_t *tickets;  /* of each group */
+    uint32_t looked_at; /* the audience of which the group was joined, or not, last */
     weir_membership told[WEIR_MAX_AUDIENCES];
 };
 
@@ -228,7 +229,7 @@ static void name_seat(const weir_cast *cast, uint32_t audience, char *text, size
         snprintf(text + used, text_bytes - used, " and %zu more", at->n_members - n_named);
 }
 
-static weir_status open_seat(weir_cast *cast, uint32_t audience)
+static weir_status open_seat(weir_cast *cast, uint32_t audience, unsigned bound_ms)
 {
     weir_trainer *trainer = cast->trainer;
     seat *at = &cast->seats[audience];
@@ -238,20 +239,20 @@ static weir_status open_seat(weir_cast *cast, uint32_t audience)
                                      .work = trainer->work,
                                      .key = at->key,
                                      .n_ranks = (uint32_t)at->n_members + 1,
-                                     .timeout_ms = trainer->worker.timeout_ms,
+                                     .timeout_ms = bound_ms > 0 ? bound_ms : 1,
                                      .who = who };
     trainer->worker.counters.connections++;
     return weir_matched_open(&options, &at->matched);
 }
 
 /* All are begun before the first is waited for: a reader may take them in any order. */
-weir_status weir_cast_joined(weir_cast *cast)
+weir_status weir_cast_joined(weir_cast *cast, unsigned bound_ms)
 {
     weir_status status = WEIR_OK;
     bool all = true;
     for (uint32_t a = 0; a < cast->audiences->n && status == WEIR_OK; a++) {
         if (cast->seats[a].n_members > 0 && cast->seats[a].matched == NULL)
-            status = open_seat(cast, a);
+            status = open_seat(cast, a, bound_ms);
     }
     for (uint32_t a = 0; a < cast->audiences->n && status == WEIR_OK; a++) {
         seat *at = &cast->seats[a];
@@ -259,11 +260,23 @@ weir_status weir_cast_joined(weir_cast *cast)
             continue;
         status = weir_matched_joined(at->matched);
         at->is_joined = status == WEIR_OK;
+        cast->looked_at = a;
         all &= at->is_joined;
         if (status == WEIR_IN_PROGRESS)
             status = WEIR_OK;
     }
     return status == WEIR_OK && !all ? WEIR_IN_PROGRESS : status;
+}
+
+const char *weir_cast_missing(const weir_cast *cast, const char *words)
+{
+    const seat *at = &cast->seats[cast->looked_at];
+    const char *list = strrchr(words, ':');
+    char *behind = NULL;
+    unsigned long rank = list != NULL ? strtoul(list + 1, &behind, 10) : 0;
+    bool is_list =
+        rank > 0 && (*behind == '\0' || *behind == ',' || strncmp(behind, " and ", 5) == 0);
+    return is_list && rank <= at->n_members ? at->members[rank - 1] : NULL;
 }
 
 static weir_matched *group_of(const weir_cast *cast, uint32_t group)

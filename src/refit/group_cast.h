@@ -39,8 +39,11 @@ weir_status weir_cast_gather(weir_cast *cast, const weir_credits *credits);
 /* Under the lock: what a reader is told; none of one that is not in the round. Borrowed until the
  * next call. */
 const weir_membership *weir_cast_memberships(weir_cast *cast, const char *reader, size_t *out_n);
-/* Joins them: IN_PROGRESS until every reader has. */
-weir_status weir_cast_joined(weir_cast *cast);
+/* Joins them: IN_PROGRESS until every reader has, at most bound_ms of those that are begun here. */
+weir_status weir_cast_joined(weir_cast *cast, unsigned bound_ms);
+/* The reader whose rank in its group `words` end with, those that the last failure to join came
+ * with: "...: 2, 5"; NULL: they name nobody. */
+const char *weir_cast_missing(const weir_cast *cast, const char *words);
 /* Whether anybody is sent that group: who holds the version already is not. */
 bool weir_cast_is_wanted(const weir_cast *cast, uint32_t group);
 /* Queues the broadcast of group `group`, which lies at `data`. */

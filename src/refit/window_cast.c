@@ -23,16 +23,37 @@
 #define POLL_EVERY_US 50u    /* for a transport, which wakes nobody */
 #define MAX_NAMED 3u
 #define REASON_MS 300u
+#define BOUND_TEXT 48
+#define SILENT_NS ((uint64_t)1000000000) /* who is alive asks many times a second */
+
+/* Why a wait has ended without what it was for. */
+typedef struct cause {
+    weir_status status;
+    const char *words; /* of the transport; NULL: the bound has passed */
+} cause;
 
 /* Something to wait for. */
 typedef struct goal {
     weir_status (*look)(weir_window_round *r, uint32_t group); /* IN_PROGRESS: not yet */
-    /* The lock is held. The bound has passed, or `failed` says how it failed. */
-    weir_status (*blame)(const weir_window_round *r, uint32_t group, weir_status failed);
+    /* The lock is held. */
+    weir_status (*blame)(const weir_window_round *r, uint32_t group, const cause *why);
     /* Who has most to do yet; NULL: nobody that is known. The lock is held. */
     const weir_reader *(*waits_for)(const weir_window_round *r, uint32_t group);
     unsigned wait_us;
 } goal;
+
+/* `failed` of the transport, whose line the thread's last error is; IN_PROGRESS: the bound passed.
+ */
+static weir_status blame(const weir_window_round *r, const goal *wanted, uint32_t group,
+                         weir_status failed)
+{
+    weir_error_line line;
+    cause why = { WEIR_ERR_TIMED_OUT, NULL };
+    weir_error_save(&line);
+    if (failed != WEIR_IN_PROGRESS)
+        why = (cause){ failed, line.text };
+    return wanted->blame(r, group, &why);
+}
 
 /* The part of a wait that looks at the readers. OK: wait on. */
 static weir_status look_at_readers(weir_window_round *r, const goal *wanted, uint32_t group,
@@ -43,10 +64,10 @@ static weir_status look_at_readers(weir_window_round *r, const goal *wanted, uin
     if (lost != NULL)
         return weir_window_gave_up(r, lost);
     if (found < WEIR_OK)
-        return wanted->blame(r, group, found);
+        return blame(r, wanted, group, found);
     weir_window_note_progress(r);
     if (weir_deadline_passed(r->deadline))
-        return wanted->blame(r, group, WEIR_ERR_TIMED_OUT);
+        return blame(r, wanted, group, WEIR_IN_PROGRESS);
     const weir_reader *slowest = wanted->waits_for(r, group);
     weir_worker_waits_for(&r->trainer->worker, slowest != NULL ? slowest->id : "");
     weir_window_await_change(r, wanted->wait_us);
@@ -69,14 +90,13 @@ static weir_status await(weir_window_round *r, const goal *wanted, uint32_t grou
     }
 }
 
-/* "timed out after 1.0 s", or the line of what has failed otherwise. */
-static const char *how_it_failed(const weir_window_round *r, weir_status failed,
-                                 weir_error_line *line)
+/* "timed out after 1.0 s: ", or nothing where the transport has words of its own. */
+static const char *bound_of(const weir_window_round *r, const cause *why, char text[BOUND_TEXT])
 {
-    weir_error_save(line);
-    if (failed == WEIR_ERR_TIMED_OUT)
-        snprintf(line->text, sizeof(line->text), "timed out after %.1f s", r->timeout_ms / 1e3);
-    return line->text;
+    text[0] = '\0';
+    if (why->words == NULL)
+        snprintf(text, BOUND_TEXT, "timed out after %.1f s: ", r->timeout_ms / 1e3);
+    return text;
 }
 
 /* ---- who is there ----------------------------------------------------------------------------*/
@@ -91,13 +111,13 @@ static weir_status look_gathered(weir_window_round *r, uint32_t group)
     return all ? WEIR_OK : WEIR_IN_PROGRESS;
 }
 
-static weir_status blame_absent(const weir_window_round *r, uint32_t group, weir_status failed)
+static weir_status blame_absent(const weir_window_round *r, uint32_t group, const cause *why)
 {
     weir_credit_gap gap = { 0 };
     char left[2 * WEIR_CREDIT_TEXT];
     (void)group;
     weir_credits_gathered(&r->window->credits, r->n_replicas, weir_now_ns(), &gap);
-    return weir_fail(failed,
+    return weir_fail(why->status,
                      "timed out after %.1f s: %u of %u replicas have a worker %u that has come for "
                      "version %" PRIu64 " of %s%s",
                      r->timeout_ms / 1e3, gap.n_there, r->n_replicas, gap.worker, r->version,
@@ -130,10 +150,12 @@ static weir_status gather(weir_window_round *r)
 
 /* ---- who stands in its groups ----------------------------------------------------------------*/
 
+/* The transport says which rank is missing a moment before the round is over for all. */
 static weir_status look_joined(weir_window_round *r, uint32_t group)
 {
+    unsigned left_ms = weir_deadline_left_ms(r->deadline);
     (void)group;
-    return weir_cast_joined(r->window->cast);
+    return weir_cast_joined(r->window->cast, left_ms - left_ms / 10);
 }
 
 static const weir_reader *wait_for_outside(const weir_window_round *r, uint32_t group)
@@ -142,21 +164,88 @@ static const weir_reader *wait_for_outside(const weir_window_round *r, uint32_t 
     return weir_credits_outside(&r->window->credits);
 }
 
-static weir_status blame_outside(const weir_window_round *r, uint32_t group, weir_status failed)
+/* What a member that does not stand in its groups has to do with it. */
+typedef enum suspicion {
+    ABSENT, /* has not asked since the round began */
+    SILENT, /* asks no more */
+    OUTSIDE,
+    N_SUSPICIONS
+} suspicion;
+
+static suspicion suspicion_of(const weir_reader *reader, uint64_t now_ns)
 {
-    weir_error_line line;
-    const char *how = how_it_failed(r, failed, &line);
-    const weir_reader *outside = wait_for_outside(r, group);
-    if (outside == NULL)
-        return weir_fail(failed,
-                         "%s: the broadcast groups of version %" PRIu64 " of %s are not complete, "
-                         "though all readers have said that they stand in them",
-                         how, r->version, r->trainer->worker.model);
-    return weir_fail(failed,
-                     "%s: %s (worker %u of its engine) has not joined the broadcast groups of "
-                     "version %" PRIu64 " of %s%s",
-                     how, outside->id, outside->worker, r->version, r->trainer->worker.model,
-                     outside->began ? "" : ", nor has it asked since the round began");
+    if (!reader->began)
+        return ABSENT;
+    return now_ns - reader->seen_ns > SILENT_NS ? SILENT : OUTSIDE;
+}
+
+static void add_name(char *text, size_t text_bytes, const weir_reader *reader)
+{
+    size_t used = strlen(text);
+    snprintf(text + used, text_bytes - used, "%s%s (worker %u of its engine)", used > 0 ? ", " : "",
+             reader->id, reader->worker);
+}
+
+/* "a (worker 0 of its engine), b (worker 1 of its engine) and 2 more": how many. */
+static size_t name_outside(const weir_window_round *r, suspicion of, char *text, size_t text_bytes)
+{
+    const weir_credits *credits = &r->window->credits;
+    uint64_t now_ns = weir_now_ns();
+    size_t n = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < credits->n_readers; i++) {
+        const weir_reader *reader = &credits->readers[i];
+        bool is_outside = reader->member && !reader->left && !reader->joined;
+        if (is_outside && suspicion_of(reader, now_ns) == of && ++n <= MAX_NAMED)
+            add_name(text, text_bytes, reader);
+    }
+    size_t used = strlen(text);
+    if (n > MAX_NAMED)
+        snprintf(text + used, text_bytes - used, " and %zu more", n - MAX_NAMED);
+    return n;
+}
+
+/* Who is named by the transport, else those whose guilt is the likeliest: some transports let
+ * nobody in before all have come. What fails at once has kept everybody outside. */
+static size_t find_outside(const weir_window_round *r, const cause *why, suspicion *out_of,
+                           char *text, size_t text_bytes)
+{
+    const char *name = why->words != NULL ? weir_cast_missing(r->window->cast, why->words) : NULL;
+    const weir_reader *named = name != NULL ? weir_credits_member(&r->window->credits, name) : NULL;
+    unsigned end = why->status == WEIR_ERR_TIMED_OUT ? N_SUSPICIONS : OUTSIDE;
+    size_t n = 0;
+    *out_of = OUTSIDE;
+    text[0] = '\0';
+    if (named != NULL) {
+        *out_of = suspicion_of(named, weir_now_ns());
+        add_name(text, text_bytes, named);
+        return 1;
+    }
+    for (unsigned of = ABSENT; of < end && n == 0; of++) {
+        *out_of = (suspicion)of;
+        n = name_outside(r, *out_of, text, text_bytes);
+    }
+    return n;
+}
+
+static weir_status blame_outside(const weir_window_round *r, uint32_t group, const cause *why)
+{
+    static const char *const more[] = { ", nor asked since the round began", ", and asked no more",
+                                        "" };
+    char bound[BOUND_TEXT], names[MAX_NAMED * (WEIR_NAME_BYTES + 48)];
+    const char *words = why->words != NULL ? why->words : "";
+    suspicion of;
+    size_t n = find_outside(r, why, &of, names, sizeof(names));
+    (void)group;
+    if (n == 0)
+        return weir_fail(why->status,
+                         "%s%s%sthe broadcast groups of version %" PRIu64 " of %s are not complete",
+                         bound_of(r, why, bound), words, words[0] != '\0' ? ": " : "", r->version,
+                         r->trainer->worker.model);
+    return weir_fail(why->status,
+                     "%s%s %s not joined the broadcast groups of version %" PRIu64 " of %s%s%s%s",
+                     bound_of(r, why, bound), names, n == 1 ? "has" : "have", r->version,
+                     r->trainer->worker.model, more[of], words[0] != '\0' ? ": " : "", words);
 }
 
 static const goal joined = { look_joined, blame_outside, wait_for_outside, POLL_EVERY_US };
@@ -193,16 +282,16 @@ static void name_takers(const weir_window_round *r, uint32_t group, char *text, 
         snprintf(text + used, text_bytes - used, " and %zu more", n - MAX_NAMED);
 }
 
-static weir_status blame_takers(const weir_window_round *r, uint32_t group, weir_status failed)
+static weir_status blame_takers(const weir_window_round *r, uint32_t group, const cause *why)
 {
-    weir_error_line line;
-    char takers[MAX_NAMED * (WEIR_NAME_BYTES + 32)];
-    const char *how = how_it_failed(r, failed, &line);
+    char bound[BOUND_TEXT], takers[MAX_NAMED * (WEIR_NAME_BYTES + 32)];
+    const char *words = why->words != NULL ? why->words : "";
     name_takers(r, group, takers, sizeof(takers));
-    return weir_fail(failed,
-                     "%s: the broadcast of group %u of %u of version %" PRIu64
+    return weir_fail(why->status,
+                     "%s%s%sthe broadcast of group %u of %u of version %" PRIu64
                      " of %s has not ended: %s%s",
-                     how, group, r->window->groups.n_groups, r->version, r->trainer->worker.model,
+                     bound_of(r, why, bound), words, words[0] != '\0' ? ": " : "", group,
+                     r->window->groups.n_groups, r->version, r->trainer->worker.model,
                      takers[0] != '\0' ? takers : "though all readers have asked for later ones",
                      takers[0] != '\0' ? " has not asked beyond it" : "");
 }
@@ -246,10 +335,10 @@ static weir_status look_taken(weir_window_round *r, uint32_t group)
     return all ? WEIR_OK : WEIR_IN_PROGRESS;
 }
 
-static weir_status blame_slow(const weir_window_round *r, uint32_t group, weir_status failed)
+static weir_status blame_slow(const weir_window_round *r, uint32_t group, const cause *why)
 {
     const weir_reader *slow = wait_for_taker(r, group);
-    return weir_fail(failed,
+    return weir_fail(why->status,
                      "timed out after %.1f s: %s (worker %u of its engine) has not taken all of "
                      "version %" PRIu64 " of %s: the last that it asked for is group %u of %u",
                      r->timeout_ms / 1e3, slow != NULL ? slow->id : "a reader",

@@ -144,9 +144,5 @@ int main(void)
         cmocka_unit_test(nothing_is_read_through_a_transport_that_can_only_broadcast),
         cmocka_unit_test(a_transport_that_cannot_broadcast_is_refused_by_name),
     };
-    if (!use_fake())
-        return 1;
-    memcpy(strstr(fake_path, FAKE_LIBRARY), "fake_cuda.so", sizeof("fake_cuda.so"));
-    setenv("WEIR_CUDA_LIBRARY", fake_path, 1); /* which knows what is memory of a GPU */
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return use_fake_with_cuda() ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
 }

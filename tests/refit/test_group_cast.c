@@ -148,15 +148,15 @@ static void the_same_members_make_no_key_no_group_and_allocate_nothing(void **st
     add(b, "a", 0);
     add(b, "b", 1);
     assert_ok(weir_cast_gather(b->cast, &b->credits));
-    assert_int_equal(weir_cast_joined(b->cast), WEIR_IN_PROGRESS);
+    assert_int_equal(weir_cast_joined(b->cast, RIG_TIMEOUT_MS), WEIR_IN_PROGRESS);
     join_ends(b, &e);
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     uint64_t keys[2] = { key_of(b, "a", 0), key_of(b, "a", 1) }, n_keys = b->all->n_keys;
     assert_int_equal(b->trainer.worker.counters.connections, 2);
     b->readers[0].fresh = b->readers[1].fresh = false;
     uint64_t before = weir_alloc_count();
     assert_ok(weir_cast_gather(b->cast, &b->credits));
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     assert_int_equal(key_of(b, "a", 0), keys[0]);
     assert_int_equal(key_of(b, "a", 1), keys[1]);
     assert_int_equal(weir_alloc_count(), before);
@@ -175,16 +175,16 @@ static void a_fresh_reader_changes_the_keys_of_its_own_groups_alone(void **state
     add(b, "b", 1);
     assert_ok(weir_cast_gather(b->cast, &b->credits));
     join_ends(b, &e);
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     uint64_t kept = key_of(b, "a", 0), changed = key_of(b, "a", 1);
     b->readers[0].fresh = false; /* but b has lost its groups */
     assert_ok(weir_cast_gather(b->cast, &b->credits));
     assert_int_equal(key_of(b, "a", 0), kept);
     assert_true(key_of(b, "a", 1) != changed);
     assert_int_equal(key_of(b, "b", 1), key_of(b, "a", 1));
-    assert_int_equal(weir_cast_joined(b->cast), WEIR_IN_PROGRESS);
+    assert_int_equal(weir_cast_joined(b->cast, RIG_TIMEOUT_MS), WEIR_IN_PROGRESS);
     join_ends(b, &e);
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     leave_ends(&e);
     close_bench(b);
 }
@@ -198,7 +198,7 @@ static void who_comes_or_goes_changes_the_groups_it_is_in(void **state)
     add(b, "b", 1);
     assert_ok(weir_cast_gather(b->cast, &b->credits));
     join_ends(b, &e);
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     uint64_t kept = key_of(b, "a", 0), changed = key_of(b, "a", 1);
     b->readers[0].fresh = b->readers[1].fresh = false;
     b->readers[1].member = false; /* it holds the version */
@@ -210,7 +210,7 @@ static void who_comes_or_goes_changes_the_groups_it_is_in(void **state)
     b->readers[0].left = true;
     assert_ok(weir_cast_gather(b->cast, &b->credits));
     assert_null(place(b, "a", 0)); /* nobody is left: there is no group to join */
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     assert_ok(weir_cast_send(b->cast, 0, NULL));
     assert_ok(weir_cast_sent(b->cast, 0));
     leave_ends(&e);
@@ -229,7 +229,7 @@ static void groups_go_to_their_audience_and_end_when_all_have_them(void **state)
     add(b, "b", 1);
     assert_ok(weir_cast_gather(b->cast, &b->credits));
     join_ends(b, &e);
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     for (uint32_t g = 0; g < N_GROUPS; g++)
         assert_ok(weir_cast_send(b->cast, g, &out[g]));
     assert_int_equal(weir_cast_sent(b->cast, 1), WEIR_IN_PROGRESS);
@@ -257,7 +257,7 @@ static void a_round_that_was_aborted_leaves_no_group(void **state)
     add(b, "b", 1);
     assert_ok(weir_cast_gather(b->cast, &b->credits));
     join_ends(b, &e);
-    assert_ok(weir_cast_joined(b->cast));
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     uint64_t key = key_of(b, "a", 1);
     assert_ok(weir_cast_send(b->cast, 1, &out));
     weir_cast_abort(b->cast);
@@ -292,7 +292,7 @@ static void a_heap_that_is_full_is_an_error(void **state)
     }
     assert_ok(weir_cast_gather(b->cast, &b->credits));
     weir_alloc_fail_at(1);
-    assert_int_equal(weir_cast_joined(b->cast), WEIR_ERR_NO_MEMORY);
+    assert_int_equal(weir_cast_joined(b->cast, RIG_TIMEOUT_MS), WEIR_ERR_NO_MEMORY);
     weir_alloc_fail_at(0);
     close_bench(b);
 }

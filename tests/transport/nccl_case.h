@@ -62,6 +62,16 @@ static inline bool use_fake(void)
     return true;
 }
 
+/* The same, beside the fake of CUDA that knows what is memory of a GPU. */
+static inline bool use_fake_with_cuda(void)
+{
+    if (!use_fake())
+        return false;
+    memcpy(strstr(fake_path, FAKE_LIBRARY), "fake_cuda.so", sizeof("fake_cuda.so"));
+    setenv("WEIR_CUDA_LIBRARY", fake_path, 1);
+    return true;
+}
+
 /* For each case: everything goes well, at once. */
 static inline int reset_fake(void **state)
 {
