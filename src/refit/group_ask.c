@@ -103,10 +103,11 @@ static weir_status read_state(const weir_replica *replica, const weir_discovery 
     case WEIR_GROUP_READY:
         return WEIR_OK;
     case WEIR_GROUP_GONE:
-        return weir_fail(WEIR_ERR_NOT_FOUND,
-                         "replica %s came too late for version %" PRIu64
-                         ": its group %u is gone at %s, which has begun to send it",
-                         replica->worker.id, discovery->version, group, who);
+        return weir_fail(
+            WEIR_ERR_NOT_FOUND,
+            "replica %s came too late for version %" PRIu64 ": its group %u is gone at %s%s%.600s",
+            replica->worker.id, discovery->version, group, who,
+            record->why[0] != '\0' ? ": " : ", which has begun to send it", record->why);
     case WEIR_GROUP_OFF:
         return weir_fail(WEIR_ERR_PEER_LOST, "%s has stopped sending version %" PRIu64 ": %.600s",
                          who, discovery->version,

@@ -268,6 +268,20 @@ void weir_members_refuse_others(weir_push *push, const weir_push_version *versio
     }
 }
 
+void weir_members_withdraw(weir_push *push, uint64_t version, const char *uid, const char *why)
+{
+    char text[WEIR_NAME_BYTES + 64];
+    snprintf(text, sizeof(text), "version %" PRIu64 " was aborted: %.255s", version, why);
+    weir_members_hear(push, 0);
+    for (size_t i = 0; i < push->n_members; i++) {
+        weir_member *member = push->members[i];
+        if (member->state != WEIR_MEMBER_READY || strcmp(member->ready.version_uid, uid) != 0)
+            continue;
+        refuse(push, member, &(weir_round_abort){ WEIR_ERR_ABORTED, text, true });
+        member->state = WEIR_MEMBER_JOINED;
+    }
+}
+
 void weir_members_abort(weir_push *push, weir_status status, bool nothing_sent)
 {
     weir_error_line cause;

@@ -308,7 +308,7 @@ weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot)
 {
     weir_status status = publish(trainer, slot);
     if (status != WEIR_OK) {
-        weir_window_withdraw(trainer);
+        weir_window_withdraw(trainer, weir_last_error());
         return status;
     }
     slot->state = WEIR_SLOT_PUBLISHED;
@@ -339,25 +339,52 @@ static weir_status note_abort(weir_trainer *trainer, uint64_t version, const cha
     return status;
 }
 
+static weir_status abort_version(weir_trainer *trainer, uint64_t version, const char *uid,
+                                 const char *reason)
+{
+    weir_directory_client *client = trainer->worker.client;
+    weir_status status = weir_directory_abort_version(client, uid, trainer->worker.id, reason);
+    return status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client)
+               ? note_abort(trainer, version, uid, reason)
+               : status;
+}
+
 void weir_publish_abort(weir_trainer *trainer, uint64_t version, const char *uid,
                         const char *reason)
 {
     weir_error_line cause;
     char text[WEIR_NAME_BYTES];
-    weir_directory_client *client = trainer->worker.client;
     weir_error_save(&cause);
     bool says_who = strncmp(reason, "trainer rank ", 13) == 0;
     if (says_who)
         snprintf(text, sizeof(text), "%s", reason);
     else
         snprintf(text, sizeof(text), "trainer rank %u: %s", trainer->rank, reason);
-    weir_status status = weir_directory_abort_version(client, uid, trainer->worker.id, text);
-    if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(client))
-        status = note_abort(trainer, version, uid, text);
+    weir_status status = abort_version(trainer, version, uid, text);
     if (status != WEIR_OK)
         weir_log(WEIR_LOG_WARN, "version %" PRIu64 " cannot be aborted: %s", version,
                  weir_last_error());
     weir_error_restore(&cause);
+}
+
+/* Nothing is left to abort of a version that is not there, or RELEASING. */
+weir_status weir_publish_take_back(weir_trainer *trainer, const weir_slot *slot, const char *reason,
+                                   weir_deadline deadline)
+{
+    weir_retry retry = { .deadline = deadline };
+    weir_version_record record;
+    for (;;) {
+        weir_status status = abort_version(trainer, slot->version, slot->uid, reason);
+        if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND)
+            return WEIR_OK;
+        if (status == WEIR_ERR_REFUSED &&
+            weir_directory_get_version(trainer->worker.client, slot->uid, &record) == WEIR_OK &&
+            record.state == WEIR_VERSION_RELEASING)
+            return WEIR_OK;
+        status = weir_worker_retry(&trainer->worker, &retry, status);
+        if (status != WEIR_OK)
+            return status;
+    }
 }
 
 /* Another rank that has published it knows its uid. */

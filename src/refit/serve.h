@@ -120,6 +120,8 @@ weir_status weir_members_hear(weir_push *push, unsigned wait_ms);
 void weir_members_announce(weir_push *push, const weir_push_version *version);
 /* Whoever is READY for another version is told that it is gone. */
 void weir_members_refuse_others(weir_push *push, const weir_push_version *version);
+/* Whoever is READY for this version is told that it will not come, and why. */
+void weir_members_withdraw(weir_push *push, uint64_t version, const char *uid, const char *why);
 /* Whether a member has a part in the round that runs. */
 bool weir_member_in_round(const weir_member *member);
 /* Tells those who have a part in the round that it is off, with the calling thread's last error,

@@ -23,6 +23,7 @@
 #include "refit/window.h"
 
 #define SHORT_ANSWER_S 0.05
+#define MOVED_ON "its trainer has gone on to the next version"
 
 /* What a slot holds, told to the transport. Its key can be had from then on. */
 static weir_status seal_region(const weir_trainer *trainer, weir_slot *slot, const weir_link *link)
@@ -197,7 +198,7 @@ static weir_status retire_in_steps(weir_trainer *trainer, const weir_slot *slot,
 
 /* Nobody tells the directory of it again; from now on the slot goes by the uid that it has there.
  */
-static void stop_offering(weir_trainer *trainer, weir_slot *slot)
+void weir_slot_stop_offering(weir_trainer *trainer, weir_slot *slot)
 {
     char uid[WEIR_ID_BYTES];
     weir_keeper_retire(trainer->worker.keeper, slot->uid, uid);
@@ -207,13 +208,12 @@ static void stop_offering(weir_trainer *trainer, weir_slot *slot)
     slot->state = WEIR_SLOT_RETIRED;
 }
 
-/* The directory says when nobody reads it any more. */
-static weir_status retire(weir_trainer *trainer, weir_slot *slot)
+weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, weir_deadline deadline)
 {
-    weir_retry retry = { .deadline = weir_deadline_in(trainer->worker.timeout_ms) };
+    weir_retry retry = { .deadline = deadline };
     const char *uid = slot->uid;
     char readers[512];
-    stop_offering(trainer, slot);
+    weir_slot_stop_offering(trainer, slot);
     for (weir_patience patience = { 0 };;) {
         unsigned left_ms = keeps_no_bytes(trainer) ? 0 : weir_deadline_left_ms(retry.deadline);
         double asked_s = weir_now_s();
@@ -238,12 +238,18 @@ static weir_status retire(weir_trainer *trainer, weir_slot *slot)
     }
 }
 
+/* Within the handle's bound. */
+static weir_status retire(weir_trainer *trainer, weir_slot *slot)
+{
+    return weir_slot_retire(trainer, slot, weir_deadline_in(trainer->worker.timeout_ms));
+}
+
 weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version)
 {
     weir_slot *slot = &trainer->slots[0];
     if (slot->state != WEIR_SLOT_PUBLISHED || slot->version != version)
         return WEIR_OK;
-    weir_window_withdraw(trainer);
+    weir_window_withdraw(trainer, MOVED_ON);
     weir_status status = retire(trainer, slot);
     if (status == WEIR_OK)
         weir_slot_drop(trainer, slot);
@@ -252,7 +258,7 @@ weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version)
 
 weir_status weir_slots_retire(weir_trainer *trainer)
 {
-    weir_window_withdraw(trainer);
+    weir_window_withdraw(trainer, MOVED_ON);
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         weir_status status = WEIR_OK;
         const weir_slot *slot = &trainer->slots[i];
@@ -332,7 +338,7 @@ void weir_slots_withdraw(weir_trainer *trainer)
             continue;
         weir_directory_client_bound(trainer->worker.client, weir_worker_hurry_ms(&trainer->worker));
         bool was_published = slot->state == WEIR_SLOT_PUBLISHED;
-        stop_offering(trainer, slot);
+        weir_slot_stop_offering(trainer, slot);
         if (was_published && is_staging(trainer, slot))
             weir_publish_abort(trainer, slot->version, slot->uid,
                                "it was closed before all ranks had published the version");
@@ -370,7 +376,7 @@ weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out)
 {
     weir_slot *slot = choose_slot(trainer);
     weir_status status = WEIR_OK;
-    weir_window_withdraw(trainer);
+    weir_window_withdraw(trainer, MOVED_ON);
     if (slot->state != WEIR_SLOT_FREE) {
         double begun_s = weir_now_s();
         status = retire(trainer, slot);

@@ -153,6 +153,10 @@ weir_status weir_slot_acquire(weir_trainer *trainer, weir_slot **out);
 weir_status weir_stop_slot(weir_trainer *trainer, weir_slot *slot, uint64_t version);
 /* Takes every published slot back, each once it has no readers left. */
 weir_status weir_slots_retire(weir_trainer *trainer);
+/* Nobody tells the directory of it again; it goes by the uid that it has there. */
+void weir_slot_stop_offering(weir_trainer *trainer, weir_slot *slot);
+/* Takes one back; ERR_TIMED_OUT says who reads it still. */
+weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, weir_deadline deadline);
 /* Takes back a version that has passed through a window. */
 weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version);
 /* Tells the directory that the published versions go, and waits until nobody reads them, but for
@@ -189,6 +193,9 @@ weir_status weir_stop_publish(weir_trainer *trainer, weir_slot *slot);
 /* A version that will never be READY: who waits for it hears why. Failures are logged. */
 void weir_publish_abort(weir_trainer *trainer, uint64_t version, const char *uid,
                         const char *reason);
+/* The same of one that may be READY, and it is said: OK also when the version is over already. */
+weir_status weir_publish_take_back(weir_trainer *trainer, const weir_slot *slot, const char *reason,
+                                   weir_deadline deadline);
 /* The same of one that this rank has not published but another one has; the calling thread's last
  * error says why. */
 void weir_publish_give_up(weir_trainer *trainer, uint64_t version);

@@ -164,12 +164,12 @@ void weir_window_offer(weir_trainer *trainer, const weir_slot *slot)
     pthread_mutex_unlock(&trainer->lock);
 }
 
-void weir_window_withdraw(weir_trainer *trainer)
+void weir_window_withdraw(weir_trainer *trainer, const char *why)
 {
     weir_window *window = trainer->window;
     pthread_mutex_lock(&trainer->lock);
     if (window != NULL && window->version != NULL) {
-        weir_credits_withdraw(&window->credits, "its trainer has gone on to the next version");
+        weir_credits_withdraw(&window->credits, why);
         window->version = NULL;
     }
     pthread_mutex_unlock(&trainer->lock);
@@ -225,11 +225,12 @@ bool weir_window_answer(weir_window *window, const weir_manifest_request *reques
     if (strcmp(window->uid, request->version_uid) != 0 ||
         weir_credits_ask(credits, &ask, weir_now_ns(), &state) != WEIR_OK)
         return false;
-    weir_group_record record = { .state = state,
-                                 .round = is_in_round(window, request->reader) ? credits->round
-                                                                               : request->round,
-                                 .why = state == WEIR_GROUP_OFF ? credits->why : "",
-                                 .group = request->group };
+    weir_group_record record = {
+        .state = state,
+        .round = is_in_round(window, request->reader) ? credits->round : request->round,
+        .why = state == WEIR_GROUP_OFF || credits->withdrawn ? credits->why : "",
+        .group = request->group
+    };
     if (state == WEIR_GROUP_READY)
         add_digests(window, request->group, &record);
     if (window->cast != NULL)

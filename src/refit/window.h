@@ -46,7 +46,7 @@ weir_status weir_window_try(weir_trainer *trainer);
 /* Readers may come for the version in `slot`, which has its uid. */
 void weir_window_offer(weir_trainer *trainer, const weir_slot *slot);
 /* The version goes: those who are in the midst of it are told. */
-void weir_window_withdraw(weir_trainer *trainer);
+void weir_window_withdraw(weir_trainer *trainer, const char *why);
 /* Stop 6, the trainer's end: sends `version` to n_replicas engines. */
 weir_status weir_window_serve(weir_trainer *trainer, uint64_t version, unsigned n_replicas,
                               unsigned timeout_ms);
