@@ -83,7 +83,7 @@ typedef enum weir_ucx_purpose {
     WEIR_UCX_PURPOSES
 } weir_ucx_purpose;
 
-/* First on every connection. */
+/* First on every connection; who is fed says it, too. */
 typedef struct weir_ucx_hello {
     weir_ucx_purpose purpose;
     uint32_t rank, n_ranks, process;

@@ -7,7 +7,7 @@
 #include "transport/transport_host.h"
 #include "transport/ucx_group.h"
 
-#define CONNECT_MS 2000u /* for one address, when others may be better */
+#define CONNECT_MS 2000u /* for one address, when others may be better; and for its answer */
 
 uint64_t weir_ucx_place(void)
 {
@@ -56,8 +56,20 @@ bool weir_ucx_dial_stands(ucx_dial *dial)
     return true;
 }
 
+void weir_ucx_dial_await_answer(ucx_dial *dial)
+{
+    dial->link->until = weir_deadline_in(CONNECT_MS);
+    dial->unanswered = true;
+}
+
+void weir_ucx_dial_check_time(ucx_dial *dial)
+{
+    if ((dial->connecting || dial->unanswered) && weir_deadline_passed(dial->link->until))
+        weir_ucx_dial_drop(dial);
+}
+
 void weir_ucx_dial_drop(ucx_dial *dial)
 {
     weir_ucx_link_close(dial->link);
-    dial->connecting = false;
+    dial->connecting = dial->unanswered = false;
 }

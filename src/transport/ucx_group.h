@@ -177,6 +177,8 @@ bool weir_ucx_link_send(const ucx_link *link, const weir_key_buffer *message);
 /* The next message is at link->in. */
 ucx_heard weir_ucx_link_hear(ucx_link *link, char *out_kind, size_t *out_n_bytes);
 void weir_ucx_link_heard(ucx_link *link, size_t n_bytes); /* lets it go */
+/* Whether its peer has let go of it, whatever is still to be read. */
+bool weir_ucx_link_has_ended(const ucx_link *link);
 /* Reads and forgets; closes a link that has ended. True while it has not. */
 bool weir_ucx_link_drain(ucx_link *link);
 
@@ -186,6 +188,7 @@ typedef struct ucx_dial {
     ucx_link *link; /* stands once it is neither -1 nor `connecting` */
     unsigned next_address;
     bool connecting;
+    bool unanswered; /* it stands, but may be anybody's: given up after link->until */
 } ucx_dial;
 
 typedef enum ucx_dialled {
@@ -200,6 +203,10 @@ uint64_t weir_ucx_place(void); /* of this process, as keys say it */
 ucx_dialled weir_ucx_dial_next(ucx_dial *dial);
 /* Something has come of it: whether the connection stands. */
 bool weir_ucx_dial_stands(ucx_dial *dial);
+/* What stands must be answered by then. */
+void weir_ucx_dial_await_answer(ucx_dial *dial);
+/* Lets go of what has taken too long. */
+void weir_ucx_dial_check_time(ucx_dial *dial);
 void weir_ucx_dial_drop(ucx_dial *dial);
 
 /* ---- the group -------------------------------------------------------------------------------*/
@@ -224,7 +231,8 @@ typedef struct ucx_meet {
     uint32_t n_strangers;
     ucx_link before, after;
     ucx_dial to_root, to_after;
-    bool greeted, was_greeted; /* rank 0, over the connection that stands; over one before */
+    bool greeted;                     /* rank 0, over the connection that stands */
+    bool was_greeted, lately_greeted; /* over one before; and since its first address was tried */
     bool linked;
     weir_key_buffer out;
 } ucx_meet;
@@ -276,7 +284,8 @@ weir_status weir_ucx_meet_turn(ucx_group *group, int sleep_ms);
 weir_status weir_ucx_check_linked(ucx_group *group);
 /* Something has come of dialling rank 0. */
 weir_status weir_ucx_root_stands(ucx_group *group);
-void weir_ucx_drop_root(ucx_group *group); /* the connection to it: another is made */
+/* The connection to it is none: another is made, to its next address. */
+void weir_ucx_drop_root(ucx_group *group);
 
 /* What is ready, in the upper half of an event's data; which one of them, in the lower. */
 typedef enum ucx_source {
@@ -311,6 +320,8 @@ weir_status weir_ucx_watch_process(ucx_group *group, uint32_t rank, const char *
 weir_status weir_ucx_process_ended(ucx_group *group, uint32_t rank);
 /* Rank 0: lets all begin once all are linked. */
 weir_status weir_ucx_all_linked(ucx_group *group);
+/* Here too: nobody else is expected. */
+void weir_ucx_all_joined(ucx_group *group);
 /* All that has come from a rank; of others than rank 0, from that alone. */
 weir_status weir_ucx_hear_member(ucx_group *group, uint32_t rank);
 /* Tells whom it concerns that so many have ended here. */

@@ -101,17 +101,25 @@ static weir_status judge_join(ucx_group *group, ucx_link *stranger, const weir_u
     return WEIR_OK;
 }
 
+/* The rank before comes again when it was not answered in time: its latest connection counts. It is
+ * answered, so that it knows whom it has reached. */
 static weir_status judge_feed(ucx_group *group, ucx_link *stranger, const weir_ucx_hello *hello)
 {
     ucx_meet *meet = &group->meet;
-    uint32_t before = (group->rank + group->n_ranks - 1) % group->n_ranks;
-    if (meet->before.fd >= 0 || hello->rank != before || stranger->n_in > 0) {
+    bool said = false;
+    if (hello->rank != weir_ucx_rank_before(&group->chain) || hello->n_ranks != group->n_ranks ||
+        stranger->n_in > 0 || weir_ucx_link_has_ended(stranger)) {
         weir_ucx_link_close(stranger);
         return WEIR_OK;
     }
+    weir_ucx_link_close(&meet->before);
     weir_status status = hand_over(group, stranger, &meet->before, UCX_SOURCE_BEFORE, 0,
                                    EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-    group->chain.before = &meet->before;
+    if (status == WEIR_OK)
+        status = weir_ucx_say_hello(group, WEIR_UCX_FEED, &meet->before, &said);
+    if (!said)
+        weir_ucx_link_close(&meet->before);
+    group->chain.before = said ? &meet->before : NULL;
     return status == WEIR_OK ? weir_ucx_check_linked(group) : status;
 }
 

@@ -7,6 +7,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -192,6 +193,12 @@ void weir_ucx_link_heard(ucx_link *link, size_t n_bytes)
 {
     memmove(link->in, link->in + n_bytes, link->n_in - n_bytes);
     link->n_in -= n_bytes;
+}
+
+bool weir_ucx_link_has_ended(const ucx_link *link)
+{
+    struct pollfd fd = { .fd = link->fd, .events = POLLRDHUP };
+    return link->fd < 0 || poll(&fd, 1, 0) > 0; /* errors and hang-ups come unasked */
 }
 
 bool weir_ucx_link_drain(ucx_link *link)

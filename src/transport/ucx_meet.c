@@ -106,7 +106,7 @@ weir_status weir_ucx_meet_open(ucx_group *group)
         !weir_ucx_watch(meet, meet->listener, UCX_SOURCE_LISTENER, 0, EPOLLIN))
         return weir_ucx_fail_watch(group);
     if (group->n_ranks == 1)
-        weir_ucx_group_enter(group, UCX_JOINED);
+        weir_ucx_all_joined(group);
     return WEIR_OK;
 }
 
@@ -148,11 +148,20 @@ void weir_ucx_meet_close(ucx_meet *meet)
 
 /* ---- whom one goes to ------------------------------------------------------------------------*/
 
+/* Rank 0 was there, and in a whole round of its addresses nobody was any more. */
+static weir_status all_were_tried(ucx_group *group)
+{
+    ucx_meet *meet = &group->meet;
+    if (meet->was_greeted && !meet->lately_greeted)
+        return weir_ucx_fail_gone(group, 0, "went away while joining");
+    meet->lately_greeted = false;
+    return WEIR_OK;
+}
+
 /* From the first address again once all were tried: what is refused may be there a moment later. */
 static weir_status dial(ucx_group *group, ucx_dial *dialled, ucx_source source, uint32_t rank)
 {
-    if (dialled->connecting && weir_deadline_passed(dialled->link->until))
-        weir_ucx_dial_drop(dialled);
+    weir_ucx_dial_check_time(dialled);
     if (dialled->link->fd >= 0)
         return WEIR_OK;
     switch (weir_ucx_dial_next(dialled)) {
@@ -164,10 +173,8 @@ static weir_status dial(ucx_group *group, ucx_dial *dialled, ucx_source source, 
         return weir_fail(WEIR_ERR_UNSUPPORTED,
                          "%s: rank %u is on another host, and has no address that one reaches",
                          group->who, rank);
-    case UCX_DIAL_ALL_TRIED: /* rank 0 was there, and nobody is any more */
-        if (rank == 0 && source == UCX_SOURCE_MEMBER && group->meet.was_greeted)
-            return weir_ucx_fail_gone(group, 0, "went away while joining");
-        return WEIR_OK;
+    case UCX_DIAL_ALL_TRIED:
+        return source == UCX_SOURCE_MEMBER ? all_were_tried(group) : WEIR_OK;
     default:
         return WEIR_OK;
     }
@@ -177,10 +184,8 @@ void weir_ucx_drop_root(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
     weir_ucx_dial_drop(&meet->to_root);
-    if (meet->greeted) { /* once more all of its addresses */
-        meet->was_greeted = true;
-        meet->to_root.next_address = 0;
-    }
+    if (meet->greeted)
+        meet->was_greeted = meet->lately_greeted = true;
     meet->greeted = false;
 }
 
@@ -206,7 +211,6 @@ weir_status weir_ucx_check_linked(ucx_group *group)
     if (meet->linked || group->chain.before == NULL || group->chain.after == NULL)
         return WEIR_OK;
     meet->linked = true;
-    weir_ucx_meet_close_door(meet);
     if (group->rank == 0)
         return weir_ucx_all_linked(group);
     if (!weir_ucx_say(meet, &meet->members[0].link, &word))
@@ -218,16 +222,44 @@ static weir_status after_stands(ucx_group *group)
 {
     ucx_meet *meet = &group->meet;
     bool said = false;
-    if (!meet->to_after.connecting || !weir_ucx_dial_stands(&meet->to_after))
+    if (!weir_ucx_dial_stands(&meet->to_after))
         return WEIR_OK;
     if (!weir_ucx_watch_as(meet, meet->after.fd, UCX_SOURCE_AFTER, 0,
                            EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
         return weir_ucx_fail_watch(group);
     weir_status status = weir_ucx_say_hello(group, WEIR_UCX_FEED, &meet->after, &said);
-    if (status != WEIR_OK || !said) {
+    if (status == WEIR_OK && said)
+        weir_ucx_dial_await_answer(&meet->to_after);
+    else
         weir_ucx_dial_drop(&meet->to_after);
-        return status;
+    return status;
+}
+
+static bool is_the_one_after(const ucx_group *group, char kind, size_t n_bytes)
+{
+    const ucx_meet *meet = &group->meet;
+    weir_ucx_hello hello;
+    return kind == 'h' &&
+           weir_ucx_hello_decode(meet->after.in, n_bytes, group->who, &hello) == WEIR_OK &&
+           hello.purpose == WEIR_UCX_FEED && hello.rank == weir_ucx_rank_after(&group->chain) &&
+           memcmp(hello.where.nonce, meet->key.nonce, sizeof(hello.where.nonce)) == 0;
+}
+
+/* The rank after says hello in its turn; anybody else is not who listens at the next address. */
+static weir_status hear_after(ucx_group *group)
+{
+    ucx_meet *meet = &group->meet;
+    char kind = 0;
+    size_t n_bytes = 0;
+    ucx_heard heard = weir_ucx_link_hear(&meet->after, &kind, &n_bytes);
+    if (heard == UCX_HEARD_NOTHING)
+        return WEIR_OK;
+    if (heard != UCX_HEARD_MESSAGE || !is_the_one_after(group, kind, n_bytes)) {
+        weir_ucx_dial_drop(&meet->to_after);
+        return WEIR_OK;
     }
+    weir_ucx_link_heard(&meet->after, n_bytes);
+    meet->to_after.unanswered = false;
     group->chain.after = &meet->after;
     return weir_ucx_check_linked(group);
 }
@@ -281,7 +313,7 @@ static weir_status check_deadline(ucx_group *group)
 static weir_status look_at_time(ucx_group *group, ucx_phase phase)
 {
     ucx_meet *meet = &group->meet;
-    uint32_t after = (group->rank + 1) % group->n_ranks;
+    uint32_t after = weir_ucx_rank_after(&group->chain);
     for (uint32_t i = 0; i < meet->n_strangers; i++) {
         if (meet->strangers[i].fd >= 0 && weir_deadline_passed(meet->strangers[i].until))
             weir_ucx_link_close(&meet->strangers[i]);
@@ -311,7 +343,9 @@ static weir_status handle(ucx_group *group, uint64_t data)
         (void)eventfd_read(group->meet.wake_fd, &woken);
         return WEIR_OK;
     case UCX_SOURCE_AFTER:
-        return after_stands(group);
+        return group->meet.to_after.connecting   ? after_stands(group)
+               : group->meet.to_after.unanswered ? hear_after(group)
+                                                 : WEIR_OK;
     default: /* what they have is asked for anyway */
         return WEIR_OK;
     }

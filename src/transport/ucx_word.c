@@ -84,6 +84,12 @@ weir_status weir_ucx_watch_process(ucx_group *group, uint32_t rank, const char *
     return WEIR_OK;
 }
 
+void weir_ucx_all_joined(ucx_group *group)
+{
+    weir_ucx_meet_close_door(&group->meet);
+    weir_ucx_group_enter(group, UCX_JOINED);
+}
+
 weir_status weir_ucx_all_linked(ucx_group *group)
 {
     bool all = group->meet.linked;
@@ -93,7 +99,7 @@ weir_status weir_ucx_all_linked(ucx_group *group)
         return WEIR_OK;
     weir_ucx_word word = { .kind = WEIR_UCX_JOINED };
     say_to_all(&group->meet, &word);
-    weir_ucx_group_enter(group, UCX_JOINED);
+    weir_ucx_all_joined(group);
     return WEIR_OK;
 }
 
@@ -147,7 +153,7 @@ static weir_status hear_word(ucx_group *group, uint32_t rank, const weir_ucx_wor
         member->linked = true;
         return weir_ucx_all_linked(group);
     case WEIR_UCX_JOINED:
-        weir_ucx_group_enter(group, UCX_JOINED);
+        weir_ucx_all_joined(group);
         return WEIR_OK;
     case WEIR_UCX_DONE:
         member->n_done = word->n_done;
@@ -207,12 +213,21 @@ weir_status weir_ucx_process_ended(ucx_group *group, uint32_t rank)
     return status == WEIR_OK ? gone(group, rank) : status;
 }
 
-static weir_status connection_ended(ucx_group *group, uint32_t rank)
+/* It was not rank 0 that was reached, or rank 0 has not opened its group yet. */
+static bool is_of_a_stranger(ucx_group *group)
 {
-    if (group->rank == 0 || weir_ucx_group_phase(group) != UCX_JOINING)
+    return group->rank != 0 && weir_ucx_group_phase(group) == UCX_JOINING;
+}
+
+static weir_status hear_end(ucx_group *group, uint32_t rank, ucx_heard heard)
+{
+    if (is_of_a_stranger(group)) {
+        weir_ucx_drop_root(group);
+        return WEIR_OK;
+    }
+    if (heard == UCX_HEARD_END)
         return gone(group, rank);
-    weir_ucx_drop_root(group); /* it was not rank 0, or has not opened its group yet */
-    return WEIR_OK;
+    return weir_fail(WEIR_ERR_CORRUPT, "%s: what rank %u says does not decode", group->who, rank);
 }
 
 weir_status weir_ucx_hear_member(ucx_group *group, uint32_t rank)
@@ -226,11 +241,8 @@ weir_status weir_ucx_hear_member(ucx_group *group, uint32_t rank)
         ucx_heard heard = weir_ucx_link_hear(link, &kind, &n_bytes);
         if (heard == UCX_HEARD_NOTHING)
             return WEIR_OK;
-        if (heard == UCX_HEARD_END)
-            return connection_ended(group, rank);
-        if (heard == UCX_HEARD_NONSENSE)
-            return weir_fail(WEIR_ERR_CORRUPT, "%s: what rank %u says does not decode", group->who,
-                             rank);
+        if (heard != UCX_HEARD_MESSAGE)
+            return hear_end(group, rank, heard);
         weir_status status = hear_message(group, rank, kind, n_bytes);
         if (status != WEIR_OK)
             return status;

@@ -55,6 +55,16 @@ static inline int call_loopback(uint16_t port)
     return fd;
 }
 
+static inline bool somebody_listens(uint16_t port)
+{
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(port) };
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = bounded(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    bool any = connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0;
+    close(fd);
+    return any;
+}
+
 static inline int accept_one(int listener)
 {
     return bounded(accept(listener, NULL, NULL));
@@ -219,8 +229,10 @@ static inline void player_link(player *one, uint16_t port_after)
 {
     one->after = call_loopback(port_after);
     say_hello(one, one->after, WEIR_UCX_FEED);
+    hear_hello(one, one->after, WEIR_UCX_FEED);
     one->before = accept_one(one->listener);
     hear_hello(one, one->before, WEIR_UCX_FEED);
+    say_hello(one, one->before, WEIR_UCX_FEED);
 }
 
 #endif
