@@ -36,7 +36,9 @@ struct weir_cast {
     seat *seats;              /* one per audience */
     const weir_reader **come; /* scratch of a gathering: the members of one audience */
     size_t come_room;
-    uint64_t *tickets;  /* of each group */
+    uint64_t *tickets;     /* of each group */
+    weir_matched **behind; /* that a gathering has left, for weir_cast_sweep() */
+    size_t n_behind;
     uint32_t looked_at; /* the audience of which the group was joined, or not, last */
     weir_membership told[WEIR_MAX_AUDIENCES];
 };
@@ -53,7 +55,8 @@ weir_status weir_cast_open(weir_trainer *trainer, const weir_link *link, const w
     cast->audiences = audiences;
     cast->seats = weir_alloc_zeroed(audiences->n, sizeof(*cast->seats));
     cast->tickets = weir_alloc_zeroed(groups->n_groups, sizeof(*cast->tickets));
-    if (cast->seats == NULL || cast->tickets == NULL) {
+    cast->behind = weir_alloc_zeroed(audiences->n, sizeof(*cast->behind));
+    if (cast->seats == NULL || cast->tickets == NULL || cast->behind == NULL) {
         weir_cast_close(cast);
         return WEIR_ERR_NO_MEMORY;
     }
@@ -63,23 +66,34 @@ weir_status weir_cast_open(weir_trainer *trainer, const weir_link *link, const w
     return WEIR_OK;
 }
 
-static void leave_seat(seat *at, bool abort)
+/* Gives what it stood in. */
+static weir_matched *empty_seat(seat *at)
 {
-    weir_matched_close(at->matched, abort);
+    weir_matched *matched = at->matched;
     at->matched = NULL;
     at->is_joined = false;
     at->n_members = 0;
+    return matched;
 }
 
 static void leave_all(weir_cast *cast, bool abort)
 {
+    weir_cast_sweep(cast);
     for (uint32_t a = 0; cast->seats != NULL && a < cast->audiences->n; a++)
-        leave_seat(&cast->seats[a], abort);
+        weir_matched_close(empty_seat(&cast->seats[a]), abort);
 }
 
 void weir_cast_abort(weir_cast *cast)
 {
     leave_all(cast, true);
+}
+
+/* Nothing is queued in them, and those who are gone answer nobody. */
+void weir_cast_sweep(weir_cast *cast)
+{
+    for (size_t i = 0; i < cast->n_behind; i++)
+        weir_matched_close(cast->behind[i], true);
+    cast->n_behind = 0;
 }
 
 void weir_cast_close(weir_cast *cast)
@@ -92,6 +106,7 @@ void weir_cast_close(weir_cast *cast)
     weir_free(cast->seats);
     weir_free(cast->come);
     weir_free(cast->tickets);
+    weir_free((void *)cast->behind);
     weir_free(cast);
 }
 
@@ -178,7 +193,9 @@ weir_status weir_cast_gather(weir_cast *cast, const weir_credits *credits)
         size_t n = at->is_used ? list_come(cast, a, credits) : 0;
         if (is_kept(cast, at, n))
             continue;
-        leave_seat(at, true); /* nothing is queued, and those who are gone answer nobody */
+        weir_matched *behind = empty_seat(at);
+        if (behind != NULL)
+            cast->behind[cast->n_behind++] = behind;
         status = take_seat(cast, at, n);
     }
     return status;

@@ -34,8 +34,11 @@ weir_status weir_cast_open(weir_trainer *trainer, const weir_link *link, const w
 void weir_cast_close(weir_cast *cast); /* accepts NULL */
 const char *weir_cast_transport(const weir_cast *cast);
 
-/* Under the lock: who is in the round from now on. Leaves groups whose members have changed. */
+/* Under the lock: who is in the round from now on. Groups whose members have changed are left; they
+ * are closed by weir_cast_sweep(), which comes next. */
 weir_status weir_cast_gather(weir_cast *cast, const weir_credits *credits);
+/* Without the lock, which readers are answered under: a group may take its time to close. */
+void weir_cast_sweep(weir_cast *cast);
 /* Under the lock: what a reader is told; none of one that is not in the round. Borrowed until the
  * next call. */
 const weir_membership *weir_cast_memberships(weir_cast *cast, const char *reader, size_t *out_n);

@@ -144,6 +144,7 @@ static weir_status gather(weir_window_round *r)
     weir_credits_begin(credits, r->n_replicas, weir_now_ns());
     status = weir_cast_gather(r->window->cast, credits);
     pthread_mutex_unlock(&r->trainer->lock);
+    weir_cast_sweep(r->window->cast);
     r->deadline = weir_deadline_in(r->timeout_ms);
     return status;
 }

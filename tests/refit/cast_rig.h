@@ -391,4 +391,11 @@ static inline void hold(stage *s, bool held)
     pthread_mutex_unlock(&s->all->lock);
 }
 
+static inline void hold_leaving(stage *s, bool held)
+{
+    pthread_mutex_lock(&s->all->lock);
+    s->all->holds_leave = held;
+    pthread_mutex_unlock(&s->all->lock);
+}
+
 #endif

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "weir/transport.h"
 
@@ -36,6 +37,8 @@ typedef struct stand_in {
     uint64_t n_keys;
     bool held;          /* nobody receives */
     bool fails;         /* the next broadcast */
+    bool holds_leave;   /* closing a group takes until this is false */
+    size_t n_leaving;   /* roots, so far */
     size_t n_broadcast; /* by roots, so far */
     size_t n_ended;     /* of those */
     size_t n_aborted;   /* groups, by their roots */
@@ -156,6 +159,12 @@ static inline void stand_in_leave(weir_group *base, bool abort)
     stand_in *all = stand_in_of(base->transport);
     stand_in_group *group = (stand_in_group *)base;
     pthread_mutex_lock(&all->lock);
+    all->n_leaving += group->rank == 0;
+    while (all->holds_leave && group->rank == 0) {
+        pthread_mutex_unlock(&all->lock);
+        weir_sleep_ms(1);
+        pthread_mutex_lock(&all->lock);
+    }
     group->in->broken |= abort;
     group->in->n_left++;
     all->n_aborted += abort && group->rank == 0;

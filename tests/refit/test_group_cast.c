@@ -62,6 +62,13 @@ static void add(bench *b, const char *id, uint32_t worker)
     snprintf(reader->id, sizeof(reader->id), "%s", id);
 }
 
+static weir_status gather(bench *b)
+{
+    weir_status status = weir_cast_gather(b->cast, &b->credits);
+    weir_cast_sweep(b->cast);
+    return status;
+}
+
 /* Where `reader` stands in `audience`; NULL: nowhere. The next call forgets it. */
 static const weir_membership *place(bench *b, const char *reader, uint32_t audience)
 {
@@ -125,7 +132,7 @@ static void readers_stand_by_name_in_the_groups_of_their_worker(void **state)
     add(b, "a-0", 0);
     add(b, "c-0", 0);
     add(b, "d-2", 2);
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     assert_int_equal(place(b, "a-0", 0)->position, 1);
     assert_int_equal(place(b, "c-0", 0)->position, 2);
     assert_int_equal(place(b, "c-0", 0)->n_members, 3);
@@ -147,7 +154,7 @@ static void the_same_members_make_no_key_no_group_and_allocate_nothing(void **st
     ends e = { 0 };
     add(b, "a", 0);
     add(b, "b", 1);
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     assert_int_equal(weir_cast_joined(b->cast, RIG_TIMEOUT_MS), WEIR_IN_PROGRESS);
     join_ends(b, &e);
     assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
@@ -155,7 +162,7 @@ static void the_same_members_make_no_key_no_group_and_allocate_nothing(void **st
     assert_int_equal(b->trainer.worker.counters.connections, 2);
     b->readers[0].fresh = b->readers[1].fresh = false;
     uint64_t before = weir_alloc_count();
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     assert_int_equal(key_of(b, "a", 0), keys[0]);
     assert_int_equal(key_of(b, "a", 1), keys[1]);
@@ -173,12 +180,12 @@ static void a_fresh_reader_changes_the_keys_of_its_own_groups_alone(void **state
     ends e = { 0 };
     add(b, "a", 0);
     add(b, "b", 1);
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     join_ends(b, &e);
     assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     uint64_t kept = key_of(b, "a", 0), changed = key_of(b, "a", 1);
     b->readers[0].fresh = false; /* but b has lost its groups */
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     assert_int_equal(key_of(b, "a", 0), kept);
     assert_true(key_of(b, "a", 1) != changed);
     assert_int_equal(key_of(b, "b", 1), key_of(b, "a", 1));
@@ -196,23 +203,42 @@ static void who_comes_or_goes_changes_the_groups_it_is_in(void **state)
     ends e = { 0 };
     add(b, "a", 0);
     add(b, "b", 1);
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     join_ends(b, &e);
     assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     uint64_t kept = key_of(b, "a", 0), changed = key_of(b, "a", 1);
     b->readers[0].fresh = b->readers[1].fresh = false;
     b->readers[1].member = false; /* it holds the version */
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     assert_int_equal(key_of(b, "a", 0), kept);
     assert_true(key_of(b, "a", 1) != changed);
     assert_int_equal(place(b, "a", 1)->n_members, 2);
     assert_null(place(b, "b", 1));
     b->readers[0].left = true;
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     assert_null(place(b, "a", 0)); /* nobody is left: there is no group to join */
     assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     assert_ok(weir_cast_send(b->cast, 0, NULL));
     assert_ok(weir_cast_sent(b->cast, 0));
+    leave_ends(&e);
+    close_bench(b);
+}
+
+static void groups_that_were_left_are_closed_by_the_sweep(void **state)
+{
+    (void)state;
+    bench *b = open_bench();
+    ends e = { 0 };
+    add(b, "a", 0);
+    assert_ok(gather(b));
+    join_ends(b, &e);
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
+    assert_ok(weir_cast_gather(b->cast, &b->credits)); /* it is fresh: both groups are left */
+    assert_int_equal(b->all->n_aborted, 0);
+    weir_cast_sweep(b->cast);
+    assert_int_equal(b->all->n_aborted, 2);
+    weir_cast_sweep(b->cast);
+    assert_int_equal(b->all->n_aborted, 2);
     leave_ends(&e);
     close_bench(b);
 }
@@ -227,7 +253,7 @@ static void groups_go_to_their_audience_and_end_when_all_have_them(void **state)
     uint64_t out[N_GROUPS] = { 11, 22, 33 }, in[2][N_GROUPS] = { { 0 } }, ticket;
     add(b, "a", 0);
     add(b, "b", 1);
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     join_ends(b, &e);
     assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     for (uint32_t g = 0; g < N_GROUPS; g++)
@@ -255,7 +281,7 @@ static void a_round_that_was_aborted_leaves_no_group(void **state)
     uint64_t out = 1;
     add(b, "a", 0);
     add(b, "b", 1);
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     join_ends(b, &e);
     assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
     uint64_t key = key_of(b, "a", 1);
@@ -265,7 +291,7 @@ static void a_round_that_was_aborted_leaves_no_group(void **state)
     assert_null(place(b, "a", 1));
     assert_error(weir_matched_joined(e.matched[0][1]), WEIR_ERR_PEER_LOST, "broken");
     b->readers[0].fresh = b->readers[1].fresh = false; /* as if they had heard of nothing */
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     assert_true(key_of(b, "a", 1) != key);
     leave_ends(&e);
     close_bench(b);
@@ -278,7 +304,7 @@ static void a_heap_that_is_full_is_an_error(void **state)
     weir_cast *other = NULL;
     weir_link link = { &stand_in_ops, &b->all->base };
     add(b, "a", 0);
-    for (uint64_t n = 1; n <= 3; n++) {
+    for (uint64_t n = 1; n <= 4; n++) {
         weir_alloc_fail_at(n);
         assert_int_equal(weir_cast_open(&b->trainer, &link, &groups, &audiences, &other),
                          WEIR_ERR_NO_MEMORY);
@@ -287,10 +313,10 @@ static void a_heap_that_is_full_is_an_error(void **state)
     assert_null(other);
     for (uint64_t n = 1; n <= 2; n++) { /* what was there is kept */
         weir_alloc_fail_at(n);
-        assert_int_equal(weir_cast_gather(b->cast, &b->credits), WEIR_ERR_NO_MEMORY);
+        assert_int_equal(gather(b), WEIR_ERR_NO_MEMORY);
         weir_alloc_fail_at(0);
     }
-    assert_ok(weir_cast_gather(b->cast, &b->credits));
+    assert_ok(gather(b));
     weir_alloc_fail_at(1);
     assert_int_equal(weir_cast_joined(b->cast, RIG_TIMEOUT_MS), WEIR_ERR_NO_MEMORY);
     weir_alloc_fail_at(0);
@@ -304,6 +330,7 @@ int main(void)
         cmocka_unit_test(the_same_members_make_no_key_no_group_and_allocate_nothing),
         cmocka_unit_test(a_fresh_reader_changes_the_keys_of_its_own_groups_alone),
         cmocka_unit_test(who_comes_or_goes_changes_the_groups_it_is_in),
+        cmocka_unit_test(groups_that_were_left_are_closed_by_the_sweep),
         cmocka_unit_test(groups_go_to_their_audience_and_end_when_all_have_them),
         cmocka_unit_test(a_round_that_was_aborted_leaves_no_group),
         cmocka_unit_test(a_heap_that_is_full_is_an_error),

@@ -120,6 +120,34 @@ static void a_fresh_reader_joins_anew_and_the_others_stay(void **state)
     close_stage(s);
 }
 
+static void readers_are_answered_while_old_groups_are_closed(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    reader *readers[2] = { open_reader(s, "a-0", 0), open_reader(s, "a-1", 1) };
+    publish(s, 1);
+    refit(s, readers, 2, 1);
+    leave_seats(readers[1]);
+    publish(s, 2);
+    for (size_t i = 0; i < 2; i++) {
+        readers[i]->round = 0;
+        ask(readers[i], 0);
+    }
+    hold_leaving(s, true);
+    start_round(s, 1, LONG_MS);
+    await_that(stand_in_count(s->all, &s->all->n_leaving) == 1);
+    assert_int_equal(ask(readers[0], 0).state, WEIR_GROUP_WAIT);
+    hold_leaving(s, false);
+    for (size_t i = 0; i < 2; i++)
+        start_reader(readers[i]);
+    for (size_t i = 0; i < 2; i++)
+        join_reader(readers[i]);
+    end_round(s, WEIR_OK, "");
+    close_reader(readers[0]);
+    close_reader(readers[1]);
+    close_stage(s);
+}
+
 /* ---- what fails ------------------------------------------------------------------------------*/
 
 static void who_has_not_come_is_counted(void **state)
@@ -471,6 +499,7 @@ int main(void)
         cmocka_unit_test(a_group_is_converted_while_the_one_before_is_on_the_wire),
         cmocka_unit_test(who_comes_late_is_told_and_is_in_the_next_round),
         cmocka_unit_test(a_fresh_reader_joins_anew_and_the_others_stay),
+        cmocka_unit_test(readers_are_answered_while_old_groups_are_closed),
         cmocka_unit_test(who_has_not_come_is_counted),
         cmocka_unit_test(who_comes_and_goes_keeps_no_trainer_that_gathers),
         cmocka_unit_test(who_comes_and_goes_renews_no_bound_of_others),
