@@ -148,6 +148,7 @@ weir_status weir_delivery_settle(weir_trainer *trainer, const weir_tensor *tenso
         status = weir_slots_retire(trainer);
         if (status != WEIR_OK)
             return status;
+        weir_window_close(trainer); /* its broadcast groups may have registered the slots */
         weir_slots_release(trainer);
         weir_source_release(&trainer->source);
     }

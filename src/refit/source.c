@@ -133,6 +133,7 @@ static weir_status begin_layout(weir_trainer *trainer)
     weir_status status = weir_slots_retire(trainer);
     if (status != WEIR_OK)
         return status;
+    weir_window_close(trainer); /* its broadcast groups may have registered the slots */
     weir_slots_release(trainer);
     weir_source_release(&trainer->source);
     weir_arena_init(&trainer->source.arena, 0);

@@ -290,6 +290,7 @@ void weir_trainer_close(weir_trainer *trainer)
     weir_slots_withdraw(trainer);
     weir_manifest_service_close(trainer->service); /* which asks the keeper */
     weir_worker_leave(&trainer->worker, trainer->source_id, trainer->rank);
+    weir_window_close(trainer); /* its broadcast groups may have registered the slots */
     weir_slots_release(trainer);
     weir_source_release(&trainer->source); /* borders on a GPU end in the work's streams */
     weir_rank_plan_close(trainer->rank_plan);

@@ -35,13 +35,15 @@ typedef struct stand_in {
     hall *halls[STAND_IN_HALLS];
     size_t n_halls;
     uint64_t n_keys;
-    bool held;          /* nobody receives */
-    bool fails;         /* the next broadcast */
-    bool holds_leave;   /* closing a group takes until this is false */
-    size_t n_leaving;   /* roots, so far */
-    size_t n_broadcast; /* by roots, so far */
-    size_t n_ended;     /* of those */
-    size_t n_aborted;   /* groups, by their roots */
+    bool held;                    /* nobody receives */
+    bool fails;                   /* the next broadcast */
+    bool holds_leave;             /* closing a group takes until this is false */
+    size_t n_leaving;             /* roots, so far */
+    unsigned char *const *buffer; /* of a root; NULL: nobody looks */
+    size_t n_bereft;              /* roots that left when that was gone */
+    size_t n_broadcast;           /* by roots, so far */
+    size_t n_ended;               /* of those */
+    size_t n_aborted;             /* groups, by their roots */
 } stand_in;
 
 typedef struct stand_in_group {
@@ -160,6 +162,7 @@ static inline void stand_in_leave(weir_group *base, bool abort)
     stand_in_group *group = (stand_in_group *)base;
     pthread_mutex_lock(&all->lock);
     all->n_leaving += group->rank == 0;
+    all->n_bereft += group->rank == 0 && all->buffer != NULL && *all->buffer == NULL;
     while (all->holds_leave && group->rank == 0) {
         pthread_mutex_unlock(&all->lock);
         weir_sleep_ms(1);

@@ -148,6 +148,45 @@ static void readers_are_answered_while_old_groups_are_closed(void **state)
     close_stage(s);
 }
 
+/* A GPU's library may have registered them. */
+static void buffers_outlive_the_groups_that_they_were_broadcast_in(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    reader *readers[2] = { open_reader(s, "a-0", 0), open_reader(s, "a-1", 1) };
+    s->all->buffer = &s->trainer->slots[0].data;
+    publish(s, 1);
+    refit(s, readers, 2, 1);
+    for (size_t i = 0; i < 2; i++)
+        leave_seats(readers[i]);
+    weir_tensor *norm = &s->r.model.tensors[s->r.model.n - 1];
+    norm->dtype = WEIR_F32; /* another layout: all is made anew */
+    weir_trainer_register(s->trainer, s->r.model.tensors, s->r.model.n);
+    norm->dtype = WEIR_BF16;
+    assert_int_equal(s->all->n_leaving, 3);
+    assert_int_equal(s->all->n_bereft, 0);
+    for (size_t i = 0; i < 2; i++)
+        close_reader(readers[i]);
+    close_stage(s);
+}
+
+static void a_trainer_that_goes_leaves_its_groups_before_its_buffers(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    reader *readers[2] = { open_reader(s, "a-0", 0), open_reader(s, "a-1", 1) };
+    s->all->buffer = &s->trainer->slots[0].data;
+    publish(s, 1);
+    refit(s, readers, 2, 1);
+    close_reader(readers[0]);
+    close_reader(readers[1]);
+    weir_trainer_close(s->trainer);
+    s->trainer = NULL;
+    assert_int_equal(s->all->n_leaving, 3);
+    assert_int_equal(s->all->n_bereft, 0);
+    close_stage(s);
+}
+
 /* ---- what fails ------------------------------------------------------------------------------*/
 
 static void who_has_not_come_is_counted(void **state)
@@ -500,6 +539,8 @@ int main(void)
         cmocka_unit_test(who_comes_late_is_told_and_is_in_the_next_round),
         cmocka_unit_test(a_fresh_reader_joins_anew_and_the_others_stay),
         cmocka_unit_test(readers_are_answered_while_old_groups_are_closed),
+        cmocka_unit_test(buffers_outlive_the_groups_that_they_were_broadcast_in),
+        cmocka_unit_test(a_trainer_that_goes_leaves_its_groups_before_its_buffers),
         cmocka_unit_test(who_has_not_come_is_counted),
         cmocka_unit_test(who_comes_and_goes_keeps_no_trainer_that_gathers),
         cmocka_unit_test(who_comes_and_goes_renews_no_bound_of_others),
