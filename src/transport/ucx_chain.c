@@ -96,12 +96,16 @@ static bool read_on(ucx_chain *chain, ucx_cast *cast)
     weir_status status = weir_transport_ucx.test(chain->transfer, NULL);
     if (status == WEIR_IN_PROGRESS)
         return false;
-    if (status == WEIR_OK)
-        move_on(&cast->in, chain->copy.n_bytes);
-    else
+    /* It lets go of the connection before it gives its memory back: what was read while the
+     * connection stood is what it had sent. */
+    if (status != WEIR_OK)
         note_lost(chain);
+    else if (weir_ucx_link_has_ended(chain->before))
+        weir_ucx_note_broken(chain, weir_ucx_rank_before(chain), "its connection has ended");
+    else
+        move_on(&cast->in, chain->copy.n_bytes);
     weir_ucx_chain_stop(chain);
-    return status == WEIR_OK;
+    return !chain->broken;
 }
 
 /* What came along with words is in the connection's buffer, the rest in the kernel's. */

@@ -191,13 +191,20 @@ static weir_status connect_to(ucx_chain *chain, const void *address, size_t n_by
     return chain->failure;
 }
 
+/* Where a part lies is said when all of the one before it is here. */
+static bool may_hear_of_part(const ucx_chain *chain, const ucx_cast *cast)
+{
+    return cast->begun && chain->from_before == UCX_WAY_READ &&
+           cast->in.n_bytes >= chain->source_end;
+}
+
 static weir_status hear_key(ucx_chain *chain, ucx_cast *cast, const void *key, size_t n_bytes)
 {
     while (cast->in.part < cast->n_parts && cast->in.offset == cast->parts[cast->in.part].n_bytes) {
         cast->in.part++;
         cast->in.offset = 0;
     }
-    if (chain->peer == NULL || cast->in.part == cast->n_parts || cast->in.offset != 0)
+    if (cast->in.part == cast->n_parts || cast->in.offset != 0)
         return out_of_turn(chain, weir_ucx_rank_before(chain));
     weir_status status = weir_ucx_keep_remote(&chain->kept, chain->peer, key, n_bytes,
                                               cast->head.number, &chain->source);
@@ -220,7 +227,7 @@ static weir_status hear_step(ucx_chain *chain, ucx_cast *cast, const void *data,
         chain->from_before = UCX_WAY_SENT;
         return WEIR_OK;
     }
-    if (step.kind == WEIR_UCX_AT && cast->begun) {
+    if (step.kind == WEIR_UCX_AT && may_hear_of_part(chain, cast)) {
         chain->source_offset = step.value;
         return WEIR_OK;
     }
@@ -243,7 +250,7 @@ static weir_status hear_one(ucx_chain *chain, ucx_cast *cast, char kind, size_t 
         chain->source_begin = chain->source_end = 0;
         return status;
     }
-    if (kind == 'k' && cast->begun)
+    if (kind == 'k' && may_hear_of_part(chain, cast))
         return hear_key(chain, cast, in, n_bytes);
     if (kind == 't')
         return hear_step(chain, cast, in, n_bytes);
