@@ -26,9 +26,10 @@ class DrillCase(BroadcastCase):
         self.addCleanup(process.process.kill)
         return process
 
-    def run_first(self, *orchestrate, trainer=(), ranks=(), server_1=(), policy="abort"):
+    def run_first(self, *orchestrate, trainer=(), ranks=(), servers=(), server_1=(),
+                  policy="abort"):
         """Version 1 is served by two servers; then server 1 and the trainers' last rank may die."""
-        self.two = [self.replica_server(0), self.replica_server(1, *server_1)]
+        self.two = [self.replica_server(0, *servers), self.replica_server(1, *servers, *server_1)]
         urls = [server.url for server in self.two]
         self.run_config = self.write_config(urls, policy, self.timeout)
         self.ranks = [self.broadcast(self.run_config, 0, *ranks),
@@ -46,6 +47,23 @@ class DrillCase(BroadcastCase):
         for word in words:
             self.assertIn(word, said["error"])
         return said
+
+    def end_of(self, rank, version):
+        said = rank.line()
+        while said["event"] not in ("held", "failed") or said["version"] != version:
+            said = rank.line()
+        return said["event"]
+
+    def expect_a_later_one_goes_to_all(self):
+        """A server that has just gone on may still be at the version that it froze in when the next
+        one comes, whose time may then run out."""
+        for version in range(3, 9):
+            self.send(self.ranks, version)
+            if {self.end_of(rank, version) for rank in self.ranks} == {"held"}:
+                break
+        said = read_until(self.orchestrator, "served", version=version)
+        self.assertEqual((said["updated"], said["dropped"]), (2, 0), said)
+        self.verify_servers(self.two, version)
 
 
 class AServerIsKilled(DrillCase):
@@ -113,23 +131,6 @@ class AServerIsFrozen(DrillCase):
         self.assertLess(time.monotonic() - self.begun, seconds, said)
         return said
 
-    def end_of(self, rank, version):
-        said = rank.line()
-        while said["event"] not in ("held", "failed") or said["version"] != version:
-            said = rank.line()
-        return said["event"]
-
-    def expect_a_later_one_goes_to_all(self):
-        """A server that has just gone on may still be at the version that it froze in when the next
-        one comes, whose time may then run out."""
-        for version in range(3, 9):
-            self.send(self.ranks, version)
-            if {self.end_of(rank, version) for rank in self.ranks} == {"held"}:
-                break
-        said = read_until(self.orchestrator, "served", version=version)
-        self.assertEqual((said["updated"], said["dropped"]), (2, 0), said)
-        self.verify_servers(self.two, version)
-
     def expect_the_old_version(self, policy):
         self.freeze(policy)
         said = self.end_within("failed", 4 * self.timeout)
@@ -163,6 +164,49 @@ class AServerIsFrozen(DrillCase):
         while self.two[1].get("/weight_info")[1]["updating"]:  # it is late by itself, too
             time.sleep(0.05)
         self.expect_a_later_one_goes_to_all()
+
+
+class DirectServers(DrillCase):
+    """Their versions land in what is live: one that has not begun to land harms nobody."""
+    timeout = 2
+    direct = ("--install", "direct")
+
+    def expect_the_old_version_unharmed(self, seconds, *words):
+        self.send(self.ranks, 2)
+        self.expect_failed_within(
+            seconds, "version 2 is not installed, the run is on version 1", *words)
+        said = self.two[0].get("/weight_info")[1]
+        self.assertEqual((said["state"], said["version"], said["paused"], said["updating"]),
+                         ("holding", 1, False, False), said)
+        self.verify_servers(self.two[:1], 1)
+
+    def test_one_is_frozen_before_a_round_and_as_it_begins(self):
+        for stop in ("discover", "transfer"):
+            with self.subTest(stop):
+                self.setUp()
+                self.run_first("--keep-going", servers=self.direct,
+                               server_1=("--stall-at", f"{stop}:2"))
+                self.expect_the_old_version_unharmed(5 * self.timeout, self.two[1].url)
+                self.two[1].process.signal(signal.SIGCONT)
+                self.expect_a_later_one_goes_to_all()
+                self.doCleanups()
+
+    def test_one_is_killed_before_a_round_and_as_it_begins(self):
+        self.timeout = 4
+        for stop in ("discover", "transfer"):
+            with self.subTest(stop):
+                self.setUp()
+                self.run_first(servers=self.direct, server_1=("--die-at", f"{stop}:2"))
+                self.expect_the_old_version_unharmed(3 * self.timeout, self.two[1].url)
+                self.assertEqual(self.orchestrator.wait()[0], 1)
+                for rank in self.ranks:
+                    read_until(rank, "failed", version=2)
+                address = self.two[1].url[len("http://"):]
+                self.two[1] = self.replica_server(1, *self.direct, http=address)
+                self.send(self.ranks, 3)
+                self.expect_served(self.orchestrate(self.run_config), 3)
+                self.verify_servers(self.two, 3)
+                self.doCleanups()
 
 
 class TheTrainerIsKilled(DrillCase):
