@@ -315,14 +315,14 @@ WEIR_API weir_status weir_trainer_ready(weir_trainer *trainer, uint64_t version,
 /* Gives up a version that this rank has published. Nobody is given it from then on, and whoever waits
  * for it, or asks for it, hears so at once: ERR_ABORTED, "… was aborted: trainer rank 0 has withdrawn
  * it: WHY". The first rank that withdraws a version ends it for all; each does it of its own.
- * Readers that are in the midst of a slot may end: waits for them, at most the handle's timeout_ms,
- * and the slot is free. What is pushed, or passes through a window, is off for its readers.
+ * Readers that are in the midst of a slot may end: waits for them, at most timeout_ms (0: the
+ * handle's), and the slot is free. What is pushed, or passes through a window, is off for its readers.
  * `why` may be NULL; it is told as one line of at most 200 bytes. OK as well of a version that is
  * withdrawn, or gone, already. ERR_NOT_FOUND: it is greater than the last that this rank has
  * published. ERR_TIMED_OUT names who reads it still, ERR_PEER_LOST the directory that does not
  * answer: this rank offers the version no more, and the same call goes on. */
 WEIR_API weir_status weir_trainer_withdraw(weir_trainer *trainer, uint64_t version,
-                                           const char *why);
+                                           const char *why, unsigned timeout_ms);
 
 /* Makes a call on the trainer that is waiting, or the next one that would, end with ERR_CANCELLED.
  * From any thread or signal handler. */

@@ -2,6 +2,7 @@
 """A trainer in Python: what it registers, what it sees of memory that moves, what it refuses."""
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import threading
@@ -326,6 +327,23 @@ def test_a_wait_that_is_over_says_who_is_missing(trained):
         trainer.wait(1, n_replicas=1, timeout=0.05)
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.status is Status.ERR_TIMED_OUT
+
+
+def test_a_version_that_is_withdrawn_is_refused_at_once_and_the_next_one_is_not(trained):
+    trainer, weights = trained
+    trainer.publish(1)
+    trainer.withdraw(1, "the loss is nan")
+    trainer.withdraw(1)
+    with tiny.open_replica(trainer.directory) as replica:
+        with pytest.raises(weir.VersionError, match="withdrawn it: the loss is nan") as caught:
+            replica.install(1)
+        assert caught.value.status is Status.ERR_ABORTED
+        tiny.fill(weights, 2)
+        expect_follows(trainer, 2, replica)
+    with pytest.raises(weir.WeirError, match="has published 2 last") as caught:
+        trainer.withdraw(3)
+    assert caught.value.status is Status.ERR_NOT_FOUND
+    asyncio.run(trainer.withdraw_async(2, "its step is taken back"))
 
 
 def test_a_closed_trainer_says_so_and_closes_again():

@@ -147,13 +147,13 @@ static weir_status allocate_slots(weir_trainer *trainer)
 }
 
 static weir_status still_read(const weir_trainer *trainer, const weir_slot *slot,
-                              const char *readers)
+                              const char *readers, unsigned bound_ms)
 {
     return weir_fail(WEIR_ERR_TIMED_OUT,
-                     "timed out after %.1f s: trainer rank %u has no free slot, version %" PRIu64
-                     " is still being read%s%s (%u slots)",
-                     trainer->worker.timeout_ms / 1e3, trainer->rank, slot->version,
-                     readers[0] != '\0' ? " by " : "", readers, trainer->n_slots);
+                     "timed out after %.1f s: trainer rank %u cannot free a slot (of %u), version "
+                     "%" PRIu64 " is still being read%s%s",
+                     bound_ms / 1e3, trainer->rank, trainer->n_slots, slot->version,
+                     readers[0] != '\0' ? " by " : "", readers);
 }
 
 /* No lease keeps the bytes of what is sent, or passes through a window. */
@@ -173,7 +173,8 @@ static bool is_staging(const weir_trainer *trainer, const weir_slot *slot)
 
 /* Step by step. Who else retires this version does not matter: what counts is that the shard goes.
  */
-static weir_status retire_in_steps(weir_trainer *trainer, const weir_slot *slot, weir_retry *retry)
+static weir_status retire_in_steps(weir_trainer *trainer, const weir_slot *slot, weir_retry *retry,
+                                   unsigned bound_ms)
 {
     weir_directory_client *client = trainer->worker.client;
     weir_directory_delete_version(client, slot->uid);
@@ -188,7 +189,7 @@ static weir_status retire_in_steps(weir_trainer *trainer, const weir_slot *slot,
         else if (is_staging(trainer, slot))
             return WEIR_OK;
         else if (weir_deadline_passed(retry->deadline))
-            return still_read(trainer, slot, "");
+            return still_read(trainer, slot, "", bound_ms);
         else
             status = weir_worker_pause(&trainer->worker, &patience);
         if (status != WEIR_OK)
@@ -208,9 +209,9 @@ void weir_slot_stop_offering(weir_trainer *trainer, weir_slot *slot)
     slot->state = WEIR_SLOT_RETIRED;
 }
 
-weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, weir_deadline deadline)
+weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, unsigned bound_ms)
 {
-    weir_retry retry = { .deadline = deadline };
+    weir_retry retry = { .deadline = weir_deadline_in(bound_ms) };
     const char *uid = slot->uid;
     char readers[512];
     weir_slot_stop_offering(trainer, slot);
@@ -221,14 +222,14 @@ weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, weir_deadli
             weir_directory_retire_versions(trainer->worker.client, &uid, 1, trainer->slot_name,
                                            trainer->worker.id, left_ms, readers, sizeof(readers));
         if (status == WEIR_ERR_UNSUPPORTED && weir_directory_is_plain(trainer->worker.client))
-            return retire_in_steps(trainer, slot, &retry);
+            return retire_in_steps(trainer, slot, &retry, bound_ms);
         if (status == WEIR_OK || status == WEIR_ERR_NOT_FOUND ||
             (status == WEIR_IN_PROGRESS && keeps_no_bytes(trainer)))
             return WEIR_OK;
         if (status != WEIR_IN_PROGRESS)
             status = weir_worker_retry(&trainer->worker, &retry, status);
         else if (weir_deadline_passed(retry.deadline))
-            return still_read(trainer, slot, readers);
+            return still_read(trainer, slot, readers, bound_ms);
         else if (weir_now_s() - asked_s < SHORT_ANSWER_S)
             status = weir_worker_pause(&trainer->worker, &patience);
         else
@@ -241,7 +242,7 @@ weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, weir_deadli
 /* Within the handle's bound. */
 static weir_status retire(weir_trainer *trainer, weir_slot *slot)
 {
-    return weir_slot_retire(trainer, slot, weir_deadline_in(trainer->worker.timeout_ms));
+    return weir_slot_retire(trainer, slot, trainer->worker.timeout_ms);
 }
 
 weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version)

@@ -156,7 +156,7 @@ weir_status weir_slots_retire(weir_trainer *trainer);
 /* Nobody tells the directory of it again; it goes by the uid that it has there. */
 void weir_slot_stop_offering(weir_trainer *trainer, weir_slot *slot);
 /* Takes one back; ERR_TIMED_OUT says who reads it still. */
-weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, weir_deadline deadline);
+weir_status weir_slot_retire(weir_trainer *trainer, weir_slot *slot, unsigned bound_ms);
 /* Takes back a version that has passed through a window. */
 weir_status weir_slot_retire_sent(weir_trainer *trainer, uint64_t version);
 /* Tells the directory that the published versions go, and waits until nobody reads them, but for

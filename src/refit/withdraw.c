@@ -60,20 +60,22 @@ static void tell_readers(weir_trainer *trainer, const weir_slot *slot, const cha
         weir_members_withdraw(trainer->push, slot->version, slot->uid, reason);
 }
 
-weir_status weir_trainer_withdraw(weir_trainer *trainer, uint64_t version, const char *why)
+weir_status weir_trainer_withdraw(weir_trainer *trainer, uint64_t version, const char *why,
+                                  unsigned timeout_ms)
 {
     weir_slot *slot = find_slot(trainer, version);
     char reason[WEIR_NAME_BYTES];
     if (slot == NULL)
         return check_published(trainer, version);
-    weir_deadline deadline = weir_deadline_in(trainer->worker.timeout_ms);
+    unsigned bound_ms = timeout_ms ? timeout_ms : trainer->worker.timeout_ms;
+    weir_deadline deadline = weir_deadline_in(bound_ms);
     name_reason(trainer, why, reason);
     if (slot->state == WEIR_SLOT_PUBLISHED)
         tell_readers(trainer, slot, reason);
     weir_slot_stop_offering(trainer, slot);
     weir_status status = weir_publish_take_back(trainer, slot, reason, deadline);
     if (status == WEIR_OK)
-        status = weir_slot_retire(trainer, slot, deadline);
+        status = weir_slot_retire(trainer, slot, weir_deadline_left_ms(deadline));
     if (status == WEIR_OK)
         weir_slot_drop(trainer, slot);
     return status;

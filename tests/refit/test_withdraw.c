@@ -82,7 +82,7 @@ static void who_asks_for_it_hears_at_once_and_takes_the_next_one(void **state)
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
     (void)state;
     rig_publish(r, 1);
-    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY));
+    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY, 0));
     double begun_s = weir_now_s();
     assert_error(weir_replica_install(replica, 1, NULL), WEIR_ERR_ABORTED, SAID);
     assert_true(weir_now_s() - begun_s < 1);
@@ -108,7 +108,7 @@ static void who_waits_for_it_hears_at_once(void **state)
     begin(&install);
     weir_sleep_ms(200);
     double withdrawn_s = weir_now_s();
-    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY));
+    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY, 0));
     end(&install, WEIR_ERR_ABORTED, SAID);
     assert_true(install.ended_s - withdrawn_s < 1);
     rig_publish(r, 2);
@@ -117,7 +117,7 @@ static void who_waits_for_it_hears_at_once(void **state)
     begin(&wait); /* of another rank */
     weir_sleep_ms(200);
     withdrawn_s = weir_now_s();
-    assert_ok(weir_trainer_withdraw(r->trainers[0], 2, NULL));
+    assert_ok(weir_trainer_withdraw(r->trainers[0], 2, NULL, 0));
     end(&wait, WEIR_ERR_ABORTED, "version 2 of model was aborted: trainer rank 0 has withdrawn it");
     assert_true(wait.ended_s - withdrawn_s < 1);
     weir_replica_close(replica);
@@ -131,14 +131,14 @@ static void the_first_rank_ends_it_for_all_and_each_says_so_of_its_own(void **st
     rig *r = open_fleet();
     (void)state;
     rig_publish(r, 1);
-    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY));
+    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY, 0));
     assert_int_equal(record_of(r, 1).state, WEIR_VERSION_RELEASING); /* ABORTED is told so */
     assert_int_equal(r->trainers[0]->slots[0].state, WEIR_SLOT_FREE);
     assert_int_equal(r->trainers[1]->slots[0].state, WEIR_SLOT_PUBLISHED);
-    assert_ok(weir_trainer_withdraw(r->trainers[1], 1, "another reason"));
+    assert_ok(weir_trainer_withdraw(r->trainers[1], 1, "another reason", 0));
     assert_int_equal(r->trainers[1]->slots[0].state, WEIR_SLOT_FREE);
     for (int rank = 0; rank < RIG_RANKS; rank++)
-        assert_ok(weir_trainer_withdraw(r->trainers[rank], 1, WHY));
+        assert_ok(weir_trainer_withdraw(r->trainers[rank], 1, WHY, 0));
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
     assert_error(weir_replica_install(replica, 1, NULL), WEIR_ERR_ABORTED, SAID);
     weir_replica_close(replica);
@@ -152,7 +152,7 @@ static void the_version_before_it_can_be_had_still(void **state)
     rig_publish(r, 1);
     rig_publish(r, 2);
     for (int rank = 0; rank < RIG_RANKS; rank++)
-        assert_ok(weir_trainer_withdraw(r->trainers[rank], 2, WHY));
+        assert_ok(weir_trainer_withdraw(r->trainers[rank], 2, WHY, 0));
     weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_STAGED);
     assert_ok(weir_replica_install(replica, 1, NULL));
     rig_fill(&r->model, 1);
@@ -165,13 +165,13 @@ static void what_was_never_published_is_refused_and_what_is_gone_is_not(void **s
 {
     rig *r = open_fleet();
     (void)state;
-    assert_error(weir_trainer_withdraw(r->trainers[0], 1, WHY), WEIR_ERR_NOT_FOUND,
+    assert_error(weir_trainer_withdraw(r->trainers[0], 1, WHY, 0), WEIR_ERR_NOT_FOUND,
                  "version 1 cannot be withdrawn: trainer rank 0 has published nothing");
     for (unsigned version = 1; version <= 3; version++)
         rig_publish(r, version);
-    assert_error(weir_trainer_withdraw(r->trainers[0], 4, WHY), WEIR_ERR_NOT_FOUND,
+    assert_error(weir_trainer_withdraw(r->trainers[0], 4, WHY, 0), WEIR_ERR_NOT_FOUND,
                  "version 4 cannot be withdrawn: trainer rank 0 has published 3 last");
-    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY)); /* 3 has its slot */
+    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY, 0)); /* 3 has its slot */
     rig_close(r);
 }
 
@@ -191,15 +191,14 @@ static void a_slot_is_not_free_before_its_last_reader_has_ended(void **state)
     assert_ok(weir_directory_register_worker(client, "reader", WEIR_ROLE_GENERATOR, "model", 60));
     record = record_of(r, 1);
     assert_ok(weir_directory_register_lease(client, record.uid, "reader", 60, lease));
-    trainer->worker.timeout_ms = SHORT_MS;
     double begun_s = weir_now_s();
-    assert_error(weir_trainer_withdraw(trainer, 1, WHY), WEIR_ERR_TIMED_OUT,
+    assert_error(weir_trainer_withdraw(trainer, 1, WHY, SHORT_MS), WEIR_ERR_TIMED_OUT,
                  "version 1 is still being read by reader");
     double took_s = weir_now_s() - begun_s;
     assert_true(took_s > SHORT_MS / 1e3 - 0.1 && took_s < SHORT_MS / 1e3 + 1);
     assert_int_equal(trainer->slots[0].state, WEIR_SLOT_RETIRED);
     assert_ok(weir_directory_delete_lease(client, record.uid, lease, "reader"));
-    assert_ok(weir_trainer_withdraw(trainer, 1, WHY));
+    assert_ok(weir_trainer_withdraw(trainer, 1, WHY, 0));
     assert_int_equal(trainer->slots[0].state, WEIR_SLOT_FREE);
     weir_directory_client_close(client);
     rig_close(r);
@@ -217,15 +216,14 @@ where_no_directory_answers_it_is_offered_no_more_and_the_call_goes_on_later(void
     rig_publish(r, 1);
     snprintf(address, sizeof(address), "%s", weir_directory_address(r->directory));
     weir_directory_close(r->directory);
-    r->trainers[0]->worker.timeout_ms = SHORT_MS;
     double begun_s = weir_now_s();
-    assert_error(weir_trainer_withdraw(r->trainers[0], 1, WHY), WEIR_ERR_PEER_LOST, address);
+    assert_error(weir_trainer_withdraw(r->trainers[0], 1, WHY, SHORT_MS), WEIR_ERR_PEER_LOST,
+                 address);
     assert_true(weir_now_s() - begun_s < SHORT_MS / 1e3 + 1);
-    r->trainers[0]->worker.timeout_ms = RIG_TIMEOUT_MS;
     assert_int_equal(r->trainers[0]->slots[0].state, WEIR_SLOT_RETIRED);
     options.listen = address;
     assert_ok(weir_directory_open(&options, &r->directory));
-    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY));
+    assert_ok(weir_trainer_withdraw(r->trainers[0], 1, WHY, 0));
     assert_int_equal(r->trainers[0]->slots[0].state, WEIR_SLOT_FREE);
     rig_publish(r, 2);
     rig_close(r);

@@ -169,6 +169,7 @@ PROTOTYPES: List[Tuple[str, Any, Tuple[Any, ...]]] = [
     ),
     ("weir_trainer_publish", weir_status, (_handle, c_uint64, POINTER(weir_report))),
     ("weir_trainer_wait", weir_status, (_handle, c_uint64, c_uint, c_uint)),
+    ("weir_trainer_withdraw", weir_status, (_handle, c_uint64, _text, c_uint)),
     ("weir_trainer_cancel", None, (_handle,)),
     ("weir_trainer_uncancel", None, (_handle,)),
     ("weir_replica_open", weir_status, (POINTER(weir_replica_options), _out_handle)),

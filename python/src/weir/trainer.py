@@ -320,6 +320,36 @@ class Trainer(Handle):
 
         return work
 
+    def withdraw(
+        self, version: int, why: Optional[str] = None, timeout: Optional[float] = None
+    ) -> None:
+        """Gives up a version that this rank has published: nobody is given it from then on, and
+        whoever waits for it, or asks for it, hears so at once, and why. The first rank ends it for
+        all; each withdraws its own. Waits, at most ``timeout`` seconds (None: the handle's), for
+        those who are in the midst of its bytes; :class:`weir.TimedOut` names them, and the same
+        call goes on.
+        """
+        self._run("withdraw", self._withdrawing(version, why, timeout))
+
+    async def withdraw_async(
+        self, version: int, why: Optional[str] = None, timeout: Optional[float] = None
+    ) -> None:
+        """:meth:`withdraw` in a thread of the handle; cancelling the task cancels it."""
+        await self._run_async("withdraw", self._withdrawing(version, why, timeout))
+
+    @staticmethod
+    def _withdrawing(
+        version: int, why: Optional[str], timeout: Optional[float]
+    ) -> Callable[[int], None]:
+        number = arguments.whole("version", version, abi.WEIR_LATEST - 1)
+        reason = arguments.text("why", why)
+        timeout_ms = 0 if timeout is None else arguments.milliseconds("timeout", timeout)
+
+        def work(pointer: int) -> None:
+            check(library().weir_trainer_withdraw(pointer, number, reason, timeout_ms))
+
+        return work
+
     def _check_sendable(self) -> None:
         """A wait that sends reads the memory that publish() was told of."""
         registration, options = self._registration, self._options
