@@ -204,7 +204,7 @@ static weir_status open_transport(const weir_transport_options *given, weir_tran
         return WEIR_ERR_NO_MEMORY;
     ucx->base.ops = &weir_transport_ucx;
     ucx->pool = options.pool;
-    ucx->give_up_fds[0] = ucx->give_up_fds[1] = -1;
+    memset(ucx->give_up_fds, -1, sizeof(ucx->give_up_fds));
     const char *tls = options.tls != NULL ? options.tls : weir_env_string(WEIR_ENV_UCX_TLS);
     ucx->tls = tls != NULL ? weir_strdup(tls) : NULL;
     status =
@@ -226,7 +226,7 @@ weir_status weir_ucx_open_beside(ucx_transport *of, weir_transport **out)
     ucx->base.ops = &weir_transport_ucx;
     ucx->context = of->quiet;
     ucx->beside = true;
-    ucx->give_up_fds[0] = ucx->give_up_fds[1] = -1;
+    memset(ucx->give_up_fds, -1, sizeof(ucx->give_up_fds));
     *out = &ucx->base;
     return WEIR_OK;
 }

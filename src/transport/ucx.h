@@ -15,7 +15,8 @@
 #include "transport/transport_key.h"
 #include "weir/transport.h"
 
-#define WEIR_UCX_KEYS 64u      /* keys of groups that are not open yet; one more drops the oldest */
+#define WEIR_UCX_KEYS 64u /* keys of groups that are not open yet; one more drops the oldest */
+#define WEIR_UCX_GIVE_UP 3
 #define WEIR_UCX_IN_FLIGHT 32u /* reads that one transfer has asked for at most */
 
 typedef struct ucx_region ucx_region;
@@ -44,7 +45,7 @@ typedef struct ucx_transport {
     char *tls;           /* NULL: UCX's own choice */
     ucp_context_h quiet; /* of groups; NULL: there is none, or not yet */
     bool quiet_tried;
-    int give_up_fds[2]; /* readable when connecting has no use any more; -1: none */
+    int give_up_fds[WEIR_UCX_GIVE_UP]; /* readable when connecting has no use any more; -1: none */
     weir_pool *pool;
     ucx_listener listeners[WEIR_UCX_KEYS]; /* the oldest first */
     unsigned n_listeners;

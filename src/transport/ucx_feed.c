@@ -167,7 +167,7 @@ static weir_status check_head(const ucx_chain *chain, const ucx_cast *cast, cons
 }
 
 /* Whatever keeps UCX from reading there: the connection that told of it serves as well. A rank
- * before that goes meanwhile ends it. */
+ * before that goes meanwhile ends it, and so does rank 0 or the caller when the group is over. */
 static weir_status connect_to(ucx_chain *chain, const void *address, size_t n_bytes)
 {
     char who[192];
@@ -177,9 +177,10 @@ static weir_status connect_to(ucx_chain *chain, const void *address, size_t n_by
         int *give_up_fds = ((ucx_transport *)chain->data)->give_up_fds;
         give_up_fds[0] = chain->before->fd; /* it says no more before it is answered */
         give_up_fds[1] = chain->root != NULL ? chain->root->fd : -1;
+        give_up_fds[2] = chain->abort_fd;
         status = weir_transport_ucx.connect(chain->data, address, n_bytes, who, CONNECT_MS,
                                             &chain->peer);
-        give_up_fds[0] = give_up_fds[1] = -1;
+        memset(give_up_fds, -1, sizeof(((ucx_transport *)chain->data)->give_up_fds));
     }
     if (status == WEIR_ERR_NO_MEMORY)
         return status;

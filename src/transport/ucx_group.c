@@ -331,7 +331,8 @@ static weir_status make_group(weir_transport *transport, const weir_group_option
     group->chain.of = (ucx_transport *)transport;
     weir_ucx_open_quiet(group->chain.of);
     group->meet.key = *key;
-    group->meet.listener = group->meet.poll_fd = group->meet.wake_fd = -1;
+    group->meet.listener = group->meet.poll_fd = -1;
+    group->meet.wake_fd = group->meet.abort_fd = group->chain.abort_fd = -1;
     group->meet.before.fd = group->meet.after.fd = -1;
     pthread_mutex_init(&group->lock, NULL);
     *out = group;
@@ -486,6 +487,8 @@ void weir_ucx_group_close(weir_group *base, bool abort)
     pthread_mutex_lock(&group->lock);
     group->stop = abort ? UCX_ABORT : UCX_FINISH;
     pthread_mutex_unlock(&group->lock);
+    if (abort)
+        eventfd_write(group->meet.abort_fd, 1);
     wake(group);
     pthread_join(group->thread, NULL);
     free_group(group);

@@ -99,6 +99,7 @@ typedef struct ucx_chain {
     ucx_transport *of;        /* in whose context it reads, and is read */
     ucx_link *before, *after; /* NULL: not connected */
     const ucx_link *root;     /* to rank 0, where it is another: what it says now is the end */
+    int abort_fd;             /* readable once this rank's caller aborts; -1: none */
     ucx_outbox to_before, to_after;
     weir_key_buffer message;
 
@@ -224,6 +225,7 @@ typedef struct ucx_meet {
     weir_ucx_group_key key; /* of rank 0 */
     weir_ucx_group_key own; /* the same nonce, and where this rank listens */
     int poll_fd, wake_fd;
+    int abort_fd; /* as wake_fd, and stays readable */
     int listener;
     ucx_member *members; /* rank 0: one per rank, its own unused; else one: rank 0 */
     uint32_t n_members;

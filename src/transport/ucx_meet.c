@@ -100,8 +100,9 @@ weir_status weir_ucx_meet_open(ucx_group *group)
     if (status != WEIR_OK)
         return status;
     meet->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    meet->abort_fd = group->chain.abort_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     meet->poll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (meet->wake_fd < 0 || meet->poll_fd < 0 ||
+    if (meet->wake_fd < 0 || meet->abort_fd < 0 || meet->poll_fd < 0 ||
         !weir_ucx_watch(meet, meet->wake_fd, UCX_SOURCE_WAKE, 0, EPOLLIN) ||
         !weir_ucx_watch(meet, meet->listener, UCX_SOURCE_LISTENER, 0, EPOLLIN))
         return weir_ucx_fail_watch(group);
@@ -142,6 +143,7 @@ void weir_ucx_meet_close(ucx_meet *meet)
     weir_free(meet->members);
     weir_free(meet->strangers);
     close_fd(&meet->wake_fd);
+    close_fd(&meet->abort_fd);
     close_fd(&meet->poll_fd);
     weir_key_buffer_close(&meet->out);
 }

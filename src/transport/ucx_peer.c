@@ -42,9 +42,10 @@ static void on_error(void *argument, ucp_ep_h endpoint, ucs_status_t status)
 
 static bool must_give_up(const ucx_transport *ucx)
 {
-    struct pollfd fds[] = { { .fd = ucx->give_up_fds[0], .events = POLLIN | POLLRDHUP },
-                            { .fd = ucx->give_up_fds[1], .events = POLLIN | POLLRDHUP } };
-    return fds[0].fd >= 0 && poll(fds, 2, 0) > 0;
+    struct pollfd fds[WEIR_UCX_GIVE_UP];
+    for (int i = 0; i < WEIR_UCX_GIVE_UP; i++)
+        fds[i] = (struct pollfd){ .fd = ucx->give_up_fds[i], .events = POLLIN | POLLRDHUP };
+    return fds[0].fd >= 0 && poll(fds, WEIR_UCX_GIVE_UP, 0) > 0;
 }
 
 /* Waits for a request that UCX gave back, and gives it back to UCX. */
@@ -56,10 +57,10 @@ static ucs_status_t wait_request(ucx_transport *ucx, ucs_status_ptr_t request, u
     ucs_status_t status;
     while ((status = ucp_request_check_status(request)) == UCS_INPROGRESS) {
         weir_ucx_peer_check(peer);
-        if (weir_deadline_passed(deadline) || ucx->reader_stuck || must_give_up(ucx))
+        if (weir_deadline_passed(deadline) || ucx->reader_stuck)
             break;
-        if (peer->lost != WEIR_OK && peer->endpoint != NULL)
-            break;
+        if (peer->endpoint != NULL && (peer->lost != WEIR_OK || must_give_up(ucx)))
+            break; /* closing it is never given up: what it reads into goes after that */
         weir_ucx_reader_turn(ucx, peer->endpoint != NULL ? peer->process_fd : -1, IDLE_MS);
     }
     ucp_request_free(request);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_ucx_feed.c - a rank of a broadcast group of transport ucx and what its neighbours tell it.
  *
- * The neighbour is played over a socket; what a rank reads lies in this process.
+ * The neighbour is played over a socket, or stopped; what a rank reads lies in this process.
  */
 #include <fcntl.h>
 
@@ -56,6 +56,7 @@ static void chain_open(ranks *all, chain_case *one)
                               .n_ranks = 3,
                               .who = "round of version 7",
                               .of = (ucx_transport *)all->transports[1],
+                              .abort_fd = -1,
                               .before = &one->before,
                               .after = &one->after };
     one->cast.parts = one->cast.few;
@@ -236,13 +237,60 @@ static void the_rank_after_says_no_more_than_it_may(void **state)
     }
 }
 
+/* ---- closing while it connects ---------------------------------------------------------------*/
+
+__attribute__((no_sanitize("thread"))) static bool is_connecting(const weir_group *group)
+{
+    const ucx_transport *data = (const ucx_transport *)((const ucx_group *)group)->chain.data;
+    return data != NULL && *(volatile const int *)&data->give_up_fds[0] >= 0;
+}
+
+static void await_connecting(const weir_group *group)
+{
+    weir_deadline deadline = weir_deadline_in(WAIT_MS);
+    while (!is_connecting(group) && !weir_deadline_passed(deadline))
+        weir_sleep_ms(1);
+    assert_true(is_connecting(group));
+}
+
+/* Its rank before says where it may be read, and is stopped: there is nobody who answers. */
+static void a_rank_that_connects_can_be_closed_at_once(void **state)
+{
+    ranks *all = *state;
+    owner *stopped = owner_open("ucx", "", "");
+    assert_went_well(owner_call(stopped, OWNER_ADDRESS, 0, 0, 0, ""));
+    kill(stopped->pid, SIGSTOP);
+    player root = player_open(0, 2);
+    player_give_key(&root, all->keys[0]);
+    open_rank(all, 0, 1, 2, WAIT_MS);
+    player_greet(&root);
+    say_start(&root, &root.key);
+    player_link(&root, root.theirs.where.port);
+    hear_word(&root, WEIR_UCX_LINKED);
+    say_word(&root, WEIR_UCX_JOINED, 0);
+    weir_group *group = all->groups[0][1];
+    weir_group_part part = { data_of(all, 1), 1000 };
+    assert_went_well(await_rank(group));
+    assert_went_well(ops->group_broadcast(group, 0, &part, 1, NULL));
+    say(root.after, stopped->reply.blob, stopped->reply.blob_bytes);
+    await_connecting(group);
+    double begun = weir_now_s();
+    close_rank(all, 0, 1, true);
+    assert_true(weir_now_s() - begun < 2.0);
+    player_close(&root);
+    assert_int_equal(owner_close(stopped), 0);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 5 && strcmp(argv[0], "owner") == 0)
+        return owner_main(argv[1], argv[2], argv[3], atoi(argv[4]));
     const struct CMUnitTest tests[] = {
         CASE(bytes_of_a_source_that_has_left_do_not_count, any_way),
         CASE(bytes_of_a_source_that_has_left_do_not_count, emulated),
         CASE(the_rank_before_says_each_word_in_each_phase, any_way),
         CASE(the_rank_after_says_no_more_than_it_may, any_way),
+        CASE(a_rank_that_connects_can_be_closed_at_once, any_way),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
