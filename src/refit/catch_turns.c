@@ -28,6 +28,24 @@ static bool is_in_a_window(const weir_group_pass *pass, const weir_participant *
     return false;
 }
 
+/* The first group of the participant that is not taken. */
+static uint32_t first_not_taken(const weir_group_pass *pass, const weir_participant *participant)
+{
+    uint32_t first = participant->reading.group;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        const weir_catch_window *window = &pass->replica->caught.windows[w];
+        if (window->from == participant && window->group < first)
+            first = window->group;
+    }
+    return first;
+}
+
+static weir_status ask_why(weir_group_pass *pass, const weir_participant *participant,
+                           weir_status failed)
+{
+    return weir_group_ask_why(pass, participant, first_not_taken(pass, participant), failed);
+}
+
 weir_status weir_catch_step(weir_group_pass *pass, weir_participant *participant)
 {
     weir_group_reading *reading = &participant->reading;
@@ -37,7 +55,7 @@ weir_status weir_catch_step(weir_group_pass *pass, weir_participant *participant
         return WEIR_OK;
     weir_status status = was_told ? weir_catch_joined(remote) : WEIR_OK;
     if (status < WEIR_OK)
-        return weir_group_ask_why(pass, participant, status);
+        return ask_why(pass, participant, status);
     pass->moved |= was_told && status == WEIR_OK && !reading->is_joined;
     reading->is_joined |= was_told && status == WEIR_OK;
     bool is_last = was_told && reading->group == remote->n_groups;
@@ -108,7 +126,7 @@ static weir_status advance_window(weir_group_pass *pass, weir_catch_window *wind
             return WEIR_OK;
         if (status != WEIR_OK) {
             weir_error_prefix("group %u of %zu", window->group, window->from->remote->n_groups);
-            return weir_group_ask_why(pass, window->from, status);
+            return ask_why(pass, window->from, status);
         }
         window->is_caught = true;
         pass->moved = true;
@@ -187,7 +205,7 @@ static weir_status catch_group(weir_group_pass *pass, weir_participant *particip
         weir_matched_queue(window->cast, window->data, remote->group_bytes[group], &window->ticket);
     if (status != WEIR_OK) {
         weir_error_prefix("group %u of %zu", group, remote->n_groups);
-        return weir_group_ask_why(pass, participant, status);
+        return ask_why(pass, participant, status);
     }
     window->from = participant;
     window->turn = pass->replica->caught.n_turns++;

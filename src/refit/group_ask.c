@@ -71,13 +71,13 @@ static uint32_t known_as(const weir_replica *replica)
 
 /* timeout_ms 0: as long as any call may take. */
 static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
-                       const weir_participant *participant, unsigned timeout_ms,
+                       const weir_participant *participant, uint32_t group, unsigned timeout_ms,
                        weir_group_record *out)
 {
     const weir_remote *remote = participant->remote;
     weir_group_ask question = { .reader = replica->worker.id,
                                 .worker = known_as(replica),
-                                .group = weir_group_next(replica, participant),
+                                .group = group,
                                 .round = participant->reading.round,
                                 .fresh = weir_catch_is_cast(participant) &&
                                          weir_catch_is_fresh(remote) };
@@ -93,10 +93,10 @@ static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
 
 /* What an answer means; IN_PROGRESS: ask again. */
 static weir_status read_state(const weir_replica *replica, const weir_discovery *discovery,
-                              const weir_participant *participant, const weir_group_record *record)
+                              const weir_participant *participant, uint32_t group,
+                              const weir_group_record *record)
 {
     const char *who = participant->remote->who;
-    uint32_t group = weir_group_next(replica, participant);
     switch (record->state) {
     case WEIR_GROUP_WAIT:
         return WEIR_IN_PROGRESS;
@@ -171,7 +171,7 @@ static weir_status take_in(weir_replica *replica, const weir_discovery *discover
     weir_group_reading *reading = &participant->reading;
     uint32_t group = weir_group_next(replica, participant);
     bool is_cast = weir_catch_is_cast(participant);
-    weir_status state = read_state(replica, discovery, participant, record);
+    weir_status state = read_state(replica, discovery, participant, group, record);
     weir_status status = WEIR_OK;
     if (state < WEIR_OK)
         return state;
@@ -197,7 +197,8 @@ weir_status weir_group_ask_once(weir_replica *replica, const weir_discovery *dis
                                 weir_participant *participant)
 {
     weir_group_record record;
-    weir_status status = ask(replica, discovery, participant, 0, &record);
+    weir_status status =
+        ask(replica, discovery, participant, weir_group_next(replica, participant), 0, &record);
     return status == WEIR_OK ? take_in(replica, discovery, participant, &record) : status;
 }
 
@@ -225,7 +226,7 @@ weir_status weir_group_ask_in_time(weir_group_pass *pass, weir_participant *part
 }
 
 weir_status weir_group_ask_why(weir_group_pass *pass, const weir_participant *participant,
-                               weir_status failed)
+                               uint32_t group, weir_status failed)
 {
     weir_replica *replica = pass->replica;
     weir_deadline deadline = weir_deadline_in(WHY_MS);
@@ -235,12 +236,12 @@ weir_status weir_group_ask_why(weir_group_pass *pass, const weir_participant *pa
     weir_error_save(&line);
     weir_status status = failed == WEIR_ERR_PEER_LOST ? WEIR_OK : failed;
     while (status == WEIR_OK && record.state != WEIR_GROUP_OFF && !weir_deadline_passed(deadline)) {
-        status = ask(replica, pass->discovery, participant, WHY_MS, &record);
+        status = ask(replica, pass->discovery, participant, group, WHY_MS, &record);
         if (status == WEIR_OK && record.state != WEIR_GROUP_OFF)
             status = weir_worker_pause(&replica->worker, &patience);
     }
     if (status == WEIR_OK && record.state == WEIR_GROUP_OFF)
-        return read_state(replica, pass->discovery, participant, &record);
+        return read_state(replica, pass->discovery, participant, group, &record);
     weir_error_restore(&line);
     return failed;
 }
@@ -253,8 +254,9 @@ static weir_status ask_to_join(weir_replica *replica, const weir_discovery *disc
 {
     weir_deadline deadline = weir_deadline_in(JOIN_MS);
     weir_group_record record;
+    uint32_t first = weir_group_next(replica, participant);
     for (weir_patience patience = { 0 };;) {
-        weir_status status = ask(replica, discovery, participant, 0, &record);
+        weir_status status = ask(replica, discovery, participant, first, 0, &record);
         if (status == WEIR_OK)
             return take_in(replica, discovery, participant, &record);
         if (status != WEIR_ERR_NOT_FOUND || weir_deadline_passed(deadline))

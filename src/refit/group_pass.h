@@ -32,10 +32,10 @@ weir_status weir_group_ask_once(weir_replica *replica, const weir_discovery *dis
 /* The same, not before its time has come: what is not there is asked for less and less often. */
 weir_status weir_group_ask_in_time(weir_group_pass *pass, weir_participant *participant);
 
-/* A broadcast of the participant has failed: a rank that has given up says why, and the calling
- * thread's last error then does. */
+/* A broadcast of the participant has failed, and with it `group`, the first that is not taken: a
+ * rank that has given up says why, and the calling thread's last error then does. */
 weir_status weir_group_ask_why(weir_group_pass *pass, const weir_participant *participant,
-                               weir_status failed);
+                               uint32_t group, weir_status failed);
 
 /* The part has landed, verified where it has to be by itself: the loader may have it. */
 void weir_group_part_landed(weir_group_pass *pass, weir_participant *participant,

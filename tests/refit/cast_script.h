@@ -38,6 +38,7 @@ typedef struct script_cast {
     void *wanted[SCRIPT_MAX];
     uint32_t n_wanted, n_done; /* of all versions, each of which sends as much */
     uint32_t n_ends;           /* broadcasts beyond these never end */
+    weir_status then_breaks;   /* or fail so */
     bool holds_join;           /* somebody never comes */
     weir_status is_broken;     /* every test says so */
     bool is_open;
@@ -113,6 +114,8 @@ static inline weir_status script_group_progress(weir_group *group, uint64_t *out
         memcpy(cast->wanted[cast->n_done % SCRIPT_MAX], cast->sent[number],
                cast->sent_bytes[number]);
     }
+    if (cast->then_breaks != WEIR_OK && cast->n_wanted > cast->n_ends)
+        cast->is_broken = cast->then_breaks;
     *out_n_done = cast->n_done;
     return status;
 }
@@ -182,6 +185,7 @@ typedef struct script_rank {
     bool has_not_begun; /* round 0 */
     uint32_t round;
     unsigned n_fresh, n_stale; /* who joined saying that it is fresh, and that it is not */
+    unsigned n_ends_asked;     /* that all groups have been taken */
     bool is_left;
     char gave_up[WEIR_ERROR_TEXT];
     weir_buffer answer;
@@ -211,6 +215,7 @@ static inline void script_answer(script_rank *rank, const weir_manifest_request 
         out->state = rank->state == WEIR_GROUP_GONE ? WEIR_GROUP_GONE : WEIR_GROUP_WAIT;
         return;
     }
+    rank->n_ends_asked += group == out->n_groups;
     if (group >= rank->off_at) {
         out->state = WEIR_GROUP_OFF;
         out->why = "layers.3.weight is not finite";

@@ -93,6 +93,26 @@ static void who_broke_a_group_says_why(void **state)
     close_bench(b);
 }
 
+/* Asking for what comes behind the last group says that all were taken. */
+static void who_asks_why_the_last_group_broke_has_not_taken_it(void **state)
+{
+    (void)state;
+    for (int breaks = 0; breaks <= 1; breaks++) {
+        bool landed;
+        bench *b = open_bench(WEIR_INSTALL_STAGED);
+        script_cast *cast = &script_net.casts[b->casts[0][0]];
+        cast->n_ends = 3; /* of its four */
+        cast->then_breaks = WEIR_ERR_PEER_LOST;
+        b->ranks[0].off_at = breaks ? N_GROUPS - 1 : UINT32_MAX;
+        expect_fails(refit_once(b, &landed), WEIR_ERR_PEER_LOST,
+                     breaks ? "trainer rank 0 has stopped sending version 7: layers.3"
+                            : "the group is broken");
+        assert_int_equal(b->ranks[0].n_ends_asked, 0);
+        expect_left(b, breaks ? "layers.3.weight is not finite" : "the group is broken");
+        close_bench(b);
+    }
+}
+
 static void who_comes_too_late_is_told(void **state)
 {
     (void)state;
@@ -115,6 +135,7 @@ int main(void)
         cmocka_unit_test(a_newer_header_is_refused_by_number),
         cmocka_unit_test(a_round_that_is_off_is_left_and_the_next_begins_afresh),
         cmocka_unit_test(who_broke_a_group_says_why),
+        cmocka_unit_test(who_asks_why_the_last_group_broke_has_not_taken_it),
         cmocka_unit_test(who_comes_too_late_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
