@@ -321,6 +321,15 @@ const weir_reader *weir_credits_member(const weir_credits *credits, const char *
     return reader != NULL && reader->member && !reader->left ? reader : NULL;
 }
 
+bool weir_credits_left_out(const weir_credits *credits, const char *id)
+{
+    weir_credit_gap gap;
+    const weir_reader *reader = find_reader(credits, id);
+    return credits->casts && credits->sending && (reader == NULL || !reader->member) &&
+           weir_credits_lost(credits) == NULL &&
+           !weir_credits_passed(credits, credits->n_groups, &gap);
+}
+
 const weir_reader *weir_credits_outside(const weir_credits *credits)
 {
     for (size_t i = 0; i < credits->n_readers; i++) {

@@ -38,7 +38,7 @@ typedef struct weir_reader {
     bool left;        /* gave up, for the reason in `why` */
     uint64_t seen_ns; /* when it asked */
     /* Of groups that are broadcast: */
-    bool fresh;  /* stood in no broadcast group when it asked */
+    bool fresh;  /* did not stand in its broadcast groups when it asked */
     bool member; /* of the round; and of those: */
     bool began;  /* has said so itself */
     bool joined; /* stands in all of its groups */
@@ -97,6 +97,9 @@ bool weir_credits_gathered(const weir_credits *credits, unsigned n_replicas, uin
                            weir_credit_gap *out_gap);
 /* The member of that name; NULL: it is none. */
 const weir_reader *weir_credits_member(const weir_credits *credits, const char *id);
+/* Whether groups are being broadcast without that reader; no more once all have them, or one has
+ * left: such a round is over, though its trainer may not know yet. */
+bool weir_credits_left_out(const weir_credits *credits, const char *id);
 /* A member that does not stand in its broadcast groups yet; NULL: all do. */
 const weir_reader *weir_credits_outside(const weir_credits *credits);
 /* A reader that gave up and that nobody can replace any more; NULL: there is none. */

@@ -164,6 +164,26 @@ static weir_status take_digests(const weir_remote *remote, uint32_t group,
     return WEIR_OK;
 }
 
+/* Ranks gather by themselves. Who came between two of them is in the round of one alone, which then
+ * can have no end: it is to begin afresh, and soon. */
+static weir_status check_left_out(const weir_replica *replica, const weir_discovery *discovery,
+                                  const weir_participant *participant,
+                                  const weir_group_record *record)
+{
+    const weir_schedule *schedule = &replica->schedule;
+    for (size_t p = 0; p < schedule->n_participants && record->left_out; p++) {
+        const weir_participant *other = &schedule->participants[p];
+        if (other == participant || other->reading.round == 0)
+            continue;
+        return weir_fail(WEIR_ERR_PEER_LOST,
+                         "%s has a round of version %" PRIu64 " under way without replica %s, and "
+                         "%s one with it: both are to begin afresh",
+                         participant->remote->who, discovery->version, replica->worker.id,
+                         other->remote->who);
+    }
+    return WEIR_OK;
+}
+
 static weir_status take_in(weir_replica *replica, const weir_discovery *discovery,
                            weir_participant *participant, const weir_group_record *record)
 {
@@ -177,6 +197,9 @@ static weir_status take_in(weir_replica *replica, const weir_discovery *discover
         return state;
     reading->joined = true; /* whatever is wrong with the answer, it counts on this reader */
     reading->round = record->round;
+    status = check_left_out(replica, discovery, participant, record);
+    if (status != WEIR_OK)
+        return status;
     if (state == WEIR_OK && is_cast)
         status = check_header(replica, discovery, remote, group, record);
     if (status == WEIR_OK && state == WEIR_OK && group < remote->n_groups)

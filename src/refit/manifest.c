@@ -254,6 +254,7 @@ weir_status weir_group_record_encode(const weir_group_record *record, weir_buffe
     message.group = record->group;
     message.n_groups = record->n_groups;
     message.n_bytes = record->n_bytes;
+    message.left_out = record->left_out;
     if (record->run != NULL)
         message.run = (char *)record->run;
     if (record->version_uid != NULL)
@@ -318,6 +319,7 @@ weir_status weir_group_record_decode(const void *bytes, size_t n_bytes, weir_are
                                 .version_uid = message->version_uid,
                                 .group = message->group,
                                 .n_groups = message->n_groups,
-                                .n_bytes = message->n_bytes };
+                                .n_bytes = message->n_bytes,
+                                .left_out = message->left_out };
     return read_memberships(message, arena, out);
 }

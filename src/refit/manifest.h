@@ -87,6 +87,7 @@ typedef struct weir_group_record {
     uint64_t n_bytes;
     const weir_membership *memberships; /* of the one that asked, until the round has begun */
     size_t n_memberships;
+    bool left_out; /* a round is under way without the one that asked */
 } weir_group_record;
 
 /* Of a shard's name at most, without its 0. */

@@ -206,6 +206,8 @@ static void add_header(weir_window *window, const weir_manifest_request *request
     record->version_uid = window->uid;
     record->n_groups = groups->n_groups;
     record->n_bytes = record->group < groups->n_groups ? groups->n_bytes[record->group] : 0;
+    record->left_out = record->state == WEIR_GROUP_WAIT &&
+                       weir_credits_left_out(&window->credits, request->reader);
     if (record->state == WEIR_GROUP_WAIT && !has_begun && is_in_round(window, request->reader))
         record->memberships =
             weir_cast_memberships(window->cast, request->reader, &record->n_memberships);

@@ -370,6 +370,67 @@ static void a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh(
     close_stage(s);
 }
 
+static void expect_word(const peer *p, const char *words)
+{
+    if (p->status != WEIR_ERR_PEER_LOST || strstr(p->line, words) == NULL)
+        fail_msg("got %s: '%s', wanted '%s'", weir_status_name(p->status), p->line, words);
+}
+
+static void await_members(weir_trainer *trainer, size_t n)
+{
+    for (int turn = 0;; turn++) {
+        size_t n_told = 0;
+        pthread_mutex_lock(&trainer->lock);
+        const weir_credits *credits = &trainer->window->credits;
+        for (size_t i = 0; i < credits->n_readers; i++)
+            n_told += credits->readers[i].member && credits->readers[i].began;
+        pthread_mutex_unlock(&trainer->lock);
+        if (n_told == n)
+            return;
+        assert_true(turn < 5000);
+        weir_sleep_ms(1);
+    }
+}
+
+/* It came between the gatherings of two ranks. */
+static void who_is_in_the_round_of_one_rank_alone_ends_it_at_once(void **state)
+{
+    (void)state;
+    const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
+    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_STAGED);
+    start_ranks(s, 1, 0, 0); /* published alone */
+    for (uint32_t rank = 0; rank < 2; rank++)
+        join_ok(&s->ranks[rank]);
+    for (size_t w = 0; w < 2; w++)
+        start_worker(&s->workers[w], 1);
+    start_rank(&s->ranks[0], 1, 0);
+    await_members(s->ranks[0].trainer, 2);
+    for (size_t w = 2; w < 4; w++)
+        start_worker(&s->workers[w], 1);
+    double begun_s = weir_now_s();
+    start_rank(&s->ranks[1], 2, 0);
+    for (size_t i = 0; i < 2; i++)
+        join(&s->ranks[i]);
+    for (size_t w = 0; w < 4; w++)
+        join(&s->workers[w]);
+    assert_true(weir_now_s() - begun_s < 5); /* of the bound of 30 */
+    expect_word(&s->ranks[1], " has a round of version 1 under way without replica b-");
+    expect_word(&s->ranks[0], "under way without replica b-");
+    for (size_t w = 0; w < 4; w++)
+        expect_word(&s->workers[w], "under way without replica b-");
+    for (uint32_t rank = 0; rank < 2; rank++)
+        start_rank(&s->ranks[rank], 2, 0);
+    for (size_t w = 0; w < 4; w++)
+        start_worker(&s->workers[w], 1);
+    for (uint32_t rank = 0; rank < 2; rank++)
+        join_ok(&s->ranks[rank]);
+    for (size_t w = 0; w < 4; w++)
+        join_ok(&s->workers[w]);
+    expect_verified(s, 1);
+    close_stage(s);
+}
+
 static weir_status refuse_to_pause(void *context)
 {
     (void)context;
@@ -609,6 +670,7 @@ int main(void)
         cmocka_unit_test(workers_and_ranks_may_be_started_anew_between_versions),
         cmocka_unit_test(what_is_registered_may_change_between_versions),
         cmocka_unit_test(a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh),
+        cmocka_unit_test(who_is_in_the_round_of_one_rank_alone_ends_it_at_once),
         cmocka_unit_test(who_gives_up_ends_the_round_and_the_next_version_goes_to_all),
         cmocka_unit_test(workers_of_one_engine_take_it_together_or_not_at_all),
         cmocka_unit_test(direct_workers_that_no_byte_has_reached_keep_what_they_have),

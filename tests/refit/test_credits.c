@@ -463,6 +463,24 @@ static void test_nothing_of_a_member_is_gone_and_who_comes_later_is_late(void **
     weir_credits_close(&credits);
 }
 
+static void test_who_is_left_out_is_told_as_long_as_the_round_can_end_well(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_cast(&credits);
+    assert_false(weir_credits_left_out(&credits, "nobody")); /* there is no round */
+    weir_credits_begin(&credits, 1, 0);
+    assert_true(weir_credits_left_out(&credits, "nobody"));
+    assert_int_equal(ask(&credits, "late", 0, 0), WEIR_GROUP_WAIT);
+    assert_true(weir_credits_left_out(&credits, "late"));
+    assert_false(weir_credits_left_out(&credits, "a"));
+    give_up(&credits, "a", "no more disk");
+    assert_false(weir_credits_left_out(&credits, "late")); /* another one is about to begin */
+    weir_credits_end(&credits, "a gave up");
+    assert_false(weir_credits_left_out(&credits, "late"));
+    weir_credits_close(&credits);
+}
+
 static void test_members_say_themselves_that_they_stand_in_their_groups(void **state)
 {
     (void)state;
@@ -563,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_of_groups_that_are_broadcast_only_members_make_progress),
         cmocka_unit_test(test_a_round_begins_when_all_workers_have_come),
         cmocka_unit_test(test_nothing_of_a_member_is_gone_and_who_comes_later_is_late),
+        cmocka_unit_test(test_who_is_left_out_is_told_as_long_as_the_round_can_end_well),
         cmocka_unit_test(test_members_say_themselves_that_they_stand_in_their_groups),
         cmocka_unit_test(test_a_member_that_leaves_ends_the_round_at_once),
         cmocka_unit_test(test_a_member_that_begins_anew_has_left),

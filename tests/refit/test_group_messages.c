@@ -164,7 +164,8 @@ static weir_group_record record_of(const weir_membership *memberships, size_t n)
                                 .n_groups = 9,
                                 .n_bytes = (uint64_t)1 << 40,
                                 .memberships = memberships,
-                                .n_memberships = n };
+                                .n_memberships = n,
+                                .left_out = true };
 }
 
 static void the_header_of_a_group_and_memberships_come_back(void **state)
@@ -183,6 +184,7 @@ static void the_header_of_a_group_and_memberships_come_back(void **state)
     assert_int_equal(got.group, 4);
     assert_int_equal(got.n_groups, 9);
     assert_true(got.n_bytes == (uint64_t)1 << 40);
+    assert_true(got.left_out);
     assert_int_equal(got.n_memberships, 2);
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(got.memberships[i].audience, places[i].audience);
@@ -206,6 +208,7 @@ static void a_group_that_is_read_says_nothing_of_a_broadcast(void **state)
     assert_int_equal(got.format, 0);
     assert_string_equal(got.run, "");
     assert_string_equal(got.version_uid, "");
+    assert_false(got.left_out);
     assert_int_equal(got.n_memberships, 0);
 }
 

@@ -80,11 +80,13 @@ static void who_comes_late_is_told_and_is_in_the_next_round(void **state)
     await_that(stand_in_count(s->all, &s->all->n_broadcast) == 2);
     assert_int_equal(ask(readers[2], 0).state, WEIR_GROUP_WAIT);
     assert_int_equal(ask(readers[2], 0).round, 0); /* it is not in this one */
+    assert_true(ask(readers[2], 0).left_out);
     hold(s, false);
     join_reader(readers[0]);
     join_reader(readers[1]);
     end_round(s, WEIR_OK, "");
     assert_int_equal(ask(readers[2], 0).state, WEIR_GROUP_WAIT); /* until all say they hold it */
+    assert_false(ask(readers[2], 0).left_out);
     publish(s, 2);
     readers[2]->round = readers[0]->round = readers[1]->round = 0;
     for (size_t i = 0; i < 3; i++)
