@@ -255,6 +255,8 @@ static unsigned http_status_of(weir_inference *server, weir_status status)
         return 503;
     case WEIR_ERR_PEER_LOST:
         return 502;
+    case WEIR_ERR_ABORTED: /* its trainer has given it up */
+        return 410;
     case WEIR_ERR_NOT_FOUND:
         return has_passed(server) ? 410 : 500;
     default:

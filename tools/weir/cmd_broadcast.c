@@ -13,6 +13,7 @@
 #include "weir/orchestrate.h"
 
 #define AGAIN_US 50000u
+#define WITHDRAW_MS 2000u
 
 const char weir_usage_broadcast[] =
     "usage: weir broadcast CONFIG SRC... [--version N] [OPTION...]\n"
@@ -250,6 +251,47 @@ static int begin(broadcast_job *job, const char *path)
 
 /* ---- versions --------------------------------------------------------------------------------*/
 
+/* It is not published at all: the error's line says by whose fault. */
+static int say_unpublished(const broadcast_job *job)
+{
+    weir_flow_progress_end();
+    if (job->common.flow.as_json && !weir_cli_stopped())
+        weir_flow_print_line(json_pack("{s:s, s:I, s:s, s:s}", "event", "failed", "version",
+                                       (json_int_t)job->version, "error", weir_last_error(),
+                                       "missing", ""));
+    return weir_publish_job_failed();
+}
+
+/* What is sent is gone when it is not waited for any more: who asks for it is to hear so. Versions
+ * that lie whole in slots can be had until the next ones. */
+static void give_up(const broadcast_job *job, const char *why)
+{
+    unsigned bound_ms =
+        job->common.flow.timeout_ms < WITHDRAW_MS ? job->common.flow.timeout_ms : WITHDRAW_MS;
+    if (job->delivery.sends &&
+        weir_trainer_withdraw(job->common.trainer, job->version, why, bound_ms) != WEIR_OK)
+        weir_cli_note("version %llu is not taken back: %s", (unsigned long long)job->version,
+                      weir_last_error());
+}
+
+/* The line is the trainer's, and behind it whoever does not hold the version, by rank. */
+static int say_missing(const broadcast_job *job, const char *line)
+{
+    char missing[768];
+    weir_flow_progress_end();
+    if (weir_cli_stopped())
+        return WEIR_EXIT_OK;
+    weir_broadcast_missing(job->settings, job->address, job->version, missing, sizeof(missing));
+    give_up(job, missing[0] != '\0' ? missing : line);
+    if (job->common.flow.as_json)
+        weir_flow_print_line(json_pack("{s:s, s:I, s:s, s:s}", "event", "failed", "version",
+                                       (json_int_t)job->version, "error", line, "missing",
+                                       missing));
+    return missing[0] != '\0' ? weir_cli_error("version %llu: %s (%s)",
+                                               (unsigned long long)job->version, missing, line)
+                              : weir_cli_error("%s", line);
+}
+
 /* A step's directory that was deleted is nobody's any more: its version is skipped, not the run. */
 static int wait_for_markers(const broadcast_job *job)
 {
@@ -262,35 +304,7 @@ static int wait_for_markers(const broadcast_job *job)
         weir_cli_note("version %llu: %s", (unsigned long long)job->version, weir_last_error());
         return WEIR_EXIT_OK;
     }
-    return status == WEIR_OK ? WEIR_EXIT_OK : weir_publish_job_failed();
-}
-
-/* It is not published at all: the error's line says by whose fault. */
-static int say_unpublished(const broadcast_job *job)
-{
-    weir_flow_progress_end();
-    if (job->common.flow.as_json && !weir_cli_stopped())
-        weir_flow_print_line(json_pack("{s:s, s:I, s:s, s:s}", "event", "failed", "version",
-                                       (json_int_t)job->version, "error", weir_last_error(),
-                                       "missing", ""));
-    return weir_publish_job_failed();
-}
-
-/* The line is the trainer's, and behind it whoever does not hold the version, by rank. */
-static int say_missing(const broadcast_job *job, const char *line)
-{
-    char missing[768];
-    weir_flow_progress_end();
-    if (weir_cli_stopped())
-        return WEIR_EXIT_OK;
-    weir_broadcast_missing(job->settings, job->address, job->version, missing, sizeof(missing));
-    if (job->common.flow.as_json)
-        weir_flow_print_line(json_pack("{s:s, s:I, s:s, s:s}", "event", "failed", "version",
-                                       (json_int_t)job->version, "error", line, "missing",
-                                       missing));
-    return missing[0] != '\0' ? weir_cli_error("version %llu: %s (%s)",
-                                               (unsigned long long)job->version, missing, line)
-                              : weir_cli_error("%s", line);
+    return status == WEIR_OK ? WEIR_EXIT_OK : say_missing(job, weir_last_error());
 }
 
 static int await_workers(const broadcast_job *job)
