@@ -17,7 +17,7 @@ typedef struct weir_manifest_request {
     const char *reader; /* "": a manifest; otherwise who asks for the group, and from where: */
     uint32_t worker, group, round;
     const char *gave_up; /* "": the reader goes on */
-    bool fresh;          /* it stands in no broadcast group of this worker */
+    bool fresh;          /* it does not stand, all joined, in its broadcast groups of this worker */
 } weir_manifest_request;
 
 typedef struct weir_manifest_found {

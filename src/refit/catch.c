@@ -30,15 +30,6 @@ bool weir_catch_is_sent(const weir_remote *remote)
 
 /* ---- places ----------------------------------------------------------------------------------*/
 
-bool weir_catch_is_fresh(const weir_remote *remote)
-{
-    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
-        if (remote->casts[a] != NULL)
-            return false;
-    }
-    return true;
-}
-
 weir_status weir_catch_joined(const weir_remote *remote)
 {
     weir_status all = WEIR_OK;
@@ -50,6 +41,18 @@ weir_status weir_catch_joined(const weir_remote *remote)
         all = status == WEIR_IN_PROGRESS ? status : all;
     }
     return all;
+}
+
+bool weir_catch_is_fresh(const weir_remote *remote)
+{
+    weir_error_line before; /* a group that is broken is no failure here */
+    size_t a = 0;
+    while (a < WEIR_MAX_AUDIENCES && remote->casts[a] == NULL)
+        a++;
+    weir_error_save(&before);
+    bool stands = a < WEIR_MAX_AUDIENCES && weir_catch_joined(remote) == WEIR_OK;
+    weir_error_restore(&before);
+    return !stands;
 }
 
 void weir_catch_leave(weir_remote *remote)
@@ -68,6 +71,15 @@ void weir_catch_look(weir_remote *remote)
     if (remote->is_casting || weir_catch_joined(remote) != WEIR_OK)
         weir_catch_leave(remote);
     weir_error_restore(&before);
+}
+
+uint32_t weir_catch_waits_in(const weir_remote *remote)
+{
+    uint32_t a = 0;
+    while (a < WEIR_MAX_AUDIENCES &&
+           (remote->casts[a] == NULL || weir_matched_joined(remote->casts[a]) == WEIR_OK))
+        a++;
+    return a;
 }
 
 uint32_t weir_catch_next(const weir_remote *remote, uint32_t group)
@@ -89,6 +101,13 @@ static weir_matched *take_kept(weir_matched **kept, const void *key)
     return NULL;
 }
 
+/* The transport says what is wrong before whoever waits for it gives up. */
+static unsigned bound_of_joining(const weir_worker *worker)
+{
+    unsigned bound_ms = worker->timeout_ms - worker->timeout_ms / 10;
+    return bound_ms > 0 ? bound_ms : 1;
+}
+
 static weir_status open_place(weir_replica *replica, weir_remote *remote,
                               const weir_membership *place)
 {
@@ -99,7 +118,7 @@ static weir_status open_place(weir_replica *replica, weir_remote *remote,
                                            .key = place->key,
                                            .rank = place->position,
                                            .n_ranks = place->n_members,
-                                           .timeout_ms = replica->worker.timeout_ms,
+                                           .timeout_ms = bound_of_joining(&replica->worker),
                                            .who = who };
     remote->is_casting = true;
     replica->worker.counters.connections++;

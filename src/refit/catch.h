@@ -64,7 +64,8 @@ bool weir_catch_is_sent(const struct weir_remote *remote);
 void weir_catch_look(struct weir_remote *remote);
 /* Leaves all groups of the rank, cancelling what is under way. */
 void weir_catch_leave(struct weir_remote *remote);
-/* Whether it stands in no group of the rank. */
+/* Whether it does not stand in its groups of the rank: it is in none, or not all ranks have joined
+ * one of them, or one is broken. */
 bool weir_catch_is_fresh(const struct weir_remote *remote);
 /* Takes the places that the rank names: keeps those with a known key, begins to join the others,
  * leaves what is not named. ERR_LAYOUT names a tensor that this worker needs and is not sent. */
@@ -72,6 +73,8 @@ weir_status weir_catch_enter(struct weir_replica *replica, struct weir_participa
                              const weir_membership *memberships, size_t n_memberships);
 /* IN_PROGRESS until all have joined the groups of the rank. */
 weir_status weir_catch_joined(const struct weir_remote *remote);
+/* The audience of the first group that not all have joined; WEIR_MAX_AUDIENCES: there is none. */
+uint32_t weir_catch_waits_in(const struct weir_remote *remote);
 /* The first group from `group` on that this worker is sent; n_groups: there is none. */
 uint32_t weir_catch_next(const struct weir_remote *remote, uint32_t group);
 

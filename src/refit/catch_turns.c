@@ -325,7 +325,11 @@ weir_status weir_catch_time_out(const weir_group_pass *pass, double waited_s)
         if (!one->reading.is_told)
             return not_made(pass, one, waited_s, ": it has not begun to send it");
         if (!one->reading.is_joined)
-            return not_made(pass, one, waited_s, ": its broadcast group is not joined by all");
+            return weir_fail(WEIR_ERR_TIMED_OUT,
+                             "timed out after %.1f s: not all have joined broadcast group %u of %s "
+                             "for version %" PRIu64,
+                             waited_s, weir_catch_waits_in(one->remote), one->remote->who,
+                             pass->discovery->version);
     }
     const weir_catch_window *window = oldest_window(pass, false);
     if (window != NULL)

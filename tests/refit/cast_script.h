@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "directory/service.h"
 #include "refit/credits.h"
@@ -25,6 +26,7 @@
 #include "weir/cuda.h"
 
 #define SCRIPT_MAX 16
+#define SCRIPT_LOOKS_MS 10u /* how late a bound that has passed is noticed */
 
 /* ---- the transport ---------------------------------------------------------------------------*/
 
@@ -40,7 +42,10 @@ typedef struct script_cast {
     uint32_t n_ends;           /* broadcasts beyond these never end */
     weir_status then_breaks;   /* or fail so */
     bool holds_join;           /* somebody never comes */
-    weir_status is_broken;     /* every test says so */
+    bool says_so;              /* and the group fails when its bound has passed */
+    weir_deadline join_by;
+    char who[WEIR_ERROR_TEXT];
+    weir_status is_broken; /* every test says so */
     bool is_open;
     unsigned n_opened, n_aborted, n_closed;
 } script_cast;
@@ -70,6 +75,8 @@ static inline weir_status script_group_open(weir_transport *transport,
         cast->is_open = true;
         cast->n_opened++;
         cast->n_wanted = cast->n_done = 0;
+        cast->join_by = weir_deadline_in(options->timeout_ms + SCRIPT_LOOKS_MS);
+        snprintf(cast->who, sizeof(cast->who), "%s", options->who);
         *out = &cast->base;
         return WEIR_OK;
     }
@@ -83,6 +90,8 @@ static inline weir_status script_group_test(weir_group *group)
     assert_true(cast->is_open);
     if (cast->is_broken != WEIR_OK)
         return weir_fail(cast->is_broken, "the group is broken");
+    if (cast->holds_join && cast->says_so && weir_deadline_passed(cast->join_by))
+        return weir_fail(WEIR_ERR_TIMED_OUT, "%s: it was not joined within 0.2 s", cast->who);
     return cast->holds_join ? WEIR_IN_PROGRESS : WEIR_OK;
 }
 
@@ -184,8 +193,9 @@ typedef struct script_rank {
     uint32_t state;     /* instead of READY, when not 0 */
     bool has_not_begun; /* round 0 */
     uint32_t round;
-    unsigned n_fresh, n_stale; /* who joined saying that it is fresh, and that it is not */
-    unsigned n_ends_asked;     /* that all groups have been taken */
+    unsigned n_fresh, n_stale;    /* who joined saying that it is fresh, and that it is not */
+    unsigned n_ends_asked;        /* that all groups have been taken */
+    unsigned n_outside, n_inside; /* questions of a round: it is fresh yet, and is not any more */
     bool is_left;
     char gave_up[WEIR_ERROR_TEXT];
     weir_buffer answer;
@@ -215,6 +225,8 @@ static inline void script_answer(script_rank *rank, const weir_manifest_request 
         out->state = rank->state == WEIR_GROUP_GONE ? WEIR_GROUP_GONE : WEIR_GROUP_WAIT;
         return;
     }
+    rank->n_outside += request->fresh;
+    rank->n_inside += !request->fresh;
     rank->n_ends_asked += group == out->n_groups;
     if (group >= rank->off_at) {
         out->state = WEIR_GROUP_OFF;

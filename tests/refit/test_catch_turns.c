@@ -170,9 +170,8 @@ static void every_wait_is_bounded_and_names_the_rank_and_the_group(void **state)
     static const char *const lines[] = {
         "timed out after 0.3 s: trainer rank 1 has not made group 0 of 6 of version 7: it has not "
         "begun to send it",
-        "timed out after 0.3 s: trainer rank 1 has not made group 0 of 6 of version 7: its "
-        "broadcast "
-        "group is not joined by all",
+        "timed out after 0.3 s: not all have joined broadcast group 0 of trainer rank 1 for "
+        "version 7",
         "timed out after 0.3 s: the broadcast of group 1 of 6 of version 7 by trainer rank 1 does "
         "not end",
         "timed out after 0.3 s: trainer rank 1 has not made group 5 of 6 of version 7",

@@ -113,6 +113,46 @@ static void who_asks_why_the_last_group_broke_has_not_taken_it(void **state)
     }
 }
 
+static void a_reader_is_fresh_until_all_its_groups_are_joined(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_bench(WEIR_INSTALL_STAGED);
+    script_cast *last = &script_net.casts[b->casts[1][1]];
+    b->replica.worker.timeout_ms = 200;
+    last->holds_join = true;
+    b->ranks[1].n_made = 0; /* so that it goes on asking */
+    expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT,
+                 "timed out after 0.2 s: not all have joined broadcast group 2 of trainer rank 1 "
+                 "for version 7");
+    assert_true(b->ranks[1].n_outside > 0);
+    assert_int_equal(b->ranks[1].n_inside, 0);
+    last->holds_join = false;
+    b->ranks[1].n_made = UINT32_MAX;
+    for (uint32_t r = 0; r < N_RANKS; r++)
+        b->ranks[r].n_outside = 0;
+    must(refit_once(b, &landed));
+    for (uint32_t r = 0; r < N_RANKS; r++) {
+        assert_int_equal(b->ranks[r].n_outside, 0);
+        assert_true(b->ranks[r].n_inside > 0);
+    }
+    close_bench(b);
+}
+
+static void a_transport_has_time_to_say_why_a_group_is_not_joined(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_bench(WEIR_INSTALL_STAGED);
+    b->replica.worker.timeout_ms = 200;
+    script_cast *last = &script_net.casts[b->casts[1][1]];
+    last->holds_join = true;
+    last->says_so = true;
+    expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT,
+                 "broadcast group 2 of trainer rank 1: it was not joined within 0.2 s");
+    close_bench(b);
+}
+
 static void who_comes_too_late_is_told(void **state)
 {
     (void)state;
@@ -136,6 +176,8 @@ int main(void)
         cmocka_unit_test(a_round_that_is_off_is_left_and_the_next_begins_afresh),
         cmocka_unit_test(who_broke_a_group_says_why),
         cmocka_unit_test(who_asks_why_the_last_group_broke_has_not_taken_it),
+        cmocka_unit_test(a_reader_is_fresh_until_all_its_groups_are_joined),
+        cmocka_unit_test(a_transport_has_time_to_say_why_a_group_is_not_joined),
         cmocka_unit_test(who_comes_too_late_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
