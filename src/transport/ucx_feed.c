@@ -213,6 +213,7 @@ static weir_status hear_key(ucx_chain *chain, ucx_cast *cast, const void *key, s
         weir_ucx_note_broken(chain, weir_ucx_rank_before(chain), "its connection has ended");
         return WEIR_OK;
     }
+    chain->source_follows = false;
     chain->source_begin = cast->in.n_bytes;
     chain->source_end = cast->in.n_bytes + cast->parts[cast->in.part].n_bytes;
     return status;
@@ -228,7 +229,8 @@ static weir_status hear_step(ucx_chain *chain, ucx_cast *cast, const void *data,
         chain->from_before = UCX_WAY_SENT;
         return WEIR_OK;
     }
-    if (step.kind == WEIR_UCX_AT && may_hear_of_part(chain, cast)) {
+    if (step.kind == WEIR_UCX_AT && !chain->source_follows && may_hear_of_part(chain, cast)) {
+        chain->source_follows = true;
         chain->source_offset = step.value;
         return WEIR_OK;
     }
@@ -249,9 +251,10 @@ static weir_status hear_one(ucx_chain *chain, ucx_cast *cast, char kind, size_t 
         weir_status status = check_head(chain, cast, in, n_bytes);
         cast->begun = status == WEIR_OK;
         chain->source_begin = chain->source_end = 0;
+        chain->source_follows = false;
         return status;
     }
-    if (kind == 'k' && may_hear_of_part(chain, cast))
+    if (kind == 'k' && chain->source_follows)
         return hear_key(chain, cast, in, n_bytes);
     if (kind == 't')
         return hear_step(chain, cast, in, n_bytes);

@@ -112,6 +112,7 @@ typedef struct ucx_chain {
     weir_remote_region *source; /* the part at hand, there */
     uint64_t source_offset;     /* of the broadcast's byte source_begin */
     uint64_t source_begin, source_end;
+    bool source_follows;  /* its offset was told, its key is next */
     uint64_t n_announced; /* bytes that were announced and are not yet sent */
 
     uint64_t n_offered; /* broadcasts that the rank after has heard all of */
@@ -177,10 +178,12 @@ void weir_ucx_link_close(ucx_link *link);
 bool weir_ucx_link_send(const ucx_link *link, const weir_key_buffer *message);
 /* The next message is at link->in. */
 ucx_heard weir_ucx_link_hear(ucx_link *link, char *out_kind, size_t *out_n_bytes);
+/* Whether what has come holds one, or nonsense. */
+bool weir_ucx_link_has_message(const ucx_link *link);
 void weir_ucx_link_heard(ucx_link *link, size_t n_bytes); /* lets it go */
 /* Whether its peer has let go of it, whatever is still to be read. */
 bool weir_ucx_link_has_ended(const ucx_link *link);
-/* Reads and forgets; closes a link that has ended. True while it has not. */
+/* Reads and forgets what has come; closes a link that has ended. True while it has not. */
 bool weir_ucx_link_drain(ucx_link *link);
 
 /* On the way to somebody: his addresses in turn. */

@@ -15,6 +15,7 @@
 #include "transport/ucx_group.h"
 
 #define BACKLOG 128
+#define DRAINED 64u /* buffers of one link at a time: who sends for ever is not waited for */
 
 typedef union socket_address {
     struct sockaddr any;
@@ -101,7 +102,10 @@ void weir_ucx_own_addresses(weir_ucx_group_key *key)
 
 /* ---- connections -----------------------------------------------------------------------------*/
 
-/* The kernel ends the connection when the other host has fallen silent. */
+/* The kernel ends an idle connection when the other host has fallen silent. While bytes are on
+ * their way it goes on sending them for minutes, and the callers' bounds come first: the time-out
+ * of its own for that (TCP_USER_TIMEOUT) would end the connection to a rank that only takes its
+ * time, too. */
 static void prepare(int fd)
 {
     const int on = 1, seconds = 1, probes = 2;
@@ -189,6 +193,14 @@ ucx_heard weir_ucx_link_hear(ucx_link *link, char *out_kind, size_t *out_n_bytes
     }
 }
 
+bool weir_ucx_link_has_message(const ucx_link *link)
+{
+    char kind;
+    size_t n_bytes;
+    weir_status status = weir_ucx_message_kind(link->in, link->n_in, &kind, &n_bytes);
+    return status != WEIR_OK || (n_bytes > 0 && link->n_in >= n_bytes);
+}
+
 void weir_ucx_link_heard(ucx_link *link, size_t n_bytes)
 {
     memmove(link->in, link->in + n_bytes, link->n_in - n_bytes);
@@ -205,7 +217,7 @@ bool weir_ucx_link_drain(ucx_link *link)
 {
     ssize_t n = 1;
     link->n_in = 0;
-    while (link->fd >= 0 && n > 0)
+    for (unsigned i = 0; link->fd >= 0 && n > 0 && i < DRAINED; i++)
         n = recv(link->fd, link->in, link->room, 0);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
         weir_ucx_link_close(link);

@@ -14,6 +14,8 @@
 #include "transport/ucx_group.h"
 
 #define LEAVE_MS 500u
+#define WORDS 64u        /* of one rank, before the others are heard */
+#define LAST_WORDS 4096u /* of one whose process has ended; its children may go on for ever */
 
 /* ---- saying ----------------------------------------------------------------------------------*/
 
@@ -203,16 +205,6 @@ static weir_status gone(ucx_group *group, uint32_t rank)
     return weir_ucx_fail_gone(group, rank, joined ? "went away" : "went away while joining");
 }
 
-/* Whatever it said before comes first. */
-weir_status weir_ucx_process_ended(ucx_group *group, uint32_t rank)
-{
-    ucx_member *member = &group->meet.members[rank];
-    close(member->process_fd);
-    member->process_fd = -1;
-    weir_status status = weir_ucx_hear_member(group, rank);
-    return status == WEIR_OK ? gone(group, rank) : status;
-}
-
 /* It was not rank 0 that was reached, or rank 0 has not opened its group yet. */
 static bool is_of_a_stranger(ucx_group *group)
 {
@@ -230,26 +222,52 @@ static weir_status hear_end(ucx_group *group, uint32_t rank, ucx_heard heard)
     return weir_fail(WEIR_ERR_CORRUPT, "%s: what rank %u says does not decode", group->who, rank);
 }
 
-weir_status weir_ucx_hear_member(ucx_group *group, uint32_t rank)
+/* Gives whether there may be more to hear. */
+static bool hear_next(ucx_group *group, uint32_t rank, weir_status *out_status)
 {
     ucx_link *link = &group->meet.members[rank].link;
-    if (link->fd >= 0 && group->meet.to_root.connecting)
-        return weir_ucx_root_stands(group);
-    while (link->fd >= 0) {
-        char kind = 0;
-        size_t n_bytes = 0;
-        ucx_heard heard = weir_ucx_link_hear(link, &kind, &n_bytes);
-        if (heard == UCX_HEARD_NOTHING)
-            return WEIR_OK;
-        if (heard != UCX_HEARD_MESSAGE)
-            return hear_end(group, rank, heard);
-        weir_status status = hear_message(group, rank, kind, n_bytes);
-        if (status != WEIR_OK)
-            return status;
-        if (link->fd >= 0)
-            weir_ucx_link_heard(link, n_bytes);
+    char kind = 0;
+    size_t n_bytes = 0;
+    ucx_heard heard = weir_ucx_link_hear(link, &kind, &n_bytes);
+    if (heard == UCX_HEARD_NOTHING)
+        return false;
+    if (heard != UCX_HEARD_MESSAGE) {
+        *out_status = hear_end(group, rank, heard);
+        return false;
     }
-    return WEIR_OK;
+    *out_status = hear_message(group, rank, kind, n_bytes);
+    if (link->fd >= 0)
+        weir_ucx_link_heard(link, n_bytes);
+    return *out_status == WEIR_OK && link->fd >= 0;
+}
+
+/* Of one who never stops n_words, and what has come along with them: the rest is in the kernel's
+ * hands, which tells of it once more. */
+static weir_status hear(ucx_group *group, uint32_t rank, unsigned n_words)
+{
+    const ucx_link *link = &group->meet.members[rank].link;
+    weir_status status = WEIR_OK;
+    bool more = link->fd >= 0;
+    for (unsigned n = 0; more && (n < n_words || weir_ucx_link_has_message(link)); n++)
+        more = hear_next(group, rank, &status);
+    return status;
+}
+
+weir_status weir_ucx_hear_member(ucx_group *group, uint32_t rank)
+{
+    if (group->meet.members[rank].link.fd >= 0 && group->meet.to_root.connecting)
+        return weir_ucx_root_stands(group);
+    return hear(group, rank, WORDS);
+}
+
+/* Whatever it said before comes first. */
+weir_status weir_ucx_process_ended(ucx_group *group, uint32_t rank)
+{
+    ucx_member *member = &group->meet.members[rank];
+    close(member->process_fd);
+    member->process_fd = -1;
+    weir_status status = hear(group, rank, LAST_WORDS);
+    return status == WEIR_OK ? gone(group, rank) : status;
 }
 
 /* ---- from the group --------------------------------------------------------------------------*/

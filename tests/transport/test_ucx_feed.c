@@ -124,7 +124,14 @@ static void bytes_of_a_source_that_has_left_do_not_count(void **state)
 
 /* ---- words out of turn -----------------------------------------------------------------------*/
 
-typedef enum stage { NO_WAY_YET, NO_HEAD_YET, NO_KEY_YET, NOTHING_HERE_YET, STAGES } stage;
+typedef enum stage {
+    NO_WAY_YET,
+    NO_HEAD_YET,
+    NO_PART_YET,
+    NO_KEY_YET,
+    NOTHING_HERE_YET,
+    STAGES
+} stage;
 typedef enum message {
     ADDRESS,
     HEAD,
@@ -145,12 +152,12 @@ static void bring_chain_to(chain_case *one, stage when)
 {
     if (when >= NO_HEAD_YET)
         say_address(one);
-    if (when >= NO_KEY_YET)
+    if (when >= NO_PART_YET)
         say_head(&one->neighbour, one->neighbour.after, &one->cast.head);
-    if (when >= NOTHING_HERE_YET) {
+    if (when >= NO_KEY_YET)
         say_step(&one->neighbour, one->neighbour.after, WEIR_UCX_AT, 0);
+    if (when >= NOTHING_HERE_YET)
         say_key(one);
-    }
 }
 
 static void say_message(chain_case *one, message what)
@@ -186,7 +193,8 @@ static bool is_in_turn(stage when, message what)
     static const bool may[STAGES][MESSAGES] = {
         [NO_WAY_YET] = { [ADDRESS] = true, [WAY_SENT] = true },
         [NO_HEAD_YET] = { [HEAD] = true },
-        [NO_KEY_YET] = { [KEY] = true, [AT] = true },
+        [NO_PART_YET] = { [AT] = true },
+        [NO_KEY_YET] = { [KEY] = true },
         [NOTHING_HERE_YET] = { [HERE] = true },
     };
     return may[when][what];

@@ -6,6 +6,8 @@
  */
 #include "transport/ucx_group_player.h"
 
+#define N_WORDS 1000u
+
 typedef enum stage { JOINING, LINKING, LINKED, JOINED, STAGES } stage;
 
 typedef enum message {
@@ -178,11 +180,33 @@ static void a_rank_says_each_word_in_each_phase(void **state)
     }
 }
 
+/* All that was said is heard, however much of it comes at once. */
+static void many_words_at_once_are_all_heard(void **state)
+{
+    ranks *all = *state;
+    player one = player_open(1, 2);
+    bring_rank_zero_to(all, &one, JOINED);
+    weir_key_buffer many = { 0 };
+    for (uint64_t n = 1; n <= N_WORDS; n++) {
+        weir_ucx_word word = { .kind = n < N_WORDS ? WEIR_UCX_DONE : WEIR_UCX_LEFT, .n_done = n };
+        assert_went_well(weir_ucx_word_encode(&word, &one.out));
+        many.data = realloc(many.data, many.n_bytes + one.out.n_bytes);
+        memcpy(many.data + many.n_bytes, one.out.data, one.out.n_bytes);
+        many.n_bytes += one.out.n_bytes;
+    }
+    say(one.words, many.data, many.n_bytes);
+    assert_ends(all->groups[0][0], 1, WEIR_ERR_PEER_LOST);
+    free(many.data);
+    close_rank(all, 0, 0, true);
+    player_close(&one);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         CASE(rank_zero_says_each_word_in_each_phase, any_way),
         CASE(a_rank_says_each_word_in_each_phase, any_way),
+        CASE(many_words_at_once_are_all_heard, any_way),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
