@@ -10,6 +10,7 @@
 
 /* Who waits for a round asks many times a second. */
 #define SEEN_NS ((uint64_t)2000000000)
+#define ANEW "it was started anew"
 
 weir_status weir_credits_open(weir_credits *credits, uint32_t n_groups, uint32_t n_workers,
                               uint32_t n_buffers, const unsigned char *reads)
@@ -45,6 +46,15 @@ static bool is_there(const weir_credits *credits, const weir_reader *reader, uin
 {
     bool holds = reader->next == credits->n_groups;
     return !reader->left && (holds || now_ns - reader->seen_ns < SEEN_NS);
+}
+
+/* Per worker, into credits->counts. */
+static void count_there(const weir_credits *credits, uint64_t now_ns)
+{
+    memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
+    for (size_t i = 0; i < credits->n_readers; i++)
+        credits->counts[credits->readers[i].worker] +=
+            is_there(credits, &credits->readers[i], now_ns);
 }
 
 static bool reads_group(const weir_credits *credits, uint32_t group, uint32_t worker)
@@ -119,13 +129,27 @@ static weir_reader *find_reader(const weir_credits *credits, const char *id)
     return NULL;
 }
 
+static void say_why(weir_reader *reader, const char *why)
+{
+    snprintf(reader->why, sizeof(reader->why), "%s", why);
+    weir_error_one_line(reader->why);
+}
+
+static void drop_out(weir_reader *reader, const char *why)
+{
+    reader->left = true;
+    say_why(reader, why);
+}
+
 /* A reader that had all of it has failed with it, or was started anew. Of groups that are read,
  * another one may take its place in a round that is under way. */
-static void note_undone(weir_credits *credits, const weir_reader *reader)
+static void note_undone(weir_credits *credits, weir_reader *reader, const char *why)
 {
     bool counts = credits->sent || (credits->casts && credits->sending);
-    if (counts && !reader->left && reader->next == credits->n_groups)
-        memcpy(credits->undone, reader->id, sizeof(reader->id));
+    if (!counts || reader->left || reader->next != credits->n_groups)
+        return;
+    memcpy(credits->undone, reader->id, sizeof(reader->id));
+    say_why(reader, why);
 }
 
 /* Worker ids are a name and eight digits, new with each start. 0: this is none. */
@@ -146,9 +170,8 @@ static void supersede(weir_credits *credits, const weir_group_ask *ask)
         if (reader->left || reader->worker != ask->worker || name_bytes(reader->id) != n_name ||
             strncmp(reader->id, ask->reader, n_name) != 0)
             continue;
-        note_undone(credits, reader);
-        reader->left = true;
-        snprintf(reader->why, sizeof(reader->why), "it was started anew");
+        note_undone(credits, reader, ANEW);
+        drop_out(reader, ANEW);
     }
 }
 
@@ -184,19 +207,12 @@ static weir_status check_ask(const weir_credits *credits, const weir_group_ask *
     return WEIR_OK;
 }
 
-static void drop_out(weir_reader *reader, const char *why)
-{
-    reader->left = true;
-    snprintf(reader->why, sizeof(reader->why), "%s", why);
-    weir_error_one_line(reader->why);
-}
-
 static void leave(weir_credits *credits, const weir_group_ask *ask)
 {
     weir_reader *reader = find_reader(credits, ask->reader);
     if (reader == NULL)
         return;
-    note_undone(credits, reader);
+    note_undone(credits, reader, ask->gave_up);
     drop_out(reader, ask->gave_up);
 }
 
@@ -254,7 +270,7 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
     else if (in_round(credits, reader) && reader->began && ask->round == 0)
         drop_out(reader, "it has begun anew in the midst of the round");
     else if (ask->round == 0)
-        note_undone(credits, reader);
+        note_undone(credits, reader, "it had all of it, and comes for it again");
     *out = state_of(credits, ask);
     if (*out == WEIR_GROUP_GONE || *out == WEIR_GROUP_OFF ||
         (reader != NULL && in_round(credits, reader) && reader->left))
@@ -302,10 +318,7 @@ bool weir_credits_passed(const weir_credits *credits, uint32_t group, weir_credi
 bool weir_credits_gathered(const weir_credits *credits, unsigned n_replicas, uint64_t now_ns,
                            weir_credit_gap *out_gap)
 {
-    memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
-    for (size_t i = 0; i < credits->n_readers; i++)
-        credits->counts[credits->readers[i].worker] +=
-            is_there(credits, &credits->readers[i], now_ns);
+    count_there(credits, now_ns);
     for (uint32_t w = 0; w < credits->n_workers; w++) {
         if (!reads_group(credits, credits->n_groups, w) || credits->counts[w] >= n_replicas)
             continue;
@@ -380,10 +393,7 @@ const weir_reader *weir_credits_lost(const weir_credits *credits)
 uint32_t weir_credits_ready(const weir_credits *credits, uint64_t now_ns)
 {
     uint32_t least = UINT32_MAX;
-    memset(credits->counts, 0, credits->n_workers * sizeof(*credits->counts));
-    for (size_t i = 0; i < credits->n_readers; i++)
-        credits->counts[credits->readers[i].worker] +=
-            is_there(credits, &credits->readers[i], now_ns);
+    count_there(credits, now_ns);
     for (uint32_t w = 0; w < credits->n_workers; w++) {
         if (reads_group(credits, credits->n_groups, w) && credits->counts[w] < least)
             least = credits->counts[w];

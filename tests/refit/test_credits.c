@@ -317,6 +317,13 @@ static void test_a_holder_that_is_started_anew_ends_a_broadcast(void **state)
     assert_int_equal(ask(&credits, "s-dp0-0000000d", 0, 0), WEIR_GROUP_WAIT);
     assert_non_null(weir_credits_lost(&credits));
     assert_string_equal(weir_credits_lost(&credits)->id, "s-dp0-0000000a");
+    assert_string_equal(weir_credits_lost(&credits)->why, "it was started anew");
+    weir_credits_end(&credits, "a was started anew");
+    weir_credits_begin(&credits, 1, 0);
+    assert_int_equal(ask(&credits, "s-dp0-0000000b", 1, 0), WEIR_GROUP_WAIT); /* it went back */
+    assert_string_equal(weir_credits_lost(&credits)->id, "s-dp0-0000000b");
+    assert_string_equal(weir_credits_lost(&credits)->why,
+                        "it had all of it, and comes for it again");
     weir_credits_close(&credits);
 }
 
