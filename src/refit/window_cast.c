@@ -391,11 +391,12 @@ weir_status weir_window_cast(weir_window_round *r)
     if (status != WEIR_OK)
         weir_error_prefix("trainer rank %u", trainer->rank);
     pthread_mutex_lock(&trainer->lock);
-    if (r->window->credits.sending) /* from here on nobody is told of its broadcast groups */
+    bool has_begun = r->window->credits.sending;
+    if (has_begun) /* from here on nobody is told of its broadcast groups */
         weir_credits_end(&r->window->credits, status != WEIR_OK ? weir_last_error() : NULL);
     pthread_mutex_unlock(&trainer->lock);
-    if (status == WEIR_OK)
-        return WEIR_OK;
+    if (status == WEIR_OK || !has_begun) /* those of the version before stand */
+        return status;
     weir_error_line why;
     weir_error_save(&why);
     weir_cast_abort(r->window->cast);

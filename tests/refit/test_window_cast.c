@@ -208,6 +208,25 @@ static void who_has_not_come_is_counted(void **state)
     close_stage(s);
 }
 
+static void groups_stand_when_too_few_have_come(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    reader *readers[2] = { open_reader(s, "a-0", 0), open_reader(s, "a-1", 1) };
+    publish(s, 1);
+    refit(s, readers, 2, 1);
+    uint64_t n_keys = s->all->n_keys;
+    publish(s, 2);
+    start_round(s, 1, 100);
+    end_round(s, WEIR_ERR_TIMED_OUT, "0 of 1 replicas have a worker 0 that has come");
+    assert_int_equal(s->all->n_aborted, 0);
+    refit(s, readers, 2, 1);
+    assert_int_equal(s->all->n_keys, n_keys);
+    close_reader(readers[0]);
+    close_reader(readers[1]);
+    close_stage(s);
+}
+
 /* Until the round is over; no longer than a few seconds. */
 static void come_and_go(reader *r, uint32_t group)
 {
@@ -544,6 +563,7 @@ int main(void)
         cmocka_unit_test(buffers_outlive_the_groups_that_they_were_broadcast_in),
         cmocka_unit_test(a_trainer_that_goes_leaves_its_groups_before_its_buffers),
         cmocka_unit_test(who_has_not_come_is_counted),
+        cmocka_unit_test(groups_stand_when_too_few_have_come),
         cmocka_unit_test(who_comes_and_goes_keeps_no_trainer_that_gathers),
         cmocka_unit_test(who_comes_and_goes_renews_no_bound_of_others),
         cmocka_unit_test(who_does_not_join_is_named),
