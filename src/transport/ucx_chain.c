@@ -227,6 +227,8 @@ bool weir_ucx_cast_offer(ucx_chain *chain, ucx_cast *cast)
 {
     if (is_last(chain, cast) || !cast->begun || !is_sound(chain) || !weir_ucx_agree_on_way(chain))
         return false;
+    if (!is_sound(chain)) /* by what was just heard */
+        return false;
     if (!cast->head_told)
         cast->head_told = weir_ucx_tell_head(chain, &cast->head);
     pass_ends(cast, &cast->told);
