@@ -11,6 +11,7 @@
 #include "broadcast/orchestrator_core.h"
 
 #define REST_MS 200u /* before a server that failed is tried again */
+#define BUSY_MS 50u  /* before one that is busy is looked at again */
 #define LOOK_MS 50u
 #define ANSWER_MS 1500u
 #define LEAST_GRACE_NS ((uint64_t)2000000000) /* for stragglers that may be dropped */
@@ -170,10 +171,24 @@ static void hear(weir_orchestrator *orchestrator, size_t i, weir_server_order or
     }
     if (answer->end == WEIR_CALL_OK && !server->has_failed && server->failed_by == WEIR_CALL_OK)
         known->cause[0] = '\0';
+    if (answer->end == WEIR_CALL_OK && answer->is_busy)
+        known->rests_until = weir_deadline_in(BUSY_MS);
+    if (answer->end == WEIR_CALL_OK && answer->is_busy && known->cause[0] == '\0')
+        snprintf(known->cause, sizeof(known->cause),
+                 "GET /weight_info: it is in the midst of an order from before");
     if (server->is_absent && !was_absent)
         weir_log(WEIR_LOG_WARN, "%s has no POST /init_broadcaster: it is left out",
                  known->info.url);
     weir_orchestrator_say(orchestrator, i, order);
+}
+
+/* Before it is tried again, or looked at again. */
+static bool rests(const weir_orchestrator *orchestrator, size_t i)
+{
+    const weir_round_server *server = &orchestrator->servers[i];
+    weir_deadline until = orchestrator->known[i].rests_until;
+    return until != 0 && !weir_deadline_passed(until) && !server->has_failed &&
+           (server->n_tries > 0 || server->is_busy);
 }
 
 static void begin_calls(weir_orchestrator *orchestrator)
@@ -181,9 +196,7 @@ static void begin_calls(weir_orchestrator *orchestrator)
     for (size_t i = 0; i < orchestrator->n_servers; i++) {
         weir_driven_server *known = &orchestrator->known[i];
         weir_server_order order = weir_round_next(&orchestrator->round, i);
-        if (order == WEIR_ASK_NOTHING ||
-            (known->rests_until != 0 && !weir_deadline_passed(known->rests_until) &&
-             orchestrator->servers[i].n_tries > 0 && !orchestrator->servers[i].has_failed))
+        if (order == WEIR_ASK_NOTHING || rests(orchestrator, i))
             continue;
         weir_round_ask(&orchestrator->round, i);
         known->asked_ns = weir_now_ns();
@@ -217,7 +230,8 @@ static size_t count_through(const weir_orchestrator *orchestrator, bool *out_wai
     size_t n_through = 0;
     *out_waits = false;
     for (size_t i = 0; i < orchestrator->n_servers; i++) {
-        if (orchestrator->servers[i].asked != WEIR_ASK_NOTHING)
+        const weir_round_server *server = &orchestrator->servers[i];
+        if (server->asked != WEIR_ASK_NOTHING || (server->is_busy && !server->has_failed))
             *out_waits = true;
         else if (weir_round_takes_part(&orchestrator->round, i) &&
                  weir_round_next(&orchestrator->round, i) == WEIR_ASK_NOTHING)
@@ -234,6 +248,8 @@ static void give_up_stragglers(weir_orchestrator *orchestrator, double waited_s)
              waited_s);
     for (size_t i = 0; i < orchestrator->n_servers; i++) {
         weir_server_order order = orchestrator->servers[i].asked;
+        if (order == WEIR_ASK_NOTHING)
+            weir_round_leave_busy(&orchestrator->round, i);
         if (order == WEIR_ASK_NOTHING)
             continue;
         weir_server_calls_abandon(orchestrator->calls, i);

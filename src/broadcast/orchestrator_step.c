@@ -31,7 +31,7 @@ static weir_server_order next_forward(const weir_round *round, const weir_round_
 {
     if (server->has_failed)
         return server->wants_last_look ? WEIR_ASK_HELD : WEIR_ASK_NOTHING;
-    if (server->must_look)
+    if (server->must_look || server->is_busy)
         return WEIR_ASK_HELD;
     if (!server->has_joined)
         return WEIR_ASK_JOIN;
@@ -298,6 +298,7 @@ static void fail(weir_round *round, weir_round_server *server, weir_server_order
 static void hear_held(weir_round_server *server, const weir_server_answer *answer)
 {
     server->must_look = server->wants_last_look = false;
+    server->is_busy = answer->is_busy;
     server->holds = answer->holds;
     if (answer->tells_paused)
         server->is_paused = answer->is_paused;
@@ -361,6 +362,13 @@ static bool is_silent(weir_call_end end)
     return end == WEIR_CALL_LATE || end == WEIR_CALL_LOST || end == WEIR_CALL_GARBLED;
 }
 
+/* Nobody asks a server to do something while it does something else; it may never be done. */
+static void leave_busy(weir_round *round, weir_round_server *server)
+{
+    server->is_busy = false;
+    fail(round, server, WEIR_ASK_HELD, &(weir_server_answer){ .end = WEIR_CALL_LATE });
+}
+
 /* It has said OK to this order already, and is not where that leads. */
 static void find_contradiction(weir_round *round, weir_round_server *server)
 {
@@ -396,7 +404,17 @@ void weir_round_hear(weir_round *round, size_t server, const weir_server_answer 
             one->holds.held = WEIR_HELD_UNKNOWN;
         fail(round, one, order, answer);
     }
+    if (one->is_busy && round->time_is_up && round->phase < WEIR_ROUND_BACK && !one->has_failed)
+        leave_busy(round, one);
     find_contradiction(round, one);
+    advance(round);
+}
+
+void weir_round_leave_busy(weir_round *round, size_t server)
+{
+    if (!round->servers[server].is_busy)
+        return;
+    leave_busy(round, &round->servers[server]);
     advance(round);
 }
 
@@ -407,9 +425,13 @@ void weir_round_end_waiting(weir_round *round)
     round->time_is_up = true;
     for (size_t i = 0; i < round->n_servers; i++) {
         weir_round_server *server = &round->servers[i];
-        if (server->asked != WEIR_ASK_NOTHING || server->n_tries == 0 ||
+        if (server->asked != WEIR_ASK_NOTHING || (server->n_tries == 0 && !server->is_busy) ||
             wanted_of(round, server) == WEIR_ASK_NOTHING)
             continue;
+        if (server->n_tries == 0) {
+            leave_busy(round, server);
+            continue;
+        }
         server->has_failed = true;
         server->is_given_up = round->phase >= WEIR_ROUND_BACK;
         server->wants_last_look = true;
@@ -438,6 +460,7 @@ static void begin(weir_round *round, bool joins_only)
         server->failed_by = WEIR_CALL_OK;
         server->tried = server->n_tries = 0;
         server->has_failed = server->wants_last_look = server->is_given_up = false;
+        server->is_busy = false;
         server->has_resumed = false;
         server->is_blameless = false;
         server->has_joined &= !joins_only && !server->is_dropped;

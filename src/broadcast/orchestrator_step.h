@@ -73,6 +73,7 @@ typedef struct weir_server_answer {
     weir_call_end end;
     weir_held_key holds;
     bool tells_paused, is_paused;
+    bool is_busy;   /* an order from before is being carried out */
     bool has_left;  /* it says that it is of no run, or of another */
     bool may_again; /* REFUSED, through no fault of its own */
     bool is_gone;   /* REFUSED: what is to be installed cannot be had any more */
@@ -95,6 +96,7 @@ typedef struct weir_round_server {
     bool has_joined;    /* since this fleet knows it */
     bool is_paused;     /* as it said last */
     bool must_look;     /* `holds` may not be true any more */
+    bool is_busy;       /* it is in the midst of an order from before: looked at until it is not */
     bool is_unanswered; /* an order to install, or to go back, may still be carried out */
     weir_held_key holds;
     /* Of this round. */
@@ -137,8 +139,10 @@ weir_server_order weir_round_next(const weir_round *round, size_t server);
 void weir_round_ask(weir_round *round, size_t server);
 /* And what it came to. */
 void weir_round_hear(weir_round *round, size_t server, const weir_server_answer *answer);
-/* The policy wait goes on trying no longer. */
+/* The policy wait goes on trying no longer, and who is busy is waited for no longer. */
 void weir_round_end_waiting(weir_round *round);
+/* One that is busy is waited for no longer: it has failed. */
+void weir_round_leave_busy(weir_round *round, size_t server);
 
 /* ---- between rounds: servers are looked at ----------------------------------------------------*/
 

@@ -162,6 +162,7 @@ static bool read_held(const json_t *body, const char *run, weir_server_answer *o
     const json_t *joined = json_object_get(body, "joined");
     if (!read_holds(body, &out->holds))
         return false;
+    out->is_busy = json_is_true(json_object_get(body, "updating"));
     out->tells_paused = json_is_boolean(paused);
     out->is_paused = json_is_true(paused);
     out->has_left =

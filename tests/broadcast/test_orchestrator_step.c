@@ -99,7 +99,13 @@ static weir_call_end silent_end(unsigned which)
 
 static weir_server_answer answer_held(world *w, server *one)
 {
-    unsigned fault = choose_fault(w, N_SILENT + 2);
+    unsigned fault = choose_fault(w, N_SILENT + 3);
+    if (fault == N_SILENT + 3)
+        return (weir_server_answer){ .holds.held = WEIR_HELD_NONE,
+                                     .tells_paused = true,
+                                     .is_paused = one->is_paused,
+                                     .is_busy = true,
+                                     .has_left = !one->has_joined };
     if (fault >= 1 && fault <= N_SILENT)
         return (weir_server_answer){ .end = silent_end(fault - 1) };
     if (fault == N_SILENT + 1)
@@ -666,6 +672,52 @@ static void wait_goes_on_trying_until_the_time_is_up(void **state)
         expect(&w, OLD, false, i);
 }
 
+/* What it was asked for by somebody who is gone, or has given up waiting for it. */
+static void one_that_is_busy_is_told_nothing_until_it_is_not(void **state)
+{
+    (void)state;
+    static const weir_server_answer busy = { .holds.held = WEIR_HELD_NONE,
+                                             .tells_paused = true,
+                                             .is_busy = true };
+    for (int with_end = 0; with_end < 2; with_end++) {
+        world w;
+        begin_world(&w, WEIR_RUN_ABORT);
+        for (int n = 0; n < 20; n++) {
+            run_all_but(&w, 1);
+            assert_int_equal(weir_round_next(&w.round, 1), WEIR_ASK_HELD);
+            weir_round_ask(&w.round, 1);
+            weir_round_hear(&w.round, 1, &busy);
+        }
+        expect(&w, OLD, false, 0); /* who costs the others no pause */
+        if (with_end == 0)
+            weir_round_end_waiting(&w.round);
+        run_all_but(&w, SIZE_MAX);
+        assert_true(weir_round_is_over(&w.round));
+        assert_int_equal(weir_round_is_done(&w.round), with_end);
+        assert_int_equal(w.known[1].has_failed, !with_end);
+        expect(&w, with_end ? NEW : OLD, false, 0);
+        expect(&w, with_end ? NEW : OLD, false, 1);
+    }
+}
+
+static void one_that_is_busy_is_dropped_when_it_is_waited_for_no_longer(void **state)
+{
+    (void)state;
+    static const weir_server_answer busy = { .holds.held = WEIR_HELD_NONE, .is_busy = true };
+    world w;
+    begin_world(&w, WEIR_RUN_DROP);
+    run_all_but(&w, 1);
+    weir_round_leave_busy(&w.round, 1); /* which it is not */
+    weir_round_ask(&w.round, 1);
+    weir_round_hear(&w.round, 1, &busy);
+    weir_round_leave_busy(&w.round, 1);
+    run_all_but(&w, SIZE_MAX);
+    assert_true(weir_round_is_done(&w.round));
+    assert_true(w.known[1].is_dropped);
+    expect(&w, NEW, false, 0);
+    expect(&w, OLD, false, 1);
+}
+
 static void wait_does_not_try_for_what_is_gone(void **state)
 {
     (void)state;
@@ -950,6 +1002,8 @@ int main(void)
         cmocka_unit_test(drop_goes_on_without_it_until_it_is_back),
         cmocka_unit_test(drop_asks_those_again_whose_fault_it_was_not),
         cmocka_unit_test(wait_goes_on_trying_until_the_time_is_up),
+        cmocka_unit_test(one_that_is_busy_is_told_nothing_until_it_is_not),
+        cmocka_unit_test(one_that_is_busy_is_dropped_when_it_is_waited_for_no_longer),
         cmocka_unit_test(wait_does_not_try_for_what_is_gone),
         cmocka_unit_test(a_server_without_the_call_is_left_out),
         cmocka_unit_test(a_first_version_that_one_cannot_take_is_taken_back_by_all),
