@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* nccl_leave.c - leaving a broadcast group within a bound.
  *
- * ncclCommAbort() and ncclCommDestroy() block: for kernels that other ranks no longer answer, for
- * threads of NCCL's that are still joining. They run in a thread of their own. Where that is not
- * done in time the group is left to it: it frees what it can whenever NCCL returns.
+ * Ranks leave when they like, and ncclCommDestroy() is a collective call: it waits until all ranks
+ * of the host have made it. So what is queued is brought to its end (ncclCommFinalize()), and the
+ * communicator is then aborted, which waits for nobody.
+ *
+ * ncclCommAbort() may block even so: for kernels that other ranks no longer answer, for threads of
+ * NCCL's that are still joining. It runs in a thread of its own. Where that is not done in time the
+ * group is left to it: it frees what it can whenever NCCL returns.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -11,8 +15,8 @@
 #include "base/log.h"
 #include "transport/nccl.h"
 
-/* Success when nothing is left to do; what does not end in half the time is to be aborted. */
-static int finish(const nccl_group *group)
+/* What does not end in half the time is aborted. */
+static void finish(const nccl_group *group)
 {
     weir_deadline deadline = weir_deadline_in(group->leave_ms / 2);
     int state = group->nccl->finalize(group->comm);
@@ -22,7 +26,6 @@ static int finish(const nccl_group *group)
         if (result != WEIR_NCCL_SUCCESS)
             state = result;
     }
-    return state;
 }
 
 static void let_go(nccl_group *group)
@@ -31,10 +34,9 @@ static void let_go(nccl_group *group)
     int previous;
     cuda->enter((int)group->device, &previous); /* the thread ends: nothing to put back */
     if (group->comm != NULL) {
-        if (group->finish && finish(group) == WEIR_NCCL_SUCCESS)
-            group->nccl->destroy(group->comm);
-        else
-            group->nccl->abort(group->comm);
+        if (group->finish)
+            finish(group);
+        group->nccl->abort(group->comm);
     }
     if (group->event != NULL)
         cuda->event_close(group->event);

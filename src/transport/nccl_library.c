@@ -32,7 +32,6 @@ static const symbol symbols[] = {
     { "ncclGroupStart", offsetof(weir_nccl_library, group_start) },
     { "ncclGroupEnd", offsetof(weir_nccl_library, group_end) },
     { "ncclCommFinalize", offsetof(weir_nccl_library, finalize) },
-    { "ncclCommDestroy", offsetof(weir_nccl_library, destroy) },
     { "ncclCommAbort", offsetof(weir_nccl_library, abort) },
     { "ncclGetErrorString", offsetof(weir_nccl_library, error_text) },
     { "ncclGetLastError", offsetof(weir_nccl_library, last_error) },

@@ -63,7 +63,6 @@ typedef struct weir_nccl_library {
     int (*group_start)(void);
     int (*group_end)(void);
     int (*finalize)(weir_nccl_comm *comm);
-    int (*destroy)(weir_nccl_comm *comm);
     int (*abort)(weir_nccl_comm *comm);
     const char *(*error_text)(int result);
     const char *(*last_error)(weir_nccl_comm *comm);

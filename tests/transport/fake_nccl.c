@@ -32,7 +32,6 @@ EXPORT int ncclBroadcast(const void *from, void *into, size_t n_items, int type,
 EXPORT int ncclGroupStart(void);
 EXPORT int ncclGroupEnd(void);
 EXPORT int ncclCommFinalize(weir_nccl_comm *comm);
-EXPORT int ncclCommDestroy(weir_nccl_comm *comm);
 EXPORT int ncclCommAbort(weir_nccl_comm *comm);
 EXPORT const char *ncclGetErrorString(int result);
 EXPORT const char *ncclGetLastError(weir_nccl_comm *comm);
@@ -47,7 +46,7 @@ static int begin(int polls)
  */
 static void check_use(const weir_nccl_comm *comm, bool may_be_busy)
 {
-    if (comm != (const weir_nccl_comm *)fake || fake->n_destroyed + fake->n_aborted > 0 ||
+    if (comm != (const weir_nccl_comm *)fake || fake->n_aborted > 0 ||
         (fake->polls_left != 0 && !may_be_busy))
         fake->n_misused++;
 }
@@ -128,13 +127,6 @@ int ncclCommFinalize(weir_nccl_comm *comm)
     check_use(comm, false);
     fake->n_finalized++;
     return begin(fake->finalize_polls);
-}
-
-int ncclCommDestroy(weir_nccl_comm *comm)
-{
-    check_use(comm, false);
-    fake->n_destroyed++;
-    return WEIR_NCCL_SUCCESS;
 }
 
 int ncclCommAbort(weir_nccl_comm *comm)

@@ -25,7 +25,7 @@ typedef struct fake_nccl {
     atomic_int polls_left;
     int n_groups;
     bool in_group; /* between ncclGroupStart() and ncclGroupEnd() */
-    atomic_int n_inits, n_broadcasts, n_finalized, n_destroyed, n_aborted;
+    atomic_int n_inits, n_broadcasts, n_finalized, n_aborted;
     atomic_int n_misused; /* calls on a communicator that was busy, or gone */
     atomic_int n_open;    /* streams, events and pieces of memory not closed */
     weir_nccl_config config;

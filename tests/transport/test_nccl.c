@@ -210,6 +210,22 @@ static bool lose_the_other(rank *self)
     return rank_close(self, true);
 }
 
+/* Rank 0 leaves what it has ended while rank 1 stays for as long as it likes. */
+static bool leave_the_other(rank *self)
+{
+    CHECK(rank_join(self));
+    CHECK(broadcast_and_verify(self));
+    if (self->rank == 1)
+        weir_sleep_ms(6000);
+    uint64_t begun = weir_now_ns();
+    ops->group_close(self->group, false);
+    double took = (double)(weir_now_ns() - begun) * 1e-9;
+    fprintf(stderr, "rank %u has left in %.2f s\n", self->rank, took);
+    CHECK(took < 3.0);
+    self->group = NULL;
+    return rank_close(self, false);
+}
+
 static void *thread_main(void *argument)
 {
     rank *self = argument;
@@ -245,9 +261,9 @@ typedef struct scenario {
 } scenario;
 
 static const scenario scenarios[] = {
-    { "verify", verify_bytes }, { "nothing", allocate_nothing },
-    { "measure", measure },     { "absent", wait_for_the_absent },
-    { "lost", lose_the_other }, { "threads", verify_in_threads },
+    { "verify", verify_bytes },        { "nothing", allocate_nothing }, { "measure", measure },
+    { "absent", wait_for_the_absent }, { "lost", lose_the_other },      { "left", leave_the_other },
+    { "threads", verify_in_threads },
 };
 
 static int rank_main(char **arguments)
@@ -339,6 +355,12 @@ static void a_rank_that_never_comes_ends_in_an_error(void **state)
 {
     (void)state;
     check_scenario("absent", 1, 2, 1);
+}
+
+static void a_rank_that_stays_does_not_hold_who_leaves(void **state)
+{
+    (void)state;
+    check_scenario("left", 2, 2, 2);
 }
 
 static void a_rank_that_is_killed_does_not_hold_the_other(void **state)
