@@ -13,6 +13,7 @@
 #include <ucp/api/ucp.h>
 
 #include "transport/transport_key.h"
+#include "transport/ucx_group_message.h"
 #include "weir/transport.h"
 
 #define WEIR_UCX_KEYS 64u /* keys of groups that are not open yet; one more drops the oldest */
