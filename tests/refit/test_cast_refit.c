@@ -1,230 +1,59 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_cast_refit.c - versions that ranks of a mesh broadcast group by group: whole refits in one
  * process over transport ucx, trainer ranks and workers in threads of their own. */
-#include "refit/refit_rig.h"
+#include "refit/window_rig.h"
 
-#include <inttypes.h>
-#include <pthread.h>
-
-#include "base/alloc.h"
-#include "refit/replica.h"
-#include "refit/window.h"
-
-#define WINDOW_BYTES ((uint64_t)192 << 10)
-#define MAX_PEERS 4
-#define SHORT_MS 700
-
-/* ---- a rig -----------------------------------------------------------------------------------*/
-
-typedef struct peer {
-    pthread_t thread;
-    weir_trainer *trainer; /* or: */
-    weir_replica *replica;
-    char name[16];
-    uint32_t worker;
-    uint64_t version;
-    unsigned n_replicas, timeout_ms;
-    weir_status status;
-    char line[WEIR_ERROR_TEXT];
-    weir_report report;
-} peer;
-
-typedef struct stage {
-    rig r;
-    const char *engine_mesh; /* of two workers */
-    uint32_t n_ranks;
-    peer ranks[MAX_PEERS], workers[MAX_PEERS];
-    size_t n_workers;
-} stage;
-
-static void open_trainer(stage *s, uint32_t rank, const char *mesh)
+/* Two ranks that broadcast. */
+static stage *open_ranks(const rig *wish, const char *mesh, const char *engine_mesh)
 {
-    weir_trainer_options options = WEIR_TRAINER_OPTIONS_INIT;
-    options.directory = weir_directory_address(s->r.directory);
-    options.model = "model";
-    options.rank = rank;
-    options.family = s->r.family;
-    options.conversion = s->r.conversion;
-    options.config = s->r.config_path;
-    options.n_threads = 1;
-    options.timeout_ms = 10 * RIG_TIMEOUT_MS;
-    options.mesh = mesh;
-    options.replica_mesh = s->r.wire == WEIR_WIRE_KERNEL ? s->engine_mesh : NULL;
-    options.wire = s->r.wire;
-    options.delivery = WEIR_DELIVERY_PUSH;
-    options.window_bytes = WINDOW_BYTES;
-    assert_ok(weir_trainer_open(&options, &s->ranks[rank].trainer));
-}
-
-static stage *open_stage(const rig *wish, const char *mesh, const char *engine_mesh)
-{
-    stage *s = calloc(1, sizeof(*s));
-    assert_non_null(s);
-    s->r = *wish;
-    s->engine_mesh = engine_mesh;
-    s->n_ranks = 2;
-    rig_write_config(&s->r);
-    rig_model_open(&s->r);
-    weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
-    assert_ok(weir_directory_open(&options, &s->r.directory));
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
-        open_trainer(s, rank, mesh);
+    rig casts = *wish;
+    casts.delivery = WEIR_DELIVERY_PUSH;
+    casts.window_bytes = WINDOW_BYTES;
+    stage *s = open_stage(&casts, mesh, 2, engine_mesh);
+    open_trainers(s);
     return s;
 }
 
-static peer *add_worker(stage *s, const char *engine, uint32_t number, weir_install_mode mode)
+static peer *add_to_engine(stage *s, const char *engine, uint32_t number, weir_install_mode mode)
 {
-    peer *worker = &s->workers[s->n_workers++];
-    snprintf(worker->name, sizeof(worker->name), "%s-%u", engine, number);
-    weir_replica_options options = rig_replica_options(&s->r, worker->name, mode);
-    options.mesh = s->engine_mesh;
-    options.worker = worker->worker = number;
-    options.timeout_ms = 10 * RIG_TIMEOUT_MS;
-    assert_ok(weir_replica_open(&options, &worker->replica));
-    assert_ok(weir_replica_allocate(worker->replica));
-    return worker;
+    char name[16];
+    snprintf(name, sizeof(name), "%s-%u", engine, number);
+    return add_worker(s, name, number, mode);
 }
 
 /* Two engines of two workers. */
 static void add_engines(stage *s, weir_install_mode first, weir_install_mode second)
 {
     for (uint32_t w = 0; w < 4; w++)
-        add_worker(s, w < 2 ? "a" : "b", w % 2, w < 2 ? first : second);
-}
-
-static void close_stage(stage *s)
-{
-    char command[128];
-    for (size_t w = 0; w < s->n_workers; w++)
-        weir_replica_close(s->workers[w].replica);
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
-        weir_trainer_close(s->ranks[rank].trainer);
-    weir_directory_close(s->r.directory);
-    for (size_t t = 0; t < s->r.model.n; t++)
-        free(s->r.model.tensors[t].data);
-    weir_family_sources_free(s->r.model.tensors);
-    weir_config_close(s->r.config);
-    unlink(s->r.config_path);
-    snprintf(command, sizeof(command), "rm -rf %s", s->r.share);
-    assert_int_equal(system(command), 0);
-    free(s);
-}
-
-/* ---- threads ---------------------------------------------------------------------------------*/
-
-static void finish(peer *p, weir_status status)
-{
-    p->status = status;
-    snprintf(p->line, sizeof(p->line), "%s", status != WEIR_OK ? weir_last_error() : "");
-}
-
-static void *run_rank(void *context)
-{
-    peer *p = context;
-    weir_alloc_uncount_thread(); /* memory that conversions need is a thread's own */
-    weir_status status = WEIR_OK;
-    if (!p->trainer->has_published || p->trainer->last_version < p->version)
-        status = weir_trainer_publish(p->trainer, p->version, &p->report);
-    if (status == WEIR_OK && p->n_replicas > 0)
-        status = weir_trainer_wait(p->trainer, p->version, p->n_replicas, p->timeout_ms);
-    finish(p, status);
-    return NULL;
-}
-
-static void *run_worker(void *context)
-{
-    peer *p = context;
-    finish(p, weir_replica_install(p->replica, p->version, &p->report));
-    return NULL;
-}
-
-static void start_rank(peer *p, unsigned n_replicas, unsigned timeout_ms)
-{
-    p->n_replicas = n_replicas;
-    p->timeout_ms = timeout_ms;
-    assert_int_equal(pthread_create(&p->thread, NULL, run_rank, p), 0);
-}
-
-static void start_ranks(stage *s, unsigned version, unsigned n_replicas, unsigned timeout_ms)
-{
-    rig_fill(&s->r.model, version);
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++) {
-        assert_ok(weir_trainer_register(s->ranks[rank].trainer, s->r.model.tensors, s->r.model.n));
-        s->ranks[rank].version = version;
-    }
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
-        start_rank(&s->ranks[rank], n_replicas, timeout_ms);
-}
-
-static void start_worker(peer *worker, uint64_t version)
-{
-    worker->version = version;
-    assert_int_equal(pthread_create(&worker->thread, NULL, run_worker, worker), 0);
-}
-
-static void join(peer *p)
-{
-    assert_int_equal(pthread_join(p->thread, NULL), 0);
-}
-
-static void join_ok(peer *p)
-{
-    join(p);
-    if (p->status != WEIR_OK)
-        fail_msg("version %" PRIu64 ": %s: %s", p->version, weir_status_name(p->status), p->line);
+        add_to_engine(s, w < 2 ? "a" : "b", w % 2, w < 2 ? first : second);
 }
 
 /* Engines, or of a checkpoint, which any worker takes whole, workers. */
 static unsigned n_replicas_of(const stage *s)
 {
-    return (unsigned)(s->r.wire == WEIR_WIRE_KERNEL ? s->n_workers / 2 : s->n_workers);
+    return (unsigned)(s->r->wire == WEIR_WIRE_KERNEL ? s->n_workers / 2 : s->n_workers);
 }
 
-static void refit(stage *s, unsigned version)
+static void refit_all(stage *s, unsigned version)
 {
-    start_ranks(s, version, n_replicas_of(s), 0);
-    for (size_t w = 0; w < s->n_workers; w++)
-        start_worker(&s->workers[w], version);
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
-        join_ok(&s->ranks[rank]);
-    for (size_t w = 0; w < s->n_workers; w++)
-        join_ok(&s->workers[w]);
+    refit(s, version, n_replicas_of(s));
 }
 
-/* Against a conversion of the whole model in this process. */
-static void expect_verified(const stage *s, uint64_t version)
+static void expect_all_verified(const stage *s, uint64_t version)
 {
-    for (size_t w = 0; w < s->n_workers; w++) {
-        weir_verify_options options = WEIR_VERIFY_OPTIONS_INIT;
-        weir_verify_report report;
-        options.directory = weir_directory_address(s->r.directory);
-        options.model = "model";
-        options.replica = s->workers[w].name;
-        options.family = s->r.family;
-        options.conversion = s->r.conversion;
-        options.config = s->r.config_path;
-        options.sources = s->r.model.tensors;
-        options.n_sources = s->r.model.n;
-        options.n_threads = 1;
-        options.timeout_ms = RIG_TIMEOUT_MS;
-        options.mesh = s->engine_mesh;
-        options.worker = s->workers[w].worker;
-        assert_ok(weir_verify(&options, &report));
-        if (report.n_different != 0)
-            fail_msg("%s: %s", s->workers[w].name, report.first_difference);
-        assert_int_equal(report.version, version);
-    }
+    for (size_t w = 0; w < s->n_workers; w++)
+        expect_verified(s, &s->workers[w], version);
 }
 
 /* ---- refits ----------------------------------------------------------------------------------*/
 
 static void follow(const rig *wish, const char *mesh, const char *engine_mesh)
 {
-    stage *s = open_stage(wish, mesh, engine_mesh);
+    stage *s = open_ranks(wish, mesh, engine_mesh);
     add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
     for (unsigned version = 1; version <= 2; version++) {
-        refit(s, version);
-        expect_verified(s, version);
+        refit_all(s, version);
+        expect_all_verified(s, version);
     }
     close_stage(s);
 }
@@ -276,13 +105,13 @@ static void later_versions_allocate_register_plan_and_connect_nothing(void **sta
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
     add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
-    refit(s, 1);
-    refit(s, 2);
+    refit_all(s, 1);
+    refit_all(s, 2);
     weir_counters before[2] = { s->ranks[0].trainer->worker.counters,
                                 s->ranks[1].trainer->worker.counters };
-    refit(s, 3);
+    refit_all(s, 3);
     for (size_t w = 0; w < s->n_workers; w++) {
         const weir_counters *took = &s->workers[w].report.counters;
         assert_int_equal(took->registrations + took->plans + took->connections, 0);
@@ -300,22 +129,22 @@ static void workers_and_ranks_may_be_started_anew_between_versions(void **state)
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
     add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_DIRECT);
-    refit(s, 1);
+    refit_all(s, 1);
     uint64_t before = s->ranks[0].trainer->worker.counters.connections;
     peer last = s->workers[3]; /* worker 1 of its engine */
     weir_replica_close(last.replica);
     s->n_workers = 3;
-    add_worker(s, "b", last.worker, WEIR_INSTALL_STAGED);
-    refit(s, 2);
-    expect_verified(s, 2);
+    add_to_engine(s, "b", last.worker, WEIR_INSTALL_STAGED);
+    refit_all(s, 2);
+    expect_all_verified(s, 2);
     uint64_t anew = s->ranks[0].trainer->worker.counters.connections - before;
     assert_true(anew > 0 && anew < before); /* groups of worker 0 alone stand */
     weir_trainer_close(s->ranks[1].trainer);
-    open_trainer(s, 1, "fsdp=2");
-    refit(s, 3);
-    expect_verified(s, 3);
+    open_trainer(s, 1);
+    refit_all(s, 3);
+    expect_all_verified(s, 3);
     close_stage(s);
 }
 
@@ -324,13 +153,13 @@ static void what_is_registered_may_change_between_versions(void **state)
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
-    add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
-    add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
+    add_to_engine(s, "a", 0, WEIR_INSTALL_STAGED);
+    add_to_engine(s, "a", 1, WEIR_INSTALL_STAGED);
     for (unsigned version = 1; version <= 3; version++) {
         weir_dtype dtype = version == 2 ? WEIR_F32 : WEIR_BF16;
-        for (size_t t = 0; t < s->r.model.n && version > 1; t++) {
-            weir_tensor *tensor = &s->r.model.tensors[t];
+        for (size_t t = 0; t < s->r->model.n && version > 1; t++) {
+            weir_tensor *tensor = &s->r->model.tensors[t];
             uint64_t n_bytes;
             assert_ok(weir_tensor_bytes(dtype, &tensor->shape, &n_bytes));
             free(tensor->data);
@@ -338,8 +167,8 @@ static void what_is_registered_may_change_between_versions(void **state)
             tensor->data = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
             assert_non_null(tensor->data);
         }
-        refit(s, version);
-        expect_verified(s, version);
+        refit_all(s, version);
+        expect_all_verified(s, version);
     }
     close_stage(s);
 }
@@ -350,9 +179,9 @@ static void a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh(
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
-    add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
-    add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
+    add_to_engine(s, "a", 0, WEIR_INSTALL_STAGED);
+    add_to_engine(s, "a", 1, WEIR_INSTALL_STAGED);
     start_ranks(s, 1, 1, SHORT_MS);
     start_worker(&s->workers[0], 1);
     for (uint32_t rank = 0; rank < 2; rank++) {
@@ -366,7 +195,7 @@ static void a_worker_that_never_came_is_counted_and_the_same_call_begins_afresh(
     start_worker(&s->workers[1], 1);
     for (size_t i = 0; i < 2; i++)
         join_ok(&s->ranks[i]), join_ok(&s->workers[i]);
-    expect_verified(s, 1);
+    expect_all_verified(s, 1);
     close_stage(s);
 }
 
@@ -397,7 +226,7 @@ static void who_is_in_the_round_of_one_rank_alone_ends_it_at_once(void **state)
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
     add_engines(s, WEIR_INSTALL_STAGED, WEIR_INSTALL_STAGED);
     start_ranks(s, 1, 0, 0); /* published alone */
     for (uint32_t rank = 0; rank < 2; rank++)
@@ -427,7 +256,7 @@ static void who_is_in_the_round_of_one_rank_alone_ends_it_at_once(void **state)
         join_ok(&s->ranks[rank]);
     for (size_t w = 0; w < 4; w++)
         join_ok(&s->workers[w]);
-    expect_verified(s, 1);
+    expect_all_verified(s, 1);
     close_stage(s);
 }
 
@@ -441,10 +270,10 @@ static void who_gives_up_ends_the_round_and_the_next_version_goes_to_all(void **
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "fp8_128x128", .preset = "tiny" };
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
-    add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
-    peer *bad = add_worker(s, "a", 1, WEIR_INSTALL_STAGED);
-    refit(s, 1);
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
+    add_to_engine(s, "a", 0, WEIR_INSTALL_STAGED);
+    peer *bad = add_to_engine(s, "a", 1, WEIR_INSTALL_STAGED);
+    refit_all(s, 1);
     bad->replica->mode = WEIR_INSTALL_DIRECT; /* so that it pauses after it has joined */
     bad->replica->hooks.pause = refuse_to_pause;
     start_ranks(s, 2, 1, SHORT_MS);
@@ -463,8 +292,8 @@ static void who_gives_up_ends_the_round_and_the_next_version_goes_to_all(void **
     assert_true(s->workers[0].status != WEIR_OK);
     assert_int_equal(weir_replica_version(s->workers[0].replica), 1);
     bad->replica->hooks.pause = NULL;
-    refit(s, 3);
-    expect_verified(s, 3);
+    refit_all(s, 3);
+    expect_all_verified(s, 3);
     close_stage(s);
 }
 
@@ -510,7 +339,7 @@ static void add_voters(stage *s, electorate *both, voter voters[2], weir_install
     pthread_barrier_init(&both->told, NULL, 2);
     for (uint32_t w = 0; w < 2; w++) {
         voters[w] = (voter){ .of = both, .number = (int)w };
-        weir_replica *replica = add_worker(s, "a", w, mode)->replica;
+        weir_replica *replica = add_to_engine(s, "a", w, mode)->replica;
         replica->agree = vote;
         replica->hooks.context = &voters[w];
         replica->hooks.postprocess = after_install;
@@ -530,10 +359,10 @@ static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
     electorate both;
     voter voters[2];
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
     add_voters(s, &both, voters, WEIR_INSTALL_STAGED);
-    refit(s, 1);
-    expect_verified(s, 1);
+    refit_all(s, 1);
+    expect_all_verified(s, 1);
     voters[1].after = WEIR_ERR_REFUSED;
     start_ranks(s, 2, 1, SHORT_MS);
     for (size_t w = 0; w < 2; w++)
@@ -549,8 +378,8 @@ static void workers_of_one_engine_take_it_together_or_not_at_all(void **state)
         assert_true(s->ranks[rank].status != WEIR_OK);
     }
     voters[1].after = WEIR_OK;
-    refit(s, 3);
-    expect_verified(s, 3);
+    refit_all(s, 3);
+    expect_all_verified(s, 3);
     dismiss(&both);
     close_stage(s);
 }
@@ -583,17 +412,17 @@ static void direct_workers_that_no_byte_has_reached_keep_what_they_have(void **s
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
     electorate both;
     voter voters[2];
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
     add_voters(s, &both, voters, WEIR_INSTALL_DIRECT);
-    refit(s, 1);
+    refit_all(s, 1);
     wait_in_vain(s, voters);
     for (size_t w = 0; w < 2; w++) {
         assert_int_equal(weir_replica_get_state(s->workers[w].replica), WEIR_REPLICA_HOLDING);
         assert_int_equal(weir_replica_version(s->workers[w].replica), 1);
         assert_int_equal(voters[w].n_resumes, 1);
     }
-    refit(s, 3);
-    expect_verified(s, 3);
+    refit_all(s, 3);
+    expect_all_verified(s, 3);
     dismiss(&both);
     close_stage(s);
 }
@@ -604,9 +433,9 @@ static void direct_workers_are_unusable_when_a_byte_has_reached_one_of_them(void
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
     electorate both;
     voter voters[2];
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
     add_voters(s, &both, voters, WEIR_INSTALL_DIRECT);
-    refit(s, 1);
+    refit_all(s, 1);
     voters[1].lost_vote = 3;
     wait_in_vain(s, voters);
     for (size_t w = 0; w < 2; w++) {
@@ -614,8 +443,8 @@ static void direct_workers_are_unusable_when_a_byte_has_reached_one_of_them(void
         assert_int_equal(voters[w].n_resumes, 0);
         assert_non_null(strstr(s->workers[w].line, "is unusable until a whole version is in"));
     }
-    refit(s, 3);
-    expect_verified(s, 3);
+    refit_all(s, 3);
+    expect_all_verified(s, 3);
     dismiss(&both);
     close_stage(s);
 }
@@ -625,16 +454,17 @@ static void a_weight_that_is_not_finite_ends_the_round_for_all(void **state)
 {
     (void)state;
     const rig wish = { .family = "llama", .conversion = "bf16_cast", .preset = "tiny" };
-    stage *s = open_stage(&wish, "fsdp=2", "tp=2");
-    peer *staged = add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
-    peer *direct = add_worker(s, "a", 1, WEIR_INSTALL_DIRECT);
-    refit(s, 1);
-    rig_fill(&s->r.model, 2);
-    for (size_t t = 0; t < s->r.model.n; t++) /* rank 0's, of the last layer */
-        if (strcmp(s->r.model.tensors[t].name, "model.layers.1.mlp.down_proj.weight") == 0)
-            ((uint16_t *)s->r.model.tensors[t].data)[5] = 0x7fc0;
+    stage *s = open_ranks(&wish, "fsdp=2", "tp=2");
+    peer *staged = add_to_engine(s, "a", 0, WEIR_INSTALL_STAGED);
+    peer *direct = add_to_engine(s, "a", 1, WEIR_INSTALL_DIRECT);
+    refit_all(s, 1);
+    rig_fill(&s->r->model, 2);
+    for (size_t t = 0; t < s->r->model.n; t++) /* rank 0's, of the last layer */
+        if (strcmp(s->r->model.tensors[t].name, "model.layers.1.mlp.down_proj.weight") == 0)
+            ((uint16_t *)s->r->model.tensors[t].data)[5] = 0x7fc0;
     for (uint32_t rank = 0; rank < 2; rank++) {
-        assert_ok(weir_trainer_register(s->ranks[rank].trainer, s->r.model.tensors, s->r.model.n));
+        assert_ok(
+            weir_trainer_register(s->ranks[rank].trainer, s->r->model.tensors, s->r->model.n));
         s->ranks[rank].version = 2;
     }
     for (uint32_t rank = 0; rank < 2; rank++)
@@ -653,8 +483,8 @@ static void a_weight_that_is_not_finite_ends_the_round_for_all(void **state)
     }
     assert_int_equal(weir_replica_version(staged->replica), 1);
     assert_int_equal(weir_replica_get_state(direct->replica), WEIR_REPLICA_UNUSABLE);
-    refit(s, 3);
-    expect_verified(s, 3);
+    refit_all(s, 3);
+    expect_all_verified(s, 3);
     close_stage(s);
 }
 

@@ -1,234 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_window.c - versions that are read while they are made, group by group: whole refits in one
  * process, trainer ranks and workers in threads of their own. */
-#include "refit_rig.h"
+#include "refit/window_rig.h"
 
-#include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
-
-#include "base/alloc.h"
 #include "directory/client.h"
-#include "refit/replica.h"
-#include "refit/window.h"
 
-#define FAMILY "llama"
-#define WINDOW_BYTES ((uint64_t)192 << 10)
-#define MAX_PEERS 8
-#define SHORT_MS 700
-
-/* ---- a rig -----------------------------------------------------------------------------------*/
-
-typedef struct peer {
-    pthread_t thread;
-    weir_trainer *trainer; /* or: */
-    weir_replica *replica;
-    uint64_t version;
-    unsigned n_replicas, timeout_ms;
-    weir_status status;
-    char line[WEIR_ERROR_TEXT];
-    weir_report report;
-    double took_s;
-    atomic_bool is_over;
-} peer;
-
-typedef struct stage {
-    rig *r;
-    const char *trainer_mesh, *replica_mesh;
-    uint32_t n_ranks;
-    peer ranks[MAX_PEERS], workers[MAX_PEERS];
-    size_t n_workers;
-} stage;
-
-/* As rig_write_config(), of sizes that engines cut in block FP8. */
-static void write_config(rig *r)
-{
-    char *text;
-    assert_ok(weir_family_preset(r->family, "tiny", &text));
-    snprintf(r->config_path, sizeof(r->config_path), "/tmp/weir-window-XXXXXX");
-    FILE *file = fdopen(mkstemp(r->config_path), "w");
-    assert_non_null(file);
-    assert_true(fputs(text, file) >= 0);
-    assert_int_equal(fclose(file), 0);
-    weir_string_free(text);
-    assert_ok(weir_config_open(r->config_path, &r->config));
-    snprintf(r->share, sizeof(r->share), "/tmp/weir-share-XXXXXX");
-    assert_non_null(mkdtemp(r->share));
-}
-
-/* A rig without the trainers of rig_open(). */
-static stage *open_stage(const char *conversion, const char *trainer_mesh, uint32_t n_ranks,
+/* A rig of sizes that engines cut in block FP8, before its trainers are opened. */
+static stage *open_llama(const char *conversion, const char *trainer_mesh, uint32_t n_ranks,
                          const char *replica_mesh)
 {
-    stage *s = calloc(1, sizeof(*s));
-    rig *r = calloc(1, sizeof(*r));
-    assert_true(s != NULL && r != NULL);
-    r->family = FAMILY;
-    r->conversion = conversion;
-    write_config(r);
-    rig_model_open(r);
-    weir_directory_options options = WEIR_DIRECTORY_OPTIONS_INIT;
-    assert_ok(weir_directory_open(&options, &r->directory));
-    *s = (stage){ r, trainer_mesh, replica_mesh, n_ranks, { { 0 } }, { { 0 } }, 0 };
-    return s;
-}
-
-static weir_trainer_options trainer_options(const stage *s, uint32_t rank, uint64_t window_bytes)
-{
-    weir_trainer_options options = WEIR_TRAINER_OPTIONS_INIT;
-    options.directory = weir_directory_address(s->r->directory);
-    options.model = "model";
-    options.rank = rank;
-    options.family = s->r->family;
-    options.conversion = s->r->conversion;
-    options.config = s->r->config_path;
-    options.n_threads = 1;
-    options.timeout_ms = 10 * RIG_TIMEOUT_MS;
-    options.mesh = s->trainer_mesh;
-    options.replica_mesh = s->replica_mesh;
-    options.window_bytes = window_bytes;
-    return options;
-}
-
-static void open_trainers(stage *s, uint64_t window_bytes)
-{
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++) {
-        weir_trainer_options options = trainer_options(s, rank, window_bytes);
-        assert_ok(weir_trainer_open(&options, &s->ranks[rank].trainer));
-    }
-}
-
-static peer *add_worker(stage *s, const char *name, uint32_t number, weir_install_mode mode)
-{
-    weir_replica_options options = rig_replica_options(s->r, name, mode);
-    peer *worker = &s->workers[s->n_workers++];
-    options.mesh = s->replica_mesh;
-    options.worker = number;
-    options.timeout_ms = 10 * RIG_TIMEOUT_MS;
-    assert_ok(weir_replica_open(&options, &worker->replica));
-    assert_ok(weir_replica_allocate(worker->replica));
-    return worker;
-}
-
-static void close_stage(stage *s)
-{
-    for (size_t w = 0; w < s->n_workers; w++)
-        weir_replica_close(s->workers[w].replica);
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
-        weir_trainer_close(s->ranks[rank].trainer);
-    rig_close(s->r); /* which has no trainers */
-    free(s);
-}
-
-/* ---- threads ---------------------------------------------------------------------------------*/
-
-static void finish(peer *p, weir_status status, double begun_s)
-{
-    p->status = status;
-    p->took_s = weir_now_s() - begun_s;
-    snprintf(p->line, sizeof(p->line), "%s", status != WEIR_OK ? weir_last_error() : "");
-    p->is_over = true;
-}
-
-static void *run_rank(void *context)
-{
-    peer *p = context;
-    double begun_s = weir_now_s();
-    weir_status status = weir_trainer_publish(p->trainer, p->version, &p->report);
-    if (status == WEIR_OK && p->n_replicas > 0)
-        status = weir_trainer_wait(p->trainer, p->version, p->n_replicas, p->timeout_ms);
-    finish(p, status, begun_s);
-    return NULL;
-}
-
-static void *run_wait(void *context)
-{
-    peer *p = context;
-    double begun_s = weir_now_s();
-    finish(p, weir_trainer_wait(p->trainer, p->version, p->n_replicas, p->timeout_ms), begun_s);
-    return NULL;
-}
-
-static void *run_worker(void *context)
-{
-    peer *p = context;
-    double begun_s = weir_now_s();
-    finish(p, weir_replica_install(p->replica, p->version, &p->report), begun_s);
-    return NULL;
-}
-
-static void start_ranks(stage *s, unsigned version, unsigned n_replicas, unsigned timeout_ms)
-{
-    rig_fill(&s->r->model, version);
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++) {
-        peer *p = &s->ranks[rank];
-        assert_ok(weir_trainer_register(p->trainer, s->r->model.tensors, s->r->model.n));
-        p->version = version;
-        p->n_replicas = n_replicas;
-        p->timeout_ms = timeout_ms;
-        p->is_over = false;
-        assert_int_equal(pthread_create(&p->thread, NULL, run_rank, p), 0);
-    }
-}
-
-static void start_worker(peer *worker, uint64_t version)
-{
-    worker->version = version;
-    assert_int_equal(pthread_create(&worker->thread, NULL, run_worker, worker), 0);
-}
-
-static void join(peer *p)
-{
-    assert_int_equal(pthread_join(p->thread, NULL), 0);
-}
-
-static void join_ok(peer *p)
-{
-    join(p);
-    if (p->status != WEIR_OK)
-        fail_msg("version %" PRIu64 ": %s: %s", p->version, weir_status_name(p->status), p->line);
-}
-
-static void join_error(peer *p, weir_status status, const char *line)
-{
-    join(p);
-    if (p->status != status || strstr(p->line, line) == NULL)
-        fail_msg("version %" PRIu64 ": got %s: '%s', wanted %s: '%s'", p->version,
-                 weir_status_name(p->status), p->line, weir_status_name(status), line);
-}
-
-/* One version to all workers, of which there are n_replicas engines. */
-static void refit(stage *s, unsigned version, unsigned n_replicas)
-{
-    start_ranks(s, version, n_replicas, 0);
-    for (size_t w = 0; w < s->n_workers; w++)
-        start_worker(&s->workers[w], version);
-    for (uint32_t rank = 0; rank < s->n_ranks; rank++)
-        join_ok(&s->ranks[rank]);
-    for (size_t w = 0; w < s->n_workers; w++)
-        join_ok(&s->workers[w]);
-}
-
-static void expect_verified(const stage *s, const char *name, uint32_t number, uint64_t version)
-{
-    weir_verify_options options = WEIR_VERIFY_OPTIONS_INIT;
-    weir_verify_report report;
-    options.directory = weir_directory_address(s->r->directory);
-    options.model = "model";
-    options.replica = name;
-    options.family = s->r->family;
-    options.conversion = s->r->conversion;
-    options.config = s->r->config_path;
-    options.sources = s->r->model.tensors;
-    options.n_sources = s->r->model.n;
-    options.n_threads = 1;
-    options.timeout_ms = RIG_TIMEOUT_MS;
-    options.mesh = s->replica_mesh;
-    options.worker = number;
-    assert_ok(weir_verify(&options, &report));
-    if (report.n_different != 0)
-        fail_msg("%s: %s", name, report.first_difference);
-    assert_int_equal(report.version, version);
+    const rig wish = {
+        .family = "llama", .conversion = conversion, .preset = "tiny", .window_bytes = WINDOW_BYTES
+    };
+    return open_stage(&wish, trainer_mesh, n_ranks, replica_mesh);
 }
 
 /* ---- readers that the tests are --------------------------------------------------------------*/
@@ -306,10 +90,11 @@ static uint32_t n_groups_of(const stage *s)
 static unsigned char *bytes_through(const char *conversion, uint64_t window_bytes,
                                     weir_install_mode mode, uint64_t *out_n_bytes)
 {
-    stage *s = open_stage(conversion, "fsdp=2", 2, "tp=2");
+    stage *s = open_llama(conversion, "fsdp=2", 2, "tp=2");
     unsigned char *all = NULL;
     *out_n_bytes = 0;
-    open_trainers(s, window_bytes);
+    s->r->window_bytes = window_bytes;
+    open_trainers(s);
     add_worker(s, "worker-0", 0, mode);
     add_worker(s, "worker-1", 1, mode);
     refit(s, 7, window_bytes > 0 ? 1 : 2);
@@ -321,7 +106,7 @@ static unsigned char *bytes_through(const char *conversion, uint64_t window_byte
         memcpy(all + *out_n_bytes, part, n_bytes);
         *out_n_bytes += n_bytes;
         free(part);
-        expect_verified(s, w == 0 ? "worker-0" : "worker-1", w, 7);
+        expect_verified(s, &s->workers[w], 7);
     }
     close_stage(s);
     return all;
@@ -349,8 +134,8 @@ static void the_bytes_are_those_of_a_refit_from_slots(void **state)
 static void a_trainer_keeps_no_more_than_its_window(void **state)
 {
     (void)state;
-    stage *s = open_stage("fp8_128x128", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("fp8_128x128", "", 1, NULL);
+    open_trainers(s);
     add_worker(s, "replica", 0, WEIR_INSTALL_STAGED);
     refit(s, 1, 1);
     const weir_trainer *trainer = s->ranks[0].trainer;
@@ -363,7 +148,7 @@ static void a_trainer_keeps_no_more_than_its_window(void **state)
     assert_true(trainer->source.n_bytes > 8 * kept);
     assert_true(n_groups_of(s) > 16);
     assert_int_equal(s->workers[0].report.n_bytes, trainer->source.n_bytes);
-    expect_verified(s, "replica", 0, 1);
+    expect_verified(s, &s->workers[0], 1);
     close_stage(s);
 }
 
@@ -383,8 +168,8 @@ static void refit_from_here(stage *s, unsigned version)
 
 static void the_second_refit_takes_nothing(weir_install_mode mode)
 {
-    stage *s = open_stage("fp8_128x128", "", 1, "tp=2");
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("fp8_128x128", "", 1, "tp=2");
+    open_trainers(s);
     add_worker(s, "a", 0, mode);
     add_worker(s, "b", 1, mode);
     for (unsigned version = 1; version <= 3; version++)
@@ -394,8 +179,8 @@ static void the_second_refit_takes_nothing(weir_install_mode mode)
         assert_int_equal(took->registrations + took->plans + took->connections, 0);
         assert_int_equal(took->allocations, 0);
     }
-    expect_verified(s, "a", 0, 3);
-    expect_verified(s, "b", 1, 3);
+    expect_verified(s, &s->workers[0], 3);
+    expect_verified(s, &s->workers[1], 3);
     close_stage(s);
 }
 
@@ -409,8 +194,8 @@ static void later_refits_allocate_register_plan_and_connect_nothing(void **state
 static void a_version_that_was_sent_is_gone_at_once(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     add_worker(s, "a", 0, WEIR_INSTALL_STAGED);
     refit(s, 1, 1);
     peer *late = add_worker(s, "late", 0, WEIR_INSTALL_STAGED);
@@ -421,7 +206,7 @@ static void a_version_that_was_sent_is_gone_at_once(void **state)
                  "version 1 cannot be sent: trainer rank 0 has published 1 last");
     late->replica->worker.timeout_ms = RIG_TIMEOUT_MS;
     refit(s, 2, 2);
-    expect_verified(s, "late", 0, 2);
+    expect_verified(s, late, 2);
     close_stage(s);
 }
 
@@ -430,8 +215,8 @@ static void a_version_that_was_sent_is_gone_at_once(void **state)
 static void a_reader_that_died_is_named_and_the_others_keep_their_version(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     peer *worker = add_worker(s, "alive", 0, WEIR_INSTALL_STAGED);
     refit(s, 1, 1);
     ghost g = open_ghost(s, "dead");
@@ -448,7 +233,7 @@ static void a_reader_that_died_is_named_and_the_others_keep_their_version(void *
     assert_int_equal(weir_replica_version(worker->replica), 1);
     assert_int_equal(ask(&g, 0, 1), WEIR_GROUP_OFF);
     refit(s, 3, 1);
-    expect_verified(s, "alive", 0, 3);
+    expect_verified(s, worker, 3);
     close_ghost(&g);
     close_stage(s);
 }
@@ -456,8 +241,8 @@ static void a_reader_that_died_is_named_and_the_others_keep_their_version(void *
 static void workers_that_never_came_are_counted(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, "tp=2");
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, "tp=2");
+    open_trainers(s);
     peer *worker = add_worker(s, "half", 0, WEIR_INSTALL_DIRECT);
     start_ranks(s, 1, 1, SHORT_MS);
     start_worker(worker, 1);
@@ -471,8 +256,8 @@ static void workers_that_never_came_are_counted(void **state)
 static void a_reader_that_comes_and_goes_renews_no_bound(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     ghost g = open_ghost(s, "fickle");
     weir_group_ask leave = { .reader = "fickle", .gave_up = "it has changed its mind" };
     size_t n_bytes;
@@ -501,8 +286,8 @@ static weir_status refuse_to_pause(void *context)
 static void a_reader_that_gives_up_is_named_with_its_reason(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, "tp=2");
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, "tp=2");
+    open_trainers(s);
     peer *good = add_worker(s, "good", 0, WEIR_INSTALL_STAGED);
     peer *bad = add_worker(s, "bad", 1, WEIR_INSTALL_STAGED);
     refit(s, 1, 1);
@@ -523,8 +308,8 @@ static void a_reader_that_gives_up_is_named_with_its_reason(void **state)
 static void a_wait_that_is_cancelled_is_off_for_its_readers(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     peer *worker = add_worker(s, "replica", 0, WEIR_INSTALL_STAGED);
     refit(s, 1, 1);
     ghost g = open_ghost(s, "slow");
@@ -543,8 +328,8 @@ static void a_wait_that_is_cancelled_is_off_for_its_readers(void **state)
 static void a_loss_that_nobody_can_make_good_ends_the_wait_at_once(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     ghost g = open_ghost(s, "quitter");
     start_ranks(s, 1, 1, 0);
     join_round(&g, s, 0);
@@ -569,8 +354,8 @@ static void a_loss_that_nobody_can_make_good_ends_the_wait_at_once(void **state)
 static void who_comes_too_late_is_told_and_takes_the_next_version(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     peer *late = add_worker(s, "late", 0, WEIR_INSTALL_STAGED);
     ghost g = open_ghost(s, "early");
     start_ranks(s, 1, 1, SHORT_MS);
@@ -588,7 +373,7 @@ static void who_comes_too_late_is_told_and_takes_the_next_version(void **state)
     join_ok(late);
     join_ok(&s->ranks[0]);
     assert_int_equal(weir_replica_version(late->replica), 2);
-    expect_verified(s, "late", 0, 2);
+    expect_verified(s, late, 2);
     close_ghost(&g);
     close_stage(s);
 }
@@ -596,25 +381,24 @@ static void who_comes_too_late_is_told_and_takes_the_next_version(void **state)
 static void a_round_that_failed_can_be_repeated(void **state)
 {
     (void)state;
-    stage *s = open_stage("fp8_128x128", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("fp8_128x128", "", 1, NULL);
+    open_trainers(s);
     peer *worker = add_worker(s, "replica", 0, WEIR_INSTALL_STAGED);
     start_ranks(s, 1, 1, SHORT_MS); /* nobody comes */
     join_error(&s->ranks[0], WEIR_ERR_TIMED_OUT, "0 of 1 replicas have a worker 0 that has come");
     start_worker(worker, 1);
-    s->ranks[0].timeout_ms = 0;
-    assert_int_equal(pthread_create(&s->ranks[0].thread, NULL, run_wait, &s->ranks[0]), 0);
+    start_rank(&s->ranks[0], 1, 0);
     join_ok(worker);
     join_ok(&s->ranks[0]);
-    expect_verified(s, "replica", 0, 1);
+    expect_verified(s, &s->workers[0], 1);
     close_stage(s);
 }
 
 static void readers_wait_for_a_trainer_that_has_not_begun(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     peer *worker = add_worker(s, "replica", 0, WEIR_INSTALL_STAGED);
     worker->replica->worker.timeout_ms = SHORT_MS;
     start_ranks(s, 1, 0, 0); /* published, not sent */
@@ -644,14 +428,13 @@ static void a_weight_that_is_not_finite_is_found_before_or_while_it_is_sent(void
 {
     (void)state;
     static const char name[] = "model.norm.weight"; /* of the last group */
-    stage *s = open_stage("fp8_128x128", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("fp8_128x128", "", 1, NULL);
+    open_trainers(s);
     peer *worker = add_worker(s, "replica", 0, WEIR_INSTALL_STAGED), *rank = &s->ranks[0];
     refit(s, 1, 1);
     spoil(s, name);
     rank->version = 2;
-    rank->n_replicas = 1;
-    assert_int_equal(pthread_create(&rank->thread, NULL, run_rank, rank), 0);
+    start_rank(rank, 1, 0);
     start_worker(worker, 2);
     join_error(rank, WEIR_ERR_NONFINITE, "trainer rank 0: model.norm.weight[5] is NaN");
     join_error(worker, WEIR_ERR_PEER_LOST, "model.norm.weight[5] is NaN");
@@ -660,20 +443,21 @@ static void a_weight_that_is_not_finite_is_found_before_or_while_it_is_sent(void
     assert_error(weir_trainer_publish(rank->trainer, 3, NULL), WEIR_ERR_NONFINITE,
                  "trainer rank 0: model.norm.weight[5] is NaN");
     refit(s, 4, 1); /* with whole weights it goes on */
-    expect_verified(s, "replica", 0, 4);
+    expect_verified(s, &s->workers[0], 4);
     close_stage(s);
 }
 
 static void what_a_window_cannot_do_is_refused(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    weir_trainer_options options = trainer_options(s, 0, 512);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    weir_trainer_options options = trainer_options(s, 0);
+    options.window_bytes = 512;
     assert_ok(weir_trainer_open(&options, &s->ranks[0].trainer));
     assert_error(weir_trainer_register(s->ranks[0].trainer, s->r->model.tensors, s->r->model.n),
                  WEIR_ERR_UNSUPPORTED, "does not fit a buffer of 256 bytes of the window");
     weir_trainer_close(s->ranks[0].trainer);
-    options = trainer_options(s, 0, WINDOW_BYTES);
+    options.window_bytes = WINDOW_BYTES;
     options.transport = "file";
     options.transport_directory = s->r->share;
     assert_ok(weir_trainer_open(&options, &s->ranks[0].trainer));
@@ -696,8 +480,8 @@ static void what_a_window_cannot_do_is_refused(void **state)
 static void questions_that_make_no_sense_are_answered_with_no(void **state)
 {
     (void)state;
-    stage *s = open_stage("bf16_cast", "", 1, NULL);
-    open_trainers(s, WINDOW_BYTES);
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
     ghost g = open_ghost(s, "odd");
     start_ranks(s, 1, 1, SHORT_MS);
     join_round(&g, s, 0);
