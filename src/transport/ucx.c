@@ -137,41 +137,42 @@ static weir_status open_context(const char *tls, ucp_context_h *out)
                      tls != NULL ? tls : "all", ucs_status_string(status));
 }
 
-/* The same list without "tcp"; empty when nothing is left of it. */
-static void leave_out_tcp(const char *tls, char *out, size_t out_bytes)
+weir_status weir_ucx_without_tcp(const char *tls, char **out)
 {
-    size_t at = 0;
-    if (tls == NULL || strcmp(tls, "all") == 0) {
-        snprintf(out, out_bytes, "^tcp");
-        return;
+    static const char without[] = "^tcp";
+    bool all = tls == NULL || strcmp(tls, "all") == 0;
+    size_t room = (all ? 0 : strlen(tls)) + sizeof(without) + 1, at = 0;
+    char *list = weir_alloc_zeroed(room, 1);
+    if (list == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    *out = list;
+    if (all || tls[0] == '^') {
+        snprintf(list, room, "%s%s", all ? without : tls, all ? "" : ",tcp");
+        return WEIR_OK;
     }
-    if (tls[0] == '^') {
-        snprintf(out, out_bytes, "%s,tcp", tls);
-        return;
-    }
-    out[0] = '\0';
     while (*tls != '\0') {
         size_t n = strcspn(tls, ",");
         if (n != 3 || strncmp(tls, "tcp", 3) != 0)
-            at += (size_t)snprintf(out + at, out_bytes - at, "%s%.*s", at > 0 ? "," : "", (int)n,
-                                   tls);
-        if (at >= out_bytes) { /* nobody's list is that long */
-            out[0] = '\0';
-            return;
-        }
+            at += (size_t)snprintf(list + at, room - at, "%s%.*s", at > 0 ? "," : "", (int)n, tls);
         tls += n + (tls[n] == ',');
     }
+    return WEIR_OK;
 }
 
-void weir_ucx_open_quiet(ucx_transport *ucx)
+weir_status weir_ucx_open_quiet(ucx_transport *ucx)
 {
-    char tls[256];
+    char *tls = NULL;
     if (ucx->quiet_tried)
-        return;
+        return WEIR_OK;
+    weir_status status =
+        weir_ucx_without_tcp(ucx->tls != NULL ? ucx->tls : weir_env_foreign("UCX_TLS"), &tls);
+    if (status != WEIR_OK)
+        return status;
     ucx->quiet_tried = true;
-    leave_out_tcp(ucx->tls != NULL ? ucx->tls : weir_env_foreign("UCX_TLS"), tls, sizeof(tls));
     if (tls[0] == '\0' || open_context(tls, &ucx->quiet) != WEIR_OK)
         ucx->quiet = NULL;
+    weir_free(tls);
+    return WEIR_OK;
 }
 
 static void close_transport(weir_transport *transport)

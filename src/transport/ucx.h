@@ -112,7 +112,10 @@ struct ucx_peer {
 /* ucx.c */
 /* The context that groups read in, which leaves TCP out: UCX 1.13 emulates reads over TCP, and
  * aborts an owner whose reader dies within one. */
-void weir_ucx_open_quiet(ucx_transport *ucx);
+weir_status weir_ucx_open_quiet(ucx_transport *ucx);
+/* The same list of UCX transports without "tcp" (NULL: all); empty when nothing is left of it. The
+ * caller's to free. */
+weir_status weir_ucx_without_tcp(const char *tls, char **out);
 /* Workers, regions and peers of its own for another thread, in that context. */
 weir_status weir_ucx_open_beside(ucx_transport *of, weir_transport **out);
 

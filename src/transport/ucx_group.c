@@ -329,7 +329,6 @@ static weir_status make_group(weir_transport *transport, const weir_group_option
     group->chain.rank = group->rank;
     group->chain.n_ranks = group->n_ranks;
     group->chain.of = (ucx_transport *)transport;
-    weir_ucx_open_quiet(group->chain.of);
     group->meet.key = *key;
     group->meet.listener = group->meet.poll_fd = -1;
     group->meet.wake_fd = group->meet.abort_fd = group->chain.abort_fd = -1;
@@ -370,6 +369,8 @@ weir_status weir_ucx_group_open(weir_transport *transport, const weir_group_opti
         status =
             weir_ucx_group_key_decode(options.key, WEIR_GROUP_KEY_BYTES,
                                       options.who != NULL ? options.who : "broadcast group", &key);
+    if (status == WEIR_OK)
+        status = weir_ucx_open_quiet((ucx_transport *)transport);
     if (status == WEIR_OK)
         status = make_group(transport, &options, &key, &group);
     if (status != WEIR_OK)

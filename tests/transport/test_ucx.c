@@ -5,7 +5,9 @@
 #include <linux/seccomp.h>
 #include <sys/syscall.h>
 
+#include "base/alloc.h"
 #include "transport/conformance_bench.h"
+#include "transport/ucx.h"
 
 static const setting shared = { "ucx", "ucx", "", false, NULL, 0 };
 static const setting over_tcp = { "ucx over tcp", "ucx", "tcp", true, NULL, 0 };
@@ -175,6 +177,31 @@ static void reads_where_tracing_is_denied(void **state)
     assert_reads(b, 0, 10 * MIB, 4);
 }
 
+static void assert_without_tcp(const char *tls, const char *expected)
+{
+    char *list = NULL;
+    assert_ok(weir_ucx_without_tcp(tls, &list));
+    assert_string_equal(list, expected);
+    weir_free(list);
+}
+
+static void tcp_is_left_out_of_any_list(void **state)
+{
+    (void)state;
+    assert_without_tcp(NULL, "^tcp");
+    assert_without_tcp("all", "^tcp");
+    assert_without_tcp("^cma,sysv", "^cma,sysv,tcp");
+    assert_without_tcp("tcp", "");
+    assert_without_tcp("tcp,cma,tcp,posix", "cma,posix");
+    assert_without_tcp("tcpx", "tcpx");
+    char many[2048] = "^", expected[2048 + 4];
+    while (strlen(many) + 6 < sizeof(many))
+        strcat(many, many[1] == '\0' ? "posix" : ",posix");
+    snprintf(expected, sizeof(expected), "%s,tcp", many);
+    assert_without_tcp(many, expected);
+    assert_without_tcp(many + 1, many + 1);
+}
+
 #define CASE(function, setting_)                                                       \
     {                                                                                  \
 #function, function, bench_open, bench_close, (void *)(uintptr_t) & (setting_) \
@@ -195,6 +222,7 @@ int main(int argc, char **argv)
         CASE(a_released_region_gives_its_memory_back, shared),
         CASE(a_released_region_gives_its_memory_back, over_tcp),
         CASE(a_list_of_unknown_transports_is_refused, shared),
+        cmocka_unit_test(tcp_is_left_out_of_any_list),
         CASE(reads_where_tracing_is_denied, shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
