@@ -265,20 +265,6 @@ static weir_status await_queued(nccl_group *group, int state)
     return state == WEIR_NCCL_SUCCESS ? WEIR_OK : fail_result(group, state, "a broadcast failed");
 }
 
-static weir_status check_parts(const nccl_group *group, uint32_t root, const weir_group_part *parts,
-                               size_t n_parts)
-{
-    if (root >= group->n_ranks)
-        return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast of rank %u of %u", group->who, root,
-                         group->n_ranks);
-    for (size_t i = 0; i < n_parts; i++) {
-        if (parts[i].data == NULL && parts[i].n_bytes > 0)
-            return weir_fail(WEIR_ERR_INVALID, "%s: part %zu of a broadcast has no data",
-                             group->who, i);
-    }
-    return WEIR_OK;
-}
-
 /* As one group of calls NCCL runs them in one kernel. What it answers to each call is collected by
  * the end of the group. At most GROUP_PARTS of them: with a hundred, NCCL 2.28 keeps 2 KB of the
  * heap each time. */
@@ -308,7 +294,8 @@ weir_status weir_nccl_group_broadcast(weir_group *base, uint32_t root, const wei
     if (group->phase != NCCL_JOINED)
         return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast before all ranks have joined",
                          group->who);
-    weir_status status = check_parts(group, root, parts, n_parts);
+    weir_status status =
+        weir_transport_parts_check(group->who, root, group->n_ranks, parts, n_parts);
     if (status == WEIR_OK)
         status = weir_cuda_check(group->cuda->enter((int)group->device, &previous),
                                  "%s: cannot use GPU %u", group->who, group->device);

@@ -154,3 +154,15 @@ weir_status weir_transport_bounds_check(const weir_copy *copy, size_t index, uin
                      copy->remote->peer->who, index, (unsigned long long)copy->n_bytes,
                      (unsigned long long)copy->offset, (unsigned long long)region_bytes);
 }
+
+weir_status weir_transport_parts_check(const char *who, uint32_t root, uint32_t n_ranks,
+                                       const weir_group_part *parts, size_t n_parts)
+{
+    if (root >= n_ranks)
+        return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast of rank %u of %u", who, root, n_ranks);
+    for (size_t i = 0; i < n_parts; i++) {
+        if (parts[i].data == NULL && parts[i].n_bytes > 0)
+            return weir_fail(WEIR_ERR_INVALID, "%s: part %zu of a broadcast has no data", who, i);
+    }
+    return WEIR_OK;
+}

@@ -21,4 +21,8 @@ weir_status weir_transport_copies_check(const weir_peer *peer, const weir_copy *
                                         size_t n_copies, uint64_t *out_bytes);
 weir_status weir_transport_bounds_check(const weir_copy *copy, size_t index, uint64_t region_bytes);
 
+/* Checks a broadcast before it begins: of a rank that there is, each part with data. */
+weir_status weir_transport_parts_check(const char *who, uint32_t root, uint32_t n_ranks,
+                                       const weir_group_part *parts, size_t n_parts);
+
 #endif

@@ -395,20 +395,6 @@ weir_status weir_ucx_group_test(weir_group *base)
     return status;
 }
 
-static weir_status check_parts(const ucx_group *group, uint32_t root, const weir_group_part *parts,
-                               size_t n_parts)
-{
-    if (root >= group->n_ranks)
-        return weir_fail(WEIR_ERR_INVALID, "%s: a broadcast of rank %u of %u", group->who, root,
-                         group->n_ranks);
-    for (size_t i = 0; i < n_parts; i++) {
-        if (parts[i].data == NULL && parts[i].n_bytes > 0)
-            return weir_fail(WEIR_ERR_INVALID, "%s: part %zu of a broadcast has no data",
-                             group->who, i);
-    }
-    return WEIR_OK;
-}
-
 /* Lists grow once, and are kept. */
 static weir_status set_parts(ucx_cast *cast, const weir_group_part *parts, size_t n_parts)
 {
@@ -456,7 +442,8 @@ weir_status weir_ucx_group_broadcast(weir_group *base, uint32_t root, const weir
 {
     ucx_group *group = (ucx_group *)base;
     (void)stream;
-    weir_status status = check_parts(group, root, parts, n_parts);
+    weir_status status =
+        weir_transport_parts_check(group->who, root, group->n_ranks, parts, n_parts);
     if (status != WEIR_OK)
         return status;
     pthread_mutex_lock(&group->lock);
