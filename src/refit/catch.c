@@ -55,21 +55,12 @@ bool weir_catch_is_fresh(const weir_remote *remote)
     return !stands;
 }
 
-void weir_catch_leave(weir_remote *remote)
-{
-    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
-        weir_matched_close(remote->casts[a], true);
-        remote->casts[a] = NULL;
-    }
-    remote->is_casting = false;
-}
-
 void weir_catch_look(weir_remote *remote)
 {
     weir_error_line before; /* it is no failure of this refit */
     weir_error_save(&before);
     if (remote->is_casting || weir_catch_joined(remote) != WEIR_OK)
-        weir_catch_leave(remote);
+        weir_remote_leave_casts(remote, true);
     weir_error_restore(&before);
 }
 
@@ -170,7 +161,7 @@ weir_status weir_catch_enter(weir_replica *replica, weir_participant *participan
     memset(remote->casts, 0, sizeof(remote->casts));
     weir_status status = take_places(replica, remote, memberships, n_memberships, kept);
     for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++)
-        weir_matched_close(kept[a], status != WEIR_OK);
+        weir_matched_close(kept[a], true); /* its rank has left it already */
     return status == WEIR_OK ? check_parts(replica, participant) : status;
 }
 
@@ -227,7 +218,7 @@ static weir_status reserve_windows(weir_replica *replica, uint64_t n_bytes)
     if (n_bytes <= caught->window_bytes)
         return WEIR_OK;
     for (size_t i = 0; i < replica->n_remotes && caught->window_bytes > 0; i++)
-        weir_catch_leave(replica->remotes[i]); /* their groups may have registered the windows */
+        weir_remote_leave_casts(replica->remotes[i], true); /* which may have registered them */
     free_windows(replica);
     caught->window_bytes = n_bytes;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS && status == WEIR_OK; w++) {

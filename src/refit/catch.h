@@ -62,8 +62,6 @@ bool weir_catch_is_sent(const struct weir_remote *remote);
 
 /* Before a refit: leaves groups when one of them has broken meanwhile. */
 void weir_catch_look(struct weir_remote *remote);
-/* Leaves all groups of the rank, cancelling what is under way. */
-void weir_catch_leave(struct weir_remote *remote);
 /* Whether it does not stand in its groups of the rank: it is in none, or not all ranks have joined
  * one of them, or one is broken. */
 bool weir_catch_is_fresh(const struct weir_remote *remote);
@@ -79,6 +77,7 @@ uint32_t weir_catch_waits_in(const struct weir_remote *remote);
 uint32_t weir_catch_next(const struct weir_remote *remote, uint32_t group);
 
 /* Windows for what the participants broadcast, taken once and when groups grow; nothing is in them.
+ * Before the ranks are asked: where windows grow, all groups are left.
  * ERR_UNSUPPORTED where a transport does not reach this replica's memory. */
 weir_status weir_catch_open(struct weir_replica *replica);
 void weir_catch_close(struct weir_replica *replica);

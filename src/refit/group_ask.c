@@ -297,40 +297,52 @@ weir_status weir_group_join(weir_replica *replica, const weir_discovery *discove
         schedule->participants[p].reading = (weir_group_reading){ 0 };
         weir_catch_look(schedule->participants[p].remote);
     }
+    weir_status status = weir_catch_open(replica);
+    if (status != WEIR_OK)
+        return status;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         weir_participant *participant = &schedule->participants[p];
         if (!weir_group_is_asked(replica, participant))
             continue;
-        weir_status status = ask_to_join(replica, discovery, participant);
+        status = ask_to_join(replica, discovery, participant);
         if (status < WEIR_OK)
             return status;
     }
     return WEIR_OK;
 }
 
+static weir_status tell_leaving(weir_replica *replica, const weir_discovery *discovery,
+                                const weir_participant *participant, const char *why)
+{
+    const weir_remote *remote = participant->remote;
+    weir_group_ask word = { .reader = replica->worker.id,
+                            .worker = known_as(replica),
+                            .round = participant->reading.round,
+                            .gave_up = why };
+    size_t n_bytes;
+    return weir_directory_ask_group(
+        replica->worker.client, remote->endpoint, remote->who, discovery->uid, remote->slot, &word,
+        LEAVE_MS, &replica->answer.data, &replica->answer.capacity_bytes, &n_bytes);
+}
+
+/* Behind a rank that does not answer, the others see that their groups break; the next call tells
+ * them why. */
 void weir_group_leave(weir_replica *replica, const weir_discovery *discovery)
 {
     const weir_schedule *schedule = &replica->schedule;
+    bool is_late = false;
     char why[WEIR_ERROR_TEXT];
     snprintf(why, sizeof(why), "%s", weir_last_error()[0] ? weir_last_error() : "it failed");
     for (size_t p = 0; p < schedule->n_participants; p++) {
-        weir_remote *remote = schedule->participants[p].remote;
-        weir_group_reading *reading = &schedule->participants[p].reading;
-        weir_group_ask word = { .reader = replica->worker.id,
-                                .worker = known_as(replica),
-                                .round = reading->round,
-                                .gave_up = why };
-        size_t n_bytes;
+        weir_participant *participant = &schedule->participants[p];
+        weir_group_reading *reading = &participant->reading;
         if (!reading->joined)
             continue;
-        reading->joined = false;
-        weir_status status = weir_directory_ask_group(
-            replica->worker.client, remote->endpoint, remote->who, discovery->uid, remote->slot,
-            &word, LEAVE_MS, &replica->answer.data, &replica->answer.capacity_bytes, &n_bytes);
-        if (!reading->done) /* the next round's broadcast groups are to be others */
-            weir_catch_leave(remote);
-        if (status == WEIR_ERR_TIMED_OUT)
-            break; /* the others find out when their bounds end */
+        reading->joined = is_late;
+        if (!is_late)
+            is_late = tell_leaving(replica, discovery, participant, why) == WEIR_ERR_TIMED_OUT;
+        if (!reading->done && reading->round != 0) /* the next round's groups are to be others */
+            weir_remote_leave_casts(participant->remote, true);
     }
 }
 

@@ -290,9 +290,7 @@ weir_status weir_group_transfer(weir_replica *replica, const weir_discovery *dis
     weir_group_pass pass = { .replica = replica,
                              .discovery = discovery,
                              .loads = replica->schedule.loads };
-    weir_status status = weir_catch_open(replica);
-    if (status == WEIR_OK)
-        status = drive(&pass);
+    weir_status status = drive(&pass);
     if (status != WEIR_OK)
         give_up(&pass);
     *out_landed = pass.landed;

@@ -31,10 +31,10 @@ weir_status weir_remote_open(weir_worker *worker, const char *worker_id, const c
     return WEIR_OK;
 }
 
-static void leave_casts(weir_remote *remote)
+void weir_remote_leave_casts(weir_remote *remote, bool abort)
 {
     for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
-        weir_matched_close(remote->casts[a], remote->is_casting);
+        weir_matched_close(remote->casts[a], abort);
         remote->casts[a] = NULL;
     }
     remote->is_casting = false;
@@ -42,7 +42,7 @@ static void leave_casts(weir_remote *remote)
 
 void weir_remote_disconnect(weir_remote *remote)
 {
-    leave_casts(remote);
+    weir_remote_leave_casts(remote, remote->is_casting);
     const weir_transport_ops *ops = remote->link.ops;
     for (size_t i = 0; i < remote->n_imported; i++) {
         ops->forget(remote->imported[i].remote);

@@ -132,6 +132,7 @@ static void tell_reads(weir_replica *replica, const weir_discovery *discovery)
     }
 }
 
+/* Groups that are broadcast have been left, those of a round that had begun. */
 static void finish_all(weir_schedule *schedule, bool failed)
 {
     for (size_t p = 0; p < schedule->n_participants; p++) {
@@ -139,7 +140,7 @@ static void finish_all(weir_schedule *schedule, bool failed)
         if (participant->transfer != NULL)
             participant->remote->link.ops->finish(participant->transfer);
         participant->transfer = NULL;
-        if (failed)
+        if (failed && !weir_catch_is_cast(participant))
             weir_remote_disconnect(participant->remote);
     }
 }

@@ -26,6 +26,7 @@
 #include "weir/cuda.h"
 
 #define SCRIPT_MAX 16
+#define SCRIPT_SILENT_MS 1500u
 #define SCRIPT_LOOKS_MS 10u /* how late a bound that has passed is noticed */
 
 /* ---- the transport ---------------------------------------------------------------------------*/
@@ -196,7 +197,7 @@ typedef struct script_rank {
     unsigned n_fresh, n_stale;    /* who joined saying that it is fresh, and that it is not */
     unsigned n_ends_asked;        /* that all groups have been taken */
     unsigned n_outside, n_inside; /* questions of a round: it is fresh yet, and is not any more */
-    bool is_left;
+    bool is_left, is_silent_to_leavers;
     char gave_up[WEIR_ERROR_TEXT];
     weir_buffer answer;
 } script_rank;
@@ -248,6 +249,8 @@ static inline bool script_find(void *context, const weir_manifest_request *reque
 {
     script_rank *rank = context;
     weir_group_record record;
+    if (rank->is_silent_to_leavers && request->gave_up[0] != '\0')
+        weir_sleep_ms(SCRIPT_SILENT_MS);
     pthread_mutex_lock(&rank->lock); /* until it is sent */
     script_answer(rank, request, &record);
     if (weir_group_record_encode(&record, &rank->answer) != WEIR_OK) {

@@ -423,6 +423,8 @@ static void direct_workers_that_no_byte_has_reached_keep_what_they_have(void **s
     }
     refit_all(s, 3);
     expect_all_verified(s, 3);
+    for (size_t w = 0; w < 2; w++) /* their broadcast groups still stood */
+        assert_int_equal(s->workers[w].report.counters.connections, 0);
     dismiss(&both);
     close_stage(s);
 }

@@ -45,7 +45,7 @@ static void only_groups_with_another_key_are_joined_anew(void **state)
     for (uint32_t c = 0; c < script_net.n_casts; c++)
         assert_int_equal(script_net.casts[c].n_opened, 1);
     assert_false(script_net.casts[before].is_open);
-    assert_int_equal(script_net.casts[before].n_closed, 1);
+    assert_int_equal(script_net.casts[before].n_aborted, 1); /* its rank has left it, too */
     assert_true(script_net.casts[b->casts[1][0]].is_open);
     assert_true(script_net.casts[b->casts[0][0]].is_open);
     close_bench(b);
@@ -81,7 +81,7 @@ static void windows_grow_when_groups_do(void **state)
         new_cast(b, r, 0);
         new_cast(b, r, 1);
     }
-    must(refit_once(b, &landed));
+    must(refit_once(b, &landed)); /* the round has begun when it joins */
     assert_int_equal(b->replica.caught.window_bytes, BUFFER_BYTES);
     assert_int_equal(b->replica.worker.counters.allocations - n_taken, 2 * WEIR_CATCH_WINDOWS);
     expect_installed(b);
@@ -104,6 +104,46 @@ static void what_fails_behind_the_transfer_costs_no_group(void **state)
     expect_installed(b);
     for (uint32_t c = 0; c < script_net.n_casts; c++)
         assert_int_equal(script_net.casts[c].n_opened, 1);
+    close_bench(b);
+}
+
+static void a_round_that_never_begins_costs_no_group(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_bench(WEIR_INSTALL_STAGED);
+    must(refit_once(b, &landed));
+    expect_installed(b);
+    b->replica.worker.timeout_ms = 100;
+    for (uint32_t r = 0; r < N_RANKS; r++)
+        b->ranks[r].has_not_begun = true;
+    expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT, "it has not begun to send it");
+    for (uint32_t r = 0; r < N_RANKS; r++) {
+        assert_true(b->ranks[r].is_left);
+        b->ranks[r].has_not_begun = false;
+    }
+    fill(b, 2);
+    must(refit_once(b, &landed));
+    expect_installed(b);
+    for (uint32_t c = 0; c < script_net.n_casts; c++)
+        assert_int_equal(script_net.casts[c].n_opened, 1);
+    close_bench(b);
+}
+
+static void all_groups_of_a_failed_round_are_left_though_a_rank_answers_no_more(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_bench(WEIR_INSTALL_STAGED);
+    b->ranks[1].off_at = 2;
+    b->ranks[0].is_silent_to_leavers = true;
+    must(weir_group_join(&b->replica, &b->discovery));
+    weir_landing_aim(&b->replica);
+    expect_fails(weir_group_transfer(&b->replica, &b->discovery, &landed), WEIR_ERR_PEER_LOST,
+                 "layers.3.weight is not finite");
+    assert_false(b->ranks[1].is_left); /* that one is told later */
+    expect_groups_left(b);
+    weir_group_keep(&b->replica);
     close_bench(b);
 }
 
@@ -195,6 +235,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_group_that_broke_meanwhile_is_asked_for_anew),
         cmocka_unit_test(windows_grow_when_groups_do),
         cmocka_unit_test(what_fails_behind_the_transfer_costs_no_group),
+        cmocka_unit_test(a_round_that_never_begins_costs_no_group),
+        cmocka_unit_test(all_groups_of_a_failed_round_are_left_though_a_rank_answers_no_more),
         cmocka_unit_test(what_lies_on_a_gpu_is_caught_there),
         cmocka_unit_test(who_is_not_sent_what_it_needs_says_so),
         cmocka_unit_test(a_transport_that_does_not_reach_the_parameters_is_named),
