@@ -43,7 +43,9 @@ static weir_status look(weir_inference *server, unsigned timeout_ms, weir_traine
                                      .run = server->joined.run,
                                      .holds = first->has_version && server->is_of_this_run,
                                      .held = first->version,
-                                     .held_uid = first->version_uid };
+                                     .held_uid = first->version_uid,
+                                     .wants = server->order.update.has_version,
+                                     .wanted = server->order.update.version };
     weir_status status = weir_inference_look_begin(server, &server->joined, timeout_ms, &client);
     if (status != WEIR_OK)
         return status;
@@ -243,7 +245,7 @@ static bool has_passed(weir_inference *server)
     bool is_seen =
         wish->has_version && look(server, WEIR_INFERENCE_GRACE_MS / 2, &sight) == WEIR_OK;
     weir_error_restore(&cause);
-    return is_seen && sight.has_newest && sight.newest > wish->version;
+    return is_seen && (sight.is_aborted || (sight.has_newest && sight.newest > wish->version));
 }
 
 static unsigned http_status_of(weir_inference *server, weir_status status)

@@ -119,7 +119,8 @@ static bool is_text(const json_t *object, const char *name, const char *wanted)
     return text != NULL && strcmp(text, wanted) == 0;
 }
 
-/* "; version 8 is STAGING, without rank-1": a version that has begun, and what it lacks. */
+/* "; version 8 is STAGING, without rank-1", "; version 8 is ABORTED: trainer rank 0 has withdrawn
+ * it: …": a version that has begun, and what it lacks. */
 static void name_unfinished(const weir_orchestrator *orchestrator, const json_t *versions,
                             char *text, size_t n_text)
 {
@@ -134,7 +135,10 @@ static void name_unfinished(const weir_orchestrator *orchestrator, const json_t 
             !is_text(version, "model", settings->orchestrator.model.name) ||
             !is_text(version, "run", settings->run))
             continue;
-        int n = snprintf(text, n_text, "; version %lld is %.16s", (long long)number, state);
+        const char *reason = json_string_value(json_object_get(version, "reason"));
+        bool has_reason = reason != NULL && reason[0] != '\0';
+        int n = snprintf(text, n_text, "; version %lld is %.16s%s%.300s", (long long)number, state,
+                         has_reason ? ": " : "", has_reason ? reason : "");
         json_array_foreach(json_object_get(version, "missing"), k, slot)
         {
             const char *name = json_string_value(slot);
@@ -163,7 +167,7 @@ static void look_for_unfinished(const weir_orchestrator *orchestrator, char *tex
 static weir_status out_of_time(const weir_orchestrator *orchestrator)
 {
     weir_error_line last;
-    char unfinished[256];
+    char unfinished[512];
     weir_error_save(&last);
     look_for_unfinished(orchestrator, unfinished, sizeof(unfinished));
     if (!orchestrator->has_last)

@@ -63,13 +63,22 @@ static void find_owner(const json_t *owner, const char *model, weir_trainer_sigh
         sight->n_workers = (uint32_t)json_integer_value(n_workers);
 }
 
+/* Attempts at the version that is wanted. */
+typedef struct wanted_attempts {
+    bool any_open, any_aborted;
+} wanted_attempts;
+
 /* An attempt at a version that stands, or is about to. */
 static void see_version(const json_t *item, uint64_t number, const weir_trainer_wish *wish,
-                        weir_trainer_sight *sight)
+                        weir_trainer_sight *sight, wanted_attempts *wanted)
 {
-    bool is_ready = is_of(item, "state", "READY");
-    if (!is_ready && !is_of(item, "state", "STAGING"))
+    bool is_ready = is_of(item, "state", "READY"),
+         is_wanted = wish->wants && number == wish->wanted;
+    if (!is_ready && !is_of(item, "state", "STAGING")) {
+        wanted->any_aborted |= is_wanted && is_of(item, "state", "ABORTED");
         return;
+    }
+    wanted->any_open |= is_wanted;
     if (wish->holds && number == wish->held && !is_of(item, "uid", wish->held_uid))
         sight->is_made_anew = true;
     if (!is_ready)
@@ -84,14 +93,16 @@ static void find_versions(const json_t *versions, const weir_trainer_wish *wish,
 {
     size_t i;
     const json_t *item;
+    wanted_attempts wanted = { false, false };
     json_array_foreach(versions, i, item)
     {
         const json_t *number = json_object_get(item, "version");
         if (is_of(item, "model", wish->model) && is_of(item, "run", wish->run) &&
             !json_is_true(json_object_get(item, "taken_back")) && json_is_integer(number) &&
             json_integer_value(number) >= 0)
-            see_version(item, (uint64_t)json_integer_value(number), wish, sight);
+            see_version(item, (uint64_t)json_integer_value(number), wish, sight, &wanted);
     }
+    sight->is_aborted = wanted.any_aborted && !wanted.any_open;
 }
 
 weir_status weir_trainer_sight_read(const char *json, const weir_trainer_wish *wish,

@@ -13,6 +13,8 @@ typedef struct weir_trainer_wish {
     bool holds; /* the asker has a version of the run, and asks whether it still stands */
     uint64_t held;
     const char *held_uid;
+    bool wants; /* one version, and asks whether that can come yet */
+    uint64_t wanted;
 } weir_trainer_wish;
 
 typedef struct weir_trainer_sight {
@@ -25,6 +27,7 @@ typedef struct weir_trainer_sight {
     bool has_newest;    /* READY, of the model and run */
     uint64_t newest;
     bool is_made_anew; /* the version that is held, by a trainer that was started again */
+    bool is_aborted;   /* the version that is wanted, and no other attempt at it has begun */
     uint64_t revision; /* of what it said */
 } weir_trainer_sight;
 

@@ -118,6 +118,32 @@ static void a_version_that_is_held_may_be_made_anew(void **state)
     assert_false(sight.is_made_anew);
 }
 
+static void a_version_that_is_wanted_may_have_been_aborted(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool is_aborted;
+    } cases[] = { { SIX("six", "ABORTED"), true },
+                  { SIX("six", "READY"), false },
+                  { SIX("six", "RELEASING"), false },
+                  { "{\"versions\":[" VERSION("5", "run", "ABORTED", "") "]}", false },
+                  { "{\"versions\":[" VERSION("6", "other", "ABORTED", "") "]}", false },
+                  { "{\"versions\":[" VERSION("6", "run", "STAGING",
+                                              "") "," VERSION("6", "run", "ABORTED", "") "]}",
+                    false },
+                  { "{}", false } };
+    weir_trainer_wish six = wish;
+    weir_trainer_sight sight;
+    six.wants = true;
+    six.wanted = 6;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(weir_trainer_sight_read(cases[i].text, &six, &sight), WEIR_OK);
+        assert_int_equal(sight.is_aborted, cases[i].is_aborted);
+        assert_false(see(cases[i].text).is_aborted); /* of whom no version is wanted */
+    }
+}
+
 static void what_is_no_object_is_refused(void **state)
 {
     (void)state;
@@ -177,6 +203,7 @@ int main(void)
         cmocka_unit_test(a_directory_says_whose_it_is),
         cmocka_unit_test(the_newest_is_ready_and_of_the_run),
         cmocka_unit_test(a_version_that_is_held_may_be_made_anew),
+        cmocka_unit_test(a_version_that_is_wanted_may_have_been_aborted),
         cmocka_unit_test(what_is_no_object_is_refused),
         cmocka_unit_test(a_directory_is_looked_at),
     };
