@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 SOURCE = os.environ.get("WEIR_TEST_SOURCE") or os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path.insert(0, os.path.join(SOURCE, "tests", "refit"))
@@ -23,11 +24,13 @@ def free_port():
 
 def read_until(process, event, **wanted):
     """The next line of that event (and members), however many others come before."""
-    while True:
+    until = time.monotonic() + flow_case.WAIT_S
+    while time.monotonic() < until:
         said = process.line()
         assert said is not None, f"{process.arguments} has ended: {process.wait()}"
         if said["event"] == event and all(said.get(k) == v for k, v in wanted.items()):
             return said
+    raise AssertionError(f"{process.arguments} has not said {event} {wanted}, but: {said}")
 
 
 class BroadcastCase(flow_case.FlowCase):

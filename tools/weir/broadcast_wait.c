@@ -11,6 +11,7 @@
 #include "broadcast_wait.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "broadcast_missing.h"
@@ -22,20 +23,36 @@
 #define TRIES 3u /* that have room in a time-out, where a round may be followed by another */
 #define LOOK_US 20000u
 #define AGAIN_US 100000u
+#define MOST_LINE 480 /* characters of what a round came to, where there were several */
+
+/* What has been tried of a version so far. */
+typedef struct effort {
+    const weir_broadcast_wait *wait;
+    double begun;
+    unsigned n_failed;         /* rounds */
+    char first[MOST_LINE + 1]; /* what the first of them failed with: later ones lack who it cost */
+    char *why;                 /* the last line; "": weir_last_error() */
+    size_t n_why;
+} effort;
 
 static uint32_t world_of(const weir_broadcast_wait *wait)
 {
     return wait->settings->trainer.broadcast.inference_world_size;
 }
 
-static bool is_late(const weir_broadcast_wait *wait, double begun)
+static double left_s_of(const effort *e)
 {
-    return weir_cli_now() - begun > wait->timeout_ms / 1e3;
+    return e->wait->timeout_ms / 1e3 - (weir_cli_now() - e->begun);
 }
 
-static unsigned left_of(const weir_broadcast_wait *wait, double begun)
+static bool is_late(const effort *e)
 {
-    double left_s = wait->timeout_ms / 1e3 - (weir_cli_now() - begun);
+    return left_s_of(e) < 0;
+}
+
+static unsigned left_of(const effort *e)
+{
+    double left_s = left_s_of(e);
     return left_s > 0.001 ? (unsigned)(left_s * 1e3) : 1;
 }
 
@@ -57,14 +74,34 @@ static bool knows_its_group(const weir_broadcast_wait *wait)
     return wait->settings->inference.present;
 }
 
-/* Replicas of no group hold it in place of some of the group: the time is up, and the line says
- * for how many more it would have taken. */
-static weir_status out_of_time(const weir_broadcast_wait *wait, uint32_t n_missing)
+/* A call says how long it has waited itself, which is a part of the whole time. */
+static void copy_without_share(const char *line, char out[MOST_LINE + 1])
 {
-    uint32_t n = world_of(wait) + (n_missing > 0 ? n_missing : 1);
-    while (weir_trainer_wait(wait->trainer, wait->version, n, 1) == WEIR_OK)
-        n++;
+    const char *share = strstr(line, "timed out after ");
+    const char *what = share != NULL ? strstr(share, ": ") : NULL;
+    if (what == NULL)
+        snprintf(out, MOST_LINE + 1, "%s", line);
+    else
+        snprintf(out, MOST_LINE + 1, "%.*s%s", (int)(share - line), line, what + 2);
+}
+
+static weir_status out_of_time(effort *e, const char *line)
+{
+    char what[MOST_LINE + 1];
+    copy_without_share(line, what);
+    snprintf(e->why, e->n_why, "timed out after %.1f s: %s", e->wait->timeout_ms / 1e3, what);
     return WEIR_ERR_TIMED_OUT;
+}
+
+/* Replicas of no group hold it in place of some of the group. */
+static weir_status out_of_time_for_strays(effort *e, uint32_t n_missing)
+{
+    char what[192];
+    snprintf(what, sizeof(what),
+             "version %llu has reached replicas that are of no group, and not %u of the %u "
+             "inference workers",
+             (unsigned long long)e->wait->version, n_missing, world_of(e->wait));
+    return out_of_time(e, what);
 }
 
 static uint32_t say_who_is_left(const weir_broadcast_wait *wait)
@@ -82,47 +119,58 @@ static uint32_t say_who_is_left(const weir_broadcast_wait *wait)
 
 /* ---- read by the workers ---------------------------------------------------------------------*/
 
-static weir_status await_all_readers(const weir_broadcast_wait *wait, unsigned *out_n)
+static weir_status await_all_readers(effort *e, unsigned *out_n)
 {
-    double begun = weir_cli_now();
+    const weir_broadcast_wait *wait = e->wait;
     *out_n = world_of(wait);
     for (;;) {
         weir_status status =
-            weir_trainer_wait(wait->trainer, wait->version, world_of(wait), left_of(wait, begun));
+            weir_trainer_wait(wait->trainer, wait->version, world_of(wait), left_of(e));
         uint32_t n_missing = status == WEIR_OK && knows_its_group(wait) ? count_missing(wait) : 0;
         if (status != WEIR_OK || n_missing == 0)
             return status;
-        if (is_late(wait, begun))
-            return out_of_time(wait, n_missing);
+        if (is_late(e))
+            return out_of_time_for_strays(e, n_missing);
         if (weir_cli_stopped())
             return WEIR_ERR_CANCELLED;
         usleep(AGAIN_US);
     }
 }
 
-static weir_status await_most_readers(const weir_broadcast_wait *wait, unsigned *out_n)
+/* Those that hold it are enough once they have waited for the others as long as it took them. */
+static bool has_had_grace(const effort *e, double changed, uint32_t n_missing)
 {
+    double took_s = changed - e->begun, now = weir_cli_now();
+    return n_missing < world_of(e->wait) &&
+           now - changed > (took_s > LEAST_GRACE_S ? took_s : LEAST_GRACE_S);
+}
+
+static weir_status await_most_readers(effort *e, unsigned *out_n)
+{
+    const weir_broadcast_wait *wait = e->wait;
     uint32_t n_workers = world_of(wait), n_before = n_workers;
-    double begun = weir_cli_now(), changed = begun;
+    double changed = e->begun;
     for (;;) {
-        weir_status status = weir_trainer_wait(wait->trainer, wait->version, n_workers, SLICE_MS);
+        unsigned left_ms = left_of(e);
+        weir_status status = weir_trainer_wait(wait->trainer, wait->version, n_workers,
+                                               left_ms < SLICE_MS ? left_ms : SLICE_MS);
         *out_n = n_workers;
-        if (status != WEIR_OK && (status != WEIR_ERR_TIMED_OUT || is_late(wait, begun)))
+        if (status != WEIR_OK && status != WEIR_ERR_TIMED_OUT)
             return status;
+        if (status == WEIR_ERR_TIMED_OUT && is_late(e))
+            return out_of_time(e, weir_last_error());
         uint32_t n = status != WEIR_OK || knows_its_group(wait) ? count_missing(wait) : 0;
         if (n == 0)
             return WEIR_OK;
-        double now = weir_cli_now();
         if (n != n_before)
-            changed = now;
+            changed = weir_cli_now();
         n_before = n;
-        double grace_s = changed - begun > LEAST_GRACE_S ? changed - begun : LEAST_GRACE_S;
-        if (n < n_workers && now - changed > grace_s) {
+        if (has_had_grace(e, changed, n)) {
             *out_n = n_workers - say_who_is_left(wait);
             return WEIR_OK;
         }
-        if (is_late(wait, begun))
-            return out_of_time(wait, n);
+        if (status == WEIR_OK && is_late(e))
+            return out_of_time_for_strays(e, n);
         if (weir_cli_stopped())
             return WEIR_ERR_CANCELLED;
         if (status == WEIR_OK)
@@ -147,10 +195,10 @@ static unsigned n_replicas_of(const weir_broadcast_wait *wait)
 }
 
 /* A round that comes to nothing leaves time for another one, unless none may follow. */
-static unsigned bound_of_round(const weir_broadcast_wait *wait, double begun)
+static unsigned bound_of_round(const effort *e)
 {
-    unsigned left_ms = left_of(wait, begun), share_ms = wait->timeout_ms / TRIES;
-    bool is_last = wait->settings->orchestrator.server_policy == WEIR_RUN_ABORT;
+    unsigned left_ms = left_of(e), share_ms = e->wait->timeout_ms / TRIES;
+    bool is_last = e->wait->settings->orchestrator.server_policy == WEIR_RUN_ABORT;
     return is_last || left_ms < share_ms ? left_ms : share_ms;
 }
 
@@ -161,28 +209,64 @@ static double least_grace_of(const weir_broadcast_wait *wait)
     return share_s < LEAST_GRACE_S ? share_s : LEAST_GRACE_S;
 }
 
+/* Whether there is time for another: what remains after a pause would see somebody come. */
+static bool has_time(const effort *e)
+{
+    return left_s_of(e) > AGAIN_US / 1e6 + least_grace_of(e->wait) / TRIES;
+}
+
+static void note_failed_round(effort *e)
+{
+    if (e->n_failed++ == 0)
+        snprintf(e->first, sizeof(e->first), "%s", weir_last_error());
+}
+
+/* The line of the last round stands, unless others failed before it. */
+static weir_status give_up(effort *e, weir_status status)
+{
+    if (e->n_failed > 0)
+        snprintf(e->why, e->n_why, "given up after %.1f s: %s; the last of %u rounds: %.*s",
+                 weir_cli_now() - e->begun, e->first, e->n_failed + 1, MOST_LINE,
+                 weir_last_error());
+    return status;
+}
+
+/* Too few have come: whom it lacks says the call itself. */
+static weir_status give_up_gathering(effort *e)
+{
+    const weir_broadcast_wait *wait = e->wait;
+    char lacks[MOST_LINE + 1];
+    weir_status status = weir_trainer_wait(wait->trainer, wait->version, n_replicas_of(wait), 1);
+    if (e->n_failed == 0)
+        return out_of_time(e, weir_last_error());
+    copy_without_share(weir_last_error(), lacks);
+    snprintf(e->why, e->n_why, "given up after %.1f s: %s; then %s", weir_cli_now() - e->begun,
+             e->first, lacks);
+    return status;
+}
+
 /* It was sent to n replicas; those of the group say so to the directory a moment later. Replicas of
  * no group may have taken the place of some, who are sent it when they are ready, where it can be
  * had still. */
-static weir_status await_group(const weir_broadcast_wait *wait, double begun, unsigned n, char *why,
-                               size_t n_why)
+static weir_status await_group(effort *e, unsigned n)
 {
+    const weir_broadcast_wait *wait = e->wait;
     double sent = weir_cli_now();
     for (;;) {
         unsigned n_ready = 0;
         uint32_t n_missing = knows_its_group(wait) ? count_missing(wait) : 0;
         if (n_missing == 0)
             return WEIR_OK;
-        if (is_late(wait, begun))
-            return out_of_time(wait, n_missing);
+        if (is_late(e))
+            return out_of_time_for_strays(e, n_missing);
         weir_status status = weir_trainer_ready(wait->trainer, wait->version, &n_ready);
         if (status == WEIR_ERR_NOT_FOUND && weir_cli_now() - sent > least_grace_of(wait)) {
-            snprintf(why, n_why, "it was sent to %u replicas, and not all of them are of the group",
-                     n);
+            snprintf(e->why, e->n_why,
+                     "it was sent to %u replicas, and not all of them are of the group", n);
             return WEIR_ERR_TIMED_OUT;
         }
         if (status == WEIR_OK && n_ready > n)
-            status = weir_trainer_wait(wait->trainer, wait->version, n_ready, left_of(wait, begun));
+            status = weir_trainer_wait(wait->trainer, wait->version, n_ready, left_of(e));
         if (status == WEIR_OK && n_ready > n)
             n = n_ready;
         if (status != WEIR_OK && status != WEIR_ERR_NOT_FOUND && is_final(status))
@@ -194,31 +278,32 @@ static weir_status await_group(const weir_broadcast_wait *wait, double begun, un
 }
 
 /* A server that failed has taken the others' part with it, and all may try again. */
-static weir_status send_to_all(const weir_broadcast_wait *wait, unsigned *out_n, char *why,
-                               size_t n_why)
+static weir_status send_to_all(effort *e, unsigned *out_n)
 {
+    const weir_broadcast_wait *wait = e->wait;
     unsigned n_replicas = n_replicas_of(wait);
-    double begun = weir_cli_now();
     *out_n = world_of(wait);
     for (;;) {
-        weir_status status = weir_trainer_wait(wait->trainer, wait->version, n_replicas,
-                                               bound_of_round(wait, begun));
+        weir_status status =
+            weir_trainer_wait(wait->trainer, wait->version, n_replicas, bound_of_round(e));
         if (status == WEIR_OK)
-            return await_group(wait, begun, n_replicas, why, n_why);
-        if (is_final(status) || is_late(wait, begun + AGAIN_US / 1e6))
-            return status;
+            return await_group(e, n_replicas);
+        if (is_final(status) || !has_time(e))
+            return give_up(e, status);
+        note_failed_round(e);
         usleep(AGAIN_US);
     }
 }
 
 /* Until enough are ready: all, or those who were so in time. */
-static weir_status gather_most(const weir_broadcast_wait *wait, double begun, unsigned *out_n)
+static weir_status gather_most(const effort *e, unsigned *out_n)
 {
-    double asked = weir_cli_now(), came = 0, latest = begun + 0.75 * wait->timeout_ms / 1e3;
+    const weir_broadcast_wait *wait = e->wait;
+    double asked = weir_cli_now(), came = 0, latest = e->begun + 0.75 * wait->timeout_ms / 1e3;
     for (;;) {
         unsigned n_ready = 0;
         weir_status status = weir_trainer_ready(wait->trainer, wait->version, &n_ready);
-        if (status != WEIR_OK || weir_cli_stopped() || is_late(wait, begun))
+        if (status != WEIR_OK || weir_cli_stopped() || is_late(e))
             return status == WEIR_OK ? WEIR_ERR_TIMED_OUT : status;
         double now = weir_cli_now();
         if (n_ready > *out_n && came == 0)
@@ -250,31 +335,34 @@ static weir_status name_dropped(const weir_broadcast_wait *wait, unsigned *out_n
     return WEIR_OK;
 }
 
-static weir_status send_to_most(const weir_broadcast_wait *wait, unsigned *out_n)
+static weir_status send_to_most(effort *e, unsigned *out_n)
 {
-    double begun = weir_cli_now();
-    weir_status status;
-    do {
+    const weir_broadcast_wait *wait = e->wait;
+    for (;;) {
         *out_n = 0;
-        status = gather_most(wait, begun, out_n);
-        if (status == WEIR_ERR_TIMED_OUT) /* whom it lacks says the call itself */
-            return weir_trainer_wait(wait->trainer, wait->version, n_replicas_of(wait), 1);
+        weir_status status = gather_most(e, out_n);
+        if (status == WEIR_ERR_TIMED_OUT)
+            return give_up_gathering(e);
         if (status == WEIR_OK)
-            status = weir_trainer_wait(wait->trainer, wait->version, *out_n,
-                                       bound_of_round(wait, begun));
-    } while (!is_final(status) && !is_late(wait, begun));
-    return status == WEIR_OK ? name_dropped(wait, out_n) : status;
+            status = weir_trainer_wait(wait->trainer, wait->version, *out_n, bound_of_round(e));
+        if (status == WEIR_OK)
+            return name_dropped(wait, out_n);
+        if (is_final(status) || !has_time(e))
+            return give_up(e, status);
+        note_failed_round(e);
+    }
 }
 
 weir_status weir_broadcast_await(const weir_broadcast_wait *wait, unsigned *out_n, char *why,
                                  size_t n_why)
 {
+    effort e = { .wait = wait, .begun = wait->begun, .why = why, .n_why = n_why };
     weir_status status;
     why[0] = '\0';
     if (wait->sends)
-        status = drops(wait) ? send_to_most(wait, out_n) : send_to_all(wait, out_n, why, n_why);
+        status = drops(wait) ? send_to_most(&e, out_n) : send_to_all(&e, out_n);
     else
-        status = drops(wait) ? await_most_readers(wait, out_n) : await_all_readers(wait, out_n);
+        status = drops(wait) ? await_most_readers(&e, out_n) : await_all_readers(&e, out_n);
     if (status != WEIR_OK && why[0] == '\0')
         snprintf(why, n_why, "%s", weir_last_error());
     return status;

@@ -15,6 +15,7 @@ typedef struct weir_broadcast_wait {
     const char *directory; /* whom to ask who holds it */
     weir_trainer *trainer;
     uint64_t version;
+    double begun; /* when its time began (weir_cli_now()), and how long that is */
     unsigned timeout_ms;
     bool sends;                   /* while it waits, to all who are ready; else they read it */
     uint32_t workers_per_replica; /* as the trainer counts replicas */

@@ -307,18 +307,18 @@ static int wait_for_markers(const broadcast_job *job)
     return status == WEIR_OK ? WEIR_EXIT_OK : say_missing(job, weir_last_error());
 }
 
-static int await_workers(const broadcast_job *job)
+static int await_workers(const broadcast_job *job, double begun)
 {
     const weir_broadcast_wait wait = { .settings = job->settings,
                                        .directory = job->address,
                                        .trainer = job->common.trainer,
                                        .version = job->version,
+                                       .begun = begun,
                                        .timeout_ms = job->common.flow.timeout_ms,
                                        .sends = job->delivery.sends,
                                        .workers_per_replica = job->delivery.workers_per_replica };
     unsigned n_workers = 0;
     char why[1024];
-    double begun = weir_cli_now();
     if (weir_broadcast_await(&wait, &n_workers, why, sizeof(why)) != WEIR_OK)
         return say_missing(job, why);
     weir_flow_progress_end();
@@ -334,12 +334,14 @@ static int await_workers(const broadcast_job *job)
     return WEIR_EXIT_OK;
 }
 
+/* One time for both: what the orchestrator took to say NCCL_READY its servers had to come. */
 static int see_through(const broadcast_job *job)
 {
+    double begun = weir_cli_now();
     int code = WEIR_EXIT_OK;
     if (job->common.rank == 0 && job->settings->trainer.broadcast.marker_dir != NULL)
         code = wait_for_markers(job);
-    return code == WEIR_EXIT_OK && !weir_cli_stopped() ? await_workers(job) : code;
+    return code == WEIR_EXIT_OK && !weir_cli_stopped() ? await_workers(job, begun) : code;
 }
 
 static int broadcast_one(broadcast_job *job, const char *path)
