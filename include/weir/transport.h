@@ -147,7 +147,8 @@ typedef struct weir_transport_ops {
     weir_status (*group_open)(weir_transport *transport, const weir_group_options *options,
                               weir_group **out);
     /* IN_PROGRESS while ranks are missing, OK once all are in and nothing has failed, else why:
-     * ERR_TIMED_OUT past the bound, ERR_PEER_LOST. Never blocks. */
+     * ERR_TIMED_OUT past the bound, ERR_PEER_LOST. Never blocks. Where rank 0 knows which ranks are
+     * missing, its line ends with them: "...: 2, 5 and 3 more". */
     weir_status (*group_test)(weir_group *group);
     /* Queues broadcasts of rank `root` in `stream` (a cudaStream_t) as one piece of work; every rank
      * calls it with the same root, the same number of parts and the same n_bytes, in the same
