@@ -253,6 +253,14 @@ static weir_group_state state_of(const weir_credits *credits, const weir_group_a
                                                                          : WEIR_GROUP_WAIT;
 }
 
+/* It was in the round that has failed, and does not know: a round of another rank may wait for it.
+ */
+static bool has_missed_round(const weir_credits *credits, const weir_reader *reader)
+{
+    bool is_between = credits->casts && !credits->sending && !credits->sent && !credits->withdrawn;
+    return is_between && reader->member && !reader->began && !reader->left;
+}
+
 weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, uint64_t now_ns,
                              weir_group_state *out)
 {
@@ -271,6 +279,10 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
         drop_out(reader, "it has begun anew in the midst of the round");
     else if (ask->round == 0)
         note_undone(credits, reader, "it had all of it, and comes for it again");
+    if (reader != NULL && ask->round == 0 && has_missed_round(credits, reader)) {
+        reader->member = false;
+        return WEIR_OK;
+    }
     *out = state_of(credits, ask);
     if (*out == WEIR_GROUP_GONE || *out == WEIR_GROUP_OFF ||
         (reader != NULL && in_round(credits, reader) && reader->left))
@@ -281,6 +293,7 @@ weir_status weir_credits_ask(weir_credits *credits, const weir_group_ask *ask, u
         return status;
     reader->worker = ask->worker;
     reader->next = ask->group;
+    reader->member &= !reader->left; /* of the round that it has left */
     reader->left = false;
     reader->seen_ns = now_ns;
     reader->fresh = ask->fresh;

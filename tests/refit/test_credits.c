@@ -526,6 +526,31 @@ static void test_a_member_that_leaves_ends_the_round_at_once(void **state)
     weir_credits_close(&credits);
 }
 
+/* Another rank may have it in a round of its own, which waits for it. */
+static void test_who_was_in_a_round_that_failed_hears_so_though_it_had_not_begun(void **state)
+{
+    (void)state;
+    weir_credits credits;
+    open_cast(&credits);
+    weir_credits_begin(&credits, 1, 0);
+    ask_fresh(&credits, "late", 1, 0);
+    assert_int_equal(ask_fresh(&credits, "b", 1, credits.round), WEIR_GROUP_WAIT);
+    give_up(&credits, "b", "it is in no other round");
+    weir_credits_end(&credits, "b gave up");
+    assert_int_equal(ask_fresh(&credits, "late", 1, 0), WEIR_GROUP_WAIT);
+    assert_int_equal(ask_fresh(&credits, "b", 1, 0), WEIR_GROUP_WAIT); /* it knows */
+    assert_int_equal(ask_fresh(&credits, "b", 1, 0), WEIR_GROUP_WAIT);
+    assert_int_equal(ask_fresh(&credits, "a", 0, 0), WEIR_GROUP_OFF);
+    assert_string_equal(credits.why, "b gave up");
+    give_up(&credits, "a", "it is off");
+    assert_int_equal(ask_fresh(&credits, "a", 0, 0), WEIR_GROUP_WAIT); /* for the next one */
+    assert_int_equal(ask_fresh(&credits, "a", 0, 0), WEIR_GROUP_WAIT);
+    weir_credits_begin(&credits, 1, 0);
+    assert_non_null(weir_credits_member(&credits, "a"));
+    assert_non_null(weir_credits_member(&credits, "b"));
+    weir_credits_close(&credits);
+}
+
 static void test_a_member_that_begins_anew_has_left(void **state)
 {
     (void)state;
@@ -591,6 +616,7 @@ int main(void)
         cmocka_unit_test(test_who_is_left_out_is_told_as_long_as_the_round_can_end_well),
         cmocka_unit_test(test_members_say_themselves_that_they_stand_in_their_groups),
         cmocka_unit_test(test_a_member_that_leaves_ends_the_round_at_once),
+        cmocka_unit_test(test_who_was_in_a_round_that_failed_hears_so_though_it_had_not_begun),
         cmocka_unit_test(test_a_member_that_begins_anew_has_left),
         cmocka_unit_test(test_who_holds_the_version_counts_and_is_sent_nothing),
     };
