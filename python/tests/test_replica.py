@@ -257,6 +257,27 @@ def test_workers_that_do_not_agree_keep_the_old_version(trained):
             tiny.expect_holds(replica, 1)
 
 
+def test_direct_workers_that_do_not_agree_say_whether_bytes_have_landed(trained):
+    trainer, _ = trained
+    told = []
+
+    def agree(_, error):
+        told.append(error)
+        return error is None and (len(told) != 2 or replica.version == 0)
+
+    with open_replica(trainer, agree=agree, install="direct") as replica:
+        replica.allocate()
+        trainer.publish(1)
+        replica.install()
+        assert told == [None, None]
+        del told[:]
+        trainer.publish(2)
+        with pytest.raises(weir.CallError, match="unusable until a whole version is in"):
+            replica.install()
+        assert told[:2] == [None, None] and told[2].status is Status.ERR_PARTIAL
+        assert len(told) == 3 and replica.state is ReplicaState.UNUSABLE
+
+
 def test_agree_is_told_why_this_worker_cannot(trained):
     trainer, _ = trained
     told = []
