@@ -207,13 +207,13 @@ static size_t name_outside(const weir_window_round *r, suspicion of, char *text,
 }
 
 /* Who is named by the transport, else those whose guilt is the likeliest: some transports let
- * nobody in before all have come. What fails at once has kept everybody outside. */
+ * nobody in before all have come. Of what fails at once nobody outside is guilty. */
 static size_t find_outside(const weir_window_round *r, const cause *why, suspicion *out_of,
                            char *text, size_t text_bytes)
 {
     const char *name = why->words != NULL ? weir_cast_missing(r->window->cast, why->words) : NULL;
     const weir_reader *named = name != NULL ? weir_credits_member(&r->window->credits, name) : NULL;
-    unsigned end = why->status == WEIR_ERR_TIMED_OUT ? N_SUSPICIONS : OUTSIDE;
+    unsigned end = why->status == WEIR_ERR_TIMED_OUT ? N_SUSPICIONS : 0;
     size_t n = 0;
     *out_of = OUTSIDE;
     text[0] = '\0';

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_window_cast_join.c - rounds in which a reader that has heard of its broadcast groups never
- * connects: over transport ucx, and over nccl, which is a stand-in. */
+ * connects: over transport ucx, and over nccl, which is a stand-in; or in which one dies. */
 #include "refit/cast_rig.h"
 #include "transport/nccl_case.h"
 
@@ -53,6 +53,32 @@ static void over_ucx_the_line_has_the_name_and_the_rank_of_who_never_connects(vo
     close_stage(s);
 }
 
+/* Others have not even heard of their groups yet: it is no fault of theirs. */
+static void what_fails_at_once_is_blamed_on_nobody(void **state)
+{
+    (void)state;
+    stage *s = open_stage();
+    reader *a = open_reader(s, "a-0", 0), *b = open_reader(s, "a-1", 1);
+    publish(s, 1);
+    ask(a, 0);
+    ask(b, 0);
+    start_round(s, 1, ROUND_MS);
+    join_round(a);
+    weir_matched *seat = NULL;
+    for (size_t i = 0; i < WEIR_MAX_AUDIENCES && seat == NULL; i++) {
+        seat = a->seats[i];
+        a->seats[i] = NULL;
+    }
+    weir_matched_close(seat, true); /* it dies without a word */
+    end_round(
+        s, WEIR_ERR_PEER_LOST,
+        "trainer rank 0: the stand-in's group is broken: the broadcast groups of version 1 of "
+        "model are not complete");
+    close_reader(a);
+    close_reader(b);
+    close_stage(s);
+}
+
 static void over_nccl_the_line_has_the_readers_that_are_outside(void **state)
 {
     (void)state;
@@ -85,6 +111,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(over_ucx_the_line_has_the_name_and_the_rank_of_who_never_connects),
+        cmocka_unit_test(what_fails_at_once_is_blamed_on_nobody),
         cmocka_unit_test_setup(over_nccl_the_line_has_the_readers_that_are_outside, reset_fake),
     };
     return use_fake_with_cuda() ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
