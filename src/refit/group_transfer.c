@@ -7,7 +7,8 @@
  *         group.
  * Before  discover.c, which joins the readers        After  install.c
  * Breaks  a rank dies, stalls or fails, or the digest of a group differs: every rank that counts on
- * this reader is told. Staged: the live parameters were never touched. Direct: they hold a mixture.
+ * this reader is told. Staged: the live parameters were never touched. Direct: they hold a mixture
+ * once a byte has landed; before, the wait can be cancelled and costs nothing.
  *
  * Every rank that is read goes through its groups by itself, and all of them are read at the same
  * time: ask, read, verify, ask for the next, which is what frees the buffer. Behind the last group
