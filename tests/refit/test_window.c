@@ -272,7 +272,7 @@ static void a_reader_that_comes_and_goes_renews_no_bound(void **state)
         weir_sleep_ms(50);
     }
     join_error(&s->ranks[0], WEIR_ERR_TIMED_OUT, "timed out after 0.7 s");
-    assert_true(s->ranks[0].took_s < 2);
+    assert_true(s->ranks[0].took_s < 3); /* as long as it goes on */
     close_ghost(&g);
     close_stage(s);
 }

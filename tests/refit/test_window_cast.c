@@ -246,7 +246,7 @@ static void who_comes_and_goes_keeps_no_trainer_that_gathers(void **state)
     start_round(s, 1, SHORT_MS);
     come_and_go(a, 0);
     end_round(s, WEIR_ERR_TIMED_OUT, "0 of 1 replicas have a worker ");
-    assert_true(s->took_s < 1);
+    assert_true(s->took_s < 2); /* of the four that it goes on */
     close_reader(a);
     close_stage(s);
 }
@@ -266,7 +266,7 @@ static void who_comes_and_goes_renews_no_bound_of_others(void **state)
     come(b); /* and stays outside */
     come_and_go(other, 1);
     end_round(s, WEIR_ERR_TIMED_OUT, "a-1 (worker 1 of its engine) has not joined");
-    assert_true(s->took_s < 1);
+    assert_true(s->took_s < 2); /* of the four that it goes on */
     close_reader(a);
     close_reader(b);
     close_reader(other);

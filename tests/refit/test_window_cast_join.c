@@ -45,7 +45,7 @@ static void over_ucx_the_line_has_the_name_and_the_rank_of_who_never_connects(vo
     expect_in_line(s, "the broadcast groups of version 1 of model: broadcast group ");
     expect_in_line(s, ": a-1: 1 of "); /* the one for both workers, or its own */
     expect_in_line(s, " ranks have not come within 0.9 s: ");
-    assert_true(s->took_s < ROUND_MS / 1e3);
+    assert_true(s->took_s < 3 * ROUND_MS / 1e3); /* a busy machine has time */
     leave_seats(a);
     close_reader(a);
     close_reader(b);
@@ -100,7 +100,7 @@ static void over_nccl_the_line_has_the_readers_that_are_outside(void **state)
               "trainer rank 0: a-0 (worker 0 of its engine), a-1 (worker 1 of its engine) have not "
               "joined the broadcast groups of version 1 of model: ");
     expect_in_line(s, " ranks have joined NCCL within 0.9 s (this is rank 0)");
-    assert_true(s->took_s < ROUND_MS / 1e3);
+    assert_true(s->took_s < 3 * ROUND_MS / 1e3); /* a busy machine has time */
     close_reader(a);
     close_reader(b);
     close_stage(s);
