@@ -138,15 +138,24 @@ static void name_order(const weir_orchestrator *orchestrator, weir_server_order 
         snprintf(text, n_text, "POST %.*s", n_path, path);
 }
 
-/* The first cause of a try stands: what is looked at afterwards says less. */
+/* The first cause of a try stands: what is looked at afterwards says less, as does a version that
+ * is gone after a try that failed. */
+static bool is_better(const weir_orchestrator *orchestrator, size_t i, weir_server_order order,
+                      bool is_gone)
+{
+    const weir_round_server *server = &orchestrator->servers[i];
+    return orchestrator->known[i].cause[0] == '\0' ||
+           (order != WEIR_ASK_REVERT && !server->wants_last_look &&
+            !(is_gone && server->n_tries > 0));
+}
+
 static void note_failure(weir_orchestrator *orchestrator, size_t i, weir_server_order order,
-                         const char *cause)
+                         const char *cause, bool is_gone)
 {
     weir_driven_server *known = &orchestrator->known[i];
     char name[128];
     name_order(orchestrator, order, name, sizeof(name));
-    bool is_first = known->cause[0] == '\0';
-    if (is_first || (order != WEIR_ASK_REVERT && !orchestrator->servers[i].wants_last_look))
+    if (is_better(orchestrator, i, order, is_gone))
         snprintf(known->cause, sizeof(known->cause), "%s: %.360s", name, cause);
     known->rests_until = weir_deadline_in(REST_MS);
     weir_log(WEIR_LOG_WARN, "%s: %s: %s", known->info.url, name, cause);
@@ -159,7 +168,7 @@ static void hear(weir_orchestrator *orchestrator, size_t i, weir_server_order or
     weir_driven_server *known = &orchestrator->known[i];
     bool was_absent = server->is_absent;
     if (answer->end != WEIR_CALL_OK)
-        note_failure(orchestrator, i, order, cause);
+        note_failure(orchestrator, i, order, cause, answer->is_gone);
     keep_times(orchestrator, i, order);
     weir_round_hear(&orchestrator->round, i, answer);
     if (answer->end == WEIR_CALL_OK && server->failed_by == WEIR_CALL_WRONG &&
@@ -167,7 +176,7 @@ static void hear(weir_orchestrator *orchestrator, size_t i, weir_server_order or
         char held[64], text[128];
         weir_held_text(&server->holds, held, sizeof(held));
         snprintf(text, sizeof(text), "it has said OK, and holds %s", held);
-        note_failure(orchestrator, i, server->failed_at, text);
+        note_failure(orchestrator, i, server->failed_at, text, false);
     }
     if (answer->end == WEIR_CALL_OK && !server->has_failed && server->failed_by == WEIR_CALL_OK)
         known->cause[0] = '\0';

@@ -284,7 +284,8 @@ static void fail(weir_round *round, weir_round_server *server, weir_server_order
         return;
     server->failed_at = order;
     server->failed_by = answer->end;
-    server->is_blameless = answer->may_again || answer->is_gone;
+    if (!answer->is_gone || server->n_tries == 0) /* that it is gone is no news of whose fault */
+        server->is_blameless = answer->may_again || answer->is_gone;
     if (tries_again(round, answer)) {
         server->n_tries++;
         server->tried = 0;

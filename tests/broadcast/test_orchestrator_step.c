@@ -734,6 +734,26 @@ static void wait_does_not_try_for_what_is_gone(void **state)
         expect(&w, OLD, false, i);
 }
 
+/* Whose fault it was that nobody has it any more, the try before says. */
+static void what_is_gone_is_the_fault_of_who_failed_before(void **state)
+{
+    (void)state;
+    static const weir_server_answer gone = { .end = WEIR_CALL_REFUSED, .is_gone = true };
+    for (int has_failed_before = 0; has_failed_before < 2; has_failed_before++) {
+        world w;
+        begin_world(&w, WEIR_RUN_WAIT);
+        let_pass(&w, WEIR_ASK_INSTALL);
+        if (has_failed_before)
+            fail_next(&w, WEIR_CALL_REFUSED);
+        let_pass(&w, WEIR_ASK_INSTALL);
+        weir_round_ask(&w.round, 1);
+        weir_round_hear(&w.round, 1, &gone);
+        run_all_but(&w, SIZE_MAX);
+        assert_true(weir_round_is_over(&w.round) && !weir_round_is_done(&w.round));
+        assert_int_equal(w.known[1].is_blameless, !has_failed_before);
+    }
+}
+
 static void a_server_without_the_call_is_left_out(void **state)
 {
     (void)state;
@@ -1005,6 +1025,7 @@ int main(void)
         cmocka_unit_test(one_that_is_busy_is_told_nothing_until_it_is_not),
         cmocka_unit_test(one_that_is_busy_is_dropped_when_it_is_waited_for_no_longer),
         cmocka_unit_test(wait_does_not_try_for_what_is_gone),
+        cmocka_unit_test(what_is_gone_is_the_fault_of_who_failed_before),
         cmocka_unit_test(a_server_without_the_call_is_left_out),
         cmocka_unit_test(a_first_version_that_one_cannot_take_is_taken_back_by_all),
         cmocka_unit_test(a_server_that_cannot_go_back_keeps_nobody_else_paused),
