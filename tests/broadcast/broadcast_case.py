@@ -106,16 +106,26 @@ orchestrator:
         said = server.get("/weight_info")[1]
         self.assertEqual((said["version"], said["paused"]), (version, paused), said)
 
-    def verify_servers(self, servers, version):
+    def begin_verification(self, server, worker, version):
         mesh = ("--replica-mesh", f"tp={self.n_workers}") if self.n_workers > 1 else ()
-        for server in servers:
-            for worker in range(self.n_workers):
-                result = subprocess.run(
-                    [flow_case.WEIR, "verify", self.checkpoint(1 + (version - 1) % self.versions),
-                     "--replica", f"server-{server.rank}-dp0", "--worker", str(worker),
-                     *mesh, "--config", self.config, *self.flow],
-                    capture_output=True, text=True, timeout=flow_case.WAIT_S, check=False)
-                self.assertEqual(result.returncode, 0, result.stderr)
-                said = json.loads(result.stdout)
+        return subprocess.Popen(
+            [flow_case.WEIR, "verify", self.checkpoint(1 + (version - 1) % self.versions),
+             "--replica", f"server-{server.rank}-dp0", "--worker", str(worker), *mesh,
+             "--config", self.config, "--threads", "1", *self.flow],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def verify_servers(self, servers, version):
+        """All workers at once: each is a process of its own, and most of it is its start."""
+        begun = [self.begin_verification(server, worker, version)
+                 for server in servers for worker in range(self.n_workers)]
+        try:
+            for process in begun:
+                said, errors = process.communicate(timeout=flow_case.WAIT_S)
+                self.assertEqual(process.returncode, 0, errors)
+                said = json.loads(said)
                 self.assertTrue(said["verified"])
                 self.assertEqual(said["version"], version)
+        finally:
+            for process in begun:
+                process.kill()
+                process.communicate()

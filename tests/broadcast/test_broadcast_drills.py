@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole runs of which a part dies, stalls or never comes: each ends within its bound with an error
-that names the culprit, and the rest serve the old version. WEIR_TEST_ALL_STOPS=1: at every stop."""
+"""Whole runs of which a part stalls, never comes, or is not what it should be: each ends within its
+bound with an error that names the culprit, and the rest serve the old version. Who dies is in
+test_broadcast_stops.py."""
 import json
 import os
 import signal
@@ -8,110 +9,8 @@ import socket
 import time
 import unittest
 
-from broadcast_case import WORKERS, BroadcastCase, free_port, read_until
-
-ALL = os.environ.get("WEIR_TEST_ALL_STOPS") == "1"
-SERVER_STOPS = ("discover", "transfer", "transfer+", "install", "postprocess", "ack") if ALL else (
-    "transfer+", "install")
-TRAINER_STOPS = ("source", "stage", "slot", "publish") if ALL else ("publish",)
-TIMEOUT_S = 3
-
-
-class DrillCase(BroadcastCase):
-    timeout = TIMEOUT_S
-
-    def start(self, *arguments):
-        """Killed at the end: a trainer in order would wait for readers that are dead."""
-        process = super().start(*arguments)
-        self.addCleanup(process.process.kill)
-        return process
-
-    def run_first(self, *orchestrate, trainer=(), ranks=(), servers=(), server_1=(),
-                  policy="abort"):
-        """Version 1 is served by two servers; then server 1 and the trainers' last rank may die."""
-        self.two = [self.replica_server(0, *servers), self.replica_server(1, *servers, *server_1)]
-        urls = [server.url for server in self.two]
-        self.run_config = self.write_config(urls, policy, self.timeout)
-        self.ranks = [self.broadcast(self.run_config, 0, *ranks),
-                      self.broadcast(self.run_config, 1, *ranks, *trainer)]
-        self.orchestrator = self.orchestrate(self.run_config, *orchestrate)
-        self.send(self.ranks, 1)
-        self.expect_served(self.orchestrator, 1)
-        for rank in self.ranks:
-            read_until(rank, "held", version=1)
-
-    def expect_failed_within(self, seconds, *words):
-        begun = time.monotonic()
-        said = read_until(self.orchestrator, "failed")
-        self.assertLess(time.monotonic() - begun, seconds)
-        for word in words:
-            self.assertIn(word, said["error"])
-        return said
-
-    def expect_the_next_one_goes_to_all(self):
-        """Within its bound, and nobody tries the one before it any more."""
-        begun = time.monotonic()
-        self.send(self.ranks, 3)
-        said = self.orchestrator.line()
-        while said["event"] != "served":
-            self.assertNotIn("version 2", said.get("error", ""), said)
-            said = self.orchestrator.line()
-        self.assertLess(time.monotonic() - begun, self.timeout)
-        self.assertEqual((said["version"], said["updated"], said["dropped"]), (3, 2, 0), said)
-        for rank in self.ranks:
-            read_until(rank, "held", version=3)
-        self.verify_servers(self.two, 3)
-
-
-class AServerIsKilled(DrillCase):
-    def test_at_each_stop_the_other_serves_the_old_version(self):
-        self.timeout = 10
-        for stop in SERVER_STOPS:
-            with self.subTest(stop):
-                self.setUp()
-                self.run_first(server_1=("--die-at", f"{stop}:2"))
-                self.send(self.ranks, 2)
-                self.expect_failed_within(
-                    2 * self.timeout, "version 2 is not installed, the run is on version 1",
-                    self.two[1].url, "it went away")
-                self.expect_holds(self.two[0], 1)
-                self.verify_servers(self.two[:1], 1)
-                self.doCleanups()
-
-    def test_its_workers_are_named_and_those_that_went_back_are_named_apart(self):
-        self.timeout = 4
-        self.run_first(server_1=("--die-at", "install:2"), ranks=("--delivery", "pull"))
-        self.verify_servers(self.two, 1)  # which are nobody that a trainer waits for
-        self.send(self.ranks, 2)
-        said = read_until(self.ranks[0], "failed")
-        missing = said["missing"]
-        self.assertNotIn("verify-", said["error"])
-        culprits, back = missing.split("; went back: ")
-        self.assertIn("rank 3 (server 1, dp 0, tp 0)", culprits)
-        self.assertIn("rank 4 (server 1, dp 0, tp 1)", culprits)
-        self.assertNotIn("server 0", culprits)
-        self.assertEqual(back, "inference rank 1 (server 0, dp 0, tp 0), "
-                               "rank 2 (server 0, dp 0, tp 1)")
-
-    def test_dropped_it_is_taken_up_again_once_it_is_back(self):
-        self.timeout = 10
-        self.run_first("--steps", "3", server_1=("--die-at", "transfer:2"), policy="drop")
-        self.send(self.ranks, 2)
-        said = self.expect_served(self.orchestrator, 2)
-        self.assertEqual((said["updated"], said["dropped"]), (1, 1))
-        address = self.two[1].url[len("http://"):]
-        again = self.replica_server(1, http=address)
-        self.send(self.ranks, 3)
-        said = self.expect_served(self.orchestrator, 3)
-        self.assertEqual((said["updated"], said["dropped"]), (2, 0))
-        self.verify_servers([self.two[0], again], 3)
-
-    @unittest.skipUnless(ALL, "waits for long: WEIR_TEST_ALL_STOPS=1")
-    def test_one_that_stalls_is_late_and_the_other_goes_back(self):
-        self.run_first(server_1=("--stall-at", "transfer:2"))
-        self.send(self.ranks, 2)
-        self.expect_failed_within(4 * TIMEOUT_S, self.two[1].url, "no answer within 4.5 s")
-        self.expect_holds(self.two[0], 1)
+from broadcast_case import WORKERS, free_port, read_until
+from drill_case import TIMEOUT_S, DrillCase
 
 
 class AServerIsFrozen(DrillCase):
@@ -163,6 +62,14 @@ class AServerIsFrozen(DrillCase):
         self.expect_the_next_one_goes_to_all()
 
 
+class AServerStalls(DrillCase):
+    def test_before_a_round_it_is_late_and_the_other_goes_back(self):
+        self.run_first(server_1=("--stall-at", "transfer:2"))
+        self.send(self.ranks, 2)
+        self.expect_failed_within(4 * TIMEOUT_S, self.two[1].url, "no answer within 4.5 s")
+        self.expect_holds(self.two[0], 1)
+
+
 class DirectServers(DrillCase):
     """Their versions land in what is live: one that has not begun to land harms nobody."""
     timeout = 2
@@ -204,71 +111,6 @@ class DirectServers(DrillCase):
                 self.expect_served(self.orchestrate(self.run_config), 3)
                 self.verify_servers(self.two, 3)
                 self.doCleanups()
-
-
-class TheTrainerIsKilled(DrillCase):
-    def test_at_each_stop_both_servers_serve_the_old_version(self):
-        for stop in TRAINER_STOPS:
-            with self.subTest(stop):
-                self.setUp()
-                self.run_first(trainer=("--die-at", f"{stop}:2"))
-                self.send(self.ranks, 2)
-                self.expect_failed_within(2 * TIMEOUT_S, "no version after 1", self.address)
-                self.assertEqual(self.orchestrator.wait()[0], 1)
-                said = read_until(self.ranks[0], "failed", version=2)
-                if said["missing"] == "":  # rank 0 still needed rows of it
-                    self.assertIn("from rank 1", said["error"])
-                else:
-                    self.assertEqual(said["missing"], "trainer rank 1 has not published it")
-                for server in self.two:
-                    self.expect_holds(server, 1)
-                self.doCleanups()
-
-    def test_a_rank_in_the_midst_of_a_broadcast_is_named(self):
-        self.timeout = 5
-        self.run_first(trainer=("--die-at", "transfer+:2"))
-        self.send(self.ranks, 2)
-        self.expect_failed_within(2 * self.timeout, "trainer rank 1",
-                                  "version 2 is not installed, the run is on version 1")
-        for server in self.two:
-            self.expect_holds(server, 1)
-        self.verify_servers(self.two, 1)
-        self.assertIn("trainer rank 1",
-                      read_until(self.ranks[0], "failed", version=2)["missing"])
-
-    @unittest.skipUnless(ALL, "waits for long: WEIR_TEST_ALL_STOPS=1")
-    def test_with_its_directory_it_is_named(self):
-        self.run_first()
-        for rank in self.ranks:
-            rank.signal(signal.SIGKILL)
-        self.expect_failed_within(2 * TIMEOUT_S, "no version after 1", self.address)
-        self.assertEqual(self.orchestrator.wait()[0], 1)
-        for server in self.two:
-            self.expect_holds(server, 1)
-
-    def test_while_one_server_reads_the_other_goes_back_by_itself(self):
-        self.run_first(server_1=("--stall-at", "transfer:2"), ranks=("--delivery", "pull"))
-        self.send(self.ranks, 2)
-        read_until(self.orchestrator, "server", step="update", server=self.two[0].url)
-        for rank in self.ranks:
-            rank.signal(signal.SIGKILL)
-        self.two[1].process.signal(signal.SIGCONT)
-        while True:
-            said = self.orchestrator.line()
-            if said["event"] in ("served", "failed"):
-                break
-        held = said.get("version", 1)  # memory that it had mapped already outlives its trainers
-        if said["event"] == "failed":
-            for words in (self.two[1].url, "version 2 is not installed, the run is on version 1"):
-                self.assertIn(words, said["error"])
-            self.assertNotIn("paused:", said["error"])
-        for server in self.two:
-            self.expect_holds(server, held)
-        self.assertEqual(self.orchestrator.wait()[0], 1)
-        self.ranks = self.broadcasts(self.run_config, first=3)  # and it goes on
-        self.send(self.ranks, 3)
-        self.expect_served(self.orchestrate(self.run_config), 3)
-        self.verify_servers(self.two, 3)
 
 
 class TheFirstVersionFails(DrillCase):

@@ -5,7 +5,7 @@ import unittest
 
 from broadcast_case import BroadcastCase, read_until
 
-VERSIONS = int(os.environ.get("WEIR_TEST_VERSIONS", "10"))
+VERSIONS = int(os.environ.get("WEIR_TEST_VERSIONS", "100"))
 
 
 class WhenAllIsWell(BroadcastCase):
