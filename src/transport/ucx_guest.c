@@ -101,14 +101,15 @@ static weir_status judge_join(ucx_group *group, ucx_link *stranger, const weir_u
     return WEIR_OK;
 }
 
-/* The rank before comes again when it was not answered in time: its latest connection counts. It is
- * answered, so that it knows whom it has reached. */
+/* It is answered, so that it knows whom it has reached. Where that took too long it lets go of the
+ * connection, and comes again. */
 static weir_status judge_feed(ucx_group *group, ucx_link *stranger, const weir_ucx_hello *hello)
 {
     ucx_meet *meet = &group->meet;
     bool said = false;
     if (hello->rank != weir_ucx_rank_before(&group->chain) || hello->n_ranks != group->n_ranks ||
-        stranger->n_in > 0 || weir_ucx_link_has_ended(stranger)) {
+        stranger->n_in > 0 || weir_ucx_link_has_ended(stranger) ||
+        !weir_ucx_link_has_ended(&meet->before)) {
         weir_ucx_link_close(stranger);
         return WEIR_OK;
     }
