@@ -4,13 +4,18 @@
  * Broadcasts of one stream wait for each other, so all ranks and readers keep one order: by key of
  * the group, by rank, by number. Nothing is caught before every rank has said which of its groups
  * come to this reader, and all have joined them: on a GPU, joining may wait for what it is at. A
- * rank is asked for one group ahead of the one that is on its way; that a group is there says
- * nothing of its turn.
+ * window is held out to the group whose turn it is as soon as there is a free one, made or not: its
+ * rank need not wait for this reader then. Its header and digests are asked for meanwhile, of one
+ * group of each rank after another.
  */
 #include <inttypes.h>
 
 #include "base/error.h"
 #include "refit/group_pass.h"
+
+/* From one question to the next, at least, when all have joined: what has been caught is asked for
+ * at once. */
+#define JOINED_WAIT_US 1000u
 
 static bool is_sent(const weir_group_pass *pass, const weir_participant *participant)
 {
@@ -26,6 +31,16 @@ static bool is_in_a_window(const weir_group_pass *pass, const weir_participant *
             return true;
     }
     return false;
+}
+
+/* Asking for the end says that all is taken; groups whose turn has not come are asked for later. */
+static bool has_nothing_to_ask(const weir_group_pass *pass, const weir_participant *participant)
+{
+    const weir_group_reading *reading = &participant->reading;
+    if (!reading->is_told)
+        return false;
+    return reading->group > reading->turn ||
+           (reading->group == participant->remote->n_groups && is_in_a_window(pass, participant));
 }
 
 /* The first group of the participant that is not taken. */
@@ -58,20 +73,20 @@ weir_status weir_catch_step(weir_group_pass *pass, weir_participant *participant
         return ask_why(pass, participant, status);
     pass->moved |= was_told && status == WEIR_OK && !reading->is_joined;
     reading->is_joined |= was_told && status == WEIR_OK;
-    bool is_last = was_told && reading->group == remote->n_groups;
-    /* Asking for the end says that all is taken. */
-    reading->held_back = reading->is_made || (is_last && is_in_a_window(pass, participant));
+    reading->held_back = has_nothing_to_ask(pass, participant);
     if (reading->held_back)
         return WEIR_OK;
+    if (reading->is_joined && reading->wait_us < JOINED_WAIT_US / 2)
+        reading->wait_us = JOINED_WAIT_US / 2;
     status = weir_group_ask_in_time(pass, participant);
     pass->moved |= !was_told && reading->is_told;
     if (status != WEIR_OK)
         return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
-    reading->is_made = true;
-    if (reading->group < remote->n_groups)
-        return WEIR_OK;
-    reading->done = true;
-    remote->is_casting = false;
+    reading->done = reading->group == remote->n_groups;
+    if (reading->done)
+        remote->is_casting = false;
+    else
+        reading->group = weir_catch_next(remote, reading->group + 1);
     return WEIR_OK;
 }
 
@@ -90,6 +105,24 @@ static bool has_room(const weir_group_pass *pass, const weir_catch_window *windo
     const weir_replica *replica = pass->replica;
     return !pass->loads || weir_loader_has_room(replica->loader,
                                                 replica->schedule.landing.parts[window->part].load);
+}
+
+/* What the rank says of the group has been heard. */
+static bool is_announced(const weir_catch_window *window)
+{
+    return window->from->reading.group > window->group;
+}
+
+/* What came first is taken first: nothing is written over what was live as long as a rank may fail
+ * to make what stands before it. A loader takes what it has room for. */
+static bool is_in_turn(const weir_group_pass *pass, const weir_catch_window *window)
+{
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS && !pass->loads; w++) {
+        const weir_catch_window *other = &pass->replica->caught.windows[w];
+        if (other->from != NULL && other->turn < window->turn)
+            return false;
+    }
+    return true;
 }
 
 /* Direct, what is copied is written over what was live. */
@@ -130,16 +163,18 @@ static weir_status advance_window(weir_group_pass *pass, weir_catch_window *wind
         }
         window->is_caught = true;
         pass->moved = true;
+        if (!is_announced(window)) /* what was sent was made */
+            window->from->reading.ask_at = 0;
     }
-    return take_parts(pass, window);
+    return is_announced(window) && is_in_turn(pass, window) ? take_parts(pass, window) : WEIR_OK;
 }
 
 /* ---- whose turn it is ------------------------------------------------------------------------*/
 
 static bool is_before(const weir_participant *a, const weir_participant *b)
 {
-    uint32_t key = a->remote->group_keys[a->reading.group];
-    uint32_t other = b->remote->group_keys[b->reading.group];
+    uint32_t key = a->remote->group_keys[a->reading.turn];
+    uint32_t other = b->remote->group_keys[b->reading.turn];
     return key != other ? key < other : a->remote->manifest.rank < b->remote->manifest.rank;
 }
 
@@ -154,7 +189,7 @@ static weir_participant *whose_turn(const weir_group_pass *pass)
             continue;
         if (!participant->reading.is_joined)
             return NULL;
-        if (participant->reading.group < participant->remote->n_groups &&
+        if (participant->reading.turn < participant->remote->n_groups &&
             (first == NULL || is_before(participant, first)))
             first = participant;
     }
@@ -193,7 +228,7 @@ static weir_status catch_group(weir_group_pass *pass, weir_participant *particip
 {
     weir_group_reading *reading = &participant->reading;
     weir_remote *remote = participant->remote;
-    uint32_t group = reading->group;
+    uint32_t group = reading->turn;
     window->cast = remote->casts[remote->group_audiences[group]];
     window->group = group;
     window->is_caught = false;
@@ -210,10 +245,8 @@ static weir_status catch_group(weir_group_pass *pass, weir_participant *particip
     window->from = participant;
     window->turn = pass->replica->caught.n_turns++;
     reading->part = window->end_part - participant->first_part;
-    reading->group = weir_catch_next(remote, group + 1);
-    reading->is_made = false;
+    reading->turn = weir_catch_next(remote, group + 1);
     reading->held_back = false;
-    reading->ask_at = 0;
     pass->moved = true;
     return WEIR_OK;
 }
@@ -224,7 +257,7 @@ static weir_status catch_next(weir_group_pass *pass)
     while (status == WEIR_OK) {
         weir_participant *next = whose_turn(pass);
         weir_catch_window *window = free_window(pass);
-        if (next == NULL || window == NULL || !next->reading.is_made)
+        if (next == NULL || window == NULL)
             return WEIR_OK;
         status = catch_group(pass, next, window);
     }
@@ -247,13 +280,26 @@ static const weir_catch_window *oldest_window(const weir_group_pass *pass, bool 
     return oldest;
 }
 
+/* Of the windows that wait for what is said of their group, the one whose turn was first. */
+static const weir_catch_window *first_not_announced(const weir_group_pass *pass)
+{
+    const weir_catch_window *first = NULL;
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
+        const weir_catch_window *window = &pass->replica->caught.windows[w];
+        if (window->from != NULL && !is_announced(window) &&
+            (first == NULL || window->turn < first->turn))
+            first = window;
+    }
+    return first;
+}
+
 /* Something else can still come: to a window, or to the loader by another way. */
 static bool may_go_on(const weir_group_pass *pass)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
     if (pass->moved || weir_loader_is_ready(pass->replica->loader))
         return true;
-    if (oldest_window(pass, false) != NULL)
+    if (oldest_window(pass, false) != NULL || first_not_announced(pass) != NULL)
         return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
@@ -332,6 +378,9 @@ weir_status weir_catch_time_out(const weir_group_pass *pass, double waited_s)
                              pass->discovery->version);
     }
     const weir_catch_window *window = oldest_window(pass, false);
+    const weir_catch_window *unknown = first_not_announced(pass);
+    if (unknown != NULL && (window == NULL || unknown->turn <= window->turn))
+        return not_made(pass, unknown->from, waited_s, "");
     if (window != NULL)
         return weir_fail(WEIR_ERR_TIMED_OUT,
                          "timed out after %.1f s: the broadcast of group %u of %zu of version "

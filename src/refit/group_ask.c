@@ -209,7 +209,7 @@ static weir_status take_in(weir_replica *replica, const weir_discovery *discover
         if (status != WEIR_OK)
             return status;
         reading->is_told = true;
-        reading->group = weir_catch_next(remote, 0);
+        reading->group = reading->turn = weir_catch_next(remote, 0);
         if (reading->group != group) /* that one is to be asked for */
             return WEIR_IN_PROGRESS;
     }

@@ -45,8 +45,8 @@ typedef struct weir_group_reading {
     size_t part;    /* of the participant's: asked for, or being read */
     bool is_told;   /* of what is broadcast: in which of its groups this worker stands */
     bool is_joined; /* all others stand in them, too */
-    bool is_made;   /* and the group that was asked for last is */
-    uint32_t group; /* which one that is */
+    uint32_t group; /* which one is asked for next: those before it are made */
+    uint32_t turn;  /* which one is caught next */
     uint64_t done_bytes;
     unsigned wait_us; /* from one question to the next */
     weir_deadline ask_at;

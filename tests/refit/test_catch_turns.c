@@ -51,9 +51,36 @@ static void a_rank_that_is_ahead_waits_for_its_turn(void **state)
     b->ranks[0].n_made = 2; /* layer 0 of rank 0 does not come */
     expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT,
                  "timed out after 0.3 s: trainer rank 0 has not made group 2 of 6 of version 7");
-    assert_int_equal(script_net.n_queued, 4);
+    assert_int_equal(script_net.n_queued, 6); /* a window for rank 0's, one for that of rank 1 */
     expect_untouched(b);
     expect_left(b, "has not made group 2 of 6");
+    close_bench(b);
+}
+
+static void windows_are_held_out_before_their_groups_are_made(void **state)
+{
+    (void)state;
+    bool landed = true;
+    bench *b = open_bench(WEIR_INSTALL_DIRECT);
+    b->replica.worker.timeout_ms = 300;
+    b->ranks[0].n_made = 0; /* what is sent all the same is of nobody knows what */
+    expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT,
+                 "timed out after 0.3 s: trainer rank 0 has not made group 0 of 6 of version 7");
+    assert_int_equal(script_net.n_queued, WEIR_CATCH_WINDOWS);
+    assert_false(landed);
+    expect_untouched(b);
+    close_bench(b);
+}
+
+static void a_group_that_is_made_is_asked_for_once(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_bench(WEIR_INSTALL_STAGED);
+    must(refit_once(b, &landed));
+    for (uint32_t r = 0; r < N_RANKS;
+         r++) /* five groups, and the end; one as it heard its places */
+        assert_in_range(b->ranks[r].n_inside + b->ranks[r].n_outside, 6, 7);
     close_bench(b);
 }
 
@@ -265,6 +292,8 @@ int main(void)
         cmocka_unit_test(groups_of_two_ranks_are_caught_in_one_order),
         cmocka_unit_test(ranks_take_turns_by_their_number_whatever_their_place),
         cmocka_unit_test(a_rank_that_is_ahead_waits_for_its_turn),
+        cmocka_unit_test(windows_are_held_out_before_their_groups_are_made),
+        cmocka_unit_test(a_group_that_is_made_is_asked_for_once),
         cmocka_unit_test(a_loader_takes_groups_as_it_has_room),
         cmocka_unit_test(what_a_loader_needs_behind_what_it_has_no_room_for_is_named),
         cmocka_unit_test(bytes_that_differ_are_refused_by_name),
