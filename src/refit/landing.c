@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/pool.h"
 #include "refit/replica.h"
+#include "refit/row_list.h"
 
 #define TASK_BYTES ((uint64_t)1 << 20) /* whole words of a digest */
 
@@ -95,34 +96,31 @@ void weir_landing_aim(weir_replica *replica)
     }
 }
 
-static bool rows_continue(const weir_work_rows *before, const weir_work_rows *after)
+/* Live parameters were allocated one by one; staging and a loader's buffer were not. */
+static uint32_t piece_of(const weir_replica *replica, const weir_plan_copy *planned)
 {
-    return before->n_rows == 1 && after->n_rows == 1 &&
-           (unsigned char *)before->to + before->row_bytes == after->to &&
-           (const unsigned char *)before->from + before->row_bytes == after->from;
+    bool is_live = replica->mode == WEIR_INSTALL_DIRECT && !replica->schedule.loads;
+    return is_live ? planned->parameter : 0;
 }
 
 size_t weir_landing_rows(const weir_replica *replica, const weir_landing_part *part,
                          const unsigned char *window, weir_work_rows *out)
 {
-    size_t n = 0;
+    weir_row_list list = { .rows = out };
     for (size_t i = part->first_copy; i < part->first_copy + part->n_copies; i++) {
         const weir_plan_copy *planned = &replica->schedule.planned[i];
         uint64_t run_bytes = run_bytes_of(replica, planned);
         if (planned->n_bytes == 0)
             continue;
-        weir_work_rows rows = { .to = destination(replica, planned),
-                                .from = window + planned->source_offset,
-                                .row_bytes = run_bytes,
-                                .n_rows = planned->n_bytes / run_bytes,
-                                .to_pitch = planned->pitch_bytes,
-                                .from_pitch = run_bytes };
-        if (n > 0 && rows_continue(&out[n - 1], &rows))
-            out[n - 1].row_bytes += run_bytes;
-        else
-            out[n++] = rows;
+        const weir_work_rows rows = { .to = destination(replica, planned),
+                                      .from = window + planned->source_offset,
+                                      .row_bytes = run_bytes,
+                                      .n_rows = planned->n_bytes / run_bytes,
+                                      .to_pitch = planned->pitch_bytes,
+                                      .from_pitch = run_bytes };
+        weir_row_list_add(&list, &rows, piece_of(replica, planned));
     }
-    return n;
+    return list.n;
 }
 
 static weir_status open_reads(weir_replica *replica)
