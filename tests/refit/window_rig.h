@@ -222,7 +222,7 @@ static inline void expect_verified(const stage *s, const peer *worker, uint64_t 
     options.sources = s->r->model.tensors;
     options.n_sources = s->r->model.n;
     options.n_threads = 1;
-    options.timeout_ms = RIG_TIMEOUT_MS;
+    options.timeout_ms = 10 * RIG_TIMEOUT_MS;
     options.mesh = s->replica_mesh;
     options.worker = worker->worker;
     assert_ok(weir_verify(&options, &report));
