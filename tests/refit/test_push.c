@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "weir/cuda.h"
 
 #define MAX_REPLICAS 3
@@ -662,6 +663,35 @@ static void a_trainer_that_never_begins_is_named_by_the_replica(void **state)
     rig_close(r);
 }
 
+static void a_replica_hears_at_once_that_a_version_is_withdrawn_and_takes_the_next(void **state)
+{
+    const place *at = place_of(state);
+    rig *r = open_rig(at, "qwen3_moe", "fp8_128x128", 0);
+    weir_replica *replica = rig_open_replica(r, "one", WEIR_INSTALL_DIRECT);
+    side waiting = { .replica = replica, .version = 1 };
+    unsigned n_ready = 0;
+    rig_publish(r, 1);
+    start_side(&waiting);
+    while (n_ready == 0)
+        assert_ok(weir_trainer_ready(r->trainers[0], 1, &n_ready));
+    double begun_s = weir_now_s();
+    for (int rank = 0; rank < RIG_RANKS; rank++)
+        assert_ok(weir_trainer_withdraw(r->trainers[rank], 1, "the loss is nan", 0));
+    pthread_join(waiting.thread, NULL);
+    assert_true(weir_now_s() - begun_s < 1);
+    expect_side(
+        &waiting, WEIR_ERR_ABORTED,
+        "called it off: version 1 was aborted: trainer rank 0 has withdrawn it: the loss is "
+        "nan");
+    assert_int_equal(weir_replica_get_state(replica), WEIR_REPLICA_EMPTY);
+    refit done;
+    rig_publish(r, 2);
+    run_refit(r, &replica, 1, 2, &done);
+    expect_all_ok(&done);
+    weir_replica_close(replica);
+    rig_close(r);
+}
+
 static void a_window_that_is_too_small_is_said_so(void **state)
 {
     const place *at = place_of(state);
@@ -716,6 +746,7 @@ int main(void)
         EVERYWHERE(a_direct_worker_is_unusable_where_bytes_have_reached_another_of_its_replica),
         EVERYWHERE(a_replica_that_never_comes_is_counted_when_the_wait_ends),
         EVERYWHERE(a_trainer_that_never_begins_is_named_by_the_replica),
+        EVERYWHERE(a_replica_hears_at_once_that_a_version_is_withdrawn_and_takes_the_next),
         EVERYWHERE(a_window_that_is_too_small_is_said_so),
         EVERYWHERE(an_old_version_cannot_be_pushed),
     };

@@ -414,6 +414,30 @@ static void readers_wait_for_a_trainer_that_has_not_begun(void **state)
     close_stage(s);
 }
 
+static void readers_hear_at_once_that_a_version_is_withdrawn_and_take_the_next(void **state)
+{
+    (void)state;
+    stage *s = open_llama("bf16_cast", "", 1, NULL);
+    open_trainers(s);
+    peer *worker = add_worker(s, "replica", 0, WEIR_INSTALL_STAGED);
+    start_ranks(s, 1, 0, 0); /* published, not sent */
+    join_ok(&s->ranks[0]);
+    start_worker(worker, 1);
+    unsigned n_ready = 0;
+    while (n_ready == 0)
+        assert_ok(weir_trainer_ready(s->ranks[0].trainer, 1, &n_ready));
+    double begun_s = weir_now_s();
+    assert_ok(weir_trainer_withdraw(s->ranks[0].trainer, 1, "the loss is nan", 0));
+    join_error(worker, WEIR_ERR_NOT_FOUND, "trainer rank 0 has withdrawn it: the loss is nan");
+    assert_true(weir_now_s() - begun_s < 1);
+    assert_error(weir_trainer_wait(s->ranks[0].trainer, 1, 1, SHORT_MS), WEIR_ERR_NOT_FOUND,
+                 "version 1");
+    start_worker(worker, 1);
+    join_error(worker, WEIR_ERR_ABORTED, "trainer rank 0 has withdrawn it: the loss is nan");
+    refit(s, 2, 1);
+    close_stage(s);
+}
+
 /* ---- what cannot be sent ---------------------------------------------------------------------*/
 
 static void spoil(const stage *s, const char *name)
@@ -518,6 +542,7 @@ int main(void)
         cmocka_unit_test(who_comes_too_late_is_told_and_takes_the_next_version),
         cmocka_unit_test(a_round_that_failed_can_be_repeated),
         cmocka_unit_test(readers_wait_for_a_trainer_that_has_not_begun),
+        cmocka_unit_test(readers_hear_at_once_that_a_version_is_withdrawn_and_take_the_next),
         cmocka_unit_test(a_weight_that_is_not_finite_is_found_before_or_while_it_is_sent),
         cmocka_unit_test(what_a_window_cannot_do_is_refused),
         cmocka_unit_test(questions_that_make_no_sense_are_answered_with_no),
