@@ -26,7 +26,7 @@ static void publish_by(rig *r, int rank, unsigned version)
 
 static weir_version_record record_of(const rig *r, uint64_t version)
 {
-    weir_version_record record;
+    weir_version_record record = { .state = 0 };
     const weir_trainer *trainer = r->trainers[1];
     for (unsigned i = 0; i < trainer->n_slots; i++) {
         if (trainer->slots[i].version != version || trainer->slots[i].uid[0] == '\0')
