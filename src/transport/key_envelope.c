@@ -11,6 +11,7 @@
 #include "weir/transport.h"
 
 #define FORMAT_VERSION 1u
+#define UCX_ADDRESS_VERSION 2u /* of those that say where their process listens */
 
 /* ---- writing ----------------------------------------------------------------------------------*/
 
@@ -61,6 +62,12 @@ weir_key_writer weir_key_begin(weir_key_buffer *buffer, char transport, char kin
     weir_key_put_number(&out, FORMAT_VERSION, 2);
     weir_key_put_number(&out, 0, 4); /* bytes in all: known at the end */
     return out;
+}
+
+void weir_key_set_version(weir_key_writer *out, unsigned version)
+{
+    if (!out->failed)
+        out->buffer->data[6] = (uint8_t)version;
 }
 
 static uint64_t checksum(const uint8_t *data, size_t n_bytes)
@@ -171,9 +178,10 @@ weir_status weir_key_open(const void *data, size_t n_bytes, const char *who, cha
         return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: %s is of transport %s, expected %s", who, what,
                          transport_name(bytes[4]), transport_name((uint8_t)transport));
     uint64_t version = weir_key_load_number(bytes + 6, 2);
-    if (version != FORMAT_VERSION)
+    unsigned newest = transport == 'u' && kind == 'a' ? UCX_ADDRESS_VERSION : FORMAT_VERSION;
+    if (version < FORMAT_VERSION || version > newest)
         return weir_fail(WEIR_ERR_UNSUPPORTED, "%s: %s has format version %u, this process has %u",
-                         who, what, (unsigned)version, FORMAT_VERSION);
+                         who, what, (unsigned)version, newest);
     uint64_t total = weir_key_load_number(bytes + 8, 4);
     if (bytes[5] != (uint8_t)kind || total != n_bytes)
         return weir_fail(WEIR_ERR_CORRUPT, "%s: %s says it has %llu bytes, but %zu came", who, what,
@@ -182,7 +190,8 @@ weir_status weir_key_open(const void *data, size_t n_bytes, const char *who, cha
         checksum(bytes, n_bytes - WEIR_KEY_CHECK_BYTES))
         return weir_fail(WEIR_ERR_CORRUPT, "%s: %s is damaged: its checksum differs", who, what);
     *out = (weir_key_reader){ bytes + WEIR_KEY_HEAD_BYTES,
-                              n_bytes - WEIR_KEY_HEAD_BYTES - WEIR_KEY_CHECK_BYTES, false };
+                              n_bytes - WEIR_KEY_HEAD_BYTES - WEIR_KEY_CHECK_BYTES, false,
+                              (unsigned)version };
     return WEIR_OK;
 }
 

@@ -44,6 +44,8 @@ typedef struct weir_key_writer {
     bool failed; /* out of memory: recorded, and what follows does nothing */
 } weir_key_writer;
 weir_key_writer weir_key_begin(weir_key_buffer *buffer, char transport, char kind);
+/* Of what has another format version than 1. */
+void weir_key_set_version(weir_key_writer *out, unsigned version);
 void weir_key_put(weir_key_writer *out, const void *data, size_t n_bytes);
 void weir_key_put_number(weir_key_writer *out, uint64_t value, unsigned n_bytes);
 void weir_key_put_blob(weir_key_writer *out, const void *data, size_t n_bytes);
@@ -53,6 +55,7 @@ typedef struct weir_key_reader {
     const uint8_t *at;
     size_t left;
     bool failed;
+    unsigned version;
 } weir_key_reader;
 /* Checks all of the envelope: exactly n_bytes of that transport and kind. */
 weir_status weir_key_open(const void *data, size_t n_bytes, const char *who, char transport,

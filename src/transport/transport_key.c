@@ -23,6 +23,10 @@ weir_status weir_ucx_address_encode(const weir_ucx_address *address, weir_key_bu
     weir_key_put_number(&to, address->greeting_is, 8);
     weir_key_put_blob(&to, address->rkey, address->rkey_bytes);
     weir_key_put_blob(&to, address->worker, address->worker_bytes);
+    if (address->stream_bytes > 0) {
+        weir_key_set_version(&to, 2);
+        weir_key_put_blob(&to, address->stream, address->stream_bytes);
+    }
     return weir_key_end(&to);
 }
 
@@ -42,6 +46,10 @@ weir_status weir_ucx_address_decode(const void *data, size_t n_bytes, const char
     out->worker = weir_key_take_blob(&from, &out->worker_bytes);
     if (out->worker_bytes == 0 || out->rkey_bytes == 0)
         from.failed = true;
+    out->stream = NULL;
+    out->stream_bytes = 0;
+    if (from.version == 2)
+        out->stream = weir_key_take_blob(&from, &out->stream_bytes);
     return weir_key_check_end(&from, who, "address of transport ucx");
 }
 

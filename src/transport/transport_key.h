@@ -27,6 +27,8 @@ typedef struct weir_ucx_address {
     size_t rkey_bytes;
     const uint8_t *worker;
     size_t worker_bytes;
+    const uint8_t *stream; /* where readers connect that UCX does not: as the key of a group says */
+    size_t stream_bytes;   /* 0: nowhere, and the address is of format version 1, else 2 */
 } weir_ucx_address;
 weir_status weir_ucx_address_encode(const weir_ucx_address *address, weir_key_buffer *out);
 weir_status weir_ucx_address_decode(const void *data, size_t n_bytes, const char *who,

@@ -39,6 +39,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     decode(copy, n_bytes);
     key_set_right(copy, n_bytes);
     decode(copy, n_bytes);
+    if (n_bytes >= WEIR_KEY_HEAD_BYTES + WEIR_KEY_CHECK_BYTES) {
+        key_store(copy + 6, 2, 2); /* of addresses that say where their process listens */
+        key_reseal(copy, n_bytes);
+        decode(copy, n_bytes);
+    }
     free(copy);
     return 0;
 }

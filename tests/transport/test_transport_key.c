@@ -79,6 +79,36 @@ static void a_ucx_address_survives_the_way(void **state)
     weir_key_buffer_close(&buffer);
 }
 
+static void a_ucx_address_says_where_its_process_listens(void **state)
+{
+    (void)state;
+    weir_ucx_address in = { .ucx_version = "1.13.1",
+                            .rkey = blob,
+                            .rkey_bytes = 3,
+                            .worker = blob,
+                            .worker_bytes = sizeof(blob),
+                            .stream = blob + 1,
+                            .stream_bytes = 4 };
+    weir_ucx_address out;
+    weir_key_buffer buffer = { 0 };
+    assert_int_equal(weir_ucx_address_encode(&in, &buffer), WEIR_OK);
+    assert_int_equal(buffer.data[6], 2);
+    assert_int_equal(weir_ucx_address_decode(buffer.data, buffer.n_bytes, "peer", &out), WEIR_OK);
+    assert_int_equal(out.stream_bytes, 4);
+    assert_memory_equal(out.stream, blob + 1, 4);
+    in.stream_bytes = 0;
+    assert_int_equal(weir_ucx_address_encode(&in, &buffer), WEIR_OK);
+    assert_int_equal(buffer.data[6], 1);
+    assert_int_equal(weir_ucx_address_decode(buffer.data, buffer.n_bytes, "peer", &out), WEIR_OK);
+    assert_int_equal(out.stream_bytes, 0);
+    buffer.data[6] = 3;
+    assert_int_equal(weir_ucx_address_decode(buffer.data, buffer.n_bytes, "peer", &out),
+                     WEIR_ERR_UNSUPPORTED);
+    assert_string_equal(weir_last_error(),
+                        "peer: address has format version 3, this process has 2");
+    weir_key_buffer_close(&buffer);
+}
+
 static void a_ucx_key_survives_the_way(void **state)
 {
     (void)state;
@@ -252,6 +282,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_ucx_address_survives_the_way),
+        cmocka_unit_test(a_ucx_address_says_where_its_process_listens),
         cmocka_unit_test(a_ucx_key_survives_the_way),
         cmocka_unit_test(a_cuda_ipc_address_survives_the_way),
         cmocka_unit_test(a_cuda_ipc_key_survives_the_way),
