@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ucx.c - transport ucx: shared memory, TCP and RDMA through UCX's one-sided reads.
+/* ucx.c - transport ucx: shared memory and RDMA through UCX's one-sided reads, TCP without UCX.
  *
  * Opens UCX with defaults that its own do not give: error handling that keeps shared memory in use,
- * a keep-alive that notices a dead peer within two seconds, TCP buffers for bulk data. A UCX_…
- * variable that its user has set beats the default of the same name.
+ * a keep-alive that notices a dead peer within two seconds, and never TCP: UCX 1.13 emulates reads
+ * over TCP, and aborts an owner whose reader dies within one (ucx_stream.h is what is used
+ * instead). A UCX_… variable that its user has set beats the default of the same name.
  */
 #include "transport/ucx.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #if __has_include(<ucs/debug/log_def.h>)
 #include <ucs/debug/log_def.h>
 #include <ucs/type/status.h>
@@ -26,20 +28,15 @@
 
 typedef struct setting {
     const char *name; /* without UCX_ */
-    const char *bare; /* what ucp_config_modify() of UCX 1.13 calls it, where that differs */
     const char *value;
 } setting;
 
 /* With peer error handling UCX leaves out shared memory unless MM_ERROR_HANDLING is set: reads on
- * one host would go over TCP, ten times slower. Its TCP defaults are for messages, not bulk. The
- * heap is no place for a region: the pages of a released one are given back (ucx_region.c). */
+ * one host would go over TCP. The heap is no place for a region: the pages of a released one are
+ * given back (ucx_region.c). */
 static const setting settings[] = {
-    { "ALLOC_PRIO", NULL, "md:sysv,md:posix,huge,md:*,mmap" },
-    { "MM_ERROR_HANDLING", NULL, "y" },
-    { "TCP_SNDBUF", "SNDBUF", "4M" },
-    { "TCP_RCVBUF", "RCVBUF", "4M" },
-    { "TCP_TX_SEG_SIZE", "TX_SEG_SIZE", "1M" },
-    { "TCP_RX_SEG_SIZE", "RX_SEG_SIZE", "1M" },
+    { "ALLOC_PRIO", "md:sysv,md:posix,huge,md:*,mmap" },
+    { "MM_ERROR_HANDLING", "y" },
 };
 
 /* A name that this UCX does not know is left out: names come and go between its releases. */
@@ -50,8 +47,6 @@ static void set_default(ucp_config_t *config, const setting *row)
     if (weir_env_foreign_is_set(variable))
         return;
     ucs_status_t status = ucp_config_modify(config, row->name, row->value);
-    if (row->bare != NULL && ucp_config_modify(config, row->bare, row->value) == UCS_OK)
-        status = UCS_OK;
     if (status != UCS_OK)
         weir_log(WEIR_LOG_DEBUG, "ucx: %s=%s not set: %s", row->name, row->value,
                  ucs_status_string(status));
@@ -80,7 +75,7 @@ static weir_status make_config(const char *tls, ucp_config_t **out)
     char keepalive[32];
     snprintf(keepalive, sizeof(keepalive), "%ums",
              weir_env_unsigned(WEIR_ENV_UCX_KEEPALIVE_MS, KEEPALIVE_MS));
-    set_default(config, &(setting){ "KEEPALIVE_INTERVAL", NULL, keepalive });
+    set_default(config, &(setting){ "KEEPALIVE_INTERVAL", keepalive });
     weir_status result = choose_tls(config, tls);
     if (result != WEIR_OK) {
         ucp_config_release(config);
@@ -137,6 +132,11 @@ static weir_status open_context(const char *tls, ucp_context_h *out)
                      tls != NULL ? tls : "all", ucs_status_string(status));
 }
 
+static const char *wanted_tls(const ucx_transport *ucx)
+{
+    return ucx->tls != NULL ? ucx->tls : weir_env_foreign("UCX_TLS");
+}
+
 weir_status weir_ucx_without_tcp(const char *tls, char **out)
 {
     static const char without[] = "^tcp";
@@ -159,13 +159,49 @@ weir_status weir_ucx_without_tcp(const char *tls, char **out)
     return WEIR_OK;
 }
 
+/* Whether a list lets UCX choose TCP. */
+static bool has_tcp(const char *tls)
+{
+    if (tls == NULL || strcmp(tls, "all") == 0)
+        return true;
+    bool all_but = tls[0] == '^';
+    for (tls += all_but; *tls != '\0';) {
+        size_t n = strcspn(tls, ",");
+        if (n == 3 && strncmp(tls, "tcp", 3) == 0)
+            return !all_but;
+        tls += n + (tls[n] == ',');
+    }
+    return all_but;
+}
+
+/* What UCX calls "self" reaches nobody, but registers memory: it is there where TCP was all that is
+ * listed, or all that this host has of the list. */
+static weir_status open_without_tcp(ucx_transport *ucx)
+{
+    const char *wanted = wanted_tls(ucx);
+    char *list = NULL, *tls = NULL;
+    ucx->streams = has_tcp(wanted);
+    weir_status status = weir_ucx_without_tcp(wanted, &list);
+    if (status != WEIR_OK)
+        return status;
+    bool adds_self = ucx->streams && list[0] != '^';
+    size_t room = strlen(list) + sizeof(",self");
+    tls = weir_alloc(room);
+    if (tls != NULL)
+        snprintf(tls, room, "%s%s%s", list, adds_self && list[0] != '\0' ? "," : "",
+                 adds_self ? "self" : "");
+    status = tls != NULL ? open_context(tls, &ucx->context) : WEIR_ERR_NO_MEMORY;
+    weir_free(list);
+    weir_free(tls);
+    return status;
+}
+
 weir_status weir_ucx_open_quiet(ucx_transport *ucx)
 {
     char *tls = NULL;
     if (ucx->quiet_tried)
         return WEIR_OK;
-    weir_status status =
-        weir_ucx_without_tcp(ucx->tls != NULL ? ucx->tls : weir_env_foreign("UCX_TLS"), &tls);
+    weir_status status = weir_ucx_without_tcp(wanted_tls(ucx), &tls);
     if (status != WEIR_OK)
         return status;
     ucx->quiet_tried = true;
@@ -184,6 +220,8 @@ static void close_transport(weir_transport *transport)
     weir_ucx_server_close(ucx);
     if (ucx->reader != NULL)
         weir_ucx_worker_close(ucx->reader);
+    if (ucx->streams_fd >= 0)
+        close(ucx->streams_fd);
     weir_ucx_released_close(ucx);
     if (!ucx->beside)
         ucp_cleanup(ucx->context);
@@ -206,10 +244,10 @@ static weir_status open_transport(const weir_transport_options *given, weir_tran
     ucx->base.ops = &weir_transport_ucx;
     ucx->pool = options.pool;
     memset(ucx->give_up_fds, -1, sizeof(ucx->give_up_fds));
+    ucx->streams_fd = -1;
     const char *tls = options.tls != NULL ? options.tls : weir_env_string(WEIR_ENV_UCX_TLS);
     ucx->tls = tls != NULL ? weir_strdup(tls) : NULL;
-    status =
-        tls != NULL && ucx->tls == NULL ? WEIR_ERR_NO_MEMORY : open_context(tls, &ucx->context);
+    status = tls != NULL && ucx->tls == NULL ? WEIR_ERR_NO_MEMORY : open_without_tcp(ucx);
     if (status != WEIR_OK) {
         weir_free(ucx->tls);
         weir_free(ucx);
@@ -227,6 +265,7 @@ weir_status weir_ucx_open_beside(ucx_transport *of, weir_transport **out)
     ucx->base.ops = &weir_transport_ucx;
     ucx->context = of->quiet;
     ucx->beside = true;
+    ucx->streams_fd = -1;
     memset(ucx->give_up_fds, -1, sizeof(ucx->give_up_fds));
     *out = &ucx->base;
     return WEIR_OK;

@@ -4,7 +4,8 @@
  * Two workers, so that the data path needs no lock: the server's belongs to a thread that sleeps
  * until a reader needs it (ucx_worker.c), the reader's is driven by the caller of test
  * (ucx_transfer.c). Regions are in ucx_region.c, peers and remote regions in ucx_peer.c. Broadcast
- * groups (ucx_group.h) have a thread and connections of their own.
+ * groups (ucx_group.h) have a thread and connections of their own, and so have reads where there is
+ * nothing but TCP (ucx_stream.h).
  */
 #ifndef WEIR_TRANSPORT_UCX_H
 #define WEIR_TRANSPORT_UCX_H
@@ -30,6 +31,7 @@ typedef struct ucx_server {
     int stop_fd;        /* readable when the thread must end */
     uint64_t *greeting; /* a random word that every reader reads first */
     ucp_mem_h greeting_memory;
+    struct ucx_stream_server *streams; /* for readers over TCP; NULL: there are none */
     weir_key_buffer address;
 } ucx_server;
 
@@ -44,6 +46,8 @@ typedef struct ucx_transport {
     ucp_context_h context;
     bool beside;         /* the context is another transport's, which stays open longer */
     char *tls;           /* NULL: UCX's own choice */
+    bool streams;        /* the list has TCP, which UCX is never given: by ucx_stream.h */
+    int streams_fd;      /* readable when a transfer over TCP has something to take; -1: none yet */
     ucp_context_h quiet; /* of groups; NULL: there is none, or not yet */
     bool quiet_tried;
     int give_up_fds[WEIR_UCX_GIVE_UP]; /* readable when connecting has no use any more; -1: none */
@@ -70,7 +74,7 @@ struct ucx_region {
 
 typedef struct ucx_remote {
     weir_remote_region base;
-    ucp_rkey_h rkey;
+    ucp_rkey_h rkey;  /* NULL of a peer that sends */
     uint64_t address; /* in the owner's process */
     uint64_t n_bytes;
     uint8_t *mapped; /* the region in this process, or NULL */
@@ -100,9 +104,10 @@ struct ucx_transfer {
 
 struct ucx_peer {
     weir_peer base;
-    ucp_ep_h endpoint; /* NULL once closed */
-    int process_fd;    /* readable when the peer's process has ended; -1: on another host */
-    weir_status lost;  /* OK while it is alive */
+    ucp_ep_h endpoint;         /* NULL once closed, and of a peer that sends */
+    struct ucx_stream *stream; /* NULL where UCX reads */
+    int process_fd;            /* readable when the peer's process has ended; -1: on another host */
+    weir_status lost;          /* OK while it is alive */
     char lost_why[128];
     uint64_t greeting;     /* what the peer's greeting held */
     ucx_transfer transfer; /* the one that a peer runs at a time */
@@ -110,8 +115,7 @@ struct ucx_peer {
 };
 
 /* ucx.c */
-/* The context that groups read in, which leaves TCP out: UCX 1.13 emulates reads over TCP, and
- * aborts an owner whose reader dies within one. */
+/* A context that groups read in; none where the list has nothing but TCP. */
 weir_status weir_ucx_open_quiet(ucx_transport *ucx);
 /* The same list of UCX transports without "tcp" (NULL: all); empty when nothing is left of it. The
  * caller's to free. */

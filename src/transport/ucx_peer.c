@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "transport/ucx.h"
+#include "transport/ucx_stream.h"
 
 #define CLOSE_MS 1000u
 #define IDLE_MS 2u
@@ -127,11 +127,15 @@ static weir_status create_endpoint(ucx_peer *peer, const weir_ucx_address *addre
         .err_handler = { .cb = on_error, .arg = peer },
     };
     ucs_status_t status = ucp_ep_create(ucx->reader, &params, &peer->endpoint);
-    if (status != UCS_OK) {
-        peer->endpoint = NULL;
-        return weir_ucx_fail(status, peer->who, "cannot connect");
-    }
-    return WEIR_OK;
+    if (status == UCS_OK)
+        return WEIR_OK;
+    peer->endpoint = NULL;
+    if (status == UCS_ERR_UNREACHABLE && ucx->streams && address->stream_bytes == 0)
+        return weir_fail(WEIR_ERR_UNSUPPORTED,
+                         "%s: there is nothing but TCP between the two, and it does not say where "
+                         "it listens",
+                         peer->who);
+    return weir_ucx_fail(status, peer->who, "cannot connect");
 }
 
 static ucs_status_t unpack_key(ucx_peer *peer, const uint8_t *data, size_t n_bytes, ucp_rkey_h *out)
@@ -179,6 +183,22 @@ static weir_status reach(ucx_peer *peer, const weir_ucx_address *address, unsign
     return result;
 }
 
+/* Whatever keeps UCX from connecting, TCP serves as well where both sides have it. */
+static weir_status reach_somehow(ucx_peer *peer, const weir_ucx_address *address,
+                                 unsigned timeout_ms)
+{
+    const ucx_transport *ucx = (const ucx_transport *)peer->base.transport;
+    weir_status status = create_endpoint(peer, address);
+    if (status == WEIR_OK)
+        return reach(peer, address, timeout_ms);
+    if (status == WEIR_ERR_NO_MEMORY || !ucx->streams || address->stream_bytes == 0)
+        return status;
+    status = weir_stream_connect(peer, address, timeout_ms);
+    if (status == WEIR_OK)
+        weir_log(WEIR_LOG_DEBUG, "ucx: %s: is read over TCP", peer->who);
+    return status;
+}
+
 weir_status weir_ucx_connect(weir_transport *transport, const void *address, size_t n_bytes,
                              const char *who, unsigned timeout_ms, weir_peer **out)
 {
@@ -199,9 +219,7 @@ weir_status weir_ucx_connect(weir_transport *transport, const void *address, siz
     peer->base = (weir_peer){ transport, peer->who };
     status = watch_process(peer, &where);
     if (status == WEIR_OK)
-        status = create_endpoint(peer, &where);
-    if (status == WEIR_OK)
-        status = reach(peer, &where, timeout_ms);
+        status = reach_somehow(peer, &where, timeout_ms);
     if (status != WEIR_OK) {
         weir_ucx_disconnect(&peer->base);
         return status;
@@ -217,6 +235,7 @@ void weir_ucx_disconnect(weir_peer *base)
     ucx_peer *peer = (ucx_peer *)base;
     weir_ucx_finish(&peer->transfer.base);
     weir_ucx_peer_close_endpoint(peer);
+    weir_stream_disconnect(peer);
     if (peer->process_fd >= 0)
         close(peer->process_fd);
     weir_free(peer);
@@ -271,7 +290,7 @@ weir_status weir_ucx_import(weir_peer *base, const void *key, size_t n_bytes,
     if (status != WEIR_OK)
         return status;
     weir_ucx_peer_check(peer);
-    if (peer->lost != WEIR_OK || peer->endpoint == NULL)
+    if (peer->lost != WEIR_OK || (peer->endpoint == NULL && peer->stream == NULL))
         return weir_fail(peer->lost, "%s: peer went away: %s", peer->who, peer->lost_why);
     ucx_remote *remote = weir_alloc_zeroed(1, sizeof(*remote));
     if (remote == NULL)
@@ -279,13 +298,17 @@ weir_status weir_ucx_import(weir_peer *base, const void *key, size_t n_bytes,
     remote->base.peer = base;
     remote->address = decoded.base;
     remote->n_bytes = decoded.n_bytes;
-    status = unpack(peer, &decoded, remote);
+    if (peer->stream == NULL)
+        status = unpack(peer, &decoded, remote);
     if (status != WEIR_OK) {
         weir_free(remote);
         return status;
     }
     weir_log(WEIR_LOG_DEBUG, "ucx: %s: a region of %llu bytes is %s", peer->who,
-             (unsigned long long)remote->n_bytes, remote->mapped ? "mapped" : "read by UCX");
+             (unsigned long long)remote->n_bytes,
+             peer->stream != NULL ? "sent over TCP"
+             : remote->mapped     ? "mapped"
+                                  : "read by UCX");
     *out = &remote->base;
     return WEIR_OK;
 }
@@ -295,7 +318,8 @@ void weir_ucx_forget(weir_remote_region *base)
     if (base == NULL)
         return;
     ucx_remote *remote = (ucx_remote *)base;
-    ucp_rkey_destroy(remote->rkey);
+    if (remote->rkey != NULL)
+        ucp_rkey_destroy(remote->rkey);
     weir_free(remote);
 }
 

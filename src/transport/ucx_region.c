@@ -11,7 +11,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "transport/transport_table.h"
-#include "transport/ucx.h"
+#include "transport/ucx_stream.h"
 
 static weir_status encode_key(ucx_transport *ucx, ucx_region *region)
 {
@@ -108,10 +108,16 @@ static void unmap(ucx_transport *ucx, ucx_region *region)
     weir_free(region);
 }
 
-/* A reader may still hold the key of a released region. Where UCX emulates its read, our own worker
- * would touch the address; where it maps the segment, one that is gone makes ucp_ep_rkey_unpack()
- * of UCX 1.13 clean up what it has not set. So the memory is given back, but the mapping stays: it
- * reads as zeros, which no digest agrees with, until the transport closes. */
+static ucx_range range_of(const ucx_region *region)
+{
+    return (ucx_range){ (uintptr_t)region->data, region->n_bytes };
+}
+
+/* A reader may still hold the key of a released region. One over TCP is refused what it asks for.
+ * Where UCX emulates its read, our own worker would touch the address; where it maps the segment,
+ * one that is gone makes ucp_ep_rkey_unpack() of UCX 1.13 clean up what it has not set. So the
+ * memory is given back, but the mapping stays: it reads as zeros, which no digest agrees with,
+ * until the transport closes. */
 void weir_ucx_release(weir_region *base)
 {
     if (base == NULL)
@@ -119,6 +125,8 @@ void weir_ucx_release(weir_region *base)
     ucx_region *region = (ucx_region *)base;
     ucx_transport *ucx = (ucx_transport *)base->transport;
     weir_key_buffer_close(&region->key);
+    if (region->sealed && ucx->server.streams != NULL)
+        weir_stream_ranges_remove(&ucx->server.streams->ranges, range_of(region));
     if (!region->allocated || !region->sealed) {
         unmap(ucx, region);
         return;
@@ -146,9 +154,15 @@ void *weir_ucx_region_data(weir_region *region)
 /* The bytes are read where they are, so there is nothing to write down. */
 weir_status weir_ucx_seal(weir_region *base, const weir_seal *seal)
 {
+    ucx_region *region = (ucx_region *)base;
+    ucx_stream_server *streams = ((ucx_transport *)base->transport)->server.streams;
+    weir_status status = WEIR_OK;
     (void)seal;
-    ((ucx_region *)base)->sealed = true;
-    return WEIR_OK;
+    if (!region->sealed && streams != NULL)
+        status = weir_stream_ranges_add(&streams->ranges, range_of(region));
+    if (status == WEIR_OK)
+        region->sealed = true;
+    return status;
 }
 
 weir_status weir_ucx_region_key(weir_region *base, const void **out_key, size_t *out_n_bytes)

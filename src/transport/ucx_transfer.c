@@ -2,8 +2,8 @@
 /* ucx_transfer.c - reads of transport ucx, in pieces and several at a time.
  *
  * A region that this process could map is copied by its own processor, on the transport's pool; any
- * other is read with ucp_get. Nothing is allocated: a peer has one transfer and its pieces for
- * good.
+ * other is read with ucp_get, or over TCP (ucx_stream.h). Nothing is allocated: a peer has one
+ * transfer and its pieces for good.
  */
 #include <string.h>
 
@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "device/host.h"
 #include "transport/transport_table.h"
-#include "transport/ucx.h"
+#include "transport/ucx_stream.h"
 
 #define IDLE_MS 2u
 #define DRAIN_MS 200u   /* for reads in flight to end by themselves, so that the peer stays good */
@@ -152,7 +152,6 @@ static void begin(ucx_transfer *transfer, ucx_peer *peer)
     transfer->n_in_flight = 0;
     transfer->bytes_in_flight = 0;
     transfer->status = WEIR_IN_PROGRESS;
-    transfer->open = true;
     transfer->free_piece = NULL;
     for (size_t i = 0; i < WEIR_UCX_IN_FLIGHT; i++) {
         transfer->pieces[i].transfer = transfer;
@@ -181,9 +180,41 @@ weir_status weir_ucx_post(weir_peer *base, const weir_copy *copies, size_t n_cop
     transfer->base.n_bytes = n_bytes;
     transfer->copies = copies;
     transfer->n_copies = n_copies;
-    advance(transfer); /* the first answer is on its way while other peers are posted to */
+    if (peer->stream != NULL)
+        status = weir_stream_begin(transfer);
+    else
+        advance(transfer); /* the first answer is on its way while other peers are posted to */
+    transfer->open = status == WEIR_OK;
+    if (status != WEIR_OK)
+        return status;
     *out = &transfer->base;
     return WEIR_OK;
+}
+
+static bool is_whole(const ucx_transfer *transfer)
+{
+    return transfer->done_bytes == transfer->base.n_bytes && transfer->n_in_flight == 0;
+}
+
+static void turn(ucx_transfer *transfer)
+{
+    ucx_peer *peer = peer_of(transfer);
+    uint64_t before = transfer->done_bytes;
+    uint64_t asked = advance_turn(transfer);
+    if (is_whole(transfer) || (asked > 0 && transfer->n_in_flight == 0))
+        return;
+    bool idle = transfer->done_bytes == before;
+    weir_ucx_reader_turn(transport_of(transfer), peer->process_fd, idle ? IDLE_MS : 0);
+    if (transfer->done_bytes == before)
+        weir_ucx_peer_check(peer);
+}
+
+static void turn_stream(ucx_transfer *transfer)
+{
+    if (weir_stream_turn(transfer, true) || is_whole(transfer))
+        return;
+    weir_stream_sleep(transport_of(transfer), IDLE_MS);
+    weir_ucx_peer_check(peer_of(transfer));
 }
 
 weir_status weir_ucx_test(weir_transfer *base, uint64_t *out_done)
@@ -191,18 +222,14 @@ weir_status weir_ucx_test(weir_transfer *base, uint64_t *out_done)
     ucx_transfer *transfer = (ucx_transfer *)base;
     ucx_peer *peer = peer_of(transfer);
     if (transfer->status == WEIR_IN_PROGRESS) {
-        uint64_t before = transfer->done_bytes;
-        uint64_t asked = advance_turn(transfer);
-        if (transfer->done_bytes == base->n_bytes && transfer->n_in_flight == 0) {
+        if (peer->stream != NULL)
+            turn_stream(transfer);
+        else
+            turn(transfer);
+        if (is_whole(transfer))
             transfer->status = WEIR_OK;
-        } else if (asked == 0 || transfer->n_in_flight > 0) {
-            bool idle = transfer->done_bytes == before;
-            weir_ucx_reader_turn(transport_of(transfer), peer->process_fd, idle ? IDLE_MS : 0);
-            if (transfer->done_bytes == before)
-                weir_ucx_peer_check(peer);
-            if (peer->lost != WEIR_OK)
-                transfer->status = peer->lost;
-        }
+        else if (peer->lost != WEIR_OK)
+            transfer->status = peer->lost;
     }
     if (out_done != NULL)
         *out_done = transfer->done_bytes;
@@ -216,6 +243,21 @@ static void wait_in_flight(ucx_transfer *transfer, unsigned ms)
         weir_ucx_reader_turn(transport_of(transfer), -1, IDLE_MS);
 }
 
+/* A connection that still has bytes of this transfer to bring is no good for another. */
+static void finish_stream(ucx_transfer *transfer)
+{
+    ucx_peer *peer = peer_of(transfer);
+    weir_deadline deadline = weir_deadline_in(DRAIN_MS);
+    while (transfer->n_in_flight > 0 && peer->lost == WEIR_OK && !weir_deadline_passed(deadline))
+        if (!weir_stream_turn(transfer, false))
+            weir_stream_sleep(transport_of(transfer), IDLE_MS);
+    weir_stream_end(transfer);
+    if (transfer->n_in_flight == 0 && peer->lost == WEIR_OK)
+        return;
+    weir_ucx_peer_lost(peer, WEIR_ERR_CANCELLED, "its connection was closed to cancel a transfer");
+    weir_stream_disconnect(peer);
+}
+
 /* Closing the endpoint ends every read in flight. Should one not end even then, the reader is left
  * alone for good: without progress UCX writes nothing. */
 void weir_ucx_finish(weir_transfer *base)
@@ -225,6 +267,10 @@ void weir_ucx_finish(weir_transfer *base)
         return;
     transfer->open = false;
     ucx_peer *peer = peer_of(transfer);
+    if (peer->stream != NULL) {
+        finish_stream(transfer);
+        return;
+    }
     if (peer->lost == WEIR_OK)
         wait_in_flight(transfer, DRAIN_MS);
     if (transfer->n_in_flight == 0)

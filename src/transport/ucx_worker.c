@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ucx_worker.c - the two workers of transport ucx: the server's, with its thread, and the reader's.
  *
- * Over shared memory and RDMA a read takes nothing from its owner. Over TCP, UCX emulates it: the
- * owner's worker must answer. The server's thread does that, asleep on the worker's event
- * descriptor in between, so that the owner's own threads may sleep or compute.
+ * Over RDMA and through mapped memory a read takes nothing from its owner. Others UCX emulates by
+ * messages: the owner's worker must answer. The server's thread does that, asleep on the worker's
+ * event descriptor in between, so that the owner's own threads may sleep or compute.
  */
 #include <errno.h>
 #include <poll.h>
@@ -18,8 +18,9 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "transport/transport_host.h"
-#include "transport/ucx.h"
+#include "transport/ucx_stream.h"
 
 #define RETRY_MS 10      /* after a worker could not be armed */
 #define TURNS 64         /* of the server: before it looks whether to stop */
@@ -174,7 +175,15 @@ static weir_status encode_address(ucx_transport *ucx)
     address.rkey = rkey;
     snprintf(address.ucx_version, sizeof(address.ucx_version), "%s", ucp_get_version_string());
     snprintf(address.host, sizeof(address.host), "%s", weir_ucx_host());
-    weir_status result = encode_with(server, &address);
+    weir_key_buffer where = { 0 };
+    weir_status result = WEIR_OK;
+    if (server->streams != NULL)
+        result = weir_ucx_group_key_encode(&server->streams->where, &where);
+    address.stream = where.data;
+    address.stream_bytes = where.n_bytes;
+    if (result == WEIR_OK)
+        result = encode_with(server, &address);
+    weir_key_buffer_close(&where);
     ucp_rkey_buffer_release(rkey);
     return result;
 }
@@ -190,9 +199,24 @@ static weir_status run_server(ucx_server *server)
     return weir_fail(WEIR_ERR_NO_MEMORY, "transport ucx: cannot start its thread");
 }
 
+/* A host where nobody can listen has readers that need no TCP, or none. */
+static weir_status open_streams(ucx_transport *ucx)
+{
+    ucx_server *server = &ucx->server;
+    if (!ucx->streams)
+        return WEIR_OK;
+    weir_status status = weir_stream_server_open(*server->greeting, &server->streams);
+    if (status == WEIR_OK || status == WEIR_ERR_NO_MEMORY)
+        return status;
+    weir_log(WEIR_LOG_WARN, "%s: readers that need TCP cannot come", weir_last_error());
+    return WEIR_OK;
+}
+
 static void close_worker(ucx_transport *ucx)
 {
     ucx_server *server = &ucx->server;
+    weir_stream_server_close(server->streams);
+    server->streams = NULL;
     weir_ucx_worker_close(server->worker);
     server->worker = NULL;
     if (server->greeting_memory != NULL)
@@ -211,6 +235,8 @@ weir_status weir_ucx_server_open(ucx_transport *ucx)
     if (status != WEIR_OK)
         return status;
     status = map_greeting(ucx);
+    if (status == WEIR_OK)
+        status = open_streams(ucx);
     if (status == WEIR_OK)
         status = encode_address(ucx);
     if (status == WEIR_OK)
