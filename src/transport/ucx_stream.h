@@ -9,17 +9,20 @@
  *   reader  hello           request  request ...
  *   owner          welcome                     answer + bytes  answer + bytes ...
  *
- * Threads    the owner's thread sends (ucx_stream_serve.c, ucx_stream_answer.c); which memory it
- * may send from is told to it by the thread of the transport's caller (ucx_stream_ranges.c). The
- * reader's half (ucx_stream_dial.c, ucx_stream_read.c) belongs to the caller of test. Ownership
- * requests are answered whole, in their order, so a reader knows where each byte goes. The owner
- * keeps one request of a reader; what else it asked waits in the connection. Limits     a request
- * has at most WEIR_STREAM_RANGES ranges and WEIR_STREAM_BYTES bytes, and a reader has
- * WEIR_STREAM_AHEAD of them on their way at most. Nothing is allocated but when a connection is
- * made. Errors     a range that is not within one sealed region is refused with a reason, and the
- *            connection ends: ERR_PEER_LOST for the reader, a line of level WARN for the owner. Who
- *            does not show the address's random word is shut out without an answer. A reader that
- *            takes nothing for two minutes is dropped; nobody else waits for it.
+ * Threads  the owner's thread sends (ucx_stream_serve.c, ucx_stream_answer.c); which memory it may
+ * send from is told to it by the thread of the transport's caller (ucx_stream_ranges.c). The reader's
+ * half (ucx_stream_dial.c, ucx_stream_read.c) belongs to the caller of test.
+ *
+ * Order  requests are answered whole, one after the other, so a reader knows where each byte goes.
+ * The owner keeps one request of a reader; what else it asked waits in the connection.
+ *
+ * Limits  a request has at most WEIR_STREAM_RANGES ranges and WEIR_STREAM_BYTES bytes, and a reader
+ * has WEIR_STREAM_AHEAD of them on their way at most. Nothing is allocated but when a connection is
+ * made. A reader that takes nothing for two minutes is dropped; nobody else waits for it.
+ *
+ * Errors  a range that is not within one sealed region is refused with a reason, and the connection
+ * ends: ERR_PEER_LOST for the reader, a line of level WARN for the owner. Who does not show the
+ * address's random word is shut out without an answer.
  */
 #ifndef WEIR_TRANSPORT_UCX_STREAM_H
 #define WEIR_TRANSPORT_UCX_STREAM_H
