@@ -9,9 +9,9 @@
  *   reader  hello           request  request ...
  *   owner          welcome                     answer + bytes  answer + bytes ...
  *
- * Threads  the owner's thread sends (ucx_stream_serve.c, ucx_stream_answer.c); which memory it may
- * send from is told to it by the thread of the transport's caller (ucx_stream_ranges.c). The reader's
- * half (ucx_stream_dial.c, ucx_stream_read.c) belongs to the caller of test.
+ * Threads  the owner's thread sends (ucx_stream_serve.c, ucx_stream_answer.c); from which memory it
+ * may is told to it by the thread of the transport's caller (ucx_stream_ranges.c). The reader's half
+ * (ucx_stream_dial.c, ucx_stream_read.c) belongs to the caller of test.
  *
  * Order  requests are answered whole, one after the other, so a reader knows where each byte goes.
  * The owner keeps one request of a reader; what else it asked waits in the connection.
