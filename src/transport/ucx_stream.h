@@ -10,8 +10,8 @@
  *   owner          welcome                     answer + bytes  answer + bytes ...
  *
  * Threads  the owner's thread sends (ucx_stream_serve.c, ucx_stream_answer.c); from which memory it
- * may is told to it by the thread of the transport's caller (ucx_stream_ranges.c). The reader's half
- * (ucx_stream_dial.c, ucx_stream_read.c) belongs to the caller of test.
+ * may is told to it by the thread of the transport's caller (ucx_stream_ranges.c). The reader's
+ * half (ucx_stream_dial.c, ucx_stream_read.c) belongs to the caller of test.
  *
  * Order  requests are answered whole, one after the other, so a reader knows where each byte goes.
  * The owner keeps one request of a reader; what else it asked waits in the connection.
