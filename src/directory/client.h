@@ -129,7 +129,7 @@ typedef struct weir_group_ask {
     uint32_t group;      /* one behind the last: it has read all that it needs */
     uint32_t round;      /* that it is in; 0: it joins */
     const char *gave_up; /* NULL or "": it goes on */
-    bool fresh;          /* it does not stand, all joined, in its broadcast groups of whom it asks */
+    bool fresh; /* it does not stand, all joined, in its broadcast groups of whom it asks */
 } weir_group_ask;
 
 /* As weir_directory_get_manifest(), the answer being a packed weir.manifest.Group. timeout_ms 0:

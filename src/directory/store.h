@@ -96,8 +96,9 @@ typedef struct weir_store_version {
     uint64_t created_at_ms, ready_at_ms; /* 0: never was */
     const char *reason;                  /* of ABORTED; else "" */
     size_t n_covered;                    /* slots that have a shard */
-    const uint64_t *slot_workers, *slot_contents; /* in requests with a uid: what weir_store_recall()
-                                                     gave before; NULL: not known */
+    const uint64_t *slot_workers,
+        *slot_contents; /* in requests with a uid: what weir_store_recall()
+                           gave before; NULL: not known */
 } weir_store_version;
 
 /* The same key and request again give the same version. `salt` makes its uid: random, or uids
@@ -108,8 +109,8 @@ weir_status weir_store_create_version(weir_store *store, const weir_store_versio
 weir_status weir_store_get_version(weir_store *store, const char *uid,
                                    const weir_store_version **out);
 /* STAGING or READY -> ABORTED, for good; again with ABORTED: nothing. The worker must have a shard
- * in it, be expected to (a live trainer of its model), or hold a lease. Leases stay as in RELEASING:
- * who reads may have to be waited for. */
+ * in it, be expected to (a live trainer of its model), or hold a lease. Leases stay as in
+ * RELEASING: who reads may have to be waited for. */
 weir_status weir_store_abort_version(weir_store *store, const char *uid, const char *worker_id,
                                      const char *reason, uint64_t now_ms,
                                      const weir_store_version **out);
@@ -137,11 +138,11 @@ weir_status weir_store_create_shard(weir_store *store, const weir_store_shard *s
  * offer a slot.) The version's run must be given.
  *
  * With a uid the shard is published again, after the directory has lost its records: the attempt is
- * restored under that uid and number, and open ones of smaller numbers are ABORTED. ERR_REFUSED when
- * there is one of that number or a greater one, unless all who are in it are the workers, or offer
- * the contents, that this request knows: then it joins that. Into a restored attempt a shard without
- * a uid goes only if its worker, or its content, is the one that is known there of its slot; any
- * other ends it, because nobody can tell whether it is of the same state. */
+ * restored under that uid and number, and open ones of smaller numbers are ABORTED. ERR_REFUSED
+ * when there is one of that number or a greater one, unless all who are in it are the workers, or
+ * offer the contents, that this request knows: then it joins that. Into a restored attempt a shard
+ * without a uid goes only if its worker, or its content, is the one that is known there of its
+ * slot; any other ends it, because nobody can tell whether it is of the same state. */
 weir_status weir_store_publish_shard(weir_store *store, const weir_store_version *request,
                                      const weir_store_shard *shard, uint64_t salt, uint64_t now_ms,
                                      const weir_store_version **out);
@@ -307,9 +308,9 @@ typedef struct weir_store_source {
     const char *version_uid; /* what it published or holds */
     const char *endpoint;    /* of its manifests */
     const char *host, *part; /* of replicas that can be read from: as in weir_store_wish */
-    uint64_t generation;     /* of its worker when it published, or when that registered first, if it
-                                was later; not read in requests */
-    bool has_left;           /* STALE by its own word; not read in requests */
+    uint64_t generation; /* of its worker when it published, or when that registered first, if it
+                            was later; not read in requests */
+    bool has_left;       /* STALE by its own word; not read in requests */
 } weir_store_source;
 
 /* Replaces what the same worker said before. Entries of the same model, run, role and rank by

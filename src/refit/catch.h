@@ -10,9 +10,10 @@
  * are as of any version that is read. Groups of an audience that the reader is in, but of which it
  * needs nothing, are caught and let go.
  *
- * Groups are caught in the order of group_cast.h, over all ranks: whose turn it is not, waits. Which
- * one is the next is known before it is made, so a window is held out as soon as it is free; what
- * the rank says of the group is heard while its bytes are on their way, and nothing is taken without.
+ * Groups are caught in the order of group_cast.h, over all ranks: whose turn it is not, waits.
+ * Which one is the next is known before it is made, so a window is held out as soon as it is free;
+ * what the rank says of the group is heard while its bytes are on their way, and nothing is taken
+ * without.
  *
  * Ownership  windows are the replica's, kept from refit to refit, as large as the largest group
  * that any rank broadcasts; broadcast groups are the remote's they are of.
