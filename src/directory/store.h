@@ -96,9 +96,8 @@ typedef struct weir_store_version {
     uint64_t created_at_ms, ready_at_ms; /* 0: never was */
     const char *reason;                  /* of ABORTED; else "" */
     size_t n_covered;                    /* slots that have a shard */
-    const uint64_t *slot_workers,
-        *slot_contents; /* in requests with a uid: what weir_store_recall()
-                           gave before; NULL: not known */
+    /* In requests with a uid: what weir_store_recall() gave before; NULL: not known. */
+    const uint64_t *slot_workers, *slot_contents;
 } weir_store_version;
 
 /* The same key and request again give the same version. `salt` makes its uid: random, or uids
