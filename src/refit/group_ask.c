@@ -325,6 +325,24 @@ static weir_status tell_leaving(weir_replica *replica, const weir_discovery *dis
         LEAVE_MS, &replica->answer.data, &replica->answer.capacity_bytes, &n_bytes);
 }
 
+/* The next round's groups are to be others, of ranks whose round has begun and not ended. */
+static bool is_to_be_left(const weir_participant *participant)
+{
+    return !participant->reading.done && participant->reading.round != 0;
+}
+
+static void leave_casts(const weir_schedule *schedule)
+{
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        if (is_to_be_left(&schedule->participants[p]))
+            weir_remote_abort_casts(schedule->participants[p].remote);
+    }
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        if (is_to_be_left(&schedule->participants[p]))
+            weir_remote_leave_casts(schedule->participants[p].remote, true);
+    }
+}
+
 /* Behind a rank that does not answer, the others see that their groups break; the next call tells
  * them why. */
 void weir_group_leave(weir_replica *replica, const weir_discovery *discovery)
@@ -341,9 +359,8 @@ void weir_group_leave(weir_replica *replica, const weir_discovery *discovery)
         reading->joined = is_late;
         if (!is_late)
             is_late = tell_leaving(replica, discovery, participant, why) == WEIR_ERR_TIMED_OUT;
-        if (!reading->done && reading->round != 0) /* the next round's groups are to be others */
-            weir_remote_leave_casts(participant->remote, true);
     }
+    leave_casts(schedule);
 }
 
 void weir_group_keep(weir_replica *replica)

@@ -78,6 +78,8 @@ static weir_matched *empty_seat(seat *at)
 
 static void leave_all(weir_cast *cast, bool abort)
 {
+    for (uint32_t a = 0; cast->seats != NULL && abort && a < cast->audiences->n; a++)
+        weir_matched_abort(cast->seats[a].matched);
     weir_cast_sweep(cast);
     for (uint32_t a = 0; cast->seats != NULL && a < cast->audiences->n; a++)
         weir_matched_close(empty_seat(&cast->seats[a]), abort);

@@ -48,6 +48,12 @@ weir_status weir_matched_open(const weir_matched_options *options, weir_matched 
     return WEIR_OK;
 }
 
+void weir_matched_abort(weir_matched *matched)
+{
+    if (matched != NULL && matched->group != NULL)
+        matched->link.ops->group_abort(matched->group);
+}
+
 void weir_matched_close(weir_matched *matched, bool abort)
 {
     if (matched == NULL)

@@ -31,8 +31,16 @@ weir_status weir_remote_open(weir_worker *worker, const char *worker_id, const c
     return WEIR_OK;
 }
 
+void weir_remote_abort_casts(weir_remote *remote)
+{
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++)
+        weir_matched_abort(remote->casts[a]);
+}
+
 void weir_remote_leave_casts(weir_remote *remote, bool abort)
 {
+    if (abort)
+        weir_remote_abort_casts(remote);
     for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
         weir_matched_close(remote->casts[a], abort);
         remote->casts[a] = NULL;

@@ -18,7 +18,7 @@ typedef struct cuda_work {
     const weir_cuda_runtime *cuda;
     void *streams[WEIR_N_LANES];
     void *events[WEIR_N_LANES]; /* how far a lane was when another was told to wait for it */
-    bool stuck;                 /* something in a lane has not ended within its bound */
+    bool stuck[WEIR_N_LANES];   /* something in the lane has not ended within its bound */
 } cuda_work;
 
 typedef struct cuda_task {
@@ -86,15 +86,17 @@ static bool drain(cuda_work *work, weir_lane lane)
     if (error != 0)
         return true; /* the device is gone, and all that ran there */
     error = weir_cuda_wait_stream(work->cuda, work->streams[lane],
-                                  work->stuck ? 0 : WEIR_CUDA_DRAIN_MS);
+                                  work->stuck[lane] ? 0 : WEIR_CUDA_DRAIN_MS);
     work->cuda->leave(previous);
-    if (error != WEIR_CUDA_NOT_READY)
+    if (error != WEIR_CUDA_NOT_READY) {
+        work->stuck[lane] = false;
         return true;
-    if (!work->stuck)
+    }
+    if (!work->stuck[lane])
         weir_log(WEIR_LOG_ERROR,
                  "a stream of GPU %u does not end: the memory that it may use is left behind",
                  work->base.device);
-    work->stuck = true;
+    work->stuck[lane] = true;
     return false;
 }
 

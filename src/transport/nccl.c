@@ -90,4 +90,5 @@ const weir_transport_ops weir_transport_nccl = {
     .group_broadcast = weir_nccl_group_broadcast,
     .group_close = group_close,
     .group_progress = weir_transport_lacks_group_progress,
+    .group_abort = weir_nccl_group_abort,
 };

@@ -42,6 +42,8 @@ typedef struct nccl_group {
     weir_status failure;         /* NCCL_FAILED: what every later call says again */
     weir_error_line why;
 
+    pthread_t leaver;       /* while `leaving` */
+    bool leaving;           /* nothing but leaving may be done any more */
     bool finish;            /* wait for what is queued instead of cancelling it */
     unsigned leave_ms;      /* bound of leaving */
     pthread_mutex_t lock;   /* protects what follows */
@@ -56,6 +58,9 @@ weir_status weir_nccl_group_test(weir_group *group);
 weir_status weir_nccl_group_broadcast(weir_group *group, uint32_t root,
                                       const weir_group_part *parts, size_t n_parts, void *stream);
 
+/* Begins to let everything go, cancelling what is queued; weir_nccl_group_leave() is still to come.
+ */
+void weir_nccl_group_abort(weir_group *group);
 /* Lets everything go within a bound and frees the group; what NCCL does not let go of by then is
  * left to a thread, and logged. */
 void weir_nccl_group_leave(nccl_group *group, bool finish);

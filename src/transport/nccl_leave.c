@@ -86,24 +86,37 @@ static bool await_left(nccl_group *group)
     return left;
 }
 
+static bool begin_leaving(nccl_group *group, bool finish_queued)
+{
+    group->finish = finish_queued;
+    group->leaving = start_thread(group, &group->leaver) == 0;
+    if (!group->leaving)
+        weir_log(WEIR_LOG_ERROR, "nccl: %s: no thread to leave with: its communicator is kept",
+                 group->who);
+    return group->leaving;
+}
+
+void weir_nccl_group_abort(weir_group *base)
+{
+    nccl_group *group = (nccl_group *)base;
+    if (!group->leaving)
+        begin_leaving(group, false);
+}
+
 void weir_nccl_group_leave(nccl_group *group, bool finish_queued)
 {
-    pthread_t thread;
     unsigned leave_ms = group->leave_ms;
     char who[128];
     snprintf(who, sizeof(who), "%s", group->who); /* the thread may free the group */
-    group->finish = finish_queued;
-    if (start_thread(group, &thread) != 0) {
-        weir_log(WEIR_LOG_ERROR, "nccl: %s: no thread to leave with: its communicator is kept",
-                 who);
+    if (!group->leaving && !begin_leaving(group, finish_queued))
         return;
-    }
+    pthread_t leaver = group->leaver;
     if (await_left(group)) {
-        pthread_join(thread, NULL);
+        pthread_join(leaver, NULL);
         weir_nccl_group_free(group);
         return;
     }
-    pthread_detach(thread);
+    pthread_detach(leaver);
     weir_log(WEIR_LOG_ERROR, "nccl: %s: NCCL has not let go within %.1f s: left to a thread", who,
              leave_ms * 1e-3);
 }

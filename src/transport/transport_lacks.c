@@ -140,3 +140,8 @@ weir_status weir_transport_lacks_group_progress(weir_group *group, uint64_t *out
     (void)out_n_done;
     return lacks(group->transport, "tell how far a broadcast is: its stream does");
 }
+
+void weir_transport_lacks_group_abort(weir_group *group)
+{
+    (void)group;
+}

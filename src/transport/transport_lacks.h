@@ -13,7 +13,8 @@
     .group_test = weir_transport_lacks_group_test,                                              \
     .group_broadcast = weir_transport_lacks_group_broadcast,                                    \
     .group_close = weir_transport_lacks_group_close,                                            \
-    .group_progress = weir_transport_lacks_group_progress
+    .group_progress = weir_transport_lacks_group_progress,                                      \
+    .group_abort = weir_transport_lacks_group_abort
 #define WEIR_TRANSPORT_LACKS_READ                                                             \
     .allocate = weir_transport_lacks_allocate, .expose = weir_transport_lacks_expose,         \
     .release = weir_transport_lacks_release, .region_data = weir_transport_lacks_region_data, \
@@ -55,5 +56,7 @@ weir_status weir_transport_lacks_group_broadcast(weir_group *group, uint32_t roo
                                                  void *stream);
 void weir_transport_lacks_group_close(weir_group *group, bool abort);
 weir_status weir_transport_lacks_group_progress(weir_group *group, uint64_t *out_n_done);
+/* Of transports with no groups, and of those in which no group holds up another: does nothing. */
+void weir_transport_lacks_group_abort(weir_group *group);
 
 #endif

@@ -21,6 +21,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "transport/transport_lacks.h"
 #include "transport/transport_table.h"
 #include "transport/ucx_group.h"
 
@@ -310,4 +311,5 @@ const weir_transport_ops weir_transport_ucx = {
     .group_broadcast = weir_ucx_group_broadcast,
     .group_close = weir_ucx_group_close,
     .group_progress = weir_ucx_group_progress,
+    .group_abort = weir_transport_lacks_group_abort,
 };

@@ -47,7 +47,7 @@ typedef struct script_cast {
     weir_deadline join_by;
     char who[WEIR_ERROR_TEXT];
     weir_status is_broken; /* every test says so */
-    bool is_open;
+    bool is_open, is_leaving;
     unsigned n_opened, n_aborted, n_closed;
 } script_cast;
 
@@ -130,13 +130,24 @@ static inline weir_status script_group_progress(weir_group *group, uint64_t *out
     return status;
 }
 
+static inline void script_group_abort(weir_group *group)
+{
+    script_cast *cast = (script_cast *)group;
+    assert_true(cast->is_open);
+    cast->is_leaving = true;
+}
+
 static inline void script_group_close(weir_group *group, bool abort)
 {
     script_cast *cast = (script_cast *)group;
     if (cast == NULL)
         return;
     assert_true(abort || cast->n_done == cast->n_wanted);
-    cast->is_open = false;
+    for (uint32_t c = 0; abort && c < script_net.n_casts; c++) {
+        const script_cast *other = &script_net.casts[c]; /* whose broadcast may hold this one up */
+        assert_true(!other->is_open || other->n_done == other->n_wanted || other->is_leaving);
+    }
+    cast->is_open = cast->is_leaving = false;
     cast->n_aborted += abort;
     cast->n_closed += !abort;
 }
@@ -152,7 +163,8 @@ static weir_transport_ops script_ops = { .size = sizeof(weir_transport_ops),
                                          .group_test = script_group_test,
                                          .group_broadcast = script_group_broadcast,
                                          .group_close = script_group_close,
-                                         .group_progress = script_group_progress };
+                                         .group_progress = script_group_progress,
+                                         .group_abort = script_group_abort };
 
 static inline void script_net_open(uint32_t memory)
 {

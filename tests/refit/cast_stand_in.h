@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "transport/transport_lacks.h"
 #include "weir/transport.h"
 
 #define STAND_IN_HALLS 64
@@ -184,7 +185,8 @@ static const weir_transport_ops stand_in_ops = { .size = sizeof(weir_transport_o
                                                  .group_test = stand_in_test,
                                                  .group_broadcast = stand_in_broadcast,
                                                  .group_close = stand_in_leave,
-                                                 .group_progress = stand_in_progress };
+                                                 .group_progress = stand_in_progress,
+                                                 .group_abort = weir_transport_lacks_group_abort };
 
 static inline stand_in *stand_in_make(void)
 {

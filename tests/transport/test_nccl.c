@@ -441,6 +441,7 @@ int main(int argc, char **argv)
         CASE(the_rate_of_broadcasts_is_told),
         CASE(a_rank_that_never_comes_ends_in_an_error),
         CASE(a_rank_that_is_killed_does_not_hold_the_other),
+        CASE(a_rank_that_stays_does_not_hold_who_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
