@@ -46,7 +46,8 @@ static bool has_nothing_to_ask(const weir_group_pass *pass, const weir_participa
 /* The first group of the participant that is not taken. */
 static uint32_t first_not_taken(const weir_group_pass *pass, const weir_participant *participant)
 {
-    uint32_t first = participant->reading.group;
+    const weir_group_reading *reading = &participant->reading;
+    uint32_t first = reading->group < reading->turn ? reading->group : reading->turn;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++) {
         const weir_catch_window *window = &pass->replica->caught.windows[w];
         if (window->from == participant && window->group < first)
