@@ -121,7 +121,9 @@ static void take(weir_vote *vote, uint32_t worker, int ballot, uint64_t version,
         decide_what_all_have_said(vote, ballot);
         return;
     }
-    if (vote->culprit == WEIR_NO_CULPRIT && vote->verdicts[ballot] == OPEN)
+    bool is_fault =
+        ballot != WEIR_BALLOT_UNTOUCHED; /* there it says what it has, not that it failed */
+    if (is_fault && vote->culprit == WEIR_NO_CULPRIT && vote->verdicts[ballot] == OPEN)
         vote->culprit = worker;
     for (int i = 0; i <= ballot; i++)
         decide(vote, i, mine);
