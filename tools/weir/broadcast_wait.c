@@ -186,7 +186,8 @@ static bool is_final(weir_status status)
     return status == WEIR_OK || status == WEIR_ERR_CANCELLED || status == WEIR_ERR_NONFINITE ||
            status == WEIR_ERR_INVALID || status == WEIR_ERR_NOT_FOUND ||
            status == WEIR_ERR_UNSUPPORTED || status == WEIR_ERR_NO_MEMORY ||
-           status == WEIR_ERR_DEVICE || status == WEIR_ERR_INTERNAL || weir_cli_stopped();
+           status == WEIR_ERR_DEVICE || status == WEIR_ERR_INTERNAL || status == WEIR_ERR_ABORTED ||
+           weir_cli_stopped();
 }
 
 static unsigned n_replicas_of(const weir_broadcast_wait *wait)
@@ -231,12 +232,14 @@ static weir_status give_up(effort *e, weir_status status)
     return status;
 }
 
-/* Too few have come: whom it lacks says the call itself. */
+/* Too few have come: whom it lacks says the call itself. OK: the last has, in that moment. */
 static weir_status give_up_gathering(effort *e)
 {
     const weir_broadcast_wait *wait = e->wait;
     char lacks[MOST_LINE + 1];
     weir_status status = weir_trainer_wait(wait->trainer, wait->version, n_replicas_of(wait), 1);
+    if (status == WEIR_OK)
+        return WEIR_OK;
     if (e->n_failed == 0)
         return out_of_time(e, weir_last_error());
     copy_without_share(weir_last_error(), lacks);
@@ -341,8 +344,11 @@ static weir_status send_to_most(effort *e, unsigned *out_n)
     for (;;) {
         *out_n = 0;
         weir_status status = gather_most(e, out_n);
-        if (status == WEIR_ERR_TIMED_OUT)
-            return give_up_gathering(e);
+        if (status == WEIR_ERR_TIMED_OUT) {
+            *out_n = n_replicas_of(wait);
+            status = give_up_gathering(e);
+            return status == WEIR_OK ? name_dropped(wait, out_n) : status;
+        }
         if (status == WEIR_OK)
             status = weir_trainer_wait(wait->trainer, wait->version, *out_n, bound_of_round(e));
         if (status == WEIR_OK)
@@ -350,6 +356,7 @@ static weir_status send_to_most(effort *e, unsigned *out_n)
         if (is_final(status) || !has_time(e))
             return give_up(e, status);
         note_failed_round(e);
+        usleep(AGAIN_US);
     }
 }
 

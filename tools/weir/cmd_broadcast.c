@@ -304,7 +304,11 @@ static int wait_for_markers(const broadcast_job *job)
         weir_cli_note("version %llu: %s", (unsigned long long)job->version, weir_last_error());
         return WEIR_EXIT_OK;
     }
-    return status == WEIR_OK ? WEIR_EXIT_OK : say_missing(job, weir_last_error());
+    if (status == WEIR_OK)
+        return WEIR_EXIT_OK;
+    char why[1024]; /* what is asked next has errors of its own */
+    snprintf(why, sizeof(why), "%s", weir_last_error());
+    return say_missing(job, why);
 }
 
 static int await_workers(const broadcast_job *job, double begun)
