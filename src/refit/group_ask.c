@@ -88,6 +88,8 @@ static weir_status ask(weir_replica *replica, const weir_discovery *discovery,
     weir_arena_reset(&replica->scratch);
     if (status == WEIR_OK)
         status = weir_group_record_decode(replica->answer.data, n_bytes, &replica->scratch, out);
+    if (status == WEIR_ERR_NOT_FOUND) /* gone meanwhile: its rank knows uids alone */
+        weir_error_prefix("version %" PRIu64, discovery->version);
     return status;
 }
 
