@@ -277,8 +277,9 @@ class Handle:
             return call.outcome()
         interrupt: Optional[BaseException] = None
         call.waiter = threading.get_ident()
-        try:
+        try:  # up to the end: nothing may be raised between two blocks, where the call would go on
             self._submit(call)
+            self._attend(call)
         except BaseException as error:  # of the handler of a signal, too
             if self._withdraw(call):
                 raise
