@@ -3,7 +3,7 @@
  *
  * Ranks leave when they like, and ncclCommDestroy() is a collective call: it waits until all ranks
  * of the host have made it. So what is queued is brought to its end (ncclCommFinalize()), and the
- * communicator is then aborted, which waits for nobody.
+ * communicator is then aborted, which is no collective call.
  *
  * ncclCommAbort() may block even so: for kernels that other ranks no longer answer, for threads of
  * NCCL's that are still joining. It runs in a thread of its own. Where that is not done in time the
