@@ -259,9 +259,8 @@ static scratch *own_scratch(void)
     return own;
 }
 
-void *weir_pool_scratch(weir_pool *pool, unsigned thread, size_t n_bytes)
+static void *grow(scratch *mine, size_t n_bytes)
 {
-    scratch *mine = pool != NULL ? &pool->scratches[thread] : own_scratch();
     if (mine == NULL)
         return NULL;
     if (mine->data == NULL || mine->n_bytes < n_bytes) {
@@ -273,4 +272,21 @@ void *weir_pool_scratch(weir_pool *pool, unsigned thread, size_t n_bytes)
         mine->n_bytes = n_bytes;
     }
     return mine->data;
+}
+
+void *weir_pool_scratch(weir_pool *pool, unsigned thread, size_t n_bytes)
+{
+    return grow(pool != NULL ? &pool->scratches[thread] : own_scratch(), n_bytes);
+}
+
+weir_status weir_pool_reserve(weir_pool *pool, size_t n_bytes)
+{
+    if (pool == NULL)
+        return grow(own_scratch(), n_bytes) != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    weir_status status = WEIR_OK;
+    pthread_mutex_lock(&pool->turn); /* nobody is in a task */
+    for (unsigned i = 0; i < pool->n_threads && status == WEIR_OK; i++)
+        status = grow(&pool->scratches[i], n_bytes) != NULL ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    pthread_mutex_unlock(&pool->turn);
+    return status;
 }

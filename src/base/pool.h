@@ -22,4 +22,9 @@ weir_status weir_pool_run(weir_pool *pool, size_t n_tasks, weir_task_fn fn, void
  * it is the calling thread's own. NULL when out of memory. Only from within a task. */
 void *weir_pool_scratch(weir_pool *pool, unsigned thread, size_t n_bytes);
 
+/* As much scratch for every thread, before a loop: which threads come to do a task of it is chance,
+ * and one that comes for the first time in a later loop allocates nothing then. Not from within a
+ * task. ERR_NO_MEMORY. */
+weir_status weir_pool_reserve(weir_pool *pool, size_t n_bytes);
+
 #endif

@@ -301,13 +301,16 @@ static weir_status convert_tile(weir_tile_loop *loop, uint64_t index, bool last,
     return status;
 }
 
+static size_t scratch_bytes(const weir_tile_loop *loop)
+{
+    size_t copies = loop->copies ? loop->tile_rows * loop->row_bytes : 0;
+    return 2 * loop->pointer_bytes + copies;
+}
+
 static weir_status convert_task(void *context, size_t task, unsigned thread)
 {
     weir_tile_loop *loop = context;
-    size_t n_bytes = 2 * loop->pointer_bytes;
-    if (loop->copies)
-        n_bytes += loop->tile_rows * loop->row_bytes;
-    unsigned char *block = weir_pool_scratch(loop->pool, thread, n_bytes);
+    unsigned char *block = weir_pool_scratch(loop->pool, thread, scratch_bytes(loop));
     if (block == NULL)
         return WEIR_ERR_NO_MEMORY;
     scratch mine = { (const void **)(void *)block,
@@ -326,6 +329,9 @@ static weir_status convert_task(void *context, size_t task, unsigned thread)
 
 weir_status weir_tile_loop_run(weir_tile_loop *loop)
 {
+    weir_status status = weir_pool_reserve(loop->pool, scratch_bytes(loop));
+    if (status != WEIR_OK)
+        return status;
     return weir_pool_run(loop->pool, divide_up(loop->n_tiles, loop->tiles_per_task), convert_task,
                          loop);
 }

@@ -164,6 +164,29 @@ static void scratch_is_ones_own_and_is_kept(void **state)
     assert_non_null(weir_pool_scratch(NULL, 0, 0));
 }
 
+/* Also the threads to which no task of the first loop fell. */
+static void what_is_reserved_is_not_allocated_again(void **state)
+{
+    (void)state;
+    weir_pool *pool;
+    assert_int_equal(weir_pool_open(8, &pool), WEIR_OK);
+    assert_int_equal(weir_pool_reserve(pool, 4096), WEIR_OK);
+    uint64_t before = weir_alloc_count();
+    for (unsigned thread = 0; thread < 8; thread++)
+        assert_non_null(weir_pool_scratch(pool, thread, 4096));
+    assert_int_equal(weir_pool_reserve(pool, 100), WEIR_OK);
+    assert_int_equal(weir_alloc_count(), before);
+    weir_alloc_fail_at(3);
+    assert_int_equal(weir_pool_reserve(pool, 8192), WEIR_ERR_NO_MEMORY);
+    weir_alloc_fail_at(0);
+    assert_int_equal(weir_pool_run(pool, 64, large_scratch_task, pool), WEIR_OK);
+    weir_pool_close(pool);
+    assert_int_equal(weir_pool_reserve(NULL, 4096), WEIR_OK);
+    before = weir_alloc_count();
+    assert_non_null(weir_pool_scratch(NULL, 0, 4096));
+    assert_int_equal(weir_alloc_count(), before);
+}
+
 static weir_status empty_scratch_task(void *context, size_t task, unsigned thread)
 {
     (void)task;
@@ -281,6 +304,7 @@ int main(void)
         cmocka_unit_test(a_pool_that_never_runs_closes),
         cmocka_unit_test(the_lowest_failed_task_is_reported),
         cmocka_unit_test(scratch_is_ones_own_and_is_kept),
+        cmocka_unit_test(what_is_reserved_is_not_allocated_again),
         cmocka_unit_test(no_bytes_of_scratch_are_valid_too),
         cmocka_unit_test(the_callers_float_mode_is_kept_out_and_restored),
         cmocka_unit_test(several_callers_take_turns),
