@@ -164,10 +164,10 @@ typedef struct weir_transport_ops {
      * root's bytes may be overwritten, the others' are there. Never blocks. Why the group broke
      * otherwise. */
     weir_status (*group_progress)(weir_group *group, uint64_t *out_n_done);
-    /* Begins to leave: cancels what is queued, and returns at once. Who leaves several groups does
-     * so with all of them before it closes the first: on a GPU, what is queued in one may hold up the
-     * end of another. Only group_close may follow. */
-    void (*group_abort)(weir_group *group);
+    /* Begins to leave, as group_close does, and returns at once. Who leaves several groups does so
+     * with all of them before it closes the first: they take the time of one then, and on a GPU what
+     * is queued in one may hold up the end of another. Only group_close may follow. */
+    void (*group_leave)(weir_group *group, bool abort);
 } weir_transport_ops;
 
 struct weir_transport {

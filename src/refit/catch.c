@@ -161,7 +161,9 @@ weir_status weir_catch_enter(weir_replica *replica, weir_participant *participan
     memset(remote->casts, 0, sizeof(remote->casts));
     weir_status status = take_places(replica, remote, memberships, n_memberships, kept);
     for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++)
-        weir_matched_close(kept[a], true); /* its rank has left it already */
+        weir_matched_leave(kept[a], true); /* its rank has left it already */
+    for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++)
+        weir_matched_close(kept[a], true);
     return status == WEIR_OK ? check_parts(replica, participant) : status;
 }
 
@@ -217,8 +219,11 @@ static weir_status reserve_windows(weir_replica *replica, uint64_t n_bytes)
     weir_status status = WEIR_OK;
     if (n_bytes <= caught->window_bytes)
         return WEIR_OK;
-    for (size_t i = 0; i < replica->n_remotes && caught->window_bytes > 0; i++)
-        weir_remote_leave_casts(replica->remotes[i], true); /* which may have registered them */
+    bool grows = caught->window_bytes > 0; /* groups may have registered what they were caught in */
+    for (size_t i = 0; i < replica->n_remotes && grows; i++)
+        weir_remote_begin_leaving(replica->remotes[i], true);
+    for (size_t i = 0; i < replica->n_remotes && grows; i++)
+        weir_remote_leave_casts(replica->remotes[i], true);
     free_windows(replica);
     caught->window_bytes = n_bytes;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS && status == WEIR_OK; w++) {

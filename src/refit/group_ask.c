@@ -337,7 +337,7 @@ static void leave_casts(const weir_schedule *schedule)
 {
     for (size_t p = 0; p < schedule->n_participants; p++) {
         if (is_to_be_left(&schedule->participants[p]))
-            weir_remote_abort_casts(schedule->participants[p].remote);
+            weir_remote_begin_leaving(schedule->participants[p].remote, true);
     }
     for (size_t p = 0; p < schedule->n_participants; p++) {
         if (is_to_be_left(&schedule->participants[p]))

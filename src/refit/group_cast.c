@@ -78,8 +78,8 @@ static weir_matched *empty_seat(seat *at)
 
 static void leave_all(weir_cast *cast, bool abort)
 {
-    for (uint32_t a = 0; cast->seats != NULL && abort && a < cast->audiences->n; a++)
-        weir_matched_abort(cast->seats[a].matched);
+    for (uint32_t a = 0; cast->seats != NULL && a < cast->audiences->n; a++)
+        weir_matched_leave(cast->seats[a].matched, abort);
     weir_cast_sweep(cast);
     for (uint32_t a = 0; cast->seats != NULL && a < cast->audiences->n; a++)
         weir_matched_close(empty_seat(&cast->seats[a]), abort);
@@ -93,6 +93,8 @@ void weir_cast_abort(weir_cast *cast)
 /* Nothing is queued in them, and those who are gone answer nobody. */
 void weir_cast_sweep(weir_cast *cast)
 {
+    for (size_t i = 0; i < cast->n_behind; i++)
+        weir_matched_leave(cast->behind[i], true);
     for (size_t i = 0; i < cast->n_behind; i++)
         weir_matched_close(cast->behind[i], true);
     cast->n_behind = 0;

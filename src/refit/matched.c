@@ -48,10 +48,10 @@ weir_status weir_matched_open(const weir_matched_options *options, weir_matched 
     return WEIR_OK;
 }
 
-void weir_matched_abort(weir_matched *matched)
+void weir_matched_leave(weir_matched *matched, bool abort)
 {
     if (matched != NULL && matched->group != NULL)
-        matched->link.ops->group_abort(matched->group);
+        matched->link.ops->group_leave(matched->group, abort);
 }
 
 void weir_matched_close(weir_matched *matched, bool abort)

@@ -29,9 +29,9 @@ typedef struct weir_matched_options {
 
 /* Begins to join; returns at once. Gives *out whether or not the others ever come. */
 weir_status weir_matched_open(const weir_matched_options *options, weir_matched **out);
-/* Cancels what is queued, without waiting, and nothing but closing follows: of all groups that are
- * left at once, before the first is closed. Accepts NULL. */
-void weir_matched_abort(weir_matched *matched);
+/* Begins to close, without waiting, and nothing but closing follows: of all groups that are left at
+ * once, before the first is closed. Accepts NULL. */
+void weir_matched_leave(weir_matched *matched, bool abort);
 /* abort: what is queued is cancelled; false only when all of it has ended. Accepts NULL. */
 void weir_matched_close(weir_matched *matched, bool abort);
 const void *weir_matched_key(const weir_matched *matched);

@@ -31,16 +31,15 @@ weir_status weir_remote_open(weir_worker *worker, const char *worker_id, const c
     return WEIR_OK;
 }
 
-void weir_remote_abort_casts(weir_remote *remote)
+void weir_remote_begin_leaving(weir_remote *remote, bool abort)
 {
     for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++)
-        weir_matched_abort(remote->casts[a]);
+        weir_matched_leave(remote->casts[a], abort);
 }
 
 void weir_remote_leave_casts(weir_remote *remote, bool abort)
 {
-    if (abort)
-        weir_remote_abort_casts(remote);
+    weir_remote_begin_leaving(remote, abort);
     for (size_t a = 0; a < WEIR_MAX_AUDIENCES; a++) {
         weir_matched_close(remote->casts[a], abort);
         remote->casts[a] = NULL;

@@ -84,9 +84,9 @@ void weir_remote_hear(weir_remote *remote, bool *out_news);
 size_t weir_remote_first_shard(const weir_remote *remote, uint32_t number);
 /* The group that one of its shards is in; n_groups 0: 0. */
 uint32_t weir_remote_group_of(const weir_remote *remote, size_t shard);
-/* Cancels what is under way in its broadcast groups, without waiting; they are to be left then: of
- * several remotes, before the first is left. */
-void weir_remote_abort_casts(weir_remote *remote);
+/* Begins to leave its broadcast groups, without waiting; they are to be left then: of several
+ * remotes, before the first is left. */
+void weir_remote_begin_leaving(weir_remote *remote, bool abort);
 /* Leaves its broadcast groups. abort: what is under way is cancelled, and the others are told; else
  * all of it has ended here, and they go on with theirs. */
 void weir_remote_leave_casts(weir_remote *remote, bool abort);

@@ -198,6 +198,8 @@ void weir_replica_close(weir_replica *replica)
     weir_schedule_dismiss(&replica->other);
     weir_holding_close(replica);
     for (size_t i = 0; i < replica->n_remotes; i++)
+        weir_remote_begin_leaving(replica->remotes[i], replica->remotes[i]->is_casting);
+    for (size_t i = 0; i < replica->n_remotes; i++)
         weir_remote_close(replica->remotes[i]);
     weir_free(replica->remotes);
     weir_schedule_close(&replica->schedule);

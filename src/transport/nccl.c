@@ -67,14 +67,6 @@ static weir_status group_key(weir_transport *base, void *out_key)
     return WEIR_OK;
 }
 
-static void group_close(weir_group *base, bool abort)
-{
-    if (base == NULL)
-        return;
-    nccl_group *group = (nccl_group *)base;
-    weir_nccl_group_leave(group, !abort && group->phase == NCCL_JOINED);
-}
-
 const weir_transport_ops weir_transport_nccl = {
     .size = sizeof(weir_transport_ops),
     .name = "nccl",
@@ -88,7 +80,7 @@ const weir_transport_ops weir_transport_nccl = {
     .group_open = weir_nccl_group_open,
     .group_test = weir_nccl_group_test,
     .group_broadcast = weir_nccl_group_broadcast,
-    .group_close = group_close,
+    .group_close = weir_nccl_group_close,
     .group_progress = weir_transport_lacks_group_progress,
-    .group_abort = weir_nccl_group_abort,
+    .group_leave = weir_nccl_group_leave,
 };

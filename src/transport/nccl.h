@@ -58,12 +58,11 @@ weir_status weir_nccl_group_test(weir_group *group);
 weir_status weir_nccl_group_broadcast(weir_group *group, uint32_t root,
                                       const weir_group_part *parts, size_t n_parts, void *stream);
 
-/* Begins to let everything go, cancelling what is queued; weir_nccl_group_leave() is still to come.
- */
-void weir_nccl_group_abort(weir_group *group);
+/* Begins to let everything go; weir_nccl_group_close() is still to come. */
+void weir_nccl_group_leave(weir_group *group, bool abort);
 /* Lets everything go within a bound and frees the group; what NCCL does not let go of by then is
  * left to a thread, and logged. */
-void weir_nccl_group_leave(nccl_group *group, bool finish);
+void weir_nccl_group_close(weir_group *group, bool abort);
 void weir_nccl_group_free(nccl_group *group);
 
 #endif

@@ -170,7 +170,7 @@ weir_status weir_nccl_group_open(weir_transport *base, const weir_group_options 
     status = begin_joining(group, options.key);
     group->cuda->leave(previous);
     if (status != WEIR_OK) {
-        weir_nccl_group_leave(group, false);
+        weir_nccl_group_close(&group->base, true);
         return status;
     }
     *out = &group->base;

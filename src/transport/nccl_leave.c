@@ -86,9 +86,12 @@ static bool await_left(nccl_group *group)
     return left;
 }
 
-static bool begin_leaving(nccl_group *group, bool finish_queued)
+/* Of a group that not all have joined nothing can be brought to its end. */
+static bool begin_leaving(nccl_group *group, bool abort)
 {
-    group->finish = finish_queued;
+    if (group->leaving)
+        return true;
+    group->finish = !abort && group->phase == NCCL_JOINED;
     group->leaving = start_thread(group, &group->leaver) == 0;
     if (!group->leaving)
         weir_log(WEIR_LOG_ERROR, "nccl: %s: no thread to leave with: its communicator is kept",
@@ -96,20 +99,19 @@ static bool begin_leaving(nccl_group *group, bool finish_queued)
     return group->leaving;
 }
 
-void weir_nccl_group_abort(weir_group *base)
+void weir_nccl_group_leave(weir_group *base, bool abort)
 {
-    nccl_group *group = (nccl_group *)base;
-    if (!group->leaving)
-        begin_leaving(group, false);
+    begin_leaving((nccl_group *)base, abort);
 }
 
-void weir_nccl_group_leave(nccl_group *group, bool finish_queued)
+void weir_nccl_group_close(weir_group *base, bool abort)
 {
+    nccl_group *group = (nccl_group *)base;
+    if (group == NULL || !begin_leaving(group, abort))
+        return;
     unsigned leave_ms = group->leave_ms;
     char who[128];
     snprintf(who, sizeof(who), "%s", group->who); /* the thread may free the group */
-    if (!group->leaving && !begin_leaving(group, finish_queued))
-        return;
     pthread_t leaver = group->leaver;
     if (await_left(group)) {
         pthread_join(leaver, NULL);

@@ -141,7 +141,7 @@ weir_status weir_transport_lacks_group_progress(weir_group *group, uint64_t *out
     return lacks(group->transport, "tell how far a broadcast is: its stream does");
 }
 
-void weir_transport_lacks_group_abort(weir_group *group)
+void weir_transport_lacks_group_leave(weir_group *group, bool abort)
 {
-    (void)group;
+    (void)group, (void)abort;
 }

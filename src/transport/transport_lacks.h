@@ -14,7 +14,7 @@
     .group_broadcast = weir_transport_lacks_group_broadcast,                                    \
     .group_close = weir_transport_lacks_group_close,                                            \
     .group_progress = weir_transport_lacks_group_progress,                                      \
-    .group_abort = weir_transport_lacks_group_abort
+    .group_leave = weir_transport_lacks_group_leave
 #define WEIR_TRANSPORT_LACKS_READ                                                             \
     .allocate = weir_transport_lacks_allocate, .expose = weir_transport_lacks_expose,         \
     .release = weir_transport_lacks_release, .region_data = weir_transport_lacks_region_data, \
@@ -57,6 +57,6 @@ weir_status weir_transport_lacks_group_broadcast(weir_group *group, uint32_t roo
 void weir_transport_lacks_group_close(weir_group *group, bool abort);
 weir_status weir_transport_lacks_group_progress(weir_group *group, uint64_t *out_n_done);
 /* Of transports with no groups, and of those in which no group holds up another: does nothing. */
-void weir_transport_lacks_group_abort(weir_group *group);
+void weir_transport_lacks_group_leave(weir_group *group, bool abort);
 
 #endif

@@ -311,5 +311,5 @@ const weir_transport_ops weir_transport_ucx = {
     .group_broadcast = weir_ucx_group_broadcast,
     .group_close = weir_ucx_group_close,
     .group_progress = weir_ucx_group_progress,
-    .group_abort = weir_transport_lacks_group_abort,
+    .group_leave = weir_ucx_group_leave,
 };

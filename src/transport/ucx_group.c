@@ -467,17 +467,24 @@ weir_status weir_ucx_group_progress(weir_group *base, uint64_t *out_n_done)
     return status;
 }
 
+void weir_ucx_group_leave(weir_group *base, bool abort)
+{
+    ucx_group *group = (ucx_group *)base;
+    pthread_mutex_lock(&group->lock);
+    if (group->stop != UCX_ABORT)
+        group->stop = abort ? UCX_ABORT : UCX_FINISH;
+    pthread_mutex_unlock(&group->lock);
+    if (abort)
+        eventfd_write(group->meet.abort_fd, 1);
+    wake(group);
+}
+
 void weir_ucx_group_close(weir_group *base, bool abort)
 {
     if (base == NULL)
         return;
     ucx_group *group = (ucx_group *)base;
-    pthread_mutex_lock(&group->lock);
-    group->stop = abort ? UCX_ABORT : UCX_FINISH;
-    pthread_mutex_unlock(&group->lock);
-    if (abort)
-        eventfd_write(group->meet.abort_fd, 1);
-    wake(group);
+    weir_ucx_group_leave(base, abort);
     pthread_join(group->thread, NULL);
     free_group(group);
 }

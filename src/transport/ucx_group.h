@@ -347,6 +347,7 @@ weir_status weir_ucx_group_open(weir_transport *transport, const weir_group_opti
 weir_status weir_ucx_group_test(weir_group *group);
 weir_status weir_ucx_group_broadcast(weir_group *group, uint32_t root, const weir_group_part *parts,
                                      size_t n_parts, void *stream);
+void weir_ucx_group_leave(weir_group *group, bool abort);
 void weir_ucx_group_close(weir_group *group, bool abort);
 weir_status weir_ucx_group_progress(weir_group *group, uint64_t *out_n_done);
 

@@ -130,10 +130,11 @@ static inline weir_status script_group_progress(weir_group *group, uint64_t *out
     return status;
 }
 
-static inline void script_group_abort(weir_group *group)
+static inline void script_group_leave(weir_group *group, bool abort)
 {
     script_cast *cast = (script_cast *)group;
     assert_true(cast->is_open);
+    assert_true(abort || cast->n_done == cast->n_wanted);
     cast->is_leaving = true;
 }
 
@@ -164,7 +165,7 @@ static weir_transport_ops script_ops = { .size = sizeof(weir_transport_ops),
                                          .group_broadcast = script_group_broadcast,
                                          .group_close = script_group_close,
                                          .group_progress = script_group_progress,
-                                         .group_abort = script_group_abort };
+                                         .group_leave = script_group_leave };
 
 static inline void script_net_open(uint32_t memory)
 {

@@ -39,7 +39,9 @@ typedef struct stand_in {
     bool held;                    /* nobody receives */
     bool fails;                   /* the next broadcast */
     bool holds_leave;             /* closing a group takes until this is false */
-    size_t n_leaving;             /* roots, so far */
+    size_t n_leaving;             /* roots that were closed, so far */
+    size_t n_begun;               /* roots that had begun to leave before, so far */
+    size_t begun_at_first;        /* of those, when the first was closed */
     unsigned char *const *buffer; /* of a root; NULL: nobody looks */
     size_t n_bereft;              /* roots that left when that was gone */
     size_t n_broadcast;           /* by roots, so far */
@@ -157,12 +159,23 @@ static inline weir_status stand_in_progress(weir_group *base, uint64_t *out_n_do
 
 static inline void stand_in_leave(weir_group *base, bool abort)
 {
+    stand_in *all = stand_in_of(base->transport);
+    stand_in_group *group = (stand_in_group *)base;
+    (void)abort;
+    pthread_mutex_lock(&all->lock);
+    all->n_begun += group->rank == 0;
+    pthread_mutex_unlock(&all->lock);
+}
+
+static inline void stand_in_close(weir_group *base, bool abort)
+{
     if (base == NULL)
         return;
     stand_in *all = stand_in_of(base->transport);
     stand_in_group *group = (stand_in_group *)base;
     pthread_mutex_lock(&all->lock);
-    all->n_leaving += group->rank == 0;
+    if (group->rank == 0 && all->n_leaving++ == 0)
+        all->begun_at_first = all->n_begun;
     all->n_bereft += group->rank == 0 && all->buffer != NULL && *all->buffer == NULL;
     while (all->holds_leave && group->rank == 0) {
         pthread_mutex_unlock(&all->lock);
@@ -184,9 +197,9 @@ static const weir_transport_ops stand_in_ops = { .size = sizeof(weir_transport_o
                                                  .group_open = stand_in_open,
                                                  .group_test = stand_in_test,
                                                  .group_broadcast = stand_in_broadcast,
-                                                 .group_close = stand_in_leave,
+                                                 .group_close = stand_in_close,
                                                  .group_progress = stand_in_progress,
-                                                 .group_abort = weir_transport_lacks_group_abort };
+                                                 .group_leave = stand_in_leave };
 
 static inline stand_in *stand_in_make(void)
 {

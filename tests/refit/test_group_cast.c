@@ -237,8 +237,28 @@ static void groups_that_were_left_are_closed_by_the_sweep(void **state)
     assert_int_equal(b->all->n_aborted, 0);
     weir_cast_sweep(b->cast);
     assert_int_equal(b->all->n_aborted, 2);
+    assert_int_equal(b->all->begun_at_first, 2);
     weir_cast_sweep(b->cast);
     assert_int_equal(b->all->n_aborted, 2);
+    leave_ends(&e);
+    close_bench(b);
+}
+
+/* They take the time of one then. */
+static void all_groups_begin_to_leave_before_the_first_is_closed(void **state)
+{
+    (void)state;
+    bench *b = open_bench();
+    ends e = { 0 };
+    add(b, "a", 0);
+    assert_ok(gather(b));
+    join_ends(b, &e);
+    assert_ok(weir_cast_joined(b->cast, RIG_TIMEOUT_MS));
+    weir_cast_close(b->cast);
+    b->cast = NULL;
+    assert_int_equal(b->all->n_leaving, 2);
+    assert_int_equal(b->all->begun_at_first, 2);
+    assert_int_equal(b->all->n_aborted, 0);
     leave_ends(&e);
     close_bench(b);
 }
@@ -288,6 +308,7 @@ static void a_round_that_was_aborted_leaves_no_group(void **state)
     assert_ok(weir_cast_send(b->cast, 1, &out));
     weir_cast_abort(b->cast);
     assert_int_equal(b->all->n_aborted, 2);
+    assert_int_equal(b->all->begun_at_first, 2);
     assert_null(place(b, "a", 1));
     assert_error(weir_matched_joined(e.matched[0][1]), WEIR_ERR_PEER_LOST, "broken");
     b->readers[0].fresh = b->readers[1].fresh = false; /* as if they had heard of nothing */
@@ -331,6 +352,7 @@ int main(void)
         cmocka_unit_test(a_fresh_reader_changes_the_keys_of_its_own_groups_alone),
         cmocka_unit_test(who_comes_or_goes_changes_the_groups_it_is_in),
         cmocka_unit_test(groups_that_were_left_are_closed_by_the_sweep),
+        cmocka_unit_test(all_groups_begin_to_leave_before_the_first_is_closed),
         cmocka_unit_test(groups_go_to_their_audience_and_end_when_all_have_them),
         cmocka_unit_test(a_round_that_was_aborted_leaves_no_group),
         cmocka_unit_test(a_heap_that_is_full_is_an_error),

@@ -210,13 +210,8 @@ static bool lose_the_other(rank *self)
     return rank_close(self, true);
 }
 
-/* Rank 0 leaves what it has ended while rank 1 stays for as long as it likes. */
-static bool leave_the_other(rank *self)
+static bool close_in_time(rank *self)
 {
-    CHECK(rank_join(self));
-    CHECK(broadcast_and_verify(self));
-    if (self->rank == 1)
-        weir_sleep_ms(6000);
     uint64_t begun = weir_now_ns();
     ops->group_close(self->group, false);
     double took = (double)(weir_now_ns() - begun) * 1e-9;
@@ -226,21 +221,30 @@ static bool leave_the_other(rank *self)
     return rank_close(self, false);
 }
 
+/* Rank 0 leaves what it has ended while rank 1 stays for as long as it likes. */
+static bool leave_the_other(rank *self)
+{
+    CHECK(rank_join(self));
+    CHECK(broadcast_and_verify(self));
+    if (self->rank == 1)
+        weir_sleep_ms(6000);
+    return close_in_time(self);
+}
+
 static void *thread_main(void *argument)
 {
     rank *self = argument;
-    bool good =
-        rank_open(self) && rank_join(self) && broadcast_and_verify(self) && rank_close(self, false);
+    bool good = rank_open(self) && rank_join(self) && broadcast_and_verify(self);
     return good ? self : NULL;
 }
 
 /* Both ranks in this process, which was started as rank 0 alone. */
-static bool verify_in_threads(rank *self)
+static bool verify_threads(const rank *self, rank ranks[2])
 {
-    rank ranks[2] = { *self, *self };
     pthread_t threads[2];
     bool good = true;
     for (unsigned i = 0; i < 2; i++) {
+        ranks[i] = *self;
         ranks[i].rank = i;
         ranks[i].n_ranks = 2;
         CHECK(pthread_create(&threads[i], NULL, thread_main, &ranks[i]) == 0);
@@ -250,9 +254,28 @@ static bool verify_in_threads(rank *self)
         pthread_join(threads[i], &result);
         good = good && result != NULL;
     }
-    ops->close(self->transport);
-    weir_cuda_stream_close(self->rank, self->stream);
     return good;
+}
+
+static bool verify_in_threads(rank *self)
+{
+    rank ranks[2];
+    CHECK(verify_threads(self, ranks));
+    ops->group_leave(ranks[1].group, false);
+    ops->group_leave(ranks[0].group, false);
+    CHECK(close_in_time(&ranks[0]) && close_in_time(&ranks[1]));
+    return rank_close(self, false);
+}
+
+/* One of them leaves, and the other of the same process stays for as long as it likes. */
+static bool leave_the_other_thread(rank *self)
+{
+    rank ranks[2];
+    CHECK(verify_threads(self, ranks));
+    CHECK(close_in_time(&ranks[0]));
+    weir_sleep_ms(1000);
+    CHECK(close_in_time(&ranks[1]));
+    return rank_close(self, false);
 }
 
 typedef struct scenario {
@@ -263,7 +286,7 @@ typedef struct scenario {
 static const scenario scenarios[] = {
     { "verify", verify_bytes },        { "nothing", allocate_nothing }, { "measure", measure },
     { "absent", wait_for_the_absent }, { "lost", lose_the_other },      { "left", leave_the_other },
-    { "threads", verify_in_threads },
+    { "threads", verify_in_threads }, { "thread", leave_the_other_thread },
 };
 
 static int rank_main(char **arguments)
@@ -363,6 +386,12 @@ static void a_rank_that_stays_does_not_hold_who_leaves(void **state)
     check_scenario("left", 2, 2, 2);
 }
 
+static void a_thread_that_stays_does_not_hold_who_leaves(void **state)
+{
+    (void)state;
+    check_scenario("thread", 1, 1, 2);
+}
+
 static void a_rank_that_is_killed_does_not_hold_the_other(void **state)
 {
     (void)state;
@@ -442,6 +471,7 @@ int main(int argc, char **argv)
         CASE(a_rank_that_never_comes_ends_in_an_error),
         CASE(a_rank_that_is_killed_does_not_hold_the_other),
         CASE(a_rank_that_stays_does_not_hold_who_leaves),
+        CASE(a_thread_that_stays_does_not_hold_who_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -304,13 +304,30 @@ static void leaving_begins_before_it_is_waited_for(void **state)
     weir_group *group = join_group(transport);
     fake->abort_holds = 1; /* for what another group has queued */
     uint64_t begun = weir_now_ns();
-    ops->group_abort(group);
-    ops->group_abort(group);
+    ops->group_leave(group, true);
+    ops->group_leave(group, true);
     assert_true(weir_now_ns() - begun < 5000000000ull);
     assert_int_equal(fake->n_aborted, 0);
     fake->abort_holds = 0;
     ops->group_close(group, true);
     assert_true(fake->n_finalized == 0 && fake->n_aborted == 1 && fake->n_open == 0);
+    ops->close(transport);
+}
+
+static void leaving_in_peace_begins_before_it_is_waited_for(void **state)
+{
+    (void)state;
+    weir_transport *transport = open_nccl(0);
+    weir_group *group = join_group(transport);
+    fake->finalize_polls = FAKE_NEVER;
+    ops->group_leave(group, false);
+    weir_deadline deadline = weir_deadline_in(5000);
+    while (fake->n_finalized == 0 && !weir_deadline_passed(deadline))
+        weir_sleep_ms(1);
+    assert_true(fake->n_finalized == 1 && fake->n_aborted == 0);
+    fake->polls_left = 0;
+    ops->group_close(group, false);
+    assert_true(fake->n_finalized == 1 && fake->n_aborted == 1 && fake->n_open == 0);
     ops->close(transport);
 }
 
@@ -381,6 +398,7 @@ int main(void)
         CASE(leaving_finishes_what_is_queued_or_not_as_told),
         CASE(what_does_not_finish_is_aborted),
         CASE(leaving_begins_before_it_is_waited_for),
+        CASE(leaving_in_peace_begins_before_it_is_waited_for),
         CASE(an_abort_that_hangs_is_left_to_a_thread),
         CASE(running_out_of_memory_leaves_nothing),
     };

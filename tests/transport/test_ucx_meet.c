@@ -81,6 +81,24 @@ static void a_group_closed_while_joining_tells_the_others(void **state)
     }
 }
 
+/* Rank 0 is not closed yet, and the others know that it leaves. */
+static void a_group_that_begins_to_leave_tells_the_others(void **state)
+{
+    ranks *all = *state;
+    open_groups(all, 0, 3, WAIT_MS);
+    await_joined(all, 0, 3);
+    ops->group_leave(all->groups[0][0], true);
+    ops->group_leave(all->groups[0][0], false); /* changes nothing */
+    for (uint32_t i = 1; i < 3; i++) {
+        weir_deadline deadline = weir_deadline_in(WAIT_MS);
+        while (ops->group_test(all->groups[0][i]) == WEIR_OK && !weir_deadline_passed(deadline))
+            weir_sleep_ms(1);
+        assert_int_equal(ops->group_test(all->groups[0][i]), WEIR_ERR_PEER_LOST);
+    }
+    for (uint32_t i = 0; i < 3; i++)
+        close_rank(all, 0, i, true);
+}
+
 /* ---- keys ------------------------------------------------------------------------------------*/
 
 static void damaged_keys_are_refused(void **state)
@@ -283,6 +301,7 @@ int main(int argc, char **argv)
         CASE(ranks_that_never_come_are_named, any_way),
         CASE(a_rank_zero_that_never_comes_is_an_error, any_way),
         CASE(a_group_closed_while_joining_tells_the_others, any_way),
+        CASE(a_group_that_begins_to_leave_tells_the_others, any_way),
         CASE(damaged_keys_are_refused, any_way),
         CASE(ranks_elsewhere_try_its_addresses_in_turn, any_way),
         CASE(options_that_make_no_sense_are_refused, any_way),
