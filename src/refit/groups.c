@@ -5,6 +5,9 @@
  * scales) belongs together. The smallest run of conversions that shares no shard with any other is
  * a unit; units are laid one behind the other until the next does not fit, or is of another key or
  * audience.
+ *
+ * What is broadcast is shared out evenly among as many groups as a key and an audience need: they
+ * take turns in two buffers, and a small one in the one waits for a large one in the other.
  */
 #include "refit/groups.h"
 
@@ -19,6 +22,8 @@
 typedef struct unit {
     size_t first_job, end_job;
     uint32_t key, audience; /* of what is read: 0 */
+    size_t end_placed;      /* in the order of shards: one past its last */
+    uint64_t n_bytes;
 } unit;
 
 typedef struct cutter {
@@ -32,7 +37,7 @@ typedef struct cutter {
     uint32_t *renamed; /* by old number: the new one */
     size_t n_placed;
     size_t n_closed; /* of those: in groups that are closed */
-    uint64_t used_bytes, largest_bytes;
+    uint64_t largest_bytes;
     weir_groups *groups;
 } cutter;
 
@@ -166,11 +171,11 @@ static weir_status order_units(cutter *c)
     return WEIR_OK;
 }
 
-/* Adds the unit's shards to the order; returns their bytes. A shard is added by its last job. */
-static uint64_t add_unit(cutter *c, const unit *u)
+/* Puts the unit's shards into the order, and adds up their bytes. A shard is put there by its last
+ * job. */
+static void place_unit(cutter *c, unit *u)
 {
     const weir_source *source = c->source;
-    uint64_t n_bytes = 0;
     for (size_t i = u->first_job; i < u->end_job; i++) {
         const weir_stage_job *job = &source->jobs[i];
         for (size_t o = 0; o < n_outputs_of(job); o++) {
@@ -178,19 +183,30 @@ static uint64_t add_unit(cutter *c, const unit *u)
             if (shard == WEIR_ANY || c->last_job[shard] != i)
                 continue;
             c->order[c->n_placed++] = shard;
-            n_bytes += weir_source_align(source->shards[shard].n_bytes);
+            u->n_bytes += weir_source_align(source->shards[shard].n_bytes);
         }
     }
-    return n_bytes;
+    u->end_placed = c->n_placed;
 }
 
-static weir_status fail_large(const cutter *c, size_t first, uint64_t n_bytes)
+static weir_status fail_large(const cutter *c, const unit *u)
 {
     const weir_source *source = c->source;
     return weir_fail(WEIR_ERR_UNSUPPORTED,
                      "%s: a piece of %" PRIu64 " bytes that cannot be cut does not fit a buffer of "
                      "%" PRIu64 " bytes of the window: give it more window_bytes, or fewer slots",
-                     source->shards[source->jobs[first].shards[0]].name, n_bytes, c->buffer_bytes);
+                     source->shards[source->jobs[u->first_job].shards[0]].name, u->n_bytes,
+                     c->buffer_bytes);
+}
+
+static weir_status place_units(cutter *c)
+{
+    for (size_t i = 0; i < c->n_units; i++) {
+        place_unit(c, &c->units[i]);
+        if (c->units[i].n_bytes > c->buffer_bytes)
+            return fail_large(c, &c->units[i]);
+    }
+    return WEIR_OK;
 }
 
 /* ---- groups ----------------------------------------------------------------------------------*/
@@ -203,13 +219,14 @@ static int compare_numbers(const void *a, const void *b)
 
 /* Within a group shards keep their order: rows that continue each other are read as one. `last` is
  * the last unit of it. */
-static void close_group(cutter *c, size_t n_placed, const unit *last)
+static void close_group(cutter *c, const unit *last)
 {
     weir_source *source = c->source;
     weir_groups *groups = c->groups;
     uint64_t offset = 0, end = 0;
-    qsort(c->order + c->n_closed, n_placed - c->n_closed, sizeof(*c->order), compare_numbers);
-    for (; c->n_closed < n_placed; c->n_closed++) {
+    qsort(c->order + c->n_closed, last->end_placed - c->n_closed, sizeof(*c->order),
+          compare_numbers);
+    for (; c->n_closed < last->end_placed; c->n_closed++) {
         weir_shard *shard = &source->shards[c->order[c->n_closed]];
         c->renamed[c->order[c->n_closed]] = (uint32_t)c->n_closed;
         shard->region = groups->n_groups % groups->n_buffers;
@@ -222,11 +239,10 @@ static void close_group(cutter *c, size_t n_placed, const unit *last)
         groups->keys[groups->n_groups] = last->key;
         groups->audiences[groups->n_groups] = last->audience;
     }
-    groups->shard_ends[groups->n_groups] = (uint32_t)n_placed;
+    groups->shard_ends[groups->n_groups] = (uint32_t)last->end_placed;
     groups->job_ends[groups->n_groups++] = last->end_job;
     if (offset > c->largest_bytes)
         c->largest_bytes = offset;
-    c->used_bytes = 0;
 }
 
 static bool belong_together(const unit *a, const unit *b)
@@ -234,24 +250,46 @@ static bool belong_together(const unit *a, const unit *b)
     return a->key == b->key && a->audience == b->audience;
 }
 
-static weir_status form_groups(cutter *c)
+/* One past the last unit of those that `first` belongs together with; their bytes. */
+static size_t end_of_kin(const cutter *c, size_t first, uint64_t *out_bytes)
 {
-    const unit *before = NULL;
-    for (size_t i = 0; i < c->n_units; i++) {
-        const unit *u = &c->units[i];
-        size_t n_before = c->n_placed;
-        uint64_t n_bytes = add_unit(c, u);
-        if (n_bytes > c->buffer_bytes)
-            return fail_large(c, u->first_job, n_bytes);
-        bool fits = c->used_bytes == 0 || c->used_bytes + n_bytes <= c->buffer_bytes;
-        if (before != NULL && (!fits || !belong_together(before, u)))
-            close_group(c, n_before, before);
-        c->used_bytes += n_bytes;
-        before = u;
+    size_t end = first;
+    for (*out_bytes = 0; end < c->n_units; end++) {
+        if (!belong_together(&c->units[first], &c->units[end]))
+            break;
+        *out_bytes += c->units[end].n_bytes;
     }
-    if (before != NULL)
-        close_group(c, c->n_placed, before);
-    return WEIR_OK;
+    return end;
+}
+
+/* One past the last unit of the group that begins with `first`; left_bytes: of all up to `end`. */
+static size_t end_of_group(const cutter *c, size_t first, size_t end, uint64_t left_bytes)
+{
+    uint64_t n_needed = left_bytes / c->buffer_bytes + (left_bytes % c->buffer_bytes != 0);
+    uint64_t share = c->audiences != NULL && n_needed > 0 ? left_bytes / n_needed : c->buffer_bytes;
+    uint64_t used = c->units[first].n_bytes;
+    size_t i = first + 1;
+    for (; i < end; i++) {
+        uint64_t n_bytes = c->units[i].n_bytes;
+        if (used + n_bytes > c->buffer_bytes || used + n_bytes / 2 > share)
+            break;
+        used += n_bytes;
+    }
+    return i;
+}
+
+static void form_groups(cutter *c)
+{
+    uint64_t left_bytes;
+    for (size_t first = 0; first < c->n_units;) {
+        size_t end = end_of_kin(c, first, &left_bytes);
+        while (first < end) {
+            size_t last = end_of_group(c, first, end, left_bytes) - 1;
+            for (; first <= last; first++)
+                left_bytes -= c->units[first].n_bytes;
+            close_group(c, &c->units[last]);
+        }
+    }
 }
 
 /* The shards in their new order, and jobs that know them by their new numbers. */
@@ -288,9 +326,11 @@ weir_status weir_groups_cut(weir_source *source, weir_audiences *audiences, uint
     if (status == WEIR_OK && audiences != NULL)
         status = order_units(&c);
     if (status == WEIR_OK)
-        status = form_groups(&c);
-    if (status == WEIR_OK)
-        status = rename_shards(&c);
+        status = place_units(&c);
+    if (status != WEIR_OK)
+        return status;
+    form_groups(&c);
+    status = rename_shards(&c);
     if (status != WEIR_OK)
         return status;
     source->slot_bytes = c.largest_bytes;

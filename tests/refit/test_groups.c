@@ -329,6 +329,36 @@ static void test_what_is_outside_the_layers_goes_first_and_like_goes_with_like(v
     drop(m);
 }
 
+/* Twelve pieces of which ten fit: what is read fills its buffers, what is broadcast is shared out.
+ */
+static void test_groups_that_are_broadcast_are_of_like_size(void **state)
+{
+    (void)state;
+    static const weir_replica_mesh mesh = { .tp = 1 };
+    static const size_t firsts[2] = { 10, 6 };
+    for (int is_cast = 0; is_cast < 2; is_cast++) {
+        made *m = make(12, 12);
+        for (size_t s = 0; s < 12; s++) {
+            m->source.shards[s].n_bytes = 1024;
+            m->source.jobs[s].shards[0] = (uint32_t)s, m->source.jobs[s].shards[1] = WEIR_ANY;
+        }
+        keep(m);
+        weir_audiences audiences;
+        weir_groups groups;
+        assert_int_equal(
+            weir_audiences_find(m->source.shards, 12, &mesh, &m->source.arena, &audiences),
+            WEIR_OK);
+        assert_int_equal(
+            weir_groups_cut(&m->source, is_cast ? &audiences : NULL, 10 * 1024, 2, &groups),
+            WEIR_OK);
+        check_cut(m, &groups, 10 * 1024);
+        assert_int_equal(groups.n_groups, 2);
+        assert_int_equal(groups.shard_ends[0], firsts[is_cast]);
+        assert_int_equal(m->source.slot_bytes, firsts[is_cast] * 1024);
+        drop(m);
+    }
+}
+
 static void test_what_is_made_together_is_for_all_of_their_workers(void **state)
 {
     (void)state;
@@ -367,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_a_heap_that_is_full_is_an_error),
         cmocka_unit_test(test_groups_that_are_broadcast_have_one_key_and_one_audience),
         cmocka_unit_test(test_what_is_outside_the_layers_goes_first_and_like_goes_with_like),
+        cmocka_unit_test(test_groups_that_are_broadcast_are_of_like_size),
         cmocka_unit_test(test_what_is_made_together_is_for_all_of_their_workers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
