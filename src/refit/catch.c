@@ -13,6 +13,8 @@
 #include "base/error.h"
 #include "refit/replica.h"
 
+#define SETTLE_MS 2000u /* what takes longer on a GPU hangs there */
+
 bool weir_catch_is_cast(const weir_participant *participant)
 {
     return participant->remote->group_bytes != NULL;
@@ -284,6 +286,7 @@ weir_status weir_catch_open(weir_replica *replica)
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++)
         caught->windows[w] = (weir_catch_window){ .data = caught->windows[w].data };
     caught->n_turns = 0;
+    caught->taken = NULL;
     weir_status status = measure(replica, &n_bytes, &n_copies);
     if (status == WEIR_OK)
         status = reserve_windows(replica, n_bytes);
@@ -325,11 +328,15 @@ weir_status weir_catch_verify(weir_replica *replica, const void *window,
         const weir_remote *remote = schedule->participants[planned->source].remote;
         caught->ranges[i] = range_of(&remote->shards[planned->shard], window, &caught->found[i]);
     }
-    weir_status status =
-        weir_task_digest(caught->digest, WEIR_LANE_COMPUTE, caught->ranges, part->n_copies);
-    if (status == WEIR_OK)
-        status = weir_task_wait(caught->digest, replica->worker.timeout_ms);
-    return status == WEIR_OK ? weir_landing_compare_part(replica, part, caught->found) : status;
+    return weir_task_digest(caught->digest, WEIR_LANE_COMPUTE, caught->ranges, part->n_copies);
+}
+
+weir_status weir_catch_verified(weir_replica *replica, const weir_landing_part *part)
+{
+    weir_status status = weir_task_test(replica->caught.digest);
+    if (status != WEIR_OK)
+        return status;
+    return weir_landing_compare_part(replica, part, replica->caught.found);
 }
 
 weir_status weir_catch_copy(weir_replica *replica, const void *window,
@@ -337,6 +344,24 @@ weir_status weir_catch_copy(weir_replica *replica, const void *window,
 {
     weir_catch *caught = &replica->caught;
     size_t n_rows = weir_landing_rows(replica, part, window, caught->rows);
-    weir_status status = weir_task_copy_rows(caught->copy, WEIR_LANE_COMPUTE, caught->rows, n_rows);
-    return status == WEIR_OK ? weir_task_wait(caught->copy, replica->worker.timeout_ms) : status;
+    return weir_task_copy_rows(caught->copy, WEIR_LANE_COMPUTE, caught->rows, n_rows);
+}
+
+weir_status weir_catch_copied(weir_replica *replica)
+{
+    return weir_task_test(replica->caught.copy);
+}
+
+void weir_catch_settle(weir_replica *replica)
+{
+    weir_catch *caught = &replica->caught;
+    unsigned bound_ms = replica->worker.timeout_ms;
+    weir_error_line cause;
+    if (caught->taken == NULL)
+        return;
+    weir_error_save(&cause);
+    weir_task_wait(caught->is_copied ? caught->copy : caught->digest,
+                   bound_ms < SETTLE_MS ? bound_ms : SETTLE_MS);
+    weir_error_restore(&cause);
+    caught->taken = NULL;
 }

@@ -13,7 +13,8 @@
  * Groups are caught in the order of group_cast.h, over all ranks: whose turn it is not, waits.
  * Which one is the next is known before it is made, so a window is held out as soon as it is free;
  * what the rank says of the group is heard while its bytes are on their way, and nothing is taken
- * without.
+ * without. A GPU verifies and copies meanwhile: nobody waits for it while there is something else
+ * to do.
  *
  * Ownership  windows are the replica's, kept from refit to refit, as large as the largest group
  * that any rank broadcasts; broadcast groups are the remote's they are of.
@@ -48,6 +49,8 @@ typedef struct weir_catch {
     weir_catch_window windows[WEIR_CATCH_WINDOWS];
     uint64_t window_bytes; /* each */
     uint64_t n_turns;
+    weir_catch_window *taken; /* whose next part is being verified or copied; NULL: of none */
+    bool is_copied;           /* it is verified, and is being copied */
     weir_task *digest, *copy;
     weir_work_range *ranges; /* of one part, like the next two */
     weir_digest *found;
@@ -83,13 +86,19 @@ uint32_t weir_catch_next(const struct weir_remote *remote, uint32_t group);
  * ERR_UNSUPPORTED where a transport does not reach this replica's memory. */
 weir_status weir_catch_open(struct weir_replica *replica);
 void weir_catch_close(struct weir_replica *replica);
-/* Compares what lies in a window with what was published: ERR_CORRUPT names the first copy that
- * differs. Nothing has landed yet. */
+/* Begins to digest what lies in a window; one part at a time. Nothing has landed yet. */
 weir_status weir_catch_verify(struct weir_replica *replica, const void *window,
                               const weir_landing_part *part);
-/* Copies a part to where it would have been read. */
+/* IN_PROGRESS until that is done. Compared with what was published: ERR_CORRUPT names the first
+ * copy that differs. */
+weir_status weir_catch_verified(struct weir_replica *replica, const weir_landing_part *part);
+/* Begins to copy a part to where it would have been read. */
 weir_status weir_catch_copy(struct weir_replica *replica, const void *window,
                             const weir_landing_part *part);
+/* IN_PROGRESS until that is done. */
+weir_status weir_catch_copied(struct weir_replica *replica);
+/* After a failure: lets what the GPU is at come to its end, for two seconds at most. */
+void weir_catch_settle(struct weir_replica *replica);
 
 /* ---- catch_turns.c ---------------------------------------------------------------------------*/
 

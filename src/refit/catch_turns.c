@@ -126,28 +126,75 @@ static bool is_in_turn(const weir_group_pass *pass, const weir_catch_window *win
     return true;
 }
 
+static const weir_landing_part *part_of(const weir_group_pass *pass,
+                                        const weir_catch_window *window)
+{
+    return &pass->replica->schedule.landing.parts[window->part];
+}
+
 /* Direct, what is copied is written over what was live. */
-static weir_status take_parts(weir_group_pass *pass, weir_catch_window *window)
+static weir_status copy_part(weir_group_pass *pass, const weir_catch_window *window)
 {
     weir_replica *replica = pass->replica;
-    weir_status status = WEIR_OK;
-    for (; window->part < window->end_part && has_room(pass, window); window->part++) {
-        const weir_landing_part *part = &replica->schedule.landing.parts[window->part];
-        status = weir_catch_verify(replica, window->data, part);
-        if (status != WEIR_OK)
-            return status;
-        pass->landed |= !pass->loads;
-        status = weir_catch_copy(replica, window->data, part);
-        if (status != WEIR_OK)
-            return status;
-        weir_group_part_landed(pass, window->from, part);
-        window->from->reading.done_bytes += bytes_of_part(replica, part);
-    }
-    if (window->part == window->end_part) {
-        window->from = NULL;
-        pass->moved = true;
-    }
+    weir_status status = weir_catch_verified(replica, part_of(pass, window));
+    if (status != WEIR_OK)
+        return status;
+    pass->landed |= !pass->loads;
+    replica->caught.is_copied = true;
+    return weir_catch_copy(replica, window->data, part_of(pass, window));
+}
+
+/* IN_PROGRESS while the GPU is at it. */
+static weir_status go_on_with_part(weir_group_pass *pass, weir_catch_window *window)
+{
+    weir_replica *replica = pass->replica;
+    const weir_landing_part *part = part_of(pass, window);
+    weir_status status = replica->caught.is_copied ? WEIR_OK : copy_part(pass, window);
+    if (status == WEIR_OK)
+        status = weir_catch_copied(replica);
+    if (status != WEIR_OK)
+        return status;
+    replica->caught.taken = NULL;
+    weir_group_part_landed(pass, window->from, part);
+    window->from->reading.done_bytes += bytes_of_part(replica, part);
+    window->part++;
     return WEIR_OK;
+}
+
+static weir_status begin_part(weir_group_pass *pass, weir_catch_window *window)
+{
+    weir_catch *caught = &pass->replica->caught;
+    caught->taken = window;
+    caught->is_copied = false;
+    return weir_catch_verify(pass->replica, window->data, part_of(pass, window));
+}
+
+/* One window at a time, as far as there is room. */
+static weir_status take_parts(weir_group_pass *pass, weir_catch_window *window)
+{
+    const weir_catch *caught = &pass->replica->caught;
+    weir_status status = WEIR_OK;
+    while (status == WEIR_OK && window->part < window->end_part) {
+        if (caught->taken == NULL && !has_room(pass, window))
+            return WEIR_OK;
+        if (caught->taken == NULL)
+            status = begin_part(pass, window);
+        if (status == WEIR_OK)
+            status = go_on_with_part(pass, window);
+    }
+    if (status != WEIR_OK)
+        return status == WEIR_IN_PROGRESS ? WEIR_OK : status;
+    window->from = NULL;
+    pass->moved = true;
+    return WEIR_OK;
+}
+
+static bool may_be_taken(const weir_group_pass *pass, const weir_catch_window *window)
+{
+    const weir_catch *caught = &pass->replica->caught;
+    if (caught->taken != NULL)
+        return caught->taken == window;
+    return is_announced(window) && is_in_turn(pass, window);
 }
 
 static weir_status advance_window(weir_group_pass *pass, weir_catch_window *window)
@@ -167,7 +214,7 @@ static weir_status advance_window(weir_group_pass *pass, weir_catch_window *wind
         if (!is_announced(window)) /* what was sent was made */
             window->from->reading.ask_at = 0;
     }
-    return is_announced(window) && is_in_turn(pass, window) ? take_parts(pass, window) : WEIR_OK;
+    return may_be_taken(pass, window) ? take_parts(pass, window) : WEIR_OK;
 }
 
 /* ---- whose turn it is ------------------------------------------------------------------------*/
@@ -300,7 +347,8 @@ static bool may_go_on(const weir_group_pass *pass)
     const weir_schedule *schedule = &pass->replica->schedule;
     if (pass->moved || weir_loader_is_ready(pass->replica->loader))
         return true;
-    if (oldest_window(pass, false) != NULL || first_not_announced(pass) != NULL)
+    if (oldest_window(pass, false) != NULL || first_not_announced(pass) != NULL ||
+        pass->replica->caught.taken != NULL)
         return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
@@ -328,17 +376,18 @@ static weir_status check_order(const weir_group_pass *pass)
 weir_status weir_catch_turns(weir_group_pass *pass)
 {
     weir_status status = WEIR_OK;
-    for (size_t w = 0; w < WEIR_CATCH_WINDOWS && status == WEIR_OK; w++)
+    for (size_t w = 0; w < WEIR_CATCH_WINDOWS && status == WEIR_OK; w++) {
         status = advance_window(pass, &pass->replica->caught.windows[w]);
-    if (status == WEIR_OK)
-        status = catch_next(pass);
+        if (status == WEIR_OK) /* before the other is looked at: bytes come meanwhile */
+            status = catch_next(pass);
+    }
     return status == WEIR_OK ? check_order(pass) : status;
 }
 
 bool weir_catch_is_busy(const weir_group_pass *pass)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
-    if (oldest_window(pass, false) != NULL)
+    if (oldest_window(pass, false) != NULL || pass->replica->caught.taken != NULL)
         return true;
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *participant = &schedule->participants[p];
@@ -350,6 +399,18 @@ bool weir_catch_is_busy(const weir_group_pass *pass)
 }
 
 /* ---- whom a wait is for ----------------------------------------------------------------------*/
+
+static weir_status not_taken(const weir_group_pass *pass, double waited_s)
+{
+    const weir_replica *replica = pass->replica;
+    const weir_catch_window *window = replica->caught.taken;
+    return weir_fail(
+        WEIR_ERR_TIMED_OUT,
+        "timed out after %.1f s: GPU %u has not %s group %u of %zu of version %" PRIu64 " of %s",
+        waited_s, weir_work_device(replica->work),
+        replica->caught.is_copied ? "copied" : "verified", window->group,
+        window->from->remote->n_groups, pass->discovery->version, window->from->remote->who);
+}
 
 static weir_status not_made(const weir_group_pass *pass, const weir_participant *whom,
                             double waited_s, const char *why)
@@ -365,6 +426,8 @@ weir_status weir_catch_time_out(const weir_group_pass *pass, double waited_s)
 {
     const weir_schedule *schedule = &pass->replica->schedule;
     const weir_participant *turn = whose_turn(pass);
+    if (pass->replica->caught.taken != NULL)
+        return not_taken(pass, waited_s);
     for (size_t p = 0; p < schedule->n_participants; p++) {
         const weir_participant *one = &schedule->participants[p];
         if (!is_sent(pass, one) || one->reading.done)

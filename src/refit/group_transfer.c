@@ -292,8 +292,10 @@ weir_status weir_group_transfer(weir_replica *replica, const weir_discovery *dis
                              .discovery = discovery,
                              .loads = replica->schedule.loads };
     weir_status status = drive(&pass);
-    if (status != WEIR_OK)
+    if (status != WEIR_OK) {
+        weir_catch_settle(replica);
         give_up(&pass);
+    }
     *out_landed = pass.landed;
     return status;
 }

@@ -3,6 +3,8 @@
  * and refused where they make no sense. */
 #include "refit/catch_bench.h"
 
+#include "refit/work_ops.h"
+
 static void later_versions_take_nothing_and_keep_their_groups(void **state)
 {
     (void)state;
@@ -175,6 +177,126 @@ static void what_lies_on_a_gpu_is_caught_there(void **state)
     close_bench(b);
 }
 
+/* ---- a GPU that takes its time ---------------------------------------------------------------*/
+
+#define FOR_EVER INT_MAX
+
+/* The work of host memory, whose digests and copies do not end before they were asked for often. */
+static struct slow_work {
+    weir_work_ops ops;
+    const weir_work_ops *real;
+    const weir_replica *replica;
+    int digest_tests, copy_tests; /* how often */
+    int left;                     /* of what is under way */
+    bool was_caught;              /* the other window's group, when that began */
+    bool caught_meanwhile;        /* it was not, and then it was */
+    weir_status *breaks;          /* once a copy is under way: a broadcast group; NULL: none */
+} slow;
+
+static bool other_is_caught(void)
+{
+    const weir_catch *caught = &slow.replica->caught;
+    const weir_catch_window *other = &caught->windows[caught->taken == &caught->windows[0]];
+    return caught->taken != NULL && other->from != NULL && other->is_caught;
+}
+
+static weir_status slow_digest(weir_task *task, weir_lane lane, const weir_work_range *ranges,
+                               size_t n_ranges)
+{
+    slow.left = slow.digest_tests;
+    slow.was_caught = other_is_caught();
+    return slow.real->digest(task, lane, ranges, n_ranges);
+}
+
+static weir_status slow_copy_rows(weir_task *task, weir_lane lane, const weir_work_rows *rows,
+                                  size_t n_rows)
+{
+    slow.left = slow.copy_tests;
+    slow.was_caught = other_is_caught();
+    return slow.real->copy_rows(task, lane, rows, n_rows);
+}
+
+static weir_status slow_test(weir_task *task)
+{
+    slow.caught_meanwhile |= !slow.was_caught && other_is_caught();
+    if (slow.breaks != NULL && slow.replica->caught.is_copied)
+        *slow.breaks = WEIR_ERR_PEER_LOST;
+    if (slow.left > 0 && slow.left-- > 0)
+        return WEIR_IN_PROGRESS;
+    return slow.real->test(task);
+}
+
+static bench *open_slow_bench(int digest_tests, int copy_tests)
+{
+    bench *b = open_bench(WEIR_INSTALL_DIRECT);
+    slow = (struct slow_work){ .ops = *b->replica.work->ops,
+                               .real = b->replica.work->ops,
+                               .replica = &b->replica,
+                               .digest_tests = digest_tests,
+                               .copy_tests = copy_tests };
+    slow.ops.digest = slow_digest;
+    slow.ops.copy_rows = slow_copy_rows;
+    slow.ops.test = slow_test;
+    b->replica.work->ops = &slow.ops;
+    return b;
+}
+
+static void groups_are_caught_while_one_is_verified_and_copied(void **state)
+{
+    (void)state;
+    for (int is_copy = 0; is_copy < 2; is_copy++) {
+        bool landed;
+        bench *b = open_slow_bench(is_copy ? 0 : 20, is_copy ? 20 : 0);
+        must(refit_once(b, &landed));
+        assert_true(landed);
+        expect_installed(b);
+        assert_true(slow.caught_meanwhile);
+        close_bench(b);
+    }
+}
+
+/* Nothing has landed before it is copied; what hung may end later, and the next refit goes on. */
+static void a_gpu_that_does_not_end_is_named_within_the_bound(void **state)
+{
+    (void)state;
+    static const char *const lines[2] = {
+        "timed out after 0.1 s: GPU 0 has not verified group 0 of 6 of version 7 of trainer rank 0",
+        "timed out after 0.1 s: GPU 0 has not copied group 0 of 6 of version 7 of trainer rank 0"
+    };
+    for (int is_copy = 0; is_copy < 2; is_copy++) {
+        bool landed;
+        bench *b = open_slow_bench(is_copy ? 0 : FOR_EVER, is_copy ? FOR_EVER : 0);
+        b->replica.worker.timeout_ms = 100;
+        uint64_t begun = weir_now_ns();
+        expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT, lines[is_copy]);
+        assert_true(weir_now_ns() - begun < 2000000000u);
+        assert_int_equal(landed, is_copy);
+        slow.digest_tests = slow.copy_tests = slow.left = 0;
+        b->replica.worker.timeout_ms = 5000;
+        for (uint32_t r = 0; r < N_RANKS; r++) {
+            new_cast(b, r, 0);
+            new_cast(b, r, 1);
+        }
+        must(refit_once(b, &landed));
+        expect_installed(b);
+        close_bench(b);
+    }
+}
+
+/* What is being copied has ended before anybody else is told. */
+static void a_failure_waits_for_what_is_being_copied(void **state)
+{
+    (void)state;
+    bool landed;
+    bench *b = open_slow_bench(0, 2000);
+    slow.breaks = &script_net.casts[b->casts[1][0]].is_broken;
+    expect_fails(refit_once(b, &landed), WEIR_ERR_PEER_LOST, "");
+    assert_true(landed);
+    assert_int_equal(slow.left, 0);
+    assert_null(b->replica.caught.taken);
+    close_bench(b);
+}
+
 static void who_is_not_sent_what_it_needs_says_so(void **state)
 {
     (void)state;
@@ -238,6 +360,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_round_that_never_begins_costs_no_group),
         cmocka_unit_test(all_groups_of_a_failed_round_are_left_though_a_rank_answers_no_more),
         cmocka_unit_test(what_lies_on_a_gpu_is_caught_there),
+        cmocka_unit_test(groups_are_caught_while_one_is_verified_and_copied),
+        cmocka_unit_test(a_gpu_that_does_not_end_is_named_within_the_bound),
+        cmocka_unit_test(a_failure_waits_for_what_is_being_copied),
         cmocka_unit_test(who_is_not_sent_what_it_needs_says_so),
         cmocka_unit_test(a_transport_that_does_not_reach_the_parameters_is_named),
         cmocka_unit_test(running_out_of_memory_is_reported_and_can_be_repeated),

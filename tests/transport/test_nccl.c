@@ -284,8 +284,9 @@ typedef struct scenario {
 } scenario;
 
 static const scenario scenarios[] = {
-    { "verify", verify_bytes },        { "nothing", allocate_nothing }, { "measure", measure },
-    { "absent", wait_for_the_absent }, { "lost", lose_the_other },      { "left", leave_the_other },
+    { "verify", verify_bytes },       { "nothing", allocate_nothing },
+    { "measure", measure },           { "absent", wait_for_the_absent },
+    { "lost", lose_the_other },       { "left", leave_the_other },
     { "threads", verify_in_threads }, { "thread", leave_the_other_thread },
 };
 
