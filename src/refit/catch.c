@@ -344,7 +344,7 @@ weir_status weir_catch_copy(weir_replica *replica, const void *window,
 {
     weir_catch *caught = &replica->caught;
     size_t n_rows = weir_landing_rows(replica, part, window, caught->rows);
-    return weir_task_copy_rows(caught->copy, WEIR_LANE_COMPUTE, caught->rows, n_rows);
+    return weir_task_scatter(caught->copy, WEIR_LANE_COMPUTE, caught->rows, n_rows);
 }
 
 weir_status weir_catch_copied(weir_replica *replica)

@@ -163,6 +163,15 @@ weir_status weir_task_copy_rows(weir_task *task, weir_lane lane, const weir_work
     return note_start(task, task->work->ops->copy_rows(task, lane, rows, n_rows));
 }
 
+weir_status weir_task_scatter(weir_task *task, weir_lane lane, const weir_work_rows *rows,
+                              size_t n_rows)
+{
+    weir_status status = make_ready(task);
+    if (status != WEIR_OK || n_rows == 0)
+        return status;
+    return note_start(task, task->work->ops->scatter(task, lane, rows, n_rows));
+}
+
 weir_status weir_task_derive(weir_task *task, weir_lane lane,
                              const weir_work_derivation *derivations, size_t n_derivations)
 {

@@ -14,6 +14,7 @@
 #ifndef WEIR_REFIT_WORK_H
 #define WEIR_REFIT_WORK_H
 
+#include "convert/scatter_batch.h"
 #include "weir/convert.h"
 #include "weir/family.h"
 #include "weir/transport.h"
@@ -88,16 +89,14 @@ typedef struct weir_work_copy {
 weir_status weir_task_copy(weir_task *task, weir_lane lane, const weir_work_copy *copies,
                            size_t n_copies);
 
-/* Rows that lie a pitch apart at either end, none of them overlapping. */
-typedef struct weir_work_rows {
-    void *to;
-    const void *from;
-    uint64_t row_bytes, n_rows;
-    uint64_t to_pitch, from_pitch; /* from one row to the next; unused of one row */
-} weir_work_rows;
+typedef weir_rows weir_work_rows;
 /* In order, as weir_task_copy(). */
 weir_status weir_task_copy_rows(weir_task *task, weir_lane lane, const weir_work_rows *rows,
                                 size_t n_rows);
+/* The same in no order: no byte is written twice, or read after it was written. However many there
+ * are, a GPU is told once. */
+weir_status weir_task_scatter(weir_task *task, weir_lane lane, const weir_work_rows *rows,
+                              size_t n_rows);
 
 /* One derived parameter; as for weir_derived_compute(). */
 typedef struct weir_work_derivation {

@@ -345,6 +345,19 @@ static weir_status copy_rows(weir_task *base, weir_lane lane, const weir_work_ro
     return status;
 }
 
+/* One piece is a copy of CUDA's. */
+static weir_status scatter(weir_task *base, weir_lane lane, const weir_work_rows *rows,
+                           size_t n_rows)
+{
+    cuda_task *task = (cuda_task *)base;
+    if (n_rows == 1)
+        return copy_rows(base, lane, rows, 1);
+    weir_status status = use_batch(task);
+    if (status != WEIR_OK)
+        return status;
+    return weir_cuda_batch_scatter(task->batch, rows, n_rows, work_of(base)->streams[lane]);
+}
+
 static weir_status derive(weir_task *base, weir_lane lane, const weir_work_derivation *derivations,
                           size_t n_derivations)
 {
@@ -392,6 +405,7 @@ static const weir_work_ops cuda_ops = {
     .digest = digest,
     .copy = copy,
     .copy_rows = copy_rows,
+    .scatter = scatter,
     .derive = derive,
     .mark = mark,
     .test = test,

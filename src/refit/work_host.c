@@ -345,6 +345,7 @@ static const weir_work_ops host_ops = {
     .digest = digest,
     .copy = copy,
     .copy_rows = copy_rows,
+    .scatter = copy_rows,
     .derive = derive,
     .mark = mark,
     .test = test,

@@ -208,12 +208,12 @@ static weir_status slow_digest(weir_task *task, weir_lane lane, const weir_work_
     return slow.real->digest(task, lane, ranges, n_ranges);
 }
 
-static weir_status slow_copy_rows(weir_task *task, weir_lane lane, const weir_work_rows *rows,
-                                  size_t n_rows)
+static weir_status slow_scatter(weir_task *task, weir_lane lane, const weir_work_rows *rows,
+                                size_t n_rows)
 {
     slow.left = slow.copy_tests;
     slow.was_caught = other_is_caught();
-    return slow.real->copy_rows(task, lane, rows, n_rows);
+    return slow.real->scatter(task, lane, rows, n_rows);
 }
 
 static weir_status slow_test(weir_task *task)
@@ -235,7 +235,7 @@ static bench *open_slow_bench(int digest_tests, int copy_tests)
                                .digest_tests = digest_tests,
                                .copy_tests = copy_tests };
     slow.ops.digest = slow_digest;
-    slow.ops.copy_rows = slow_copy_rows;
+    slow.ops.scatter = slow_scatter;
     slow.ops.test = slow_test;
     b->replica.work->ops = &slow.ops;
     return b;

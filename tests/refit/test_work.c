@@ -419,8 +419,11 @@ static void copies_follow_each_other(void **state)
     close_bench(&b);
 }
 
+typedef weir_status (*row_copier)(weir_task *task, weir_lane lane, const weir_work_rows *rows,
+                                  size_t n_rows);
+
 /* 300 rows of 1,000 bytes leave their gaps alone; one row needs no pitch, no row no memory. */
-static void rows_are_copied_a_pitch_apart(void **state)
+static void check_rows(void **state, row_copier start)
 {
     bench b = open_bench(state);
     unsigned char *bytes = random_bytes(MIB, 1), *wanted = random_bytes(MIB, 2);
@@ -431,7 +434,7 @@ static void rows_are_copied_a_pitch_apart(void **state)
         { to + 800000, from, 1000, 1, 0, 0 },
         { NULL, NULL, 1000, 0, 1000, 1000 },
     };
-    must(weir_task_copy_rows(b.task, WEIR_LANE_KEEP, rows, 4));
+    must(start(b.task, WEIR_LANE_KEEP, rows, 4));
     must(weir_task_wait(b.task, WAIT_MS));
     for (size_t r = 0; r < 300; r++) {
         memcpy(wanted + 5 + r * 1003, bytes + r * 1000, 1000);
@@ -442,6 +445,16 @@ static void rows_are_copied_a_pitch_apart(void **state)
     free(bytes);
     free(wanted);
     close_bench(&b);
+}
+
+static void rows_are_copied_a_pitch_apart(void **state)
+{
+    check_rows(state, weir_task_copy_rows);
+}
+
+static void rows_are_scattered(void **state)
+{
+    check_rows(state, weir_task_scatter);
 }
 
 static void a_lane_that_was_told_to_wait_sees_what_was_made(void **state)
@@ -690,6 +703,7 @@ int main(void)
         ON_BOTH(what_is_not_finite_is_named_with_its_place),
         ON_BOTH(copies_follow_each_other),
         ON_BOTH(rows_are_copied_a_pitch_apart),
+        ON_BOTH(rows_are_scattered),
         ON_BOTH(a_lane_that_was_told_to_wait_sees_what_was_made),
         ON_BOTH(a_task_without_work_has_ended),
         ON_BOTH(derived_parameters_are_those_of_weir_derived_compute),

@@ -13,6 +13,7 @@
 
 #include "base/digest.h"
 #include "convert/cuda/digest_job.h"
+#include "convert/cuda/scatter_job.h"
 #include "device/cuda/cuda_backend.h"
 
 #define N_DEVICES 2
@@ -515,7 +516,23 @@ static int digest(const weir_cuda_digest_launch *launch, void *stream)
     return 0;
 }
 
-static const weir_cuda_converter converter = { .size = sizeof(converter), .digest = digest };
+/* ---- copies ----------------------------------------------------------------------------------*/
+
+static int scatter(const weir_cuda_scatter_launch *launch, void *stream)
+{
+    (void)stream;
+    for (uint32_t i = 0; i < launch->n_jobs; i++) {
+        const weir_cuda_scatter_job *job = &launch->jobs[i];
+        for (uint64_t r = 0; r < job->n_rows; r++)
+            memcpy((char *)(uintptr_t)job->to + r * job->to_pitch,
+                   (const char *)(uintptr_t)job->from + r * job->from_pitch, job->row_bytes);
+    }
+    return 0;
+}
+
+static const weir_cuda_converter converter = { .size = sizeof(converter),
+                                               .digest = digest,
+                                               .scatter = scatter };
 
 /* By the name that WEIR_CUDA_BACKEND_SYMBOL is. */
 extern const weir_cuda_backend weir_cuda_backend_table;

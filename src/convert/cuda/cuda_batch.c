@@ -10,12 +10,13 @@
 #include "convert/cuda/cuda_digest.h"
 #include "convert/cuda/cuda_magnitude.h"
 #include "convert/cuda/cuda_plan.h"
+#include "convert/cuda/cuda_scatter.h"
 #include "convert/cuda/cuda_tables.h"
 #include "convert/nonfinite.h"
 #include "device/cuda_wait.h"
 #include "weir/cuda.h"
 
-typedef enum what_runs { NOTHING, CONVERSIONS, DIGESTS, MEASURES } what_runs;
+typedef enum what_runs { NOTHING, CONVERSIONS, DIGESTS, MEASURES, COPIES } what_runs;
 
 struct weir_cuda_batch {
     const weir_cuda_runtime *cuda;
@@ -26,7 +27,7 @@ struct weir_cuda_batch {
     weir_cuda_plan plan;
     weir_cuda_tables tables; /* of conversions; a counter for each launch */
     weir_cuda_digests digests;
-    weir_cuda_tables measures;
+    weir_cuda_tables measures, copies;
     void *done; /* event */
     what_runs runs;
 };
@@ -202,6 +203,7 @@ typedef struct wish {
     const float *const *magnitudes; /* NULL, or parallel to args */
     const weir_cuda_range *ranges;
     const weir_cuda_measure *measures;
+    const weir_rows *rows;
     size_t n;
 } wish;
 
@@ -210,6 +212,8 @@ static weir_cuda_tables *tables_of(weir_cuda_batch *batch, what_runs what)
 {
     if (what == MEASURES)
         return &batch->measures;
+    if (what == COPIES)
+        return &batch->copies;
     return what == CONVERSIONS ? &batch->tables : &batch->digests.tables;
 }
 
@@ -220,6 +224,9 @@ static weir_status start_wished(weir_cuda_batch *batch, const wish *w, void *str
     if (w->what == MEASURES)
         return weir_cuda_measures_start(&batch->measures, batch->converter, batch->device,
                                         w->measures, w->n, stream);
+    if (w->what == COPIES)
+        return weir_cuda_scatter_start(&batch->copies, batch->converter, batch->device, w->rows,
+                                       w->n, stream);
     return weir_cuda_digests_start(&batch->digests, batch->converter, batch->device, w->ranges,
                                    w->n, stream);
 }
@@ -295,12 +302,24 @@ weir_status weir_cuda_batch_measure(weir_cuda_batch *batch, const weir_cuda_meas
     return start(batch, &(wish){ .what = MEASURES, .measures = measures, .n = n_measures }, stream);
 }
 
+weir_status weir_cuda_batch_scatter(weir_cuda_batch *batch, const weir_rows *rows, size_t n_rows,
+                                    void *stream)
+{
+    if (batch->runs != NOTHING)
+        return fail_busy();
+    if (n_rows == 0)
+        return WEIR_OK;
+    return start(batch, &(wish){ .what = COPIES, .rows = rows, .n = n_rows }, stream);
+}
+
 static weir_status take(weir_cuda_batch *batch, int error)
 {
     what_runs ran = batch->runs;
     batch->runs = NOTHING;
     if (ran == MEASURES)
         return weir_cuda_check(error, "magnitudes could not be measured");
+    if (ran == COPIES)
+        return weir_cuda_check(error, "pieces could not be copied");
     weir_status status =
         ran == CONVERSIONS
             ? weir_cuda_check(error, "a batch of %zu conversions failed", batch->plan.n_entries)
@@ -361,7 +380,7 @@ weir_status weir_cuda_batch_open(unsigned device, weir_cuda_batch **out)
     batch->tables = (weir_cuda_tables){ .cuda = cuda, .n_counters = WEIR_CUDA_MAX_LAUNCHES };
     batch->digests.tables =
         (weir_cuda_tables){ .cuda = cuda, .n_counters = WEIR_CUDA_DIGEST_COUNTERS };
-    batch->measures = (weir_cuda_tables){ .cuda = cuda };
+    batch->measures = batch->copies = (weir_cuda_tables){ .cuda = cuda };
     batch->device = (int)device;
     status = weir_cuda_check(cuda->enter(batch->device, &previous), "cannot use GPU %u", device);
     if (status == WEIR_OK) {
@@ -389,6 +408,7 @@ void weir_cuda_batch_close(weir_cuda_batch *batch)
     weir_cuda_tables_drop(&batch->tables);
     weir_cuda_digests_drop(&batch->digests);
     weir_cuda_tables_drop(&batch->measures);
+    weir_cuda_tables_drop(&batch->copies);
     batch->cuda->event_close(batch->done);
     if (inside)
         batch->cuda->leave(previous);

@@ -109,6 +109,7 @@ typedef struct weir_cuda_search {
 struct weir_cuda_digest_launch;    /* digest_job.h */
 struct weir_cuda_derived_job;      /* derived_job.h */
 struct weir_cuda_magnitude_launch; /* magnitude_job.h */
+struct weir_cuda_scatter_launch;   /* scatter_job.h */
 
 /* The kernels, as libweir_cuda.so offers them: on the calling thread's device, 0 or CUDA's error.
  * Append only; never reorder. */
@@ -120,6 +121,7 @@ typedef struct weir_cuda_converter {
     int (*digest)(const struct weir_cuda_digest_launch *launch, void *stream);
     int (*derive)(const struct weir_cuda_derived_job *job, void *stream);
     int (*measure)(const struct weir_cuda_magnitude_launch *launch, void *stream);
+    int (*scatter)(const struct weir_cuda_scatter_launch *launch, void *stream);
 } weir_cuda_converter;
 
 #endif

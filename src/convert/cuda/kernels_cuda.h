@@ -8,6 +8,7 @@
 #include "convert/cuda/derived_job.h"
 #include "convert/cuda/digest_job.h"
 #include "convert/cuda/magnitude_job.h"
+#include "convert/cuda/scatter_job.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -37,6 +38,7 @@ int weir_cuda_find_refused(const weir_cuda_search *search, void *stream);
 int weir_cuda_digest_ranges(const weir_cuda_digest_launch *launch, void *stream);
 int weir_cuda_derive(const weir_cuda_derived_job *job, void *stream);
 int weir_cuda_measure_rows(const weir_cuda_magnitude_launch *launch, void *stream);
+int weir_cuda_scatter_rows(const weir_cuda_scatter_launch *launch, void *stream);
 
 #ifdef __cplusplus
 }
