@@ -21,4 +21,9 @@ typedef struct weir_rows {
 weir_status weir_cuda_batch_scatter(weir_cuda_batch *batch, const weir_rows *rows, size_t n_rows,
                                     void *stream);
 
+/* Room for so many digests and so many of those at once. What needs more than there is room for
+ * gives back what it had, for which CUDA waits until all that runs on the device has ended: a
+ * broadcast that nobody answers would hold that up for ever. ERR_BUSY while something runs. */
+weir_status weir_cuda_batch_room(weir_cuda_batch *batch, size_t n_digests, size_t n_rows);
+
 #endif

@@ -61,8 +61,9 @@ void weir_catch_look(weir_remote *remote)
 {
     weir_error_line before; /* it is no failure of this refit */
     weir_error_save(&before);
-    if (remote->is_casting || weir_catch_joined(remote) != WEIR_OK)
-        weir_remote_leave_casts(remote, true);
+    remote->is_casting |= weir_catch_joined(remote) != WEIR_OK;
+    if (remote->is_casting)
+        weir_remote_begin_leaving(remote, true);
     weir_error_restore(&before);
 }
 
@@ -267,6 +268,7 @@ static weir_status reserve_tables(weir_catch *caught, size_t n)
     return WEIR_OK;
 }
 
+/* With room for the largest part: while broadcasts are under way there is no more to be had. */
 static weir_status open_tasks(weir_replica *replica)
 {
     weir_catch *caught = &replica->caught;
@@ -275,24 +277,76 @@ static weir_status open_tasks(weir_replica *replica)
         status = weir_task_open(replica->work, &caught->digest);
     if (status == WEIR_OK && caught->copy == NULL)
         status = weir_task_open(replica->work, &caught->copy);
-    return status;
+    if (status == WEIR_OK)
+        status = weir_task_room(caught->digest, caught->room, 0);
+    return status == WEIR_OK ? weir_task_room(caught->copy, 0, caught->room) : status;
+}
+
+/* A GPU loads its kernels when they are first started, and may have to wait for what runs then. */
+static weir_status load_kernels(weir_replica *replica)
+{
+    weir_catch *caught = &replica->caught;
+    unsigned char *from = caught->windows[0].data, *to = caught->windows[1].data;
+    if (weir_work_memory(replica->work) != WEIR_MEMORY_CUDA || caught->window_bytes < 2 ||
+        caught->room == 0)
+        return WEIR_OK;
+    const weir_work_rows rows[2] = { { to, from, 1, 1, 0, 0 }, { to + 1, from + 1, 1, 1, 0, 0 } };
+    caught->ranges[0] = (weir_work_range){ .name = "window",
+                                           .data = from,
+                                           .n_rows = 1,
+                                           .row_bytes = 1,
+                                           .dtype = WEIR_U8,
+                                           .digest = &caught->found[0] };
+    weir_status status = weir_task_digest(caught->digest, WEIR_LANE_COMPUTE, caught->ranges, 1);
+    if (status == WEIR_OK)
+        status = weir_task_wait(caught->digest, replica->worker.timeout_ms);
+    if (status == WEIR_OK)
+        status = weir_task_scatter(caught->copy, WEIR_LANE_COMPUTE, rows, 2);
+    return status == WEIR_OK ? weir_task_wait(caught->copy, replica->worker.timeout_ms) : status;
+}
+
+static bool runs(weir_task *task)
+{
+    weir_error_line before; /* how it ended is no failure of this refit */
+    weir_error_save(&before);
+    bool still = task != NULL && weir_task_test(task) == WEIR_IN_PROGRESS;
+    weir_error_restore(&before);
+    return still;
+}
+
+weir_status weir_catch_check_idle(weir_replica *replica)
+{
+    const weir_catch *caught = &replica->caught;
+    if (!runs(caught->digest) && !runs(caught->copy))
+        return WEIR_OK;
+    return weir_fail(WEIR_ERR_TIMED_OUT,
+                     "timed out: GPU %u is still at what replica %s caught of a version before",
+                     weir_work_device(replica->work), replica->worker.id);
 }
 
 weir_status weir_catch_open(weir_replica *replica)
 {
     weir_catch *caught = &replica->caught;
-    uint64_t n_bytes = 0;
+    uint64_t n_bytes = 0, bytes_before = caught->window_bytes;
     size_t n_copies = 0;
+    weir_status status = weir_catch_check_idle(replica);
+    if (status != WEIR_OK)
+        return status;
     for (size_t w = 0; w < WEIR_CATCH_WINDOWS; w++)
         caught->windows[w] = (weir_catch_window){ .data = caught->windows[w].data };
     caught->n_turns = 0;
     caught->taken = NULL;
-    weir_status status = measure(replica, &n_bytes, &n_copies);
+    status = measure(replica, &n_bytes, &n_copies);
     if (status == WEIR_OK)
         status = reserve_windows(replica, n_bytes);
     if (status == WEIR_OK)
         status = reserve_tables(caught, n_copies);
-    return status == WEIR_OK && n_bytes > 0 ? open_tasks(replica) : status;
+    if (status != WEIR_OK || n_bytes == 0)
+        return status;
+    status = open_tasks(replica);
+    if (status == WEIR_OK && caught->window_bytes != bytes_before)
+        status = load_kernels(replica);
+    return status;
 }
 
 void weir_catch_close(weir_replica *replica)
@@ -343,7 +397,10 @@ weir_status weir_catch_copy(weir_replica *replica, const void *window,
                             const weir_landing_part *part)
 {
     weir_catch *caught = &replica->caught;
+    bool is_staged = replica->mode == WEIR_INSTALL_STAGED && !replica->schedule.loads;
     size_t n_rows = weir_landing_rows(replica, part, window, caught->rows);
+    if (is_staged) /* into host memory, beside an engine that runs on: its GPU copies by itself */
+        return weir_task_copy_rows(caught->copy, WEIR_LANE_COMPUTE, caught->rows, n_rows);
     return weir_task_scatter(caught->copy, WEIR_LANE_COMPUTE, caught->rows, n_rows);
 }
 

@@ -65,7 +65,8 @@ bool weir_catch_is_cast(const struct weir_participant *participant);
 /* Whether this worker is sent some of it. */
 bool weir_catch_is_sent(const struct weir_remote *remote);
 
-/* Before a refit: leaves groups when one of them has broken meanwhile. */
+/* Before a refit: begins to leave the groups, and says so in is_casting, when one of them has
+ * broken meanwhile or was left in the midst of a broadcast. */
 void weir_catch_look(struct weir_remote *remote);
 /* Whether it does not stand in its groups of the rank: it is in none, or not all ranks have joined
  * one of them, or one is broken. */
@@ -97,6 +98,9 @@ weir_status weir_catch_copy(struct weir_replica *replica, const void *window,
                             const weir_landing_part *part);
 /* IN_PROGRESS until that is done. */
 weir_status weir_catch_copied(struct weir_replica *replica);
+/* Before anything is written where it writes: ERR_TIMED_OUT when what weir_catch_settle() waited
+ * for has not ended yet. */
+weir_status weir_catch_check_idle(struct weir_replica *replica);
 /* After a failure: lets what the GPU is at come to its end, for two seconds at most. */
 void weir_catch_settle(struct weir_replica *replica);
 

@@ -139,6 +139,7 @@ static weir_status copy_part(weir_group_pass *pass, const weir_catch_window *win
     weir_status status = weir_catch_verified(replica, part_of(pass, window));
     if (status != WEIR_OK)
         return status;
+    pass->moved = true;
     pass->landed |= !pass->loads;
     replica->caught.is_copied = true;
     return weir_catch_copy(replica, window->data, part_of(pass, window));

@@ -299,6 +299,10 @@ weir_status weir_group_join(weir_replica *replica, const weir_discovery *discove
         schedule->participants[p].reading = (weir_group_reading){ 0 };
         weir_catch_look(schedule->participants[p].remote);
     }
+    for (size_t p = 0; p < schedule->n_participants; p++) {
+        if (schedule->participants[p].remote->is_casting)
+            weir_remote_leave_casts(schedule->participants[p].remote, true);
+    }
     weir_status status = weir_catch_open(replica);
     if (status != WEIR_OK)
         return status;

@@ -173,6 +173,8 @@ weir_status weir_stop_transfer(weir_replica *replica, const weir_discovery *disc
     weir_schedule *schedule = &replica->schedule;
     *out_landed = false;
     weir_status status = check_reach(replica);
+    if (status == WEIR_OK)
+        status = weir_catch_check_idle(replica);
     if (status != WEIR_OK)
         return status;
     if (schedule->loads) /* its buffers are where it is aimed */

@@ -172,6 +172,12 @@ weir_status weir_task_scatter(weir_task *task, weir_lane lane, const weir_work_r
     return note_start(task, task->work->ops->scatter(task, lane, rows, n_rows));
 }
 
+weir_status weir_task_room(weir_task *task, size_t n_ranges, size_t n_rows)
+{
+    weir_status status = make_ready(task);
+    return status == WEIR_OK ? task->work->ops->room(task, n_ranges, n_rows) : status;
+}
+
 weir_status weir_task_derive(weir_task *task, weir_lane lane,
                              const weir_work_derivation *derivations, size_t n_derivations)
 {

@@ -98,6 +98,11 @@ weir_status weir_task_copy_rows(weir_task *task, weir_lane lane, const weir_work
 weir_status weir_task_scatter(weir_task *task, weir_lane lane, const weir_work_rows *rows,
                               size_t n_rows);
 
+/* Room for digests of so many ranges and for scattering so many rows, while nothing is queued that
+ * may never end: a GPU that has to make room waits for all that runs on it. ERR_BUSY while the task
+ * runs. */
+weir_status weir_task_room(weir_task *task, size_t n_ranges, size_t n_rows);
+
 /* One derived parameter; as for weir_derived_compute(). */
 typedef struct weir_work_derivation {
     const weir_derived *derived;

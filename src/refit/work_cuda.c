@@ -345,6 +345,13 @@ static weir_status copy_rows(weir_task *base, weir_lane lane, const weir_work_ro
     return status;
 }
 
+static weir_status room(weir_task *base, size_t n_ranges, size_t n_rows)
+{
+    cuda_task *task = (cuda_task *)base;
+    weir_status status = use_batch(task);
+    return status == WEIR_OK ? weir_cuda_batch_room(task->batch, n_ranges, n_rows) : status;
+}
+
 /* One piece is a copy of CUDA's. */
 static weir_status scatter(weir_task *base, weir_lane lane, const weir_work_rows *rows,
                            size_t n_rows)
@@ -406,6 +413,7 @@ static const weir_work_ops cuda_ops = {
     .copy = copy,
     .copy_rows = copy_rows,
     .scatter = scatter,
+    .room = room,
     .derive = derive,
     .mark = mark,
     .test = test,

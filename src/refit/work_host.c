@@ -143,6 +143,12 @@ static weir_status copy_rows(weir_task *task, weir_lane lane, const weir_work_ro
     return keep(task, WEIR_OK);
 }
 
+static weir_status room(weir_task *task, size_t n_ranges, size_t n_rows)
+{
+    (void)task, (void)n_ranges, (void)n_rows;
+    return WEIR_OK;
+}
+
 static weir_status derive(weir_task *task, weir_lane lane, const weir_work_derivation *derivations,
                           size_t n_derivations)
 {
@@ -346,6 +352,7 @@ static const weir_work_ops host_ops = {
     .copy = copy,
     .copy_rows = copy_rows,
     .scatter = copy_rows,
+    .room = room,
     .derive = derive,
     .mark = mark,
     .test = test,

@@ -30,6 +30,7 @@ typedef struct weir_work_ops {
                              size_t n_rows);
     weir_status (*scatter)(weir_task *task, weir_lane lane, const weir_work_rows *rows,
                            size_t n_rows);
+    weir_status (*room)(weir_task *task, size_t n_ranges, size_t n_rows);
     weir_status (*derive)(weir_task *task, weir_lane lane, const weir_work_derivation *derivations,
                           size_t n_derivations);
     weir_status (*mark)(weir_task *task, weir_lane lane);

@@ -46,6 +46,7 @@ typedef struct nccl_group {
     bool leaving;           /* nothing but leaving may be done any more */
     bool finish;            /* wait for what is queued instead of cancelling it */
     unsigned leave_ms;      /* bound of leaving */
+    weir_deadline leave_by; /* while `leaving` */
     pthread_mutex_t lock;   /* protects what follows */
     pthread_cond_t changed; /* by the monotonic clock */
     bool left;              /* everything is let go but the group itself */

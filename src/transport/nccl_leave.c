@@ -74,8 +74,8 @@ static int start_thread(nccl_group *group, pthread_t *out)
 /* False when the bound has passed: the group is the thread's from then on. */
 static bool await_left(nccl_group *group)
 {
-    weir_deadline deadline = weir_deadline_in(group->leave_ms);
-    struct timespec until = { (time_t)(deadline / 1000000000u), (long)(deadline % 1000000000u) };
+    struct timespec until = { (time_t)(group->leave_by / 1000000000u),
+                              (long)(group->leave_by % 1000000000u) };
     int code = 0;
     pthread_mutex_lock(&group->lock);
     while (!group->left && code == 0)
@@ -92,6 +92,7 @@ static bool begin_leaving(nccl_group *group, bool abort)
     if (group->leaving)
         return true;
     group->finish = !abort && group->phase == NCCL_JOINED;
+    group->leave_by = weir_deadline_in(group->leave_ms);
     group->leaving = start_thread(group, &group->leaver) == 0;
     if (!group->leaving)
         weir_log(WEIR_LOG_ERROR, "nccl: %s: no thread to leave with: its communicator is kept",

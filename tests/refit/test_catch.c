@@ -149,17 +149,54 @@ static void all_groups_of_a_failed_round_are_left_though_a_rank_answers_no_more(
     close_bench(b);
 }
 
+static void need_gpu(void)
+{
+    unsigned n_gpus;
+    if (weir_cuda_devices(&n_gpus) == WEIR_OK)
+        return;
+    print_message("SKIPPED: %s\n", weir_last_error());
+    if (getenv("WEIR_TEST_REQUIRE_GPU") != NULL)
+        fail_msg("a GPU is required");
+    skip();
+}
+
+/* Into the live parameters, and from the second version on without an allocation. */
+static void what_is_caught_is_written_over_what_was_live(void **state)
+{
+    (void)state;
+    bool landed;
+    uint64_t before = 0;
+    unsigned char found[TENSOR_BYTES];
+    void *stream = NULL;
+    need_gpu();
+    bench *b = open_bench_on(WEIR_INSTALL_DIRECT, WEIR_MEMORY_CUDA);
+    must(weir_cuda_stream_open(0, &stream));
+    for (unsigned version = 1; version <= 3; version++) {
+        fill(b, version);
+        before = version == 2 ? weir_alloc_count() : before;
+        must(refit_once(b, &landed));
+        assert_true(landed);
+        for (uint32_t i = 0; i < N_RANKS * N_PARAMETERS; i++) {
+            const weir_plan_copy *copy = &b->planned[i];
+            const unsigned char *sent =
+                b->bytes[copy->source][group_of(visible[copy->shard])] + copy->source_offset;
+            const unsigned char *at = found + copy->parameter_offset;
+            must(weir_cuda_copy(0, found, b->live[copy->parameter].data, TENSOR_BYTES, stream));
+            must(weir_cuda_stream_wait(0, stream));
+            for (uint64_t n = 0; n < copy->n_bytes; n += copy->run_bytes, at += copy->pitch_bytes)
+                assert_memory_equal(at, sent + n, copy->run_bytes);
+        }
+    }
+    assert_int_equal(weir_alloc_count(), before);
+    weir_cuda_stream_close(0, stream);
+    close_bench(b);
+}
+
 static void what_lies_on_a_gpu_is_caught_there(void **state)
 {
     (void)state;
-    unsigned n_gpus;
-    if (weir_cuda_devices(&n_gpus) != WEIR_OK) {
-        print_message("SKIPPED: %s\n", weir_last_error());
-        if (getenv("WEIR_TEST_REQUIRE_GPU") != NULL)
-            fail_msg("a GPU is required");
-        skip();
-    }
     bool landed;
+    need_gpu();
     bench *b = open_bench_on(WEIR_INSTALL_STAGED, WEIR_MEMORY_CUDA);
     for (unsigned version = 1; version <= 2; version++) {
         fill(b, version);
@@ -271,12 +308,15 @@ static void a_gpu_that_does_not_end_is_named_within_the_bound(void **state)
         expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT, lines[is_copy]);
         assert_true(weir_now_ns() - begun < 2000000000u);
         assert_int_equal(landed, is_copy);
-        slow.digest_tests = slow.copy_tests = slow.left = 0;
-        b->replica.worker.timeout_ms = 5000;
         for (uint32_t r = 0; r < N_RANKS; r++) {
             new_cast(b, r, 0);
             new_cast(b, r, 1);
         }
+        expect_fails(refit_once(b, &landed), WEIR_ERR_TIMED_OUT,
+                     "GPU 0 is still at what replica replica-0 caught of a version before");
+        assert_false(landed);
+        slow.digest_tests = slow.copy_tests = slow.left = 0;
+        b->replica.worker.timeout_ms = 5000;
         must(refit_once(b, &landed));
         expect_installed(b);
         close_bench(b);
@@ -360,6 +400,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_round_that_never_begins_costs_no_group),
         cmocka_unit_test(all_groups_of_a_failed_round_are_left_though_a_rank_answers_no_more),
         cmocka_unit_test(what_lies_on_a_gpu_is_caught_there),
+        cmocka_unit_test(what_is_caught_is_written_over_what_was_live),
         cmocka_unit_test(groups_are_caught_while_one_is_verified_and_copied),
         cmocka_unit_test(a_gpu_that_does_not_end_is_named_within_the_bound),
         cmocka_unit_test(a_failure_waits_for_what_is_being_copied),

@@ -125,8 +125,9 @@ int ncclGroupEnd(void)
 int ncclCommFinalize(weir_nccl_comm *comm)
 {
     check_use(comm, false);
+    int result = begin(fake->finalize_polls);
     fake->n_finalized++;
-    return begin(fake->finalize_polls);
+    return result;
 }
 
 int ncclCommAbort(weir_nccl_comm *comm)

@@ -302,6 +302,23 @@ weir_status weir_cuda_batch_measure(weir_cuda_batch *batch, const weir_cuda_meas
     return start(batch, &(wish){ .what = MEASURES, .measures = measures, .n = n_measures }, stream);
 }
 
+weir_status weir_cuda_batch_room(weir_cuda_batch *batch, size_t n_digests, size_t n_rows)
+{
+    int previous;
+    if (batch->runs != NOTHING)
+        return fail_busy();
+    weir_status status = weir_cuda_check(batch->cuda->enter(batch->device, &previous),
+                                         "cannot use GPU %d", batch->device);
+    if (status != WEIR_OK)
+        return status;
+    if (n_digests > 0)
+        status = weir_cuda_digests_room(&batch->digests, n_digests);
+    if (status == WEIR_OK && n_rows > 0)
+        status = weir_cuda_tables_room(&batch->copies, weir_cuda_scatter_image_bytes(n_rows), 0);
+    batch->cuda->leave(previous);
+    return status;
+}
+
 weir_status weir_cuda_batch_scatter(weir_cuda_batch *batch, const weir_rows *rows, size_t n_rows,
                                     void *stream)
 {

@@ -104,19 +104,26 @@ weir_status weir_cuda_digests_plan(const weir_cuda_range *ranges, size_t n, unsi
 
 /* ---- starting --------------------------------------------------------------------------------*/
 
-static weir_status keep_ranges(weir_cuda_digests *digests, const weir_cuda_range *ranges, size_t n)
+static weir_status room_for_ranges(weir_cuda_digests *digests, size_t n)
 {
-    if (n > digests->n_ranges_room) {
-        weir_cuda_range *room = weir_alloc_zeroed(n, sizeof(*room));
-        if (room == NULL)
-            return WEIR_ERR_NO_MEMORY;
-        weir_free(digests->ranges);
-        digests->ranges = room;
-        digests->n_ranges_room = n;
-    }
-    memcpy(digests->ranges, ranges, n * sizeof(*ranges));
-    digests->n_ranges = n;
+    if (n <= digests->n_ranges_room)
+        return WEIR_OK;
+    weir_cuda_range *room = weir_alloc_zeroed(n, sizeof(*room));
+    if (room == NULL)
+        return WEIR_ERR_NO_MEMORY;
+    weir_free(digests->ranges);
+    digests->ranges = room;
+    digests->n_ranges_room = n;
     return WEIR_OK;
+}
+
+weir_status weir_cuda_digests_room(weir_cuda_digests *digests, size_t n_ranges)
+{
+    weir_status status = room_for_ranges(digests, n_ranges);
+    if (status != WEIR_OK)
+        return status;
+    return weir_cuda_tables_room(&digests->tables, weir_cuda_digests_image_bytes(n_ranges),
+                                 n_ranges);
 }
 
 static weir_status send(weir_cuda_digests *digests, int device, size_t image_bytes, void *stream)
@@ -162,11 +169,12 @@ weir_status weir_cuda_digests_start(weir_cuda_digests *digests,
     if (ranges == NULL || n > UINT32_MAX / 64)
         return weir_fail(WEIR_ERR_INVALID, "%zu ranges to digest at %p", n, (const void *)ranges);
     size_t image_bytes = weir_cuda_digests_image_bytes(n);
-    weir_status status = keep_ranges(digests, ranges, n);
-    if (status == WEIR_OK)
-        status = weir_cuda_tables_room(&digests->tables, image_bytes, n);
-    if (status == WEIR_OK)
-        status = weir_cuda_digests_plan(digests->ranges, n, digests->tables.built, &n_slices);
+    weir_status status = weir_cuda_digests_room(digests, n);
+    if (status != WEIR_OK)
+        return status;
+    memcpy(digests->ranges, ranges, n * sizeof(*ranges));
+    digests->n_ranges = n;
+    status = weir_cuda_digests_plan(digests->ranges, n, digests->tables.built, &n_slices);
     if (status == WEIR_OK)
         status = send(digests, device, image_bytes, stream);
     if (status != WEIR_OK)

@@ -20,6 +20,7 @@ typedef struct weir_cuda_digests {
 weir_status weir_cuda_digests_plan(const weir_cuda_range *ranges, size_t n, unsigned char *image,
                                    uint32_t *out_n_slices);
 size_t weir_cuda_digests_image_bytes(size_t n_ranges);
+weir_status weir_cuda_digests_room(weir_cuda_digests *digests, size_t n_ranges);
 
 /* On the calling thread's current device. Nothing runs any more when it fails. */
 weir_status weir_cuda_digests_start(weir_cuda_digests *digests,

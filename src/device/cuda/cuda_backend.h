@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define WEIR_CUDA_BACKEND_VERSION 6u
+#define WEIR_CUDA_BACKEND_VERSION 7u
 #define WEIR_CUDA_BACKEND_SYMBOL "weir_cuda_backend_table"
 #define WEIR_CUDA_NOT_READY 600     /* cudaErrorNotReady: of an event or stream, no failure */
 #define WEIR_CUDA_NOT_SUPPORTED 801 /* cudaErrorNotSupported */
