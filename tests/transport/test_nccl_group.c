@@ -351,6 +351,29 @@ static void an_abort_that_hangs_is_left_to_a_thread(void **state)
     weir_sleep_ms(20); /* for the thread to free the group */
 }
 
+/* The bound begins with leaving, not with closing. */
+static void groups_that_hang_are_given_up_together(void **state)
+{
+    (void)state;
+    weir_transport *transport = open_nccl(0);
+    weir_group *groups[2] = { join_group(transport), join_group(transport) };
+    fake->abort_holds = 1;
+    uint64_t begun = weir_now_ns();
+    for (int i = 0; i < 2; i++) {
+        ((nccl_group *)groups[i])->leave_ms = 1000;
+        ops->group_leave(groups[i], true);
+    }
+    for (int i = 0; i < 2; i++)
+        ops->group_close(groups[i], true);
+    assert_true(weir_now_ns() - begun < 1900000000ull);
+    ops->close(transport);
+    fake->abort_holds = 0;
+    for (int i = 0; i < 5000 && fake->n_open != 0; i++)
+        weir_sleep_ms(1);
+    assert_true(fake->n_aborted == 2 && fake->n_open == 0);
+    weir_sleep_ms(20); /* for the threads to free the groups */
+}
+
 static void running_out_of_memory_leaves_nothing(void **state)
 {
     (void)state;
@@ -400,6 +423,7 @@ int main(void)
         CASE(leaving_begins_before_it_is_waited_for),
         CASE(leaving_in_peace_begins_before_it_is_waited_for),
         CASE(an_abort_that_hangs_is_left_to_a_thread),
+        CASE(groups_that_hang_are_given_up_together),
         CASE(running_out_of_memory_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
