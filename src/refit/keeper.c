@@ -255,24 +255,6 @@ static weir_status publish_again(weir_keeper *keeper, const renewal *todo, const
     return WEIR_OK;
 }
 
-static weir_status register_worker(weir_keeper *keeper)
-{
-    return weir_directory_register_worker(keeper->client, keeper->worker_id, keeper->role,
-                                          keeper->model, keeper->lease_s);
-}
-
-/* A directory that has taken the place of another since the worker registered knows nobody, and
- * refuses whatever it is told: it means no version by that. */
-static weir_status publish_registered(weir_keeper *keeper, const renewal *todo,
-                                      const publication *lost)
-{
-    weir_status status = publish_again(keeper, todo, lost);
-    if (status != WEIR_ERR_REFUSED)
-        return status;
-    status = register_worker(keeper);
-    return status == WEIR_OK ? publish_again(keeper, todo, lost) : status;
-}
-
 /* OK, or is_lost(); else the directory does not know it. */
 static weir_status touch_entry(weir_keeper *keeper, const renewal *todo, const char *id)
 {
@@ -299,7 +281,7 @@ static bool restore_published(weir_keeper *keeper, const renewal *todo)
     if ((status == WEIR_OK && !todo->is_forgotten) || is_lost(status))
         return renewed(keeper, status, "published versions");
     for (size_t i = 0; i < todo->n_published; i++) {
-        status = publish_registered(keeper, todo, &todo->published[i]);
+        status = publish_again(keeper, todo, &todo->published[i]);
         if (is_lost(status))
             return renewed(keeper, status, "published versions");
         if (status == WEIR_OK)
@@ -342,7 +324,10 @@ static bool begin_calls(weir_keeper *keeper)
 static bool renew_all(weir_keeper *keeper, const renewal *todo)
 {
     char id[WEIR_ID_BYTES];
-    if (!renewed(keeper, register_worker(keeper), "worker's registration"))
+    if (!renewed(keeper,
+                 weir_directory_register_worker(keeper->client, keeper->worker_id, keeper->role,
+                                                keeper->model, keeper->lease_s),
+                 "worker's registration"))
         return false;
     bool told = restore_published(keeper, todo);
     if (todo->leased_uid[0] != '\0')
